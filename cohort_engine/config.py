@@ -1,0 +1,196 @@
+"""The study file: a few named sections, every field with its sentence, unknown keys refused with the near name.
+
+A YAML file becomes a `Config`; the resolved JSON is the record of a run. Only the *scientific* sections (`template`, `stages`) enter
+`science_hash`: moving a cohort from a laptop to a cluster changes nothing that was measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cohort_engine import schema
+from cohort_engine.errors import ConfigError, unknown_name
+from cohort_engine.provenance import digest
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where the study is, and where the cohort goes."""
+
+    bids: str
+    """Folder or URL of the BIDS dataset."""
+    store: str
+    """Folder or URL of the cohort store to make (``study.zarr``)."""
+    derivatives: tuple[str, ...] = ()
+    """Derivative folders with masks and landmarks; by default every folder under ``derivatives/``."""
+    include: tuple[str, ...] = ()
+    """Only these participants (``sub-01``); empty means all."""
+    exclude: tuple[str, ...] = ()
+    """Leave these participants out."""
+
+
+class TemplateConfig(Section):
+    """Which reference space."""
+
+    name: Literal["PAM50", "parametric"] = "PAM50"
+    """``PAM50``, or the built-in ``parametric`` cord that needs no download."""
+    path: str | None = None
+    """Folder of PAM50; by default ``$COHORT_ENGINE_PAM50`` or the installed copy."""
+    digest: str | None = None
+    """Refuse to run with a template of another content hash."""
+
+
+class ComputeConfig(Section):
+    """Where the work runs. Nothing here changes a number."""
+
+    cluster: Literal["local", "address", "synchronous"] = "local"
+    """``local`` starts workers here, ``address`` joins a running scheduler, ``synchronous`` runs in this process (for debugging)."""
+    address: str | None = None
+    """Scheduler address for ``cluster: address``."""
+    workers: int = Field(default=2, ge=1)
+    """Worker processes of a local cluster."""
+    memory: str = "4 GiB"
+    """Memory limit of one local worker."""
+    window: int = Field(default=3, ge=1)
+    """Subjects in flight per worker."""
+    retries: int = Field(default=2, ge=0)
+    """How often a lost worker or a storage error is tried again. Scientific errors never are."""
+
+
+class FitConfig(Section):
+    """The template map (stage ``fit``)."""
+
+    contrasts: tuple[Literal["mt", "t2w"], ...] = (schema.MT,)
+    """Contrasts that get a template map of their own."""
+    landmarks: Literal["auto", "disc", "body"] = "auto"
+    """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
+    deformable: bool = True
+    """Run SyN after the geometric steps."""
+    seed: int = 1
+    """Seed handed to ANTs through the worker's environment, before antspyx is imported."""
+
+
+class MtrConfig(Section):
+    """Magnetization transfer ratio (stage ``mtr``)."""
+
+    coregister: Literal["none", "slicewise", "deformable"] = "slicewise"
+    """How MT-off is brought onto MT-on: not at all, by in-plane shifts that vary smoothly along z, or with SyN after that."""
+    low_signal: float = Field(default=0.05, ge=0, lt=1)
+    """A voxel is NaN where MT-off is at or below this fraction of the cord's median MT-off."""
+
+
+class ReduceConfig(Section):
+    """Tables (stage ``reduce``, the whole cohort at once)."""
+
+    estimators: tuple[Literal["wa"], ...] = (schema.WA,)
+    """Estimators to tabulate."""
+    min_coverage: float = Field(default=0.75, ge=0, le=1)
+    """A cell with less of its weight inside the data is NaN."""
+
+
+class StagesConfig(Section):
+    """Scientific parameters, one section a stage."""
+
+    metrics: tuple[str, ...] = (schema.MTR,)
+    """Metrics to build."""
+    fit: FitConfig = FitConfig()
+    """Template map."""
+    mtr: MtrConfig = MtrConfig()
+    """MTR."""
+    reduce: ReduceConfig = ReduceConfig()
+    """Tables."""
+
+
+class Config(Section):
+    """A whole study file."""
+
+    data: DataConfig
+    """Where the study is, and where the cohort goes."""
+    template: TemplateConfig = TemplateConfig()
+    """Which reference space."""
+    compute: ComputeConfig = ComputeConfig()
+    """Where the work runs."""
+    stages: StagesConfig = StagesConfig()
+    """Scientific parameters."""
+
+    def science(self) -> dict[str, Any]:
+        """Return the part that changes numbers, without a path or a name of anybody: safe to store."""
+        return {"template": {"name": self.template.name}, "stages": self.stages.model_dump(mode="json")}
+
+    @property
+    def science_hash(self) -> str:
+        """Content hash of `science`, 16 hex digits."""
+        return digest(self.science())
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a study file. Relative paths in `data` and `template` are taken from the file's folder.
+
+    Raises
+    ------
+    ConfigError, UnknownNameError
+        All with the place in the file, and near names for unknown keys.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(expected="a readable study file", found=error.strerror or "an error", where=str(path), remedy="Check the path.") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(expected="YAML", found=" ".join(str(error).split()), where=str(path), remedy="Check indentation and colons.") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(expected="sections such as data: and stages:", found=type(raw).__name__, where=str(path), remedy="See configs/studies/.")
+    config = parse_config(raw, where=path.name)
+    base = path.resolve().parent
+    data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
+    template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
+    return config.model_copy(update={"data": data, "template": template})
+
+
+def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
+    """Validate a nested mapping into a `Config`.
+
+    Examples
+    --------
+    >>> parse_config({"data": {"bids": "b", "store": "s", "derivativs": []}})
+    Traceback (most recent call last):
+    ...
+    cohort_engine.errors.UnknownNameError: config: data: expected a known key, found 'derivativs'. Did you mean 'derivatives'?
+    """
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+    for name in config.stages.metrics:
+        schema.metric(name, where=f"{where}: stages.metrics")
+    return config
+
+
+def _explain(error: ValidationError, where: str) -> ConfigError | Exception:
+    first = error.errors(include_url=False)[0]
+    *parents, key = (str(p) for p in first["loc"])
+    place = ": ".join([where, ".".join(parents)] if parents else [where])
+    if first["type"] == "extra_forbidden":
+        model: Any = Config
+        for parent in parents:
+            model = model.model_fields[parent].annotation
+        return unknown_name("key", key, list(model.model_fields), where=place)
+    if first["type"] == "missing":
+        return ConfigError(expected=f"a value for '{key}'", found="nothing", where=place, remedy=f"Add {key}: to the study file.")
+    found = repr(first.get("input"))
+    return ConfigError(expected=first["msg"][:1].lower() + first["msg"][1:], found=found, where=f"{place}: {key}", remedy="See docs/reference/config.md.")
+
+
+def _beside(base: Path, location: str) -> str:
+    return location if "://" in location or Path(location).is_absolute() else str(base / location)

@@ -1,0 +1,1 @@
+"""The cord in an image: centreline and vertebral levels."""

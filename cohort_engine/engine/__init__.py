@@ -1,0 +1,1 @@
+"""Stages, plan and runner: the work of a build on a cluster."""

@@ -1,0 +1,1 @@
+"""Reading and writing: volumes, BIDS studies, the cohort store."""

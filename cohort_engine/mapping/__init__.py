@@ -1,0 +1,1 @@
+"""The template map: from template voxels to millimetres in an image."""

@@ -1,0 +1,1 @@
+"""Quantitative maps: plain arrays in, plain arrays out."""

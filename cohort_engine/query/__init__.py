@@ -1,0 +1,1 @@
+"""Asking a cohort: the xarray accessor and tidy frames."""

@@ -1,0 +1,1 @@
+"""Maps to tables: sparse operators over blocks of subjects."""

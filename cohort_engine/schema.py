@@ -1,0 +1,345 @@
+"""The vocabulary: every dimension, group, variable, role and flag that a cohort store may hold, written once.
+
+A :class:`VariableSpec` says what an array means (dims, dtype, unit, range, fill) and how it lies on disk (chunks). The writer lays
+arrays out from it, the accessor reads by it, the documentation lists it. Names are typed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from cohort_engine.errors import StoreError, unknown_name
+
+FORMAT_VERSION = "1"
+"""Version of the store layout. Opening a newer one is refused; older ones go through their reader."""
+
+# --- dimensions -------------------------------------------------------------------------------------------------------
+SUBJECT = "subject"
+VOXEL = "voxel"
+AXIS = "axis"
+LEVEL = "level"
+REGION = "region"
+STAGE = "stage"
+Z = "z"
+NONZERO = "nonzero"
+POINTER = "pointer"
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+SUBJECTS = "subjects"
+VOXELS = "voxels"
+ATLAS = "atlas"
+MAPS = "maps"
+FIT = "fit"
+TABLES = "tables"
+QC = "qc"
+STAGES = "stages"
+
+# --- spaces, estimators, companions -----------------------------------------------------------------------------------
+SPACE_TEMPLATE = "template"
+WA = "wa"
+STD = "std"
+N = "n"
+COVERAGE = "coverage"
+COMPANIONS: Mapping[str, str] = {
+    STD: "weighted population standard deviation over the voxels of the cell",
+    N: "sum of the region's weights over valid voxels (soft voxel count)",
+    COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
+}
+
+# --- contrasts, roles of files ----------------------------------------------------------------------------------------
+T2W = "t2w"
+MT = "mt"
+MT_ON = "mt_on"
+MT_OFF = "mt_off"
+MASK = "mask"
+LANDMARKS = "landmarks"
+
+
+def role(contrast: str, kind: str) -> str:
+    """Role of a derivative of a contrast, for instance ``role(T2W, MASK) == "t2w_mask"``."""
+    return f"{contrast}_{kind}"
+
+
+ROLES: Mapping[str, str] = {
+    T2W: "T2w image",
+    role(T2W, MASK): "cord mask of the T2w image",
+    role(T2W, LANDMARKS): "vertebral landmarks of the T2w image",
+    MT_ON: "MT-on image",
+    MT_OFF: "MT-off image",
+    role(MT, MASK): "cord mask of the MT-on image",
+    role(MT, LANDMARKS): "vertebral landmarks of the MT-on image",
+}
+"""Role -> the words a message uses for it. Files have roles; messages name roles, never paths."""
+
+# --- landmarks --------------------------------------------------------------------------------------------------------
+DISC = "disc"
+BODY = "body"
+
+LEVEL_NAMES: tuple[str, ...] = (
+    *(f"C{i}" for i in range(1, 8)), *(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6)),
+)  # fmt: skip
+"""Vertebral level number n (PAM50: 1 = C1 ... 8 = T1 ... 20 = L1) is ``LEVEL_NAMES[n - 1]``."""
+
+
+def level_number(name: str, *, where: str = "level") -> int:
+    """Return the PAM50 number of a level name.
+
+    Examples
+    --------
+    >>> level_number("C2"), level_number("t1")
+    (2, 8)
+    """
+    upper = name.strip().upper()
+    if upper not in LEVEL_NAMES:
+        raise unknown_name("level", name, list(LEVEL_NAMES), where=where)
+    return LEVEL_NAMES.index(upper) + 1
+
+
+# --- variables --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class VariableSpec:
+    """What one array means and how it lies on disk.
+
+    Attributes
+    ----------
+    path : str
+        Group and name inside the store, ``"maps/mtr"``.
+    long_name, units : str
+        For people and for CF attributes; ``"1"`` where there is no unit.
+    dims : tuple of str
+        Dimension names, slowest first.
+    dtype : str
+        numpy dtype string; ``"str"`` for variable-length text.
+    valid_range : pair of float, optional
+        Inclusive; ``verify`` reports values outside.
+    chunks : mapping of dim to int
+        Chunk length; a dim that is not named is one whole chunk.
+    fill : value of an element never written
+        NaN for floats. Zero is a value, not a hole.
+    flags : mapping of int to str
+        CF flag_values and flag_meanings, for coded variables.
+    """
+
+    path: str
+    long_name: str
+    units: str
+    dims: tuple[str, ...]
+    dtype: str = "float32"
+    valid_range: tuple[float, float] | None = None
+    chunks: Mapping[str, int] = field(default_factory=dict)
+    fill: Any = math.nan
+    flags: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def attributes(self) -> dict[str, Any]:
+        """CF-style attributes written beside the array."""
+        out: dict[str, Any] = {"long_name": self.long_name, "units": self.units}
+        if self.valid_range is not None:
+            out["valid_range"] = list(self.valid_range)
+        if self.flags:
+            out |= {"flag_values": list(self.flags), "flag_meanings": " ".join(self.flags.values())}
+        return out
+
+    def chunk_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Chunk lengths for an array of `shape`; an empty axis still gets chunks of one."""
+        return tuple(max(1, min(self.chunks.get(d, n), n)) for d, n in zip(self.dims, shape, strict=True))
+
+    def check(self, array: np.ndarray[Any, Any], *, dims: tuple[str, ...] | None = None) -> None:
+        """Refuse an array whose rank or dtype kind is not the declared one."""
+        dims = self.dims if dims is None else dims
+        if array.ndim != len(dims):
+            raise StoreError(expected=f"dims {dims}", found=f"shape {array.shape}", where=self.path, remedy="Write arrays with the dims of schema.py.")
+        if self.dtype != "str" and not np.can_cast(array.dtype, np.dtype(self.dtype), "same_kind"):
+            raise StoreError(expected=f"dtype {self.dtype}", found=str(array.dtype), where=self.path, remedy="Convert before writing.")
+
+
+SUBJECT_BLOCK = 64
+"""Subjects in one chunk of a table: a reduction task owns whole blocks."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A scalar map that can be sampled in template space. A metric is data: adding one is adding an entry to `METRICS`.
+
+    Attributes
+    ----------
+    name, long_name, units, valid_range : as in `VariableSpec`
+    contrast : str
+        Whose template map samples it.
+    inputs : tuple of str
+        Roles of the images it is computed from.
+    """
+
+    name: str
+    long_name: str
+    units: str
+    valid_range: tuple[float, float]
+    contrast: str
+    inputs: tuple[str, ...]
+
+
+MTR = "mtr"
+METRICS: Mapping[str, MetricSpec] = {
+    MTR: MetricSpec(MTR, "magnetization transfer ratio", "percent", (-100.0, 100.0), MT, (MT_ON, MT_OFF)),
+}
+
+
+def metric(name: str, *, where: str = "metric") -> MetricSpec:
+    """Look a metric up by name; a typo is answered with the near ones."""
+    if name not in METRICS:
+        raise unknown_name("metric", name, list(METRICS), where=where)
+    return METRICS[name]
+
+
+def map_spec(name: str) -> VariableSpec:
+    """``maps/<metric>`` (subject, voxel): one chunk a subject, so that a task owns what it writes."""
+    m = metric(name)
+    return VariableSpec(f"{MAPS}/{name}", m.long_name, m.units, (SUBJECT, VOXEL), valid_range=m.valid_range, chunks={SUBJECT: 1})
+
+
+def fit_spec(contrast: str) -> VariableSpec:
+    """``fit/<contrast>`` (subject, voxel, axis): where each template voxel lies in the native image, RAS+ mm."""
+    return VariableSpec(
+        f"{FIT}/{contrast}", f"template map: position of each template voxel in the {contrast} image (x, y, z, RAS+)", "mm",
+        (SUBJECT, VOXEL, AXIS), chunks={SUBJECT: 1},
+    )  # fmt: skip
+
+
+def table_name(metric_name: str, estimator: str, companion: str | None = None) -> str:
+    """``mtr_wa``, ``mtr_wa_std`` ..."""
+    return "_".join(filter(None, (metric_name, estimator, companion)))
+
+
+def table_specs(metric_name: str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
+    """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``."""
+    m = metric(metric_name)
+    base = VariableSpec(
+        f"{TABLES}/{space}/{table_name(metric_name, estimator)}", f"{m.long_name}, {estimator}", m.units,
+        (SUBJECT, LEVEL, REGION), valid_range=m.valid_range, chunks={SUBJECT: SUBJECT_BLOCK},
+    )  # fmt: skip
+    units = {STD: m.units, N: "voxel", COVERAGE: "1"}
+    ranges = {STD: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
+    return {VALUE: base} | {
+        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {text}", units=units[c], valid_range=ranges[c])
+        for c, text in COMPANIONS.items()
+    }
+
+
+VALUE = "value"
+
+# --- quality numbers --------------------------------------------------------------------------------------------------
+DICE = "dice"
+DICE_GEOMETRY = "dice_geometry"
+RESIDUAL = "landmark_residual"
+JACOBIAN_MIN = "jacobian_min"
+JACOBIAN_MAX = "jacobian_max"
+FIT_COVERAGE = "cord_coverage"
+SHIFT = "shift_max"
+FLAGGED = "flagged_fraction"
+NEGATIVE = "negative_fraction"
+CORD_MEDIAN = "cord_median"
+
+FIT_QC: Mapping[str, tuple[str, str]] = {
+    DICE: ("Dice of the warped cord mask with the template cord, over the slices both have", "1"),
+    DICE_GEOMETRY: ("the same Dice before the deformable step", "1"),
+    RESIDUAL: ("largest distance along the cord between a landmark and its place in the template", "mm"),
+    JACOBIAN_MIN: ("smallest Jacobian determinant of the deformable step inside the cord", "1"),
+    JACOBIAN_MAX: ("largest Jacobian determinant of the deformable step inside the cord", "1"),
+    FIT_COVERAGE: ("fraction of the template's cord voxels that lie inside the image", "1"),
+}
+"""Quality numbers of a template map: ``qc/<contrast>_<key>``."""
+
+METRIC_QC: Mapping[str, tuple[str, str]] = {
+    SHIFT: ("largest in-plane shift found between the two images", "mm"),
+    FLAGGED: ("fraction of cord voxels set to NaN by the low-signal and saturation rule", "1"),
+    NEGATIVE: ("fraction of cord voxels with a negative value", "1"),
+    CORD_MEDIAN: ("median over the cord mask", "percent"),
+}
+"""Quality numbers of a metric: ``qc/<metric>_<key>``."""
+
+
+def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]]) -> dict[str, VariableSpec]:
+    """``qc/<prefix>_<key>`` (subject), one chunk a subject, for a contrast (`FIT_QC`) or a metric (`METRIC_QC`)."""
+    return {
+        key: VariableSpec(f"{QC}/{prefix}_{key}", text, units, (SUBJECT,), chunks={SUBJECT: 1}) for key, (text, units) in quantities.items()
+    }
+
+
+# --- subjects, voxels, atlas, stages ----------------------------------------------------------------------------------
+PARTICIPANT = "participant_id"
+SESSION = "session_id"
+GROUP = "group"
+SITE = "site"
+AGE = "age"
+SEX = "sex"
+
+
+def subject_spec(column: str, dtype: str, units: str = "1", long_name: str = "") -> VariableSpec:
+    """``subjects/<column>`` (subject): a typed column of participants.tsv. Text is ``""`` and numbers are NaN where absent."""
+    return VariableSpec(f"{SUBJECTS}/{column}", long_name or column.replace("_", " "), units, (SUBJECT,), dtype, fill="" if dtype == "str" else math.nan)
+
+
+VOXEL_INDEX = ("i", "j", "k")
+VOXEL_WORLD = ("x_mm", "y_mm", "z_mm")
+VOXEL_LEVEL = "voxel_level"
+INDPTR = "indptr"
+INDICES = "indices"
+WEIGHT = "weight"
+LABEL_NAME = "label_name"
+
+STATUS = "status"
+SECONDS = "seconds"
+PEAK_MEMORY = "peak_memory"
+KEY = "key"
+NOT_RUN, DONE, FAILED, MISSING = "not_run", "done", "failed", "missing_input"
+STATUS_CODES: Mapping[int, str] = {0: NOT_RUN, 1: DONE, 2: FAILED, 3: MISSING}
+
+FIXED: tuple[VariableSpec, ...] = (
+    *(VariableSpec(f"{VOXELS}/{n}", f"index of the voxel on the template grid, axis {n} (RAS+ order)", "1", (VOXEL,), "int16", fill=-1) for n in VOXEL_INDEX),
+    *(VariableSpec(f"{VOXELS}/{n}", f"template world coordinate {n[0]} (RAS+)", "mm", (VOXEL,)) for n in VOXEL_WORLD),
+    VariableSpec(f"{VOXELS}/{VOXEL_LEVEL}", "vertebral level number, 1 = C1, 8 = T1, 0 = none", "1", (VOXEL,), "int8", fill=0),
+    VariableSpec(f"{ATLAS}/{INDPTR}", "CSR row pointer of the (label, voxel) weights", "1", (POINTER,), "int64", fill=0),
+    VariableSpec(f"{ATLAS}/{INDICES}", "CSR voxel index", "1", (NONZERO,), "int32", fill=0),
+    VariableSpec(f"{ATLAS}/{WEIGHT}", "CSR weight of the voxel in the label", "1", (NONZERO,), valid_range=(0.0, 1.0)),
+    VariableSpec(f"{STAGES}/{STATUS}", "how the stage ended", "1", (SUBJECT, STAGE), "int8", fill=0, flags=STATUS_CODES),
+    VariableSpec(f"{STAGES}/{SECONDS}", "wall time of the stage", "s", (SUBJECT, STAGE)),
+    VariableSpec(f"{STAGES}/{PEAK_MEMORY}", "peak resident memory of the worker after the stage", "MiB", (SUBJECT, STAGE)),
+    VariableSpec(f"{STAGES}/{KEY}", "content key of the stage", "1", (SUBJECT, STAGE), "str", fill=""),
+)
+"""Variables every store has, whatever its metrics."""
+
+
+def store_specs(*, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...]) -> dict[str, VariableSpec]:
+    """Return every variable of a store with these contrasts, metrics and estimators, by path (subject columns aside).
+
+    Examples
+    --------
+    >>> specs = store_specs(contrasts=("mt",), metrics=("mtr",), estimators=("wa",))
+    >>> specs["maps/mtr"].dims, specs["tables/template/mtr_wa_coverage"].units
+    (('subject', 'voxel'), '1')
+    """
+
+    def every() -> Iterator[VariableSpec]:
+        yield from FIXED
+        for c in contrasts:
+            yield fit_spec(c)
+            yield from qc_specs(c, FIT_QC).values()
+        for m in metrics:
+            yield map_spec(m)
+            yield from qc_specs(m, METRIC_QC).values()
+            for e in estimators:
+                yield from table_specs(m, e).values()
+
+    return {s.path: s for s in every()}
