@@ -189,7 +189,9 @@ def _explain(error: ValidationError, where: str) -> ConfigError | Exception:
     if first["type"] == "missing":
         return ConfigError(expected=f"a value for '{key}'", found="nothing", where=place, remedy=f"Add {key}: to the study file.")
     found = repr(first.get("input"))
-    return ConfigError(expected=first["msg"][:1].lower() + first["msg"][1:], found=found, where=f"{place}: {key}", remedy="See docs/reference/config.md.")
+    return ConfigError(
+        expected=first["msg"][:1].lower() + first["msg"][1:], found=found, where=f"{place}: {key}", remedy="See docs/reference/config.md."
+    )
 
 
 def _beside(base: Path, location: str) -> str:

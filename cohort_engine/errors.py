@@ -24,8 +24,11 @@ class CohortError(Exception):
 
     Examples
     --------
-    >>> print(CohortError(expected="a 3-D image", found="shape (64, 64, 20, 2)", where="MT-off image",
-    ...                   remedy="Give one volume, for instance with fslroi."))
+    >>> print(
+    ...     CohortError(
+    ...         expected="a 3-D image", found="shape (64, 64, 20, 2)", where="MT-off image", remedy="Give one volume, for instance with fslroi."
+    ...     )
+    ... )
     MT-off image: expected a 3-D image, found shape (64, 64, 20, 2). Give one volume, for instance with fslroi.
     """
 

@@ -160,7 +160,9 @@ class VariableSpec:
         """Refuse an array whose rank or dtype kind is not the declared one."""
         dims = self.dims if dims is None else dims
         if array.ndim != len(dims):
-            raise StoreError(expected=f"dims {dims}", found=f"shape {array.shape}", where=self.path, remedy="Write arrays with the dims of schema.py.")
+            raise StoreError(
+                expected=f"dims {dims}", found=f"shape {array.shape}", where=self.path, remedy="Write arrays with the dims of schema.py."
+            )
         if self.dtype != "str" and not np.can_cast(array.dtype, np.dtype(self.dtype), "same_kind"):
             raise StoreError(expected=f"dtype {self.dtype}", found=str(array.dtype), where=self.path, remedy="Convert before writing.")
 
@@ -272,9 +274,7 @@ METRIC_QC: Mapping[str, tuple[str, str]] = {
 
 def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]]) -> dict[str, VariableSpec]:
     """``qc/<prefix>_<key>`` (subject), one chunk a subject, for a contrast (`FIT_QC`) or a metric (`METRIC_QC`)."""
-    return {
-        key: VariableSpec(f"{QC}/{prefix}_{key}", text, units, (SUBJECT,), chunks={SUBJECT: 1}) for key, (text, units) in quantities.items()
-    }
+    return {key: VariableSpec(f"{QC}/{prefix}_{key}", text, units, (SUBJECT,), chunks={SUBJECT: 1}) for key, (text, units) in quantities.items()}
 
 
 # --- subjects, voxels, atlas, stages ----------------------------------------------------------------------------------
@@ -288,7 +288,9 @@ SEX = "sex"
 
 def subject_spec(column: str, dtype: str, units: str = "1", long_name: str = "") -> VariableSpec:
     """``subjects/<column>`` (subject): a typed column of participants.tsv. Text is ``""`` and numbers are NaN where absent."""
-    return VariableSpec(f"{SUBJECTS}/{column}", long_name or column.replace("_", " "), units, (SUBJECT,), dtype, fill="" if dtype == "str" else math.nan)
+    return VariableSpec(
+        f"{SUBJECTS}/{column}", long_name or column.replace("_", " "), units, (SUBJECT,), dtype, fill="" if dtype == "str" else math.nan
+    )
 
 
 VOXEL_INDEX = ("i", "j", "k")
@@ -307,7 +309,10 @@ NOT_RUN, DONE, FAILED, MISSING = "not_run", "done", "failed", "missing_input"
 STATUS_CODES: Mapping[int, str] = {0: NOT_RUN, 1: DONE, 2: FAILED, 3: MISSING}
 
 FIXED: tuple[VariableSpec, ...] = (
-    *(VariableSpec(f"{VOXELS}/{n}", f"index of the voxel on the template grid, axis {n} (RAS+ order)", "1", (VOXEL,), "int16", fill=-1) for n in VOXEL_INDEX),
+    *(
+        VariableSpec(f"{VOXELS}/{n}", f"index of the voxel on the template grid, axis {n} (RAS+ order)", "1", (VOXEL,), "int16", fill=-1)
+        for n in VOXEL_INDEX
+    ),
     *(VariableSpec(f"{VOXELS}/{n}", f"template world coordinate {n[0]} (RAS+)", "mm", (VOXEL,)) for n in VOXEL_WORLD),
     VariableSpec(f"{VOXELS}/{VOXEL_LEVEL}", "vertebral level number, 1 = C1, 8 = T1, 0 = none", "1", (VOXEL,), "int8", fill=0),
     VariableSpec(f"{ATLAS}/{INDPTR}", "CSR row pointer of the (label, voxel) weights", "1", (POINTER,), "int64", fill=0),

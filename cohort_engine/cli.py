@@ -1,0 +1,314 @@
+"""The command line: each verb reads its arguments, calls one public function and prints what it returns.
+
+Exit codes: 0 all well, 1 some subjects failed, 2 could not run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cohort_engine.errors import CohortError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    name="cohort-engine",
+    help="Spinal-cord quantitative MRI for whole cohorts: a BIDS study becomes a PAM50-space Zarr store with tract-wise tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+template_app = typer.Typer(help="Install and inspect templates.", no_args_is_help=True)
+app.add_typer(template_app, name="template")
+
+StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML); see configs/studies/.", metavar="STUDY.yaml")]
+StoreUrl = Annotated[str, typer.Argument(help="Folder or URL of the cohort store.", metavar="STORE")]
+Row = Annotated[int, typer.Argument(help="Row of the subject in the store.", metavar="ROW")]
+TemplateName = Annotated[str, typer.Option("--template", help="PAM50, or the built-in parametric cord.")]
+TemplatePath = Annotated[Path | None, typer.Option("--template-path", help="Folder of PAM50, where it is not installed.")]
+
+
+def main() -> None:
+    """Run the command line; a `CohortError` is one line on standard error and exit code 2."""
+    try:
+        app()
+    except CohortError as error:
+        _print_error(str(error))
+        sys.exit(2)
+
+
+def _print_error(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/] {_plain(text)}")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _say(*parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for part in parts:
+        console.print(part)
+
+
+def _table(frame: pd.DataFrame, title: str | None = None, digits: int = 2) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for name in frame.columns:
+        numeric = frame[name].dtype.kind in "fiu"
+        table.add_column(str(name), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{v:.{digits}f}" if isinstance(v, float) else _plain(str(v)) for v in row))
+    return table
+
+
+# --- a study ----------------------------------------------------------------------------------------------------------
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
+    patients: Annotated[int, typer.Option(min=1)] = 8,
+    controls: Annotated[int, typer.Option(min=1)] = 4,
+    seed: int = 1,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Simulate a small DCM study, build its cohort, and compare every number with the simulation's truth."""
+    from cohort_engine.phantom.demo import run_demo
+
+    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers)
+    _say(f"\n[bold]Store[/] {result.store}")
+    _say(_table(result.by_group, "MTR (percent) by tract, level and group; error against the truth seen through the same weighted average"))
+    _say(_table(result.errors, f"Errors over tracts of at least {result.min_voxels} native voxels (percentage points)", digits=3))
+    _say(f"figure {result.figure}", f"errors of every value {result.error_table}")
+    raise typer.Exit(result.report.exit_code)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="BIDS folder to make.")],
+    template: TemplateName = "parametric",
+    template_path: TemplatePath = None,
+    patients: Annotated[int, typer.Option(min=0)] = 8,
+    controls: Annotated[int, typer.Option(min=0)] = 4,
+    seed: int = 1,
+) -> None:
+    """Write a simulated study with its truth as a BIDS folder, and a study file beside it."""
+    from cohort_engine.phantom.study import simulate as run
+    from cohort_engine.template import load_template
+
+    run(out, template=load_template(template, path=template_path), patients=patients, controls=controls, seed=seed)
+    _say(f"{patients + controls} subjects in {out}")
+
+
+@app.command()
+def index(
+    bids: Annotated[str, typer.Argument(help="Folder or URL of a BIDS dataset.")],
+    derivatives: Annotated[list[str] | None, typer.Option(help="Derivative folders; by default all under derivatives/.")] = None,
+) -> None:
+    """List the subjects of a study and what each of them lacks."""
+    from cohort_engine.io.bids import index_study
+
+    study = index_study(bids, derivatives=tuple(derivatives or ()))
+    missing = study.missing()
+    _say(f"{len(study.subjects)} subjects, {len(study.subjects) - len(missing)} complete")
+    if len(missing):
+        _say(_table(missing, "What is missing"))
+
+
+@app.command()
+def plan(study: StudyFile) -> None:
+    """Print what a build would do: tasks, bytes, memory, missing inputs. Nothing is written."""
+    from cohort_engine.config import load_config
+    from cohort_engine.engine.build import plan as make_plan
+
+    prepared = make_plan(load_config(study))
+    _say(prepared.table())
+    prepared.validate()
+
+
+@app.command()
+def build(
+    study: StudyFile,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live progress.")] = False,
+) -> None:
+    """Build the cohort, or continue a build that was interrupted."""
+    from cohort_engine.config import load_config
+    from cohort_engine.engine.build import build as run
+
+    _finish(run(load_config(study), events=_events(quiet)))
+
+
+@app.command()
+def retry(
+    study: StudyFile,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live progress.")] = False,
+) -> None:
+    """Run again only the subjects that failed."""
+    from cohort_engine.config import load_config
+    from cohort_engine.engine.build import retry as run
+
+    _finish(run(load_config(study), events=_events(quiet)))
+
+
+def _events(quiet: bool) -> Any:
+    from cohort_engine.engine.events import Events, RichProgress
+
+    return Events() if quiet else RichProgress()
+
+
+def _finish(report: Any) -> None:
+    _say(report.table(), f"[bold]Store[/] {report.url}")
+    if len(report.failures):
+        _say(_table(report.failures, "Subjects that did not finish"))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def status(store: StoreUrl) -> None:
+    """Show how far a cohort is, and what failed."""
+    from cohort_engine.engine.build import status as look
+
+    counts, failures = look(store)
+    _say(_table(counts))
+    if len(failures):
+        _say(_table(failures, "Subjects that did not finish"))
+    raise typer.Exit(1 if len(failures) else 0)
+
+
+# --- a store ----------------------------------------------------------------------------------------------------------
+@app.command()
+def finalise(
+    store: StoreUrl,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Close although subjects are missing.")] = False,
+) -> None:
+    """Gather the ledger into the store and close it; refuses with the list of what is missing."""
+    from cohort_engine.io.closing import finalise as run
+
+    run(store, allow_missing=allow_missing)
+    _say(f"{store} is closed")
+
+
+@app.command()
+def verify(store: StoreUrl) -> None:
+    """Re-read the whole store and check shapes, hashes, ranges and the ledger."""
+    from cohort_engine.io.closing import verify as run
+
+    problems = run(store)
+    for problem in problems:
+        _say(f"[red]{_plain(str(problem))}[/]")
+    _say(f"{len(problems)} problems")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def compact(store: StoreUrl, out: Annotated[str, typer.Argument(help="New store.")]) -> None:
+    """Copy the store with many subjects in one file, for reading at a data freeze."""
+    from cohort_engine.io.closing import compact as run
+
+    run(store, out)
+    _say(f"{out} holds the same arrays")
+
+
+@app.command()
+def withdraw(store: StoreUrl, row: Row) -> None:
+    """Erase a subject from the store."""
+    from cohort_engine.io.closing import withdraw as run
+
+    for line in run(store, row):
+        _say(line)
+
+
+@app.command()
+def query(
+    store: StoreUrl,
+    text: Annotated[str, typer.Argument(help="mtr tract='WM left lateral corticospinal tract' level=C2:C3 by=group", metavar="QUERY")],
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the table here as well.")] = None,
+) -> None:
+    """Ask the cohort for tract values by subject or by group."""
+    from cohort_engine.query.accessor import open_cohort
+    from cohort_engine.query.frame import parse_query, run_query
+
+    frame = run_query(open_cohort(store), parse_query(text))
+    _say(_table(frame))
+    if csv is not None:
+        frame.to_csv(csv, index=False)
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+@app.command()
+def register(
+    image: Annotated[Path, typer.Argument(help="Image to register.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask of the image.")],
+    levels: Annotated[Path, typer.Option("--levels", help="Landmarks: point labels, or a mask labelled by level.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto reads the file name.")
+    ] = "auto",
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+    deformable: Annotated[bool, typer.Option(help="Run SyN after the geometric steps.")] = True,
+    seed: int = 1,
+) -> None:
+    """Register one image to the template: atlas and masks in the image's space, warps both ways, quality numbers."""
+    from cohort_engine.engine.single import register_image
+    from cohort_engine.template import load_template
+
+    quality = register_image(
+        image, mask=mask, levels=levels, out=out, kind=kind, template=load_template(template, path=template_path), deformable=deformable, seed=seed
+    )  # fmt: skip
+    _say(_table(quality, f"{out}", digits=3))
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+@template_app.command("install")
+def template_install(
+    name: Annotated[str, typer.Argument(help="Only pam50 can be installed; the parametric cord is built in.")] = "pam50",
+    source: Annotated[str | None, typer.Option("--from", help="Folder, zip file or URL; by default the official release archive.")] = None,
+) -> None:
+    """Install PAM50 after checking its content hashes."""
+    from cohort_engine.errors import unknown_name
+    from cohort_engine.template.pam50 import install_pam50
+
+    if name.lower() != "pam50":
+        raise unknown_name("template to install", name, ["pam50"], where="template install")
+    _say(f"PAM50 is installed in {install_pam50(source)}")
+
+
+@template_app.command("info")
+def template_info(name: Annotated[str, typer.Argument()] = "PAM50", template_path: TemplatePath = None) -> None:
+    """Print a template's grid, levels, regions and content hash."""
+    import pandas as pd
+
+    from cohort_engine.template import load_template
+
+    t = load_template(name, path=template_path)
+    facts = {
+        "version": t.version, "hash": t.digest, "grid": " x ".join(map(str, t.grid.shape)), "voxels": len(t.packing),
+        "weights": t.atlas.weights.nnz, "levels": " ".join(t.levels), "regions": len(t.atlas.regions),
+    }  # fmt: skip
+    _say(_table(pd.DataFrame({"": list(facts), t.name: [str(v) for v in facts.values()]})))
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from cohort_engine import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()
