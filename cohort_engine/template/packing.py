@@ -114,7 +114,10 @@ class Packing:
         """Take the packed voxels (voxel, ...) of a volume on the full grid (x, y, z, ...)."""
         if volume.shape[:3] != tuple(self.grid.shape):
             raise AlignmentError(
-                expected=f"grid {tuple(self.grid.shape)}", found=f"shape {volume.shape}", where="packing a volume", remedy="Resample to the template first."
+                expected=f"grid {tuple(self.grid.shape)}",
+                found=f"shape {volume.shape}",
+                where="packing a volume",
+                remedy="Resample to the template first.",
             )
         return volume[tuple(self.ijk.T)]
 
@@ -122,7 +125,10 @@ class Packing:
         """Put packed values (voxel,) back on the full grid (x, y, z); `fill` elsewhere."""
         if values.shape != (len(self),):
             raise AlignmentError(
-                expected=f"({len(self)},) packed values", found=f"shape {values.shape}", where="unpacking a map", remedy="Use the template the map was packed with."
+                expected=f"({len(self)},) packed values",
+                found=f"shape {values.shape}",
+                where="unpacking a map",
+                remedy="Use the template the map was packed with.",
             )
         out = np.full(self.grid.shape, fill, dtype=np.result_type(values.dtype, np.asarray(fill).dtype if not np.isnan(fill) else np.float32))
         out[tuple(self.ijk.T)] = values

@@ -1,0 +1,333 @@
+"""PAM50: read, verify, cache and install the community's template of the spinal cord.
+
+A volume is read once, one at a time, into the list of its non-zero voxels in RAS+ order (`Sparse`): 79 MB become a few hundred kB. All
+that follows works on such lists, and so does verification: the hash of a file is taken over grid and non-zero voxels, so that a copy
+that was compressed or oriented anew is still the same release, and a cache entry is checked by the same numbers as the files.
+
+References
+----------
+De Leener B et al. PAM50: Unbiased multimodal template of the brainstem and spinal cord aligned with the ICBM152 space.
+NeuroImage 2018;165:170-179. doi:10.1016/j.neuroimage.2017.10.041
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.errors import StorageError, TemplateError
+from cohort_engine.template.atlas import Atlas
+from cohort_engine.template.base import Template, sparse_rows
+from cohort_engine.template.packing import FloatArray, Grid, Packing
+
+NAME = "PAM50"
+FOLDER_VARIABLE = "COHORT_ENGINE_PAM50"
+MARGIN = 10.0
+"""Room around the cord's bounding box in x and y, mm: what the registration sees besides the cord."""
+
+INFO = "atlas/info_label.txt"
+CORD, WM, GM, CSF, LEVELS, DISCS, BODIES = (f"template/PAM50_{n}.nii.gz" for n in ("cord", "wm", "gm", "csf", "levels", "label_disc", "label_body"))
+
+_WHERE = "PAM50 template"
+_REMEDY = "Get it with 'cohort-engine template install', or name its folder: template.path in the study file, or $" + FOLDER_VARIABLE + "."
+_CACHE_FORMAT = 1
+_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release consists of.
+
+    Attributes
+    ----------
+    version : str
+    url : str
+        Archive to install from.
+    files : {path: hash}
+        Needed files, relative to the template's folder, and the hash of their content (`Sparse.digest`, `_text_digest`).
+    """
+
+    version: str
+    url: str
+    files: Mapping[str, str]
+
+
+def _release() -> Release:
+    return Release(**json.loads(resources.files(__package__).joinpath("pam50.json").read_text()))
+
+
+class Sparse(NamedTuple):
+    """The non-zero voxels of a volume.
+
+    Attributes
+    ----------
+    grid : Grid
+        Axes in RAS+ order.
+    ijk : (n, 3) int16
+        Sorted by z, then y, then x.
+    value : (n,) float32
+    """
+
+    grid: Grid
+    ijk: NDArray[np.int16]
+    value: NDArray[np.float32]
+
+    @property
+    def digest(self) -> str:
+        """Hash of grid and voxels, 16 hex digits; blind to compression, storage type and axis order. World coordinates count to 1 um."""
+        h = hashlib.sha256(repr(tuple(map(int, self.grid.shape))).encode())
+        for a in (np.rint(self.grid.affine * 1e3).astype("<i8"), self.ijk.astype("<i2"), self.value.astype("<f4")):
+            h.update(np.ascontiguousarray(a).tobytes())
+        return h.hexdigest()[:16]
+
+    def dense(self, corner: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+        """Fill a (x, y, z) block that begins at grid index `corner`; what lies outside is dropped."""
+        ijk = self.ijk - corner
+        inside = ((ijk >= 0) & (ijk < shape)).all(axis=1)
+        out = np.zeros(shape, np.float32)
+        out[tuple(ijk[inside].T)] = self.value[inside]
+        return out
+
+
+def read_sparse(path: Path) -> Sparse:
+    """Read the non-zero voxels of a NIfTI volume, in RAS+ axis order. Holds one dense volume for the time of the call."""
+    import nibabel as nib
+
+    image: Any = nib.load(path)
+    shape = image.shape
+    flat = np.asanyarray(image.dataobj).reshape(-1, order="F")
+    index = np.flatnonzero(flat)
+    stored = np.stack(np.unravel_index(index, shape, order="F"), axis=1)
+    orientation = nib.orientations.io_orientation(image.affine)
+    to_stored = nib.orientations.inv_ornt_aff(orientation, shape)
+    ijk = np.rint((stored - to_stored[:3, 3]) @ to_stored[:3, :3]).astype(np.int16)
+    order = np.lexsort(ijk.T)
+    ras_shape = tuple(int(shape[a]) for a in np.argsort(orientation[:, 0]))
+    return Sparse(Grid(ras_shape, image.affine @ to_stored), ijk[order], flat[index][order].astype(np.float32))  # type: ignore[arg-type]
+
+
+def load_pam50(folder: str | Path | None = None, *, release: Release | None = None) -> Template:
+    """Load PAM50 from its folder, verified file by file against a release.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Holds ``atlas/`` and ``template/`` (or a ``PAM50*`` folder that does). By default ``$COHORT_ENGINE_PAM50``, else the copy that
+        `install_pam50` made.
+    release : Release, optional
+        What the files must be; by default r20250730.
+
+    Returns
+    -------
+    Template
+        Full grid 141 x 141 x 991 at 0.5 mm, the block the cord's bounding box and 10 mm in x and y.
+
+    Raises
+    ------
+    TemplateError
+        Files are missing (all are listed), unreadable, or not those of the release (the file is named).
+
+    Notes
+    -----
+    The first load reads 44 volumes; what was read is kept under ``$XDG_CACHE_HOME/cohort_engine``, keyed by the files' bytes.
+    """
+    release = release or _release()
+    root = _root(Path(folder or os.environ.get(FOLDER_VARIABLE) or installed_folder()))
+    return _compile(_volumes(root, release), _info(root, release), release)
+
+
+def installed_folder() -> Path:
+    """Where `install_pam50` puts PAM50: ``$XDG_DATA_HOME/cohort_engine/PAM50``."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "cohort_engine" / NAME
+
+
+# --- reading and verifying --------------------------------------------------------------------------------------------
+def _root(folder: Path) -> Path:
+    """Return the folder that holds ``atlas/``: the one given, or a PAM50* folder up to two levels below (release archives differ)."""
+    below = (sorted(folder.glob(pattern)) for pattern in ("PAM50*", "PAM50*/PAM50*"))
+    return next((c for c in (folder, *(p for ps in below for p in ps)) if (c / INFO).is_file()), folder)
+
+
+def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
+    """Every volume of the release, from the cache if it holds these very files."""
+    missing = [f for f in release.files if not (root / f).is_file()]
+    if missing:
+        raise TemplateError(
+            expected=f"{len(release.files)} files of {NAME} {release.version}", found=f"no {', no '.join(missing)}", where=_WHERE, remedy=_REMEDY
+        )
+    paths = [f for f in release.files if f.endswith(".nii.gz")]
+    cache = _cache_file(root, paths)
+    volumes = _read_cache(cache, paths, release)
+    if volumes is None:
+        volumes = {f: _verified(root, f, release) for f in paths}
+        _write_cache(cache, volumes)
+    return volumes
+
+
+def _verified(root: Path, file: str, release: Release) -> Sparse:
+    try:
+        volume = read_sparse(root / file)
+    except (OSError, EOFError, ValueError, zlib.error, _image_error()) as error:
+        raise TemplateError(
+            expected="a whole NIfTI volume",
+            found=f"a file that cannot be read to its end ({type(error).__name__})",
+            where=f"{_WHERE}: {file}",
+            remedy=_REMEDY,
+        ) from error
+    _check(file, volume.digest, release)
+    return volume
+
+
+def _image_error() -> type[Exception]:
+    from nibabel.filebasedimages import ImageFileError
+
+    return ImageFileError  # type: ignore[no-any-return]
+
+
+def _check(file: str, found: str, release: Release) -> None:
+    if found != release.files[file]:
+        raise TemplateError(
+            expected=f"content {release.files[file]} of {NAME} {release.version}", found=f"content {found}", where=f"{_WHERE}: {file}",
+            remedy="The file is of another release or was changed. " + _REMEDY,
+        )  # fmt: skip
+
+
+def _info(root: Path, release: Release) -> str:
+    text = (root / INFO).read_text()
+    _check(INFO, _text_digest(text), release)
+    return text
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256("\n".join(line.rstrip() for line in text.splitlines()).encode()).hexdigest()[:16]
+
+
+# --- cache ------------------------------------------------------------------------------------------------------------
+def _cache_file(root: Path, paths: list[str]) -> Path:
+    h = hashlib.sha256()
+    for f in paths:
+        h.update(hashlib.sha256((root / f).read_bytes()).digest())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "cohort_engine" / f"{NAME}-{_CACHE_FORMAT}-{h.hexdigest()[:32]}.npz"
+
+
+def _read_cache(cache: Path, paths: list[str], release: Release) -> dict[str, Sparse] | None:
+    """Volumes of a cache entry; None where there is none, or where it does not hold what the release says."""
+    try:
+        with np.load(cache, allow_pickle=False) as z:
+            grid = Grid(tuple(z["shape"].tolist()), z["affine"])
+            ends, ijk, value = z["ends"], z["ijk"], z["value"]
+        volumes = {f: Sparse(grid, i, v) for f, i, v in zip(paths, np.split(ijk, ends), np.split(value, ends), strict=True)}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return volumes if all(v.digest == release.files[f] for f, v in volumes.items()) else None
+
+
+def _write_cache(cache: Path, volumes: Mapping[str, Sparse]) -> None:
+    """Write aside, then rename. A cache that cannot be written costs time, not the result."""
+    every = list(volumes.values())
+    ends = np.cumsum([len(v.value) for v in every])[:-1]
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as part:
+            np.savez(
+                part, shape=np.array(every[0].grid.shape), affine=every[0].grid.affine, ends=ends,
+                ijk=np.concatenate([v.ijk for v in every]), value=np.concatenate([v.value for v in every]),
+            )  # fmt: skip
+        os.replace(part.name, cache)
+    except OSError:
+        return
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+def _compile(volumes: Mapping[str, Sparse], info: str, release: Release) -> Template:
+    cord = volumes[CORD]
+    grid = cord.grid
+    for f, v in volumes.items():
+        if v.grid.shape != grid.shape or not np.allclose(v.grid.affine, grid.affine, atol=1e-3):
+            raise TemplateError(expected="the grid of the cord", found="another grid", where=f"{_WHERE}: {f}", remedy=_REMEDY)
+    labels, unions, clusters = parse_info(info)
+    rows = [volumes[f"atlas/PAM50_atlas_{i:02d}.nii.gz"] for i in range(len(labels))]
+    nx, ny, nz = grid.shape
+    keys = [np.ravel_multi_index(tuple(v.ijk.T[::-1].astype(np.int64)), (nz, ny, nx)) for v in rows]
+    packed = np.flatnonzero(np.bincount(np.concatenate(keys), minlength=nx * ny * nz))
+    ijk = np.stack(np.unravel_index(packed, (nz, ny, nx))[::-1], axis=1).astype(np.int16)
+    slice_level = _slice_level(volumes[LEVELS])
+    margin = np.append(np.ceil(MARGIN / grid.spacing[:2]).astype(int), nz)
+    corner = np.maximum(cord.ijk.min(axis=0) - margin, 0)
+    end = np.minimum(cord.ijk.max(axis=0) + 1 + margin, grid.shape)
+    shape = (int(end[0] - corner[0]), int(end[1] - corner[1]), int(end[2] - corner[2]))
+    dense = {f: volumes[f].dense(corner, shape) for f in (CORD, WM, GM, CSF)}
+    return Template(
+        name=NAME, version=release.version, grid=grid, corner=(int(corner[0]), int(corner[1]), int(corner[2])),
+        cord=dense[CORD], wm=dense[WM], gm=dense[GM], csf=dense[CSF], slice_level=slice_level,
+        landmarks={schema.DISC: _landmarks(volumes[DISCS]), schema.BODY: _landmarks(volumes[BODIES])},
+        packing=Packing(grid, ijk, slice_level[ijk[:, 2]]),
+        atlas=Atlas(labels, unions, clusters, sparse_rows([(np.searchsorted(packed, k), v.value) for k, v in zip(keys, rows, strict=True)], len(packed))),
+    )  # fmt: skip
+
+
+def parse_info(text: str) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Parse ``info_label.txt`` into label names (in row order), unions and MAP clusters (name -> rows).
+
+    Examples
+    --------
+    >>> parse_info('''# Keyword=IndivLabels
+    ... 0, WM left, a.nii.gz
+    ... 1, WM right, b.nii.gz
+    ... # Keyword=CombinedLabels
+    ... 50, white matter, 0:1
+    ... # Keyword=MAPLabels
+    ... left only, 0''')
+    (('WM left', 'WM right'), {'white matter': (0, 1)}, {'left only': (0,)})
+    """
+    sections: dict[str, list[list[str]]] = {}
+    rows: list[list[str]] = []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("#"):
+            _, found, keyword = line.partition("Keyword=")
+            rows = sections.setdefault(keyword.split()[0], []) if found else rows
+        elif line:
+            rows.append([part.strip() for part in line.split(",")])
+    labels = {int(number): ", ".join(name) for number, *name, _ in sections["IndivLabels"]}
+    unions = {", ".join(name): _rows(group) for _, *name, group in sections["CombinedLabels"]}
+    clusters = {", ".join(name): _rows(group) for *name, group in sections["MAPLabels"]}
+    return tuple(labels[i] for i in range(len(labels))), unions, clusters
+
+
+def _rows(group: str) -> tuple[int, ...]:
+    first, _, last = group.partition(":")
+    return tuple(range(int(first), int(last or first) + 1))
+
+
+def _slice_level(levels: Sparse) -> NDArray[np.int8]:
+    """Level of each slice: the most frequent value of its voxels, 0 in an empty slice."""
+    counts = np.zeros((levels.grid.shape[2], int(levels.value.max()) + 1), np.int64)
+    np.add.at(counts, (levels.ijk[:, 2], levels.value.astype(int)), 1)
+    level = counts.argmax(axis=1).astype(np.int8)
+    present = level[level > 0]
+    if (np.diff(present) > 0).any():
+        raise TemplateError(
+            expected="each level to be one run of slices, C1 on top", found="a level in pieces", where=f"{_WHERE}: {LEVELS}", remedy=_REMEDY
+        )
+    return level
+
+
+def _landmarks(points: Sparse) -> dict[int, float]:
+    """Number -> world z, mm. Numbers above the vertebrae (60 marks the lower end) are not landmarks of a level."""
+    z: FloatArray = points.grid.world(points.ijk.astype(float))[:, 2]
+    return {int(n): float(z[points.value == n].mean()) for n in np.unique(points.value) if n <= len(schema.LEVEL_NAMES)}
