@@ -1,0 +1,310 @@
+"""NIfTI in and out: one 3-D volume with its world geometry, turned to RAS+ once, at reading.
+
+A volume is read whole or refused. Every refusal says what was wrong in one sentence that names the role of the image.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import uuid
+import zlib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cohort_engine.errors import InputError, MissingInputError, StorageError
+from cohort_engine.template.packing import Grid
+
+GZIP = b"\x1f\x8b"
+HEADER_SIZES = {348: "Nifti1Image", 540: "Nifti2Image"}
+ANNEX_POINTER = b"/annex/objects/"
+COMPRESSION = 1
+"""gzip level of written files: float maps of the cord are mostly NaN, and higher levels gain little for many times the time."""
+FLATTEST = 1e-3
+"""Smallest volume of a voxel over that of the box with the same edges: below it the axes lie in a plane."""
+LARGEST_ROUNDING = 1e-3
+"""How far a stored label may be from a whole number."""
+STORED = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
+"""Memory type -> on-disk type, for the types that NIfTI lacks or wastes room on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scalar image in the world.
+
+    Attributes
+    ----------
+    data : (x, y, z) array
+        x grows to the right, y to the front, z upwards (RAS+), as closely as the scan allows without resampling.
+    affine : (4, 4) float64
+        Voxel index (centre of the voxel) to world, RAS+ mm.
+
+    Examples
+    --------
+    >>> Volume(np.zeros((2, 3, 4), np.float32), np.diag([1.0, 1.0, 5.0, 1.0])).grid.spacing.tolist()
+    [1.0, 1.0, 5.0]
+    """
+
+    data: NDArray[Any]
+    affine: NDArray[np.float64]
+
+    @property
+    def grid(self) -> Grid:
+        """Shape and affine, without the data."""
+        x, y, z = self.data.shape
+        return Grid((x, y, z), self.affine)
+
+
+def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
+    """Read a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+.
+
+    The affine is the sform where its code is positive, else the qform; ``scl_slope`` and ``scl_inter`` are applied.
+
+    Parameters
+    ----------
+    location : str or Path
+        File, or URL (``s3://...``).
+    what : str
+        Words for the image in messages, one of ``schema.ROLES.values()``.
+    dtype : dtype
+        A float type, or an integer type for labels: then each voxel must be a whole number.
+
+    Returns
+    -------
+    Volume
+        Data (x, y, z) in RAS+ order. Missing: a non-finite voxel of a float image is NaN; zero stays zero.
+
+    Raises
+    ------
+    MissingInputError
+        No such file, or a git-annex link whose content was not fetched.
+    InputError
+        Truncated, corrupt, not NIfTI, not 3-D (axes of length 1 at the end are dropped), empty, not real numbers, without a usable
+        orientation, or labels that are not whole numbers.
+    StorageError
+        The disk failed.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "t2.nii.gz")
+    >>> write_volume(path, Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
+    >>> read_volume(path, what="T2w image").data.shape
+    (2, 3, 4)
+    """
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    raw = _decompress(_read(location, what), what)
+    kind = HEADER_SIZES.get(int.from_bytes(raw[:4], "little")) or HEADER_SIZES.get(int.from_bytes(raw[:4], "big"))
+    if kind is None:
+        raise InputError(expected="a NIfTI file", found="something else", where=what, remedy="Convert it, for instance with dcm2niix.")
+    try:
+        image = getattr(nib, kind).from_bytes(raw)
+        codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+        shape, affine, stored = image.shape, np.asarray(image.affine, np.float64), image.get_data_dtype()
+    except (HeaderDataError, ImageFileError, ValueError, OSError, KeyError) as error:
+        raise InputError(
+            expected="a readable NIfTI header", found=_first_line(error), where=what, remedy="The header is damaged: export the image again."
+        ) from error
+    _check_shape(shape, what)
+    if stored.kind not in "iuf":
+        raise InputError(expected="real numbers", found=f"voxels of type {stored}", where=what, remedy="Give a magnitude image.")
+    _check_affine(affine, codes, what)
+    try:
+        data = np.asanyarray(image.dataobj)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            expected=f"{'x'.join(map(str, shape))} voxels", found="fewer", where=what, remedy="The file is cut short: copy it again."
+        ) from error
+
+    orientation = nib.orientations.io_orientation(affine)
+    turned = nib.orientations.apply_orientation(data.reshape(shape[:3]), orientation)
+    return Volume(np.ascontiguousarray(_cast(turned, np.dtype(dtype), what)), affine @ nib.orientations.inv_ornt_aff(orientation, shape[:3]))
+
+
+def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | None = None, intent: str | None = None) -> None:
+    """Write a volume as NIfTI-1 (``.nii`` or ``.nii.gz``), whole or not at all; the same content gives the same bytes.
+
+    Parameters
+    ----------
+    location : str or Path
+        File to make or replace, in a folder that exists.
+    volume : Volume
+    dtype : dtype, optional
+        On-disk type; by default bool becomes uint8, float64 float32 and int64 int32.
+    intent : str, optional
+        NIfTI intent, for instance ``"label"``.
+
+    Raises
+    ------
+    InputError
+        NaN in an image that is to be stored as integers.
+    StorageError
+        The disk is full, read-only or gone.
+    """
+    import nibabel as nib
+
+    path = Path(location)
+    stored = np.dtype(dtype or STORED.get(volume.data.dtype.name, volume.data.dtype))
+    image = nib.Nifti1Image(_cast(volume.data, stored, "image to write"), volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, code="scanner")
+    image.set_qform(volume.affine, code="scanner")
+    if not np.allclose(image.get_qform(), volume.affine, atol=1e-4):
+        image.set_qform(volume.affine, code="unknown")  # a quaternion cannot hold a shear: leave only the sform
+    if intent is not None:
+        image.header.set_intent(intent)
+    raw = image.to_bytes()
+    if path.suffix == ".gz":
+        raw = gzip.compress(raw, COMPRESSION, mtime=0)
+    aside = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        aside.write_bytes(raw)
+        os.replace(aside, path)
+    except OSError as error:
+        raise StorageError(
+            expected="a writable folder with room",
+            found=error.strerror or "an error",
+            where="writing an image",
+            remedy="Free space, or write elsewhere.",
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def same_grid(a: Volume, b: Volume, *, tolerance: float = 1e-3) -> bool:
+    """Tell whether two volumes share shape and, within `tolerance` mm at each corner, place.
+
+    Examples
+    --------
+    >>> a = Volume(np.zeros((2, 2, 2)), np.eye(4))
+    >>> shifted = np.eye(4)
+    >>> shifted[0, 3] = 0.5
+    >>> same_grid(a, a), same_grid(a, Volume(a.data, shifted))
+    (True, False)
+    """
+    if a.data.shape != b.data.shape:
+        return False
+    corners = np.array(list(product(*((0, n - 1) for n in a.data.shape))), float)
+    return bool(np.linalg.norm(a.grid.world(corners) - b.grid.world(corners), axis=1).max() <= tolerance)
+
+
+def require_signal(volume: Volume, *, what: str) -> None:
+    """Refuse an image in which no voxel is finite and different from zero.
+
+    Examples
+    --------
+    >>> require_signal(Volume(np.zeros((2, 2, 2)), np.eye(4)), what="MT-on image")
+    Traceback (most recent call last):
+    ...
+    cohort_engine.errors.InputError: MT-on image: expected signal, found only zeros or NaN. The export or a mask emptied it: export the image again.
+    """
+    if not np.any(np.isfinite(volume.data) & (volume.data != 0)):
+        raise InputError(expected="signal", found="only zeros or NaN", where=what, remedy="The export or a mask emptied it: export the image again.")
+
+
+def _read(location: str | Path, what: str) -> bytes:
+    if "://" in str(location):
+        from cohort_engine.io.store import read_bytes
+
+        return read_bytes(str(location))
+    path = Path(location)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise (
+            _not_fetched(what)
+            if path.is_symlink()
+            else MissingInputError(expected="a file", found="none", where=what, remedy="Check that the dataset is complete and was not moved.")
+        ) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(
+            expected="a readable file", found=error.strerror or "an error", where=what, remedy="Check the permissions of the dataset."
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            expected="a working disk", found=error.strerror or "an error", where=what, remedy="Check the disk or the mount."
+        ) from error
+    if ANNEX_POINTER in raw[:200] and len(raw) < 32768:
+        raise _not_fetched(what)
+    return raw
+
+
+def _not_fetched(what: str) -> MissingInputError:
+    return MissingInputError(
+        expected="an image", found="a git-annex link without its content", where=what, remedy="Fetch it with 'datalad get' or 'git annex get'."
+    )
+
+
+def _decompress(raw: bytes, what: str) -> bytes:
+    """Undo gzip, found by its magic number and not by the name; the checksum at the end must be there and agree."""
+    if not raw.startswith(GZIP):
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except EOFError as error:
+        raise InputError(
+            expected="a whole compressed file", found="one that ends early", where=what, remedy="The file is cut short: copy it again."
+        ) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            expected="a sound compressed file", found=_first_line(error), where=what, remedy="The file is damaged: copy it again."
+        ) from error
+
+
+def _check_shape(shape: tuple[int, ...], what: str) -> None:
+    if 0 in shape or not shape:
+        raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
+    if len(shape) < 3:
+        raise InputError(expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give the whole stack of slices.")
+    if any(n > 1 for n in shape[3:]):
+        raise InputError(
+            expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give one volume, for instance with fslroi or sct_image -split t."
+        )
+
+
+def _check_affine(affine: NDArray[np.float64], codes: tuple[int, int], what: str) -> None:
+    remedy = "The header is damaged: convert the image again from DICOM."
+    if not np.isfinite(affine).all():
+        raise InputError(expected="a finite affine", found="NaN or infinity in it", where=what, remedy=remedy)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if not edges.all() or abs(np.linalg.det(affine[:3, :3] / edges)) < FLATTEST:
+        raise InputError(expected="an affine with three independent axes", found="a singular one", where=what, remedy=remedy)
+    if not any(code > 0 for code in codes):
+        raise InputError(
+            expected="an orientation (sform or qform)", found="both codes 0", where=what,
+            remedy="Left and right cannot be told apart: convert the image again from DICOM, or copy the header of a scan of the same series.",
+        )  # fmt: skip
+
+
+def _cast(data: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
+    """Floats: anything non-finite becomes NaN. Integers: every voxel must already be one, within the range of the type."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            out = data.astype(dtype)
+        out[~np.isfinite(out)] = np.nan
+        return out
+    if data.dtype.kind == "f":
+        whole = np.rint(data)
+        bad = ~(np.abs(data - whole) <= LARGEST_ROUNDING)
+        if bad.any():
+            raise InputError(
+                expected="whole numbers", found=f"{data[bad][0]:g}", where=what, remedy="Labels must be resampled with nearest neighbour."
+            )
+        data = whole
+    if data.size and dtype.kind in "iu" and (data.min() < np.iinfo(dtype).min or data.max() > np.iinfo(dtype).max):
+        raise InputError(
+            expected=f"numbers that fit {dtype}", found=f"{data.min():g} to {data.max():g}", where=what, remedy="Check that it is a label image."
+        )
+    return data.astype(dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
