@@ -1,0 +1,289 @@
+"""The tract operator: from maps on the voxel axis to one number per (subject, level, region).
+
+Plain arrays in, plain arrays out. The non-zero weights are visited once; each visit adds to three sums of a *part* (one level, one label):
+sum w y, sum w y^2 and sum w. Level ranges, unions and sums of tracts are then small linear combinations of parts, so that they cost nothing and
+a pooled cell is exactly the pool of its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cohort_engine import schema
+from cohort_engine.errors import AlignmentError, UnknownNameError, unknown_name
+from cohort_engine.template.atlas import Atlas, Region
+
+FloatArray = NDArray[np.floating[Any]]
+
+TILE_VOXELS = 2048
+"""Voxels of one sparse product: the values stay in the cache (PAM50, 1,000 subjects, two threads: 0.5 s; with 256 or 13,000 voxels 0.9 s)."""
+TILE_SUBJECTS = 64
+"""Subjects of one sparse product, which bounds the scratch memory to 3 MiB whatever the cohort's size."""
+WHOLE = "all"
+"""Name of the range that pools every level."""
+
+
+@dataclass(frozen=True)
+class LevelRange:
+    """One or more vertebral levels that are pooled into one cell.
+
+    Attributes
+    ----------
+    name : str
+    numbers : tuple of int
+        Level numbers, 1 = C1.
+
+    Examples
+    --------
+    >>> LevelRange.parse("C2"), LevelRange.parse("c7:T2")
+    (LevelRange(name='C2', numbers=(2,)), LevelRange(name='C7:T2', numbers=(7, 8, 9)))
+    """
+
+    name: str
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str, known: Sequence[str] = schema.LEVEL_NAMES) -> LevelRange:
+        """Read ``"C2"``, the pooled range ``"C2:C5"`` or ``"all"`` among the levels `known` to a template.
+
+        Raises
+        ------
+        UnknownNameError
+            A level the template lacks, or a range that runs upwards.
+        """
+        if text.strip().lower() == WHOLE:
+            return cls(WHOLE, tuple(map(schema.level_number, known)))
+        ends = []
+        for part in text.split(":"):
+            name = part.strip().upper()
+            if name not in known:
+                raise unknown_name("level", part.strip(), [*known, WHOLE], where="level")
+            ends.append(schema.level_number(name))
+        first, last = ends[0], ends[-1]
+        if len(ends) > 2 or last < first:
+            raise UnknownNameError(
+                expected="a level or a range from the upper to the lower one", found=repr(text), where="level",
+                remedy="Write C2, or C2:C5 for the pool of four levels.",
+            )  # fmt: skip
+        names = [schema.LEVEL_NAMES[n - 1] for n in sorted({first, last})]
+        return cls(":".join(names), tuple(range(first, last + 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """The weights of some voxels of one level.
+
+    Attributes
+    ----------
+    level : int
+        Position in the operator's list of levels.
+    voxels : slice or (tile,) int array
+        Which packed voxels.
+    weights : (label, tile) float64 CSC
+        A column a voxel, so that the values are streamed once and in order.
+    total : (label,) float64
+        Sum of the weights, added in the same order as the products: a complete subject has coverage 1, not nearly 1.
+    """
+
+    level: int
+    voxels: slice | NDArray[np.intp]
+    weights: sparse.csc_array
+    total: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """Sparse weights of (level range, region) cells on the packed voxel axis. Make it with `Operator.build`.
+
+    Attributes
+    ----------
+    levels : tuple of LevelRange
+    regions : tuple of Region
+    n_voxels : int
+        Length of the voxel axis it was built for.
+    shape : (int, int)
+        Levels and labels that occur in any cell: the parts.
+    tiles : tuple of Tile
+    cells : (level range x region, level x label) CSR of ones
+        Which parts make a cell.
+    """
+
+    levels: tuple[LevelRange, ...]
+    regions: tuple[Region, ...]
+    n_voxels: int
+    shape: tuple[int, int]
+    tiles: tuple[Tile, ...]
+    cells: sparse.csr_array
+
+    @classmethod
+    def build(cls, atlas: Atlas, voxel_level: NDArray[np.integer[Any]], levels: Sequence[LevelRange], regions: Sequence[Region]) -> Operator:
+        """Cut an atlas into tiles, level by level.
+
+        Parameters
+        ----------
+        atlas : Atlas
+        voxel_level : (voxel,) int
+            Level number of each packed voxel, ``packing.level``.
+        levels, regions : sequences
+            The cells are their product. Ranges and regions may overlap.
+
+        Raises
+        ------
+        AlignmentError
+            The levels and the atlas speak of different voxel axes.
+        """
+        n_voxels = atlas.weights.shape[1]
+        if len(voxel_level) != n_voxels:
+            raise AlignmentError(
+                expected=f"a level for each of the {n_voxels} voxels of the atlas", found=f"{len(voxel_level)}", where="tract operator",
+                remedy="Take the voxel levels and the atlas from the same template or store.",
+            )  # fmt: skip
+        numbers = sorted({n for r in levels for n in r.numbers})
+        labels = sorted({m for r in regions for m in r.members})
+        weights = sparse.csc_array(atlas.weights[labels].astype(np.float64))
+        weights.sum_duplicates()
+        used = np.diff(weights.indptr) > 0
+        per_level = (np.flatnonzero(used & (voxel_level == n)) for n in numbers)
+        tiles = tuple(tile for position, voxels in enumerate(per_level) for tile in _tiles(position, voxels, weights))
+        pool_levels = _membership([r.numbers for r in levels], numbers)
+        pool_labels = _membership([r.members for r in regions], labels)
+        cells = sparse.csr_array(sparse.kron(pool_levels, pool_labels, format="csr"))
+        return cls(tuple(levels), tuple(regions), n_voxels, (len(numbers), len(labels)), tiles, cells)
+
+    @cached_property
+    def total(self) -> FloatArray:
+        """Sum of all weights of each cell (level range, region), float64, in soft voxels."""
+        parts = np.zeros(self.shape)
+        for tile in self.tiles:
+            parts[tile.level] += tile.total
+        total: FloatArray = (self.cells @ parts.reshape(-1, 1)).reshape(len(self.levels), len(self.regions))
+        return total
+
+    def sums(self, values: FloatArray) -> FloatArray:
+        """Weighted sums of each cell.
+
+        Parameters
+        ----------
+        values : (subject, voxel) float
+            NaN where a subject has no value.
+
+        Returns
+        -------
+        (3, subject, level, region) float64
+            ``sum w y``, ``sum w y^2`` and ``sum w`` over the valid voxels. float64 because a variance is a difference of the first two.
+            A subject's sums have the same bits whoever its neighbours in the array are.
+
+        Raises
+        ------
+        AlignmentError
+            The values lie on another voxel axis.
+        """
+        if values.ndim != 2 or values.shape[1] != self.n_voxels:
+            raise AlignmentError(
+                expected=f"maps of shape (subject, {self.n_voxels})", found=f"shape {values.shape}", where="tract operator",
+                remedy="Use the atlas of the template the maps were sampled with, and all of its voxels.",
+            )  # fmt: skip
+        out = np.empty((3, len(values), len(self.levels), len(self.regions)))
+        for first in range(0, len(values), TILE_SUBJECTS):
+            rows = slice(first, first + TILE_SUBJECTS)
+            parts = self._parts(values[rows])
+            cells = self.cells @ parts.reshape(self.cells.shape[1], -1)
+            out[:, rows] = cells.reshape(*out.shape[2:], 3, -1).transpose(2, 3, 0, 1)
+        return out
+
+    def _parts(self, values: FloatArray) -> FloatArray:
+        """Sum each part over its voxels: (level, label, 3, subject) float64."""
+        n_subjects = len(values)
+        out = np.zeros((*self.shape, 3, n_subjects))
+        room = np.empty(3 * n_subjects * TILE_VOXELS)
+        for tile in self.tiles:
+            block = values[:, tile.voxels]
+            hole = np.isnan(block)
+            rows = np.flatnonzero(~hole.all(axis=1))
+            if rows.size == 0:
+                continue
+            if rows.size < n_subjects:
+                block, hole = block[rows], hole[rows]
+            complete = not hole.any()
+            kinds = 2 if complete else 3  # without a hole the third sum is known beforehand
+            n_tile = block.shape[1]
+            x = room[: n_tile * kinds * rows.size].reshape(n_tile, kinds, rows.size)
+            x[:, 0] = block.T
+            if not complete:
+                np.copyto(x[:, 0], 0.0, where=hole.T)
+                np.logical_not(hole.T, out=x[:, 2])
+            np.multiply(x[:, 0], x[:, 0], out=x[:, 1])
+            sums = (tile.weights @ x.reshape(n_tile, -1)).reshape(-1, kinds, rows.size)
+            part = out[tile.level]
+            part[:, :kinds, rows] += sums
+            if complete:
+                part[:, 2, rows] += tile.total[:, None]
+        return out
+
+
+def _tiles(level: int, voxels: NDArray[np.intp], weights: sparse.csc_array) -> Iterator[Tile]:
+    """Cut the voxels of a level into tiles; a run of voxels becomes a slice, which numpy reads without a copy."""
+    for a, b in pairwise([*range(0, len(voxels), TILE_VOXELS), len(voxels)]):
+        some = voxels[a:b]
+        run = some[-1] - some[0] + 1 == len(some)
+        columns = sparse.csc_array(weights[:, some])
+        yield Tile(level, slice(int(some[0]), int(some[-1]) + 1) if run else some, columns, columns @ np.ones(len(some)))
+
+
+def _membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> sparse.csr_array:
+    """(group, item) matrix of ones."""
+    rows = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
+    columns = np.searchsorted(items, [m for g in groups for m in g])
+    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(groups), len(items)))
+
+
+def weighted_average(operator: Operator, values: FloatArray, *, min_coverage: float = 0.75) -> dict[str, NDArray[np.float32]]:
+    r"""Weighted average of each (level, region) cell: SCT's ``wa``.
+
+    Parameters
+    ----------
+    operator : Operator
+    values : (subject, voxel) float
+        A map per subject, any unit.
+    min_coverage : float
+        Smallest share of the cell's weight that must be inside the data, 0 to 1.
+
+    Returns
+    -------
+    dict with float32 arrays (subject, level, region)
+        ``value`` and ``std`` in the unit of the map, ``n`` in soft voxels, ``coverage`` 0 to 1.
+
+    Missing
+        A NaN voxel has no weight. ``value`` and ``std`` are NaN where nothing is valid or ``coverage < min_coverage``; ``n`` and ``coverage`` are
+        always numbers, 0 where there is nothing. A zero in the map is a value.
+    Formula
+        With validity v in {0, 1}: ``n = sum w v``, ``value = sum w v y / n``, ``std = sqrt(sum w v (y - value)^2 / n)`` (the population form),
+        ``coverage = n / sum w``. Sums are float64: the error of ``std`` stays below 1e-7 of the values, the resolution of float32 data.
+    Reference
+        De Leener et al., SCT: Spinal Cord Toolbox, NeuroImage 145 (2017), doi:10.1016/j.neuroimage.2016.10.009; ``sct_extract_metric -method wa``.
+
+    Examples
+    --------
+    >>> from scipy import sparse
+    >>> atlas = Atlas(("tract",), {}, {}, sparse.csr_array(np.array([[1.0, 0.5, 0.5]], np.float32)))
+    >>> op = Operator.build(atlas, np.array([2, 2, 2]), [LevelRange.parse("C2")], atlas.regions)
+    >>> out = weighted_average(op, np.array([[40.0, 20.0, np.nan], [40.0, np.nan, np.nan], [0.0, 0.0, 0.0]], np.float32))
+    >>> out["value"].ravel().tolist(), out["coverage"].ravel().tolist()
+    ([33.33333206176758, nan, 0.0], [0.75, 0.5, 1.0])
+    """
+    wy, wyy, n = operator.sums(values)
+    total = operator.total
+    coverage = np.divide(n, total, out=np.zeros_like(n), where=total > 0).astype(np.float32)
+    keep = (n > 0) & (coverage >= np.float32(min_coverage))
+    mean = np.divide(wy, n, out=np.full_like(n, np.nan), where=keep)
+    square = np.divide(wyy, n, out=np.full_like(n, np.nan), where=keep)
+    std = np.sqrt(np.maximum(square - mean * mean, 0.0))
+    return {schema.VALUE: mean.astype(np.float32), schema.STD: std.astype(np.float32), schema.N: n.astype(np.float32), schema.COVERAGE: coverage}
