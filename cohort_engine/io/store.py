@@ -1,0 +1,177 @@
+"""Places: from a path or URL to a store, opened once per process, and its failures in words.
+
+Every location is text: a local path, or any URL obstore knows (``s3://``, ``gs://``, ``az://``, ``file://``, ``memory://``). Credentials and
+endpoints come from the environment, as obstore documents them. Tasks carry the text, never the store: a store object opened before a fork
+hangs, and one opened per call costs a connection.
+
+A put is whole or absent: obstore writes ``<name>#<n>`` beside the object and renames it on a local disk, and object storage never shows a part.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore import store as backends
+from zarr.storage import ObjectStore
+
+from cohort_engine.errors import InputError, StorageError, StoreError
+
+Backend: TypeAlias = backends.ObjectStore
+
+REMEDIES = {
+    errno.ENOSPC: "Free disk space, then run again: what is done stays done.",
+    errno.EDQUOT: "Free quota, then run again: what is done stays done.",
+    errno.EACCES: "Allow this user to write there, then run again.",
+    errno.EPERM: "Allow this user to write there, then run again.",
+    errno.EROFS: "Choose a place that can be written.",
+}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_PATH = re.compile(r"\S*/\S+")
+
+
+def local_path(url: str) -> Path | None:
+    """Folder or file of a local location, or None where the location is remote.
+
+    Examples
+    --------
+    >>> str(local_path("file:///data/study%20one.zarr")), local_path("s3://bucket/study.zarr")
+    ('/data/study one.zarr', None)
+    """
+    if "://" not in url:
+        return Path(os.path.abspath(url))
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def join(url: str, *parts: str) -> str:
+    """Extend a path or URL.
+
+    Examples
+    --------
+    >>> join("s3://bucket/studies/", "one.zarr")
+    's3://bucket/studies/one.zarr'
+    """
+    return "/".join([url.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def ledger_url(url: str) -> str:
+    """Where the ledger of a store lives: a sibling, so that zarr never lists it.
+
+    Examples
+    --------
+    >>> ledger_url("s3://bucket/study.zarr/")
+    's3://bucket/study.zarr.ledger'
+    """
+    return url.rstrip("/") + ".ledger"
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn a failure of the disk or bucket into a `StorageError`; its text holds the reason, and never a path."""
+    try:
+        yield
+    except (OSError, exceptions.BaseError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error)
+        if match := _OS_ERROR.search(text):
+            number = int(match[1])
+        reason = os.strerror(number) if number else _PATH.sub("...", text.splitlines()[0] if text else type(error).__name__)
+        remedy = REMEDIES.get(number or 0, "Check that the storage is reachable and can be written, then run again.")
+        raise StorageError(expected="storage that answers", found=reason, where=where, remedy=remedy) from error
+
+
+@cache
+def object_store(url: str) -> Backend:
+    """Open a location as an obstore store, once per process; a local folder is made when absent.
+
+    Raises
+    ------
+    StorageError
+        The place cannot be reached or made.
+    StoreError
+        A scheme that nobody knows.
+    """
+    path = local_path(url)
+    with storage_errors("opening a store"):
+        if path is not None:
+            return backends.LocalStore(path, mkdir=True)
+        try:
+            return backends.from_url(url)
+        except ValueError as error:
+            raise _unknown_place(url) from error
+        except exceptions.GenericError as error:
+            if "recogni" in str(error) or "scheme" in str(error).lower():
+                raise _unknown_place(url) from error
+            raise
+
+
+def open_zarr_store(url: str, *, create: bool = False) -> ObjectStore[Backend]:
+    """Open a location for zarr.
+
+    Parameters
+    ----------
+    url : str
+        Path or URL of a cohort store.
+    create : bool
+        Make a local folder when absent. Without it an absent folder is an error, so that a typo in a question leaves nothing behind.
+
+    Raises
+    ------
+    StoreError
+        Nothing is there.
+    StorageError
+        The place cannot be reached.
+    """
+    path = local_path(url)
+    if path is not None and not create and not path.is_dir():
+        raise StoreError(expected="a cohort store", found="no such folder", where=f"store {url}", remedy="Check the path, or build the cohort first.")
+    return ObjectStore(object_store(url))
+
+
+def read_bytes(url: str, *, what: str = "file") -> bytes:
+    """Read one whole object or file.
+
+    Parameters
+    ----------
+    url : str
+        Path or URL.
+    what : str
+        The words of its role, for messages.
+
+    Raises
+    ------
+    InputError
+        It does not exist.
+    StorageError
+        It cannot be reached.
+    """
+    base, _, name = url.rpartition("/")
+    path = local_path(url)
+    try:
+        if path is not None:
+            with storage_errors(what):
+                return path.read_bytes()
+        with storage_errors(what):
+            return bytes(obstore.get(object_store(base), name).bytes())
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise InputError(expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says.") from error
+        raise
+
+
+def _unknown_place(url: str) -> StoreError:
+    scheme = url.partition("://")[0]
+    return StoreError(
+        expected="a folder, or a URL that begins with s3://, gs://, az://, file:// or memory://", found=f"{scheme}://", where="location",
+        remedy="Check the spelling.",
+    )  # fmt: skip
