@@ -1,0 +1,315 @@
+"""The centreline of the cord: from a mask to a smooth curve in scanner millimetres, parametrised by arc length.
+
+A slice of an image is a step along array axis 2, the axis that runs closest to bottom-to-top in RAS+ order. The smoothing is a length
+in millimetres, so that a curve does not change with the voxels it was measured in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.interpolate import CubicSpline
+from scipy.linalg import solveh_banded
+
+from cohort_engine.errors import CordError
+from cohort_engine.template.packing import FloatArray, apply_affine
+
+HAZE = 0.1
+"""Values of a soft mask below this are background. A slice holds cord where a voxel reaches `HALF`."""
+HALF = 0.5
+SMOOTHING = 30.0
+"""Wavelength (mm) along the cord that the centreline keeps half of; a wave twice as long keeps 94 %."""
+STEP = 0.25
+"""Distance (mm) between points of a centreline: the chord error is 0.1 um at 100 mm radius."""
+
+
+@dataclass(frozen=True, eq=False)
+class Centreline:
+    """A curve through the cord.
+
+    Attributes
+    ----------
+    points : (n, 3) array
+        RAS+ mm, from bottom to top.
+    arc : (n,) array
+        Length along the curve from its first point, mm.
+    tangent : (n, 3) array
+        Unit direction, upwards.
+
+    Notes
+    -----
+    Beyond its ends the curve goes straight on.
+
+    Examples
+    --------
+    >>> line = Centreline.through(np.array([[0.0, 0.0, 0.0], [0.0, 3.0, 4.0]]))
+    >>> line.length, line.position(2.5).tolist(), line.project(np.array([[7.0, 3.0, 4.0]]))
+    (5.0, [0.0, 1.5, 2.0], (array([5.]), array([7.])))
+    """
+
+    points: FloatArray
+    arc: FloatArray
+    tangent: FloatArray
+
+    @classmethod
+    def through(cls, points: FloatArray) -> Centreline:
+        """Join points (n, 3), bottom to top; the tangent is the central difference along the arc."""
+        points = np.asarray(points, float)
+        arc = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
+        return cls(points, arc, _unit(np.gradient(points, arc, axis=0)))
+
+    @property
+    def length(self) -> float:
+        """Arc length from end to end, mm."""
+        return float(self.arc[-1])
+
+    def position(self, arc: FloatArray | float) -> FloatArray:
+        """Position (..., 3), RAS+ mm, at arc length (...), mm; straight on beyond the ends."""
+        arc = np.asarray(arc, float)
+        beyond = (arc - np.clip(arc, 0.0, self.length))[..., None]
+        on: FloatArray = _interpolate(arc, self.arc, self.points) + beyond * np.where(beyond > 0, self.tangent[-1], self.tangent[0])
+        return on
+
+    def direction(self, arc: FloatArray | float) -> FloatArray:
+        """Return the unit tangent (..., 3) at arc length (...)."""
+        return _unit(_interpolate(np.asarray(arc, float), self.arc, self.tangent))
+
+    def frame(self, arc: FloatArray | float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Axes across and along the cord at arc length (...).
+
+        Returns
+        -------
+        e_x, e_y, tangent : (..., 3) arrays
+            Orthonormal and right-handed: e_x is +x (to the right) made orthogonal to the tangent, e_y points to the front.
+        """
+        tangent = self.direction(arc)
+        e_x = _unit(np.array([1.0, 0.0, 0.0]) - tangent * tangent[..., :1])
+        return e_x, np.cross(tangent, e_x), tangent
+
+    def project(self, xyz: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Nearest point of the curve, exact between its points, the ends prolonged.
+
+        Parameters
+        ----------
+        xyz : (m, 3) array
+            RAS+ mm.
+
+        Returns
+        -------
+        arc, distance : (m,) arrays
+            Arc length of the nearest point (negative or above `length` beyond the ends), and distance to it, mm.
+        """
+        xyz = np.atleast_2d(np.asarray(xyz, float))
+        nearest = self._tree.query(xyz)[1]
+        best_arc, best = np.zeros(len(xyz)), np.full(len(xyz), np.inf)
+        last = len(self.points) - 2
+        for segment in (np.clip(nearest - 1, 0, last), np.clip(nearest, 0, last)):
+            start, along = self.points[segment], self.points[segment + 1] - self.points[segment]
+            size = np.linalg.norm(along, axis=1)
+            s = ((xyz - start) * along).sum(axis=1) / size
+            s = np.clip(s, np.where(segment == 0, -np.inf, 0.0), np.where(segment == last, np.inf, size))
+            distance = np.linalg.norm(start + along * (s / size)[:, None] - xyz, axis=1)
+            nearer = distance < best
+            best_arc, best = np.where(nearer, self.arc[segment] + s, best_arc), np.where(nearer, distance, best)
+        return best_arc, best
+
+    @cached_property
+    def _tree(self) -> Any:
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.points)
+
+
+def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Keep the cord of a mask: one piece a slice, on an unbroken run of slices.
+
+    Parameters
+    ----------
+    mask : (x, y, z) array
+        0 to 1, soft or binary. NaN and values below `HAZE` are background.
+    what : str
+        Words of the mask's role, for messages.
+
+    Returns
+    -------
+    cord : (x, y, z) float32 array
+        The mask, and 0 outside the kept pieces. Where a slice holds several pieces (8-connected in the plane), the one with the largest sum stays.
+    slices : (n,) int array
+        Indices on axis 2 of the slices that hold cord (a voxel of at least 0.5), consecutive.
+
+    Raises
+    ------
+    CordError
+        Not 3-D, values outside 0 to 1, empty, fewer than two slices, or slices missing in between (they are named).
+
+    Examples
+    --------
+    >>> mask = np.zeros((3, 1, 4))
+    ... mask[0, 0, 1:3] = 1
+    ... mask[2, 0, 1] = 0.6
+    >>> cord, slices = cord_slices(mask, what="cord mask")
+    >>> cord[:, 0, 1].tolist(), slices.tolist()
+    ([1.0, 0.0, 0.0], [1, 2])
+    """
+    if mask.ndim != 3:
+        raise CordError(expected="a 3-D mask", found=f"shape {mask.shape}", where=what, remedy="Give one volume.")
+    cord = np.nan_to_num(np.asarray(mask, np.float32), nan=0.0)
+    low, high = (float(cord.min()), float(cord.max())) if cord.size else (0.0, 0.0)
+    if high > 1.001 or low < -0.001:
+        raise CordError(
+            expected="values from 0 to 1",
+            found=f"{low:g} to {high:g}",
+            where=what,
+            remedy="Give the cord alone, 1 inside and 0 outside (or the fraction).",
+        )
+    box = tuple(slice(int(i.min()), int(i.max()) + 1) if i.size else slice(0, 0) for i in np.nonzero(cord >= HALF))
+    if cord[box].size == 0:
+        raise CordError(
+            expected="a cord of at least two slices",
+            found="an empty mask",
+            where=what,
+            remedy="Segment the cord, or exclude the image from the study.",
+        )
+    haze = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(cord >= HAZE))
+    within = cord[haze]
+    within[within < HAZE] = 0.0
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[:, :, 1] = True
+    pieces, count = ndimage.label(within > 0, structure=in_plane)
+    if count > within.shape[2]:
+        sums = ndimage.sum_labels(within, pieces, np.arange(count + 1))
+        sums[0] = 0.0
+        largest = sums[pieces].max(axis=(0, 1))
+        within[sums[pieces] < largest] = 0.0
+    out = np.zeros_like(cord)
+    out[haze] = within
+    present = (out >= HALF).any(axis=(0, 1))
+    slices = np.flatnonzero(present)
+    out[:, :, ~present] = 0.0
+    if len(slices) < 2:
+        raise CordError(
+            expected="a cord of at least two slices",
+            found=f"slice {slices[0]} only",
+            where=what,
+            remedy="A direction along the cord cannot be told from one slice.",
+        )
+    gap = np.setdiff1d(np.arange(slices[0], slices[-1]), slices)
+    if len(gap):
+        raise CordError(
+            expected="an unbroken cord",
+            found=f"no cord in slices {runs(gap)} (counted from 0 at the bottom)",
+            where=what,
+            remedy="Complete the mask there.",
+        )
+    return out, slices
+
+
+def runs(numbers: NDArray[np.int64]) -> str:
+    """Write sorted integers as runs.
+
+    Examples
+    --------
+    >>> runs(np.array([3, 4, 5, 9]))
+    '3-5, 9'
+    """
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
+
+
+def centreline_from_mask(mask: NDArray[Any], affine: FloatArray, *, what: str, smoothing: float = SMOOTHING) -> Centreline:
+    """Fit a smooth centreline through the slice centres of a cord mask.
+
+    Parameters
+    ----------
+    mask : (x, y, z) array
+        0 to 1, soft or binary; see `cord_slices` for which voxels count. The centre of a slice is the mean position weighted by the mask.
+    affine : (4, 4) array
+        Voxel centres to RAS+ mm; may be oblique.
+    what : str
+        Words of the mask's role, for messages.
+    smoothing : float
+        Wavelength in mm that the curve keeps half of.
+
+    Returns
+    -------
+    Centreline
+        From half a slice below the lowest centre to half a slice above the highest.
+
+    Raises
+    ------
+    CordError
+        See `cord_slices`.
+
+    Notes
+    -----
+    Each coordinate f(u), u the distance across the slices in mm, minimises
+
+        h * sum (p_i - f(u_i))^2 + lambda * integral f''^2 du,    lambda = (smoothing / 2 pi)^4,
+
+    h the distance between slices. As h * sum approaches the integral, a wave of length L keeps 1 / (1 + (smoothing / L)^4) of its height
+    whatever the voxels. Solved exactly (Reinsch), for any number of slices from two.
+
+    References
+    ----------
+    Green PJ, Silverman BW. Nonparametric Regression and Generalized Linear Models. Chapman & Hall 1994, section 2.3.
+
+    Examples
+    --------
+    >>> line = centreline_from_mask(np.ones((3, 3, 4)), np.diag([1.0, 1.0, 5.0, 1.0]), what="cord mask")
+    >>> line.length, line.position(0.0).tolist()
+    (20.0, [1.0, 1.0, -2.5])
+    """
+    cord, slices = cord_slices(mask, what=what)
+    return _curve(slice_centres(cord, slices), np.asarray(affine, float), smoothing)
+
+
+def slice_centres(cord: FloatArray, slices: NDArray[np.int64]) -> FloatArray:
+    """Weighted centre (n, 3) of each slice, in voxels."""
+    weights = np.asarray(cord, float)[:, :, slices]
+    total = weights.sum(axis=(0, 1))
+    x, y = (np.tensordot(np.arange(n), weights.sum(axis=other), (0, 0)) / total for n, other in ((weights.shape[0], 1), (weights.shape[1], 0)))
+    return np.stack([x, y, slices.astype(float)], axis=1)
+
+
+def _curve(centres: FloatArray, affine: FloatArray, smoothing: float) -> Centreline:
+    points = apply_affine(affine, centres)
+    across = np.cross(affine[:3, 0], affine[:3, 1])
+    spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
+    u = (centres[:, 2] - centres[0, 2]) * spacing
+    spline = CubicSpline(u, _smooth(points, spacing, smoothing), bc_type="natural" if len(u) > 2 else "not-a-knot")
+    fine = np.linspace(0.0, u[-1], max(2, int(np.ceil(u[-1] / STEP)) + 1))
+    inner, ends = spline(fine), spline(u[[0, -1]], 1)
+    half = np.linspace(0.0, 0.5 * spacing, int(np.ceil(0.5 * spacing / STEP)) + 1)[1:, None]
+    curve = np.concatenate([inner[0] - half[::-1] * ends[0], inner, inner[-1] + half * ends[1]])
+    return Centreline.through(curve)
+
+
+def _smooth(values: FloatArray, spacing: float, wavelength: float) -> FloatArray:
+    """Values (n, m) of the cubic smoothing spline at its equidistant knots; see `centreline_from_mask`."""
+    n = len(values)
+    if n < 3 or wavelength <= 0:
+        return values
+    penalty = (wavelength / (2 * np.pi)) ** 4 / spacing
+    q = np.diff(np.eye(n), n=2, axis=0).T / spacing  # (n, n - 2): second differences
+    inner = n - 2
+    bands = np.zeros((3, inner))
+    bands[2] = spacing * 2 / 3 + penalty * 6 / spacing**2
+    bands[1, 1:] = spacing / 6 - penalty * 4 / spacing**2
+    bands[0, 2:] = penalty / spacing**2
+    gamma = solveh_banded(bands[max(0, 3 - inner) :], q.T @ values)
+    return values - penalty * (q @ gamma)
+
+
+def _interpolate(at: FloatArray, knots: FloatArray, values: FloatArray) -> FloatArray:
+    """Linear interpolation of (n, 3) values, constant beyond the ends."""
+    return np.stack([np.interp(at, knots, values[:, k]) for k in range(3)], axis=-1)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    unit: FloatArray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return unit
