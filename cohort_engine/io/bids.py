@@ -1,0 +1,457 @@
+"""From a BIDS folder or bucket to the subject table: who is in the study, what is known of them, and which file plays which role.
+
+One listing of the dataset, file names split by bids2table, and two tables of rules (`IMAGES`, `PRODUCTS`) that say what a name means. A new
+naming habit is a new row in a table. Nothing is opened but the participants table and a few sidecars.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from cohort_engine import schema
+from cohort_engine.errors import MissingInputError, unknown_name
+from cohort_engine.io import store
+from cohort_engine.io.participants import Person, read_participants, sidecar_covariates
+from cohort_engine.io.tree import Tree, place
+
+KIND = "kind"
+NOTE = "note"
+ROLE = "role"
+FILES = "files"
+COVARIATES = "covariates"
+NOTE_COLUMNS = [schema.PARTICIPANT, schema.SESSION, ROLE, NOTE]
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ImageRule:
+    """How the file of an image role is named.
+
+    Attributes
+    ----------
+    role : str
+    suffixes : tuple of str
+        Last word of the name.
+    states : tuple of mapping
+        Alternatives; one of them must hold, without regard to case.
+    beside : str, optional
+        Role of the image it is compared with. `PAIRED` entities must then be the same in both, and of several files the one
+        with the name most like it is taken.
+    """
+
+    role: str
+    suffixes: tuple[str, ...]
+    states: tuple[Mapping[str, str], ...] = ({},)
+    beside: str | None = None
+
+
+@dataclass(frozen=True)
+class ProductRule:
+    """What the words after the image's name say: ``sub-01_T2w`` + ``label-SC_seg``.
+
+    Attributes
+    ----------
+    product : str
+        ``schema.MASK`` or ``schema.LANDMARKS``.
+    words : str
+        Regular expression for the whole tail in lower case, after ``desc-...`` and ``-manual`` were taken off.
+    kind : str, optional
+        What the numbers of landmarks mean.
+    """
+
+    product: str
+    words: str
+    kind: str | None = None
+
+
+IMAGES: tuple[ImageRule, ...] = (
+    ImageRule(schema.T2W, ("T2w",)),
+    ImageRule(schema.MT_ON, ("MTS", "MTR"), ({"mt": "on"}, {"acq": "MTon"})),
+    ImageRule(schema.MT_OFF, ("MTS", "MTR"), ({"mt": "off"}, {"acq": "MToff"}), beside=schema.MT_ON),
+)
+"""Later rules may stand beside earlier ones. ``flip-2_mt-off_MTS`` is the T1-weighted image of an MTsat protocol: its flip angle differs from the
+MT-on image, so it is never the MT-off image of an MTR."""
+
+PAIRED = ("flip",)
+"""An MTR of images with different flip angles means nothing."""
+
+PRODUCTS: tuple[ProductRule, ...] = (
+    ProductRule(schema.MASK, r"(label-(sc|cord|spinalcord)_)?(seg|dseg|mask)"),
+    ProductRule(schema.MASK, r"(label-(sc|cord|spinalcord)_)?softseg"),
+    ProductRule(schema.LANDMARKS, r"labels?-discs?(_(dlabel|label|dseg|seg))?", schema.DISC),
+    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled_discs", schema.DISC),
+    ProductRule(schema.LANDMARKS, r"labels?-(vertebrae|vertebra|vertebral|vert|body|bodies)(_(dlabel|label|dseg|seg))?", schema.BODY),
+    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled", schema.BODY),
+)
+"""In order of preference, within the same `DESCRIPTIONS` rank."""
+
+DESCRIPTIONS = ("manual", "")
+"""What ``desc-`` may say, best first: drawn or corrected by hand, nothing, then anything else (``desc-warp``)."""
+
+PRODUCT_OF: Mapping[str, str] = {schema.T2W: schema.T2W, schema.MT: schema.MT_ON}
+"""Contrast -> role of the image its mask and landmarks are drawn on."""
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii")
+COVARIATES_EXPECTED = (schema.GROUP, schema.SITE, schema.AGE, schema.SEX)
+
+
+# --- the result -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The subject table of a study. Row number is identity in the store; names stay in this table.
+
+    Attributes
+    ----------
+    subjects : DataFrame
+        `schema.PARTICIPANT`, `schema.SESSION` (``""`` where there are none), then typed covariates: float64 with NaN, or text with ``""``.
+    files : DataFrame
+        Same index; one column a role of ``schema.ROLES`` with path, URL or None, and `kind_column` of each landmark role.
+    units : dict
+        Unit of a numeric covariate, where it is known.
+    notes : DataFrame
+        What was decided or left out: participant, session, role, note. For the screen of the person who runs the study.
+    """
+
+    subjects: pd.DataFrame
+    files: pd.DataFrame
+    units: dict[str, str] = field(default_factory=dict)
+    notes: pd.DataFrame = field(default_factory=lambda: _frame([], NOTE_COLUMNS))
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def missing(self, roles: Iterable[str] = tuple(schema.ROLES), covariates: Iterable[str] = COVARIATES_EXPECTED) -> pd.DataFrame:
+        """List who is incomplete: one line a subject, indexed by row, with the words of the absent files and the absent covariates.
+
+        Covariates that the study does not have at all are not counted against anybody.
+        """
+        known = [c for c in covariates if c in self.subjects]
+        lines = {}
+        for row in self.subjects.index:
+            files = [schema.ROLES[r] for r in _known_roles(roles) if self.files.at[row, r] is None]
+            values = [c for c in known if _absent(self.subjects.at[row, c])]
+            if files or values:
+                lines[row] = [*self.subjects.loc[row, [schema.PARTICIPANT, schema.SESSION]], ", ".join(files), ", ".join(values)]
+        return pd.DataFrame.from_dict(lines, orient="index", columns=[schema.PARTICIPANT, schema.SESSION, FILES, COVARIATES], dtype=object)
+
+    def present(self, roles: Iterable[str] = tuple(schema.ROLES)) -> pd.DataFrame:
+        """Count subjects with and without each role, indexed by the words of the role."""
+        counts = {schema.ROLES[r]: int(self.files[r].notna().sum()) for r in _known_roles(roles)}
+        return pd.DataFrame({"present": counts, "missing": {words: len(self) - n for words, n in counts.items()}}, index=list(counts))
+
+
+def kind_column(role: str) -> str:
+    """Column of `Study.files` that says what the numbers of a landmark role mean.
+
+    Examples
+    --------
+    >>> kind_column("t2w_landmarks")
+    't2w_landmarks_kind'
+    """
+    return f"{role}_{KIND}"
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ImageFile:
+    """A file name, split at the name of its image: ``sub-01_acq-MTon_MTS`` and, of a product, ``label-SC_seg``.
+
+    Attributes
+    ----------
+    path : str
+        From the root of its tree.
+    participant, session : str
+    image : frozenset of pairs
+        Entities and suffix of the image.
+    tail, description : str
+        The words after it in lower case, and its ``desc-``.
+    location : str
+        Path or URL that opens it.
+    order : int
+        Rank of its tree: derivatives as configured, then the raw tree.
+    """
+
+    path: str
+    participant: str
+    session: str
+    image: frozenset[tuple[str, str]]
+    tail: str = ""
+    description: str = ""
+    location: str = ""
+    order: int = 0
+
+    def entity(self, key: str) -> str:
+        return dict(self.image).get(key, "")
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        """The plain name first, then the lowest run."""
+        run = self.entity("run")
+        return len(self.image) - bool(run), int(run) if run.isdigit() else 0, self.path
+
+
+def split_name(path: str) -> ImageFile | None:
+    """Split the name of a NIfTI file; None for a name that is not BIDS.
+
+    Examples
+    --------
+    >>> f = split_name("sub-01/ses-1/anat/sub-01_ses-1_flip-1_mt-on_MTS_label-SC_desc-manual_seg.nii.gz")
+    >>> f.participant, f.session, sorted(f.image), f.tail, f.description
+    ('sub-01', 'ses-1', [('flip', '1'), ('mt', 'on'), ('suffix', 'MTS')], 'label-sc_seg', 'manual')
+    """
+    from bids2table import parse_bids_entities
+
+    name = PurePosixPath(path).name
+    ending = next((s for s in IMAGE_SUFFIXES if name.endswith(s)), None)
+    words = name.removesuffix(ending or "").split("_")
+    cut = next((i for i, w in enumerate(words) if "-" not in w), None)
+    if ending is None or cut is None:
+        return None
+    entities = parse_bids_entities("_".join(words[: cut + 1]) + ending)
+    entities.pop("ext", None)
+    participant, session = entities.pop("sub", ""), entities.pop("ses", "")
+    if not participant:
+        return None
+    description, tail = "", []
+    for word in (w.lower() for w in words[cut + 1 :]):
+        if word.startswith("desc-"):
+            description = word.removeprefix("desc-")
+        elif word.endswith("-manual"):
+            description = "manual"
+            tail.append(word.removesuffix("-manual"))
+        else:
+            tail.append(word)
+    image = frozenset((k, str(int(v)) if v.isdigit() else v) for k, v in entities.items())
+    return ImageFile(path, f"sub-{participant}", session and f"ses-{session}", image, "_".join(tail), description)
+
+
+# --- matching ---------------------------------------------------------------------------------------------------------
+def _image_candidates(rule: ImageRule, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
+    def holds(f: ImageFile) -> bool:
+        return any(all(f.entity(k).lower() == v.lower() for k, v in state.items()) for state in rule.states)
+
+    found = [f for f in files if not f.tail and not f.description and f.entity("suffix") in rule.suffixes and holds(f)]
+    partner = chosen.get(rule.beside or "")
+    if partner is None:
+        return sorted(found, key=lambda f: f.rank)
+    found = [f for f in found if all(f.entity(k) == partner.entity(k) for k in PAIRED)]
+    return sorted(found, key=lambda f: (len(f.image ^ partner.image), f.rank))
+
+
+def _product_candidates(product: str, image: str, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[tuple[ImageFile, ProductRule]]:
+    """Products of the chosen image, best first; where the image itself is absent, products of the image that would have been chosen."""
+    rules = [r for r in PRODUCTS if r.product == product]
+    matched = {f: (i, r) for f in files for i, r in enumerate(rules) if re.fullmatch(r.words, f.tail)}
+    owner = chosen.get(image)
+    if owner is None:
+        rule = next(r for r in IMAGES if r.role == image)
+        heads = _image_candidates(rule, [replace(f, tail="", description="") for f in matched], chosen)
+        if not heads:
+            return []
+        owner = heads[0]
+
+    def rank(f: ImageFile) -> tuple[int, int, int, str]:
+        described = DESCRIPTIONS.index(f.description) if f.description in DESCRIPTIONS else len(DESCRIPTIONS)
+        return described, matched[f][0], f.order, f.path
+
+    return [(f, matched[f][1]) for f in sorted((f for f in matched if f.image == owner.image), key=rank)]
+
+
+def _match(raw: Sequence[ImageFile], products: Sequence[ImageFile]) -> tuple[dict[str, ImageFile], dict[str, str], list[tuple[str, str]]]:
+    """Give each role its file: the files, the kinds of landmarks, and what was decided."""
+    chosen: dict[str, ImageFile] = {}
+    kinds: dict[str, str] = {}
+    notes: list[tuple[str, str]] = []
+
+    def take(role: str, candidates: Sequence[ImageFile]) -> None:
+        if candidates:
+            chosen[role] = candidates[0]
+        if len(candidates) > 1:
+            names = [_short(f) for f in candidates]
+            notes.append((role, f"took {names[0]} of {len(names)}; left out: {', '.join(names[1:])}"))
+
+    for rule in IMAGES:
+        take(rule.role, _image_candidates(rule, raw, chosen))
+    for contrast, image in PRODUCT_OF.items():
+        for product in (schema.MASK, schema.LANDMARKS):
+            found = _product_candidates(product, image, products, chosen)
+            role = schema.role(contrast, product)
+            take(role, [f for f, _ in found])
+            if found and found[0][1].kind:
+                kinds[role] = found[0][1].kind
+    return chosen, kinds, notes
+
+
+# --- index ------------------------------------------------------------------------------------------------------------
+def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Study:
+    r"""Index a BIDS dataset.
+
+    Each participant and session with a file is a row, in natural order of participant, then session; without session folders the
+    session is ``""``. Of several runs the lowest is taken, of several acquisitions (``acq-``, ``rec-average``) the plainest name; masks
+    and landmarks belong to exactly the image that was taken, manual ones first. Every such choice is in `Study.notes`.
+
+    Parameters
+    ----------
+    bids : str
+        Folder, or URL of a bucket.
+    derivatives : iterable of str
+        Folders or URLs, or names below ``derivatives/``, best first; by default all below ``derivatives/``.
+    include, exclude : iterable of str
+        Participants, with or without ``sub-``.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    MissingInputError
+        No such dataset, no participants in it, or no ``participants.tsv``.
+    InputError
+        A participants table that contradicts itself.
+    UnknownNameError
+        `include` or `exclude` name somebody who is not there.
+    StorageError
+        The disk or bucket failed.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t61\n")
+    >>> (root / "sub-01" / "anat").mkdir(parents=True)
+    >>> (root / "sub-01" / "anat" / "sub-01_T2w.nii.gz").touch()
+    >>> study = index_study(str(root))
+    >>> study.subjects.age.tolist(), study.present(["t2w", "mt_on"]).missing.tolist()
+    ([61.0], [0, 1])
+    """
+    tree = Tree(bids)
+    if not tree.paths:
+        raise MissingInputError(expected="a BIDS dataset", found="no files", where="data.bids", remedy="Check the path in the study file.")
+    trees = _derivative_trees(tree, tuple(derivatives))
+    raw, strays = _image_files(tree, "", len(trees))
+    products = _by_person([f for order, (other, prefix) in enumerate(trees) for f in _image_files(other, prefix, order)[0]] + raw)
+    images = _by_person(raw)
+
+    table = read_participants(tree)
+    everybody = _people(tree, images)
+    kept = _selected({p for p, _ in everybody} | table.names, tuple(include), tuple(exclude))
+    people = [person for person in everybody if person[0] in kept]
+    if not people:
+        raise MissingInputError(
+            expected="participants (folders sub-...)", found="none" if not everybody else "none of those selected", where="data.bids",
+            remedy="Point data.bids at the folder that holds the sub-... folders, and check include and exclude.",
+        )  # fmt: skip
+
+    landmark_roles = [schema.role(c, schema.LANDMARKS) for c in PRODUCT_OF]
+    files: list[list[str | None]] = []
+    notes: list[tuple[str, str, str, str]] = []
+    sidecars: list[str | None] = []
+    for person in people:
+        chosen, kinds, decided = _match(images[person], products[person])
+        files.append([*(chosen[r].location if r in chosen else None for r in schema.ROLES), *map(kinds.get, landmark_roles)])
+        notes += [(*person, role, note) for role, note in decided]
+        sidecars.append(next((chosen[r.role].path for r in IMAGES if r.role in chosen), None))
+    covariates, units = table.rows(people)
+    measured, measured_units = sidecar_covariates(tree, sidecars, without=[str(c) for c in covariates.columns])
+    notes += [(*person, "", "has files, but no row in the participants table: no covariates") for person in people if person[0] not in table.names]
+    absent = sorted((table.names & kept) - {p for p, _ in people}, key=_natural)
+    notes += [(p, "", "", "has a row in the participants table, but no files: not in the study") for p in absent]
+    notes += [(p, s, "", f"{name} lies in the folder of somebody else: ignored") for p, s, name in strays if p in kept]
+    return Study(
+        pd.concat([_frame(people, [schema.PARTICIPANT, schema.SESSION]), covariates, measured], axis=1),
+        _frame(files, [*schema.ROLES, *map(kind_column, landmark_roles)]),
+        units | measured_units,
+        _frame(notes, NOTE_COLUMNS),
+    )
+
+
+def _derivative_trees(tree: Tree, names: tuple[str, ...]) -> list[tuple[Tree, str]]:
+    """Trees and prefixes with masks and landmarks, best first."""
+    inside = dict.fromkeys(at.prefix for p in tree.paths if p.startswith("derivatives/") and (at := place(p)))
+    if not names:
+        return [(tree, prefix) for prefix in sorted(inside, key=_natural)]
+    found = []
+    for name in names:
+        prefix = next((p for p in (f"derivatives/{name.strip('/')}/", f"{name.strip('/')}/") if p in inside), None)
+        other = tree if prefix is not None else Tree(name if "://" in name or name.startswith("/") else store.join(tree.root, name))
+        if prefix is None and not other.paths:
+            known = ", ".join(p.removeprefix("derivatives/").strip("/") for p in inside) or "none"
+            raise MissingInputError(
+                expected="a folder with masks and landmarks",
+                found=f"nothing in {name!r}",
+                where="data.derivatives",
+                remedy=f"Below derivatives/: {known}.",
+            )
+        found.append((other, prefix or ""))
+    return found
+
+
+def _image_files(tree: Tree, prefix: str, order: int) -> tuple[list[ImageFile], list[tuple[str, str, str]]]:
+    """Split the names of a dataset; a file whose name contradicts its folder is a stray (participant, session, name)."""
+    found, strays = [], []
+    for path in tree.paths:
+        at = place(path)
+        if at is None or at.prefix != prefix or (image := split_name(path)) is None:
+            continue
+        if image.participant == at.participant and at.session in ("", image.session):
+            found.append(replace(image, location=tree.location(path), order=order))
+        else:
+            strays.append((at.participant, at.session, PurePosixPath(path).name))
+    return found, strays
+
+
+def _people(tree: Tree, images: Mapping[Person, Sequence[ImageFile]]) -> list[Person]:
+    """Everybody with a file. Loose files beside session folders are a row only when there is an image among them."""
+    seen = {(at.participant, at.session) for p in tree.paths if (at := place(p)) and not at.prefix} | {p for p, files in images.items() if files}
+    in_sessions = {p for p, s in seen if s}
+    return sorted((k for k in seen if k[1] or k[0] not in in_sessions or images[k]), key=lambda k: (_natural(k[0]), _natural(k[1])))
+
+
+def _selected(known: set[str], include: tuple[str, ...], exclude: tuple[str, ...]) -> set[str]:
+    def names(given: tuple[str, ...], where: str) -> set[str]:
+        full = {f"sub-{g.removeprefix('sub-')}" for g in given}
+        for name in sorted(full - known):
+            raise unknown_name("participant", name, sorted(known, key=_natural), where=where)
+        return full
+
+    return (names(include, "data.include") or known) - names(exclude, "data.exclude")
+
+
+def _by_person(files: Iterable[ImageFile]) -> defaultdict[Person, list[ImageFile]]:
+    out: defaultdict[Person, list[ImageFile]] = defaultdict(list)
+    for f in files:
+        out[f.participant, f.session].append(f)
+    return out
+
+
+def _known_roles(roles: Iterable[str]) -> list[str]:
+    for r in (roles := list(roles)):
+        if r not in schema.ROLES:
+            raise unknown_name("role", r, list(schema.ROLES), where="study files")
+    return roles
+
+
+def _short(f: ImageFile) -> str:
+    """Name of a file without the person."""
+    return "_".join(w for w in PurePosixPath(f.path).name.split("_") if not w.startswith(("sub-", "ses-")))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key under which sub-2 comes before sub-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _absent(value: Any) -> bool:
+    return bool(value == "" or pd.isna(value))
+
+
+def _frame(rows: Sequence[Sequence[Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame([list(r) for r in rows], columns=columns, index=pd.RangeIndex(len(rows)), dtype=object)
