@@ -97,6 +97,12 @@ class StorageError(CohortError):
     retryable = True
 
 
+class LostWorkerError(CohortError):
+    """A worker died while it ran the task, more than once."""
+
+    retryable = True
+
+
 class ResourceError(CohortError):
     """The cluster cannot run the plan: no worker offers a resource, or memory is too small."""
 

@@ -1,0 +1,73 @@
+"""Who watches a build: an observer with a few moments. Names of people are looked up here, when something is shown, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cohort_engine import schema
+
+if TYPE_CHECKING:
+    from cohort_engine.engine.build import BuildReport
+    from cohort_engine.engine.plan import Plan
+    from cohort_engine.engine.runner import StageResult
+
+
+class Events:
+    """Observer of a build that shows nothing; override what you want to see."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """Know the cost; nothing is written yet."""
+
+    def on_start(self, names: Mapping[int, str]) -> None:
+        """Begin: the store is laid out, and `names` is what people call each row, for the screen."""
+
+    def on_stage_end(self, result: StageResult) -> None:
+        """Take the end of a stage of a subject, however it ended."""
+
+    def on_subject_end(self, row: int) -> None:
+        """Take the end of all stages of a subject."""
+
+    def on_finish(self, report: BuildReport) -> None:
+        """Take the result. Not called when the build raises."""
+
+    def close(self) -> None:
+        """Give the screen back, whatever happened."""
+
+
+class RichProgress(Events):
+    """A bar for each stage, and a line for each failure as it happens."""
+
+    def __init__(self, console: Any = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
+            console=console or Console(stderr=True, highlight=False),
+        )  # fmt: skip
+        self.bars: dict[str, Any] = {}
+        self.names: Mapping[int, str] = {}
+        self.troubles: dict[str, int] = {}
+
+    def on_plan(self, plan: Plan) -> None:
+        self.progress.console.print(plan.table())
+        self.bars = {stage: self.progress.add_task(stage, total=count, note="") for stage, count in plan.tasks.items()}
+
+    def on_start(self, names: Mapping[int, str]) -> None:
+        self.names = names
+        self.progress.start()
+
+    def on_stage_end(self, result: StageResult) -> None:
+        from rich.markup import escape
+
+        if result.entry is None or result.entry.status != schema.DONE:
+            self.troubles[result.stage] = self.troubles.get(result.stage, 0) + 1
+        if result.entry is not None and result.entry.status != schema.DONE:
+            text = escape(f"{result.stage}: {result.entry.message} {result.entry.remedy}")
+            self.progress.console.print(f"[red]{escape(self.names[result.row])}[/] {text}")
+        trouble = self.troubles.get(result.stage)
+        self.progress.update(self.bars[result.stage], advance=1, note=f"[red]{trouble} not done[/]" if trouble else "")
+
+    def close(self) -> None:
+        self.progress.stop()

@@ -1,0 +1,307 @@
+"""Stages: what is done to one subject, each one a piece of data with a function in it.
+
+A stage sees its input files, its parameters, the template, and what upstream stages left in the store; nothing else, so its key
+(`Stage.key`) covers all that can change its result. Adding a metric or a stage is one `register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from graphlib import TopologicalSorter
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.config import Config
+from cohort_engine.errors import ConfigError, GeometryError, MissingInputError, unknown_name
+from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid
+from cohort_engine.provenance import digest
+from cohort_engine.template.base import Template
+
+Array = NDArray[Any]
+ENTRY_POINTS = "cohort_engine.stages"
+"""Entry-point group of other packages; each one names a `Stage`, or a tuple of them."""
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """All that a running stage may know.
+
+    Attributes
+    ----------
+    files : mapping of role to location
+        The files the stage selected for this subject.
+    kinds : mapping of role to str
+        `schema.DISC` or `schema.BODY` for each landmark role among them.
+    params : mapping
+        ``stage.params(config)``.
+    template : Template
+    load : callable of a store path to an array
+        The subject's own row of what an upstream stage wrote: ``load("fit/mt")`` is (voxel, 3).
+    """
+
+    files: Mapping[str, str]
+    kinds: Mapping[str, str]
+    params: Mapping[str, Any]
+    template: Template
+    load: Callable[[str], Array]
+
+    def volume(self, role: str) -> Volume:
+        """Read the image of a role, RAS+."""
+        return read_volume(self.files[role], what=schema.ROLES[role])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a subject.
+
+    Attributes
+    ----------
+    name, version : str
+        A new version makes every key new, so raise it when the numbers change.
+    run : callable of `StageInput` to mapping of store path to array
+        Plain science. Arrays are one subject's row: ``maps/mtr`` is (voxel,), ``qc/...`` is a scalar array.
+    roles : tuple of str
+        Files it cannot do without.
+    alternatives : tuple of tuple of str
+        Further files, in order of preference: the first set that is complete is used. End with ``()`` to make them optional.
+    needs : tuple of str
+        Stages whose output it loads.
+    params : callable of `Config` to JSON-able mapping
+        What the configuration says to it.
+    writes : tuple of str
+        Store paths it fills.
+    resources : mapping of str to float
+        What a worker must offer (``{"gpu": 1}``); empty for any worker.
+    memory : float
+        Working memory beyond the worker's own, MiB: what the plan checks.
+    """
+
+    name: str
+    version: str
+    run: Callable[[StageInput], Mapping[str, Array]]
+    roles: tuple[str, ...]
+    writes: tuple[str, ...]
+    params: Callable[[Config], Mapping[str, Any]]
+    alternatives: tuple[tuple[str, ...], ...] = ((),)
+    needs: tuple[str, ...] = ()
+    resources: Mapping[str, float] = field(default_factory=dict)
+    memory: float = 512.0
+
+    def select(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Pick the files this stage uses out of all a subject has.
+
+        Raises
+        ------
+        MissingInputError
+            Naming every role that is lacking.
+
+        Examples
+        --------
+        >>> stage = Stage("s", "1", dict, ("mt_mask",), (), dict, alternatives=(("t2w_mask", "t2w_landmarks"), ("mt_landmarks",)))
+        >>> stage.select({"mt_mask": "m", "mt_landmarks": "l", "t2w": "unused"})
+        {'mt_mask': 'm', 'mt_landmarks': 'l'}
+        """
+        if lacking := self.lacking(files):
+            raise MissingInputError(
+                expected="every input of the stage", found="no " + ", no ".join(schema.ROLES[r] for r in lacking), where=self.name,
+                remedy='Add the files to the study and build again; "cohort-engine index" lists what each subject lacks.',
+            )  # fmt: skip
+        return {r: files[r] for r in self._wanted(files)}
+
+    def lacking(self, files: Mapping[str, str]) -> list[str]:
+        """List the roles that must be added to `files`: the fewest that will do."""
+        return [r for r in self._wanted(files) if r not in files]
+
+    def _wanted(self, files: Mapping[str, str]) -> tuple[str, ...]:
+        sets = [(*self.roles, *more) for more in self.alternatives]
+        return min(sets, key=lambda roles: sum(r not in files for r in roles))
+
+    def key(self, content: Mapping[str, str], kinds: Mapping[str, str], params: Mapping[str, Any], template: str, upstream: Sequence[str]) -> str:
+        """Content key: equal when and only when nothing that can change the result changed.
+
+        Parameters
+        ----------
+        content : mapping of role to sha256 of the file
+        kinds : mapping of role to the kind of landmarks in it
+        params : mapping
+        template : str
+            Content hash of the template.
+        upstream : sequence of str
+            Keys of the stages in `needs`.
+        """
+        return digest(self.name, self.version, dict(content), dict(kinds), dict(params), template, list(upstream))
+
+
+STAGES: dict[str, Stage] = {}
+"""Every stage by name. A fit stage is called ``fit_<contrast>``, a metric's stage like the metric."""
+
+
+def register(stage: Stage) -> Stage:
+    """Add a stage to `STAGES`; a name is given once."""
+    if stage.name in STAGES:
+        raise ConfigError(expected="a new stage name", found=f"{stage.name!r} twice", where="stages", remedy="Choose another name.")
+    STAGES[stage.name] = stage
+    return stage
+
+
+def fit_name(contrast: str) -> str:
+    """Name of the stage that makes ``fit/<contrast>``."""
+    return f"fit_{contrast}"
+
+
+def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tuple[Stage, ...]:
+    """Return the stages a configuration asks for, upstream first.
+
+    Raises
+    ------
+    UnknownNameError, ConfigError
+        A metric without a stage; a metric whose contrast gets no template map.
+
+    Examples
+    --------
+    >>> from cohort_engine.config import parse_config
+    >>> [s.name for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))]
+    ['fit_mt', 'mtr']
+    """
+    if registry is None:
+        _load_entry_points()
+        registry = STAGES
+    wanted = [*(fit_name(c) for c in config.stages.fit.contrasts), *config.stages.metrics]
+    for name in wanted:
+        if name not in registry:
+            raise unknown_name("stage", name, list(registry), where="stages.metrics")
+    for name in wanted:
+        for upstream in registry[name].needs:
+            if upstream not in wanted:
+                raise ConfigError(
+                    expected=f"stage {upstream}, which {name} needs", found=f"{list(config.stages.fit.contrasts)}", where="stages.fit.contrasts",
+                    remedy=f"Add {upstream.removeprefix('fit_')} to stages.fit.contrasts.",
+                )  # fmt: skip
+    order = TopologicalSorter({name: registry[name].needs for name in dict.fromkeys(wanted)}).static_order()
+    return tuple(registry[name] for name in order)
+
+
+def _load_entry_points() -> None:
+    """Register the stages of other packages, once."""
+    for point in entry_points(group=ENTRY_POINTS):
+        found = point.load()
+        for stage in (found,) if isinstance(found, Stage) else found:
+            if STAGES.get(stage.name) is not stage:
+                register(stage)
+
+
+# --- fit: where each template voxel lies in the image ------------------------------------------------------------------
+def run_fit(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
+    """Fit the template map of a contrast: ``fit/<contrast>`` (voxel, 3) RAS+ mm and its quality numbers.
+
+    Vertebral levels come from the landmarks of the T2w image, through scanner coordinates, or from the contrast's own.
+    """
+    from cohort_engine.cord.centreline import centreline_from_mask
+    from cohort_engine.cord.levels import landmarks_from_labels, level_axis, transfer
+    from cohort_engine.mapping.template_map import fit_template_map
+
+    def centreline(role: str) -> tuple[Volume, Any]:
+        mask = inputs.volume(role)
+        return mask, centreline_from_mask(mask.data, mask.affine, what=schema.ROLES[role])
+
+    cord, own = centreline(schema.role(contrast, schema.MASK))
+    source = next(c for c in (schema.T2W, contrast) if schema.role(c, schema.LANDMARKS) in inputs.files)
+    labelled = schema.role(source, schema.LANDMARKS)
+    labels = read_volume(inputs.files[labelled], what=schema.ROLES[labelled], dtype=np.int32)
+    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=inputs.kinds[labelled], what=schema.ROLES[labelled])
+    reference = own if source == contrast else centreline(schema.role(source, schema.MASK))[1]
+    levels = level_axis(reference, landmarks, inputs.template)
+    fitted = fit_template_map(
+        cord.data, cord.affine, levels if source == contrast else transfer(levels, own), inputs.template,
+        deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.ROLES[schema.role(contrast, schema.MASK)],
+    )  # fmt: skip
+    return {schema.fit_spec(contrast).path: fitted.packed(inputs.template)} | _quality(contrast, schema.FIT_QC, fitted.quality)
+
+
+def fit_params(config: Config) -> dict[str, Any]:
+    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here."""
+    return config.stages.fit.model_dump(mode="json", exclude={"contrasts"})
+
+
+def _quality(prefix: str, quantities: Mapping[str, tuple[str, str]], values: Mapping[str, float]) -> dict[str, Array]:
+    return {spec.path: np.asarray(values.get(key, np.nan), np.float32) for key, spec in schema.qc_specs(prefix, quantities).items()}
+
+
+def _fit_stage(contrast: str) -> Stage:
+    mask, marks = schema.role(contrast, schema.MASK), schema.role(contrast, schema.LANDMARKS)
+    t2w = (schema.role(schema.T2W, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS))
+    return Stage(
+        name=fit_name(contrast), version="1", run=partial(run_fit, contrast=contrast), params=fit_params, roles=(mask,),
+        alternatives=((marks,),) if contrast == schema.T2W else (t2w, (marks,)),
+        writes=(schema.fit_spec(contrast).path, *(s.path for s in schema.qc_specs(contrast, schema.FIT_QC).values())), memory=FIT_MEMORY,
+    )  # fmt: skip
+
+
+FIT_MEMORY = 900.0
+"""SyN on the straightened block, with antspyx loaded, MiB."""
+
+# --- mtr --------------------------------------------------------------------------------------------------------------
+MT_MASK = schema.role(schema.MT, schema.MASK)
+
+
+def run_mtr(inputs: StageInput) -> dict[str, Array]:
+    """Sample the magnetization transfer ratio at the template map: ``maps/mtr`` (voxel,) percent and its quality numbers."""
+    from cohort_engine.mapping.template_map import sample
+    from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
+
+    on, off, cord = (inputs.volume(r) for r in (schema.MT_ON, schema.MT_OFF, MT_MASK))
+    for role, volume in ((schema.MT_OFF, off), (MT_MASK, cord)):
+        if not same_grid(on, volume):
+            raise GeometryError(
+                expected=f"the grid of the {schema.ROLES[schema.MT_ON]}, {_grid(on)}", found=_grid(volume), where=schema.ROLES[role],
+                remedy="Resample it onto the MT-on image, or check that the files belong to one acquisition.",
+            )  # fmt: skip
+    for role, volume in ((schema.MT_ON, on), (schema.MT_OFF, off)):
+        require_signal(volume, what=schema.ROLES[role])
+    mask = cord.data > 0.5
+    moved, shift = coregister_off(on, off, cord, inputs.params["coregister"])
+    ratio, flagged = mtr(moved, on.data, floor=cord_floor(moved, mask, inputs.params["low_signal"]))
+    check_not_swapped(ratio, mask)
+    quality = {
+        schema.SHIFT: shift, schema.FLAGGED: float(np.mean(flagged[mask])), schema.NEGATIVE: float(np.mean(ratio[mask] < 0)),
+        schema.CORD_MEDIAN: float(np.nanmedian(ratio[mask])),
+    }  # fmt: skip
+    values = sample(ratio, on.affine, inputs.load(schema.fit_spec(schema.MT).path))
+    return {schema.map_spec(schema.MTR).path: values.astype(np.float32)} | _quality(schema.MTR, schema.METRIC_QC, quality)
+
+
+def coregister_off(on: Volume, off: Volume, cord: Volume, how: str) -> tuple[Array, float]:
+    """Bring the MT-off image onto the MT-on image; also return the largest in-plane shift (mm)."""
+    if how == "none":
+        return off.data, 0.0
+    from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
+
+    spacing = on.grid.spacing
+    shifts = estimate_slicewise(on.data, off.data, cord.data > 0.5, spacing)
+    return apply_shifts(off.data, shifts, spacing), float(np.max(np.linalg.norm(shifts, axis=-1)))
+
+
+def mtr_params(config: Config) -> dict[str, Any]:
+    """All of ``stages.mtr``."""
+    return config.stages.mtr.model_dump(mode="json")
+
+
+def _grid(volume: Volume) -> str:
+    shape, spacing = volume.grid.shape, volume.grid.spacing
+    return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{s:.3g}' for s in spacing)} mm"
+
+
+for _contrast in (schema.MT, schema.T2W):
+    register(_fit_stage(_contrast))
+register(
+    Stage(
+        name=schema.MTR, version="1", run=run_mtr, params=mtr_params, roles=(schema.MT_ON, schema.MT_OFF, MT_MASK), needs=(fit_name(schema.MT),),
+        writes=(schema.map_spec(schema.MTR).path, *(s.path for s in schema.qc_specs(schema.MTR, schema.METRIC_QC).values())), memory=400.0,
+    )
+)  # fmt: skip
