@@ -73,7 +73,7 @@ class Template:
         """Grid of the dense maps: the same voxels, its origin at `corner`."""
         affine = self.grid.affine.copy()
         affine[:3, 3] = self.grid.world(np.asarray(self.corner, float))
-        return Grid(self.cord.shape, affine)  # type: ignore[arg-type]
+        return Grid(self.cord.shape, affine)
 
     @property
     def levels(self) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ def apply_affine(affine: FloatArray, points: FloatArray) -> FloatArray:
     >>> apply_affine(np.diag([2.0, 2.0, 2.0, 1.0]), np.array([1.0, 0.0, 3.0]))
     array([2., 0., 6.])
     """
-    return np.asarray(points) @ affine[:3, :3].T + affine[:3, 3]
+    mapped: FloatArray = np.asarray(points) @ affine[:3, :3].T + affine[:3, 3]
+    return mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,8 @@ class Grid:
     @property
     def spacing(self) -> FloatArray:
         """Voxel size (3,), mm."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        spacing: FloatArray = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,22 +116,19 @@ class Packing:
         """Take the packed voxels (voxel, ...) of a volume on the full grid (x, y, z, ...)."""
         if volume.shape[:3] != tuple(self.grid.shape):
             raise AlignmentError(
-                expected=f"grid {tuple(self.grid.shape)}",
-                found=f"shape {volume.shape}",
-                where="packing a volume",
+                expected=f"grid {tuple(self.grid.shape)}", found=f"shape {volume.shape}", where="packing a volume",
                 remedy="Resample to the template first.",
-            )
-        return volume[tuple(self.ijk.T)]
+            )  # fmt: skip
+        packed: NDArray[Any] = volume[tuple(self.ijk.T)]
+        return packed
 
     def unpack(self, values: NDArray[Any], fill: float = np.nan) -> NDArray[Any]:
-        """Put packed values (voxel,) back on the full grid (x, y, z); `fill` elsewhere."""
+        """Put packed values (voxel,) back on the full grid (x, y, z); `fill` elsewhere, in the smallest type that holds both."""
         if values.shape != (len(self),):
             raise AlignmentError(
-                expected=f"({len(self)},) packed values",
-                found=f"shape {values.shape}",
-                where="unpacking a map",
+                expected=f"({len(self)},) packed values", found=f"shape {values.shape}", where="unpacking a map",
                 remedy="Use the template the map was packed with.",
-            )
-        out = np.full(self.grid.shape, fill, dtype=np.result_type(values.dtype, np.asarray(fill).dtype if not np.isnan(fill) else np.float32))
+            )  # fmt: skip
+        out = np.full(self.grid.shape, fill, dtype=np.result_type(values.dtype, np.min_scalar_type(fill)))
         out[tuple(self.ijk.T)] = values
         return out

@@ -66,8 +66,21 @@ class Release:
     files: Mapping[str, str]
 
 
-def _release() -> Release:
+def official() -> Release:
+    """Return the release this package knows: r20250730."""
     return Release(**json.loads(resources.files(__package__).joinpath("pam50.json").read_text()))
+
+
+def describe(folder: str | Path, *, version: str, url: str) -> Release:
+    """Take the content hashes of a PAM50 folder: ``dataclasses.asdict`` of the result is what ``pam50.json`` holds."""
+    root = _root(Path(folder))
+    text = (root / INFO).read_text()
+    volumes = [_row(i) for i in range(len(parse_info(text)[0]))] + [CORD, WM, GM, CSF, LEVELS, DISCS, BODIES]
+    return Release(version, url, {INFO: _text_digest(text)} | {f: read_sparse(root / f).digest for f in volumes})
+
+
+def _row(label: int) -> str:
+    return f"atlas/PAM50_atlas_{label:02d}.nii.gz"
 
 
 class Sparse(NamedTuple):
@@ -145,7 +158,7 @@ def load_pam50(folder: str | Path | None = None, *, release: Release | None = No
     -----
     The first load reads 44 volumes; what was read is kept under ``$XDG_CACHE_HOME/cohort_engine``, keyed by the files' bytes.
     """
-    release = release or _release()
+    release = release or official()
     root = _root(Path(folder or os.environ.get(FOLDER_VARIABLE) or installed_folder()))
     return _compile(_volumes(root, release), _info(root, release), release)
 
@@ -153,6 +166,50 @@ def load_pam50(folder: str | Path | None = None, *, release: Release | None = No
 def installed_folder() -> Path:
     """Where `install_pam50` puts PAM50: ``$XDG_DATA_HOME/cohort_engine/PAM50``."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "cohort_engine" / NAME
+
+
+def install_pam50(source: str | Path | None = None, *, target: str | Path | None = None, release: Release | None = None) -> Path:
+    """Copy the needed files of PAM50 to where `load_pam50` finds them, after checking every one.
+
+    Parameters
+    ----------
+    source : path or URL, optional
+        Folder, zip file or URL of a zip file; by default the official archive of the release. Without a source, an installed copy that
+        is whole is left as it is.
+    target : path, optional
+        Folder to make; by default `installed_folder`.
+    release : Release, optional
+        What the files must be; by default r20250730.
+
+    Returns
+    -------
+    Path
+        `target`. It appears whole, by one rename, or not at all; an older copy there is replaced only by a whole one.
+
+    Raises
+    ------
+    TemplateError
+        `source` is no folder or zip file, lacks files, or holds other ones than the release.
+    StorageError
+        The URL cannot be reached, or `target` cannot be written.
+    """
+    release = release or official()
+    target = Path(target or installed_folder())
+    if source is None and _is_whole(target, release):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{NAME}-") as scratch:
+            staged = Path(scratch) / NAME
+            _stage(str(source or release.url), staged, release)
+            load_pam50(staged, release=release)
+            if target.exists():
+                target.rename(Path(scratch) / "replaced")
+            staged.rename(target)
+    except OSError as error:
+        remedy = "Check space and permissions, or choose another folder with $XDG_DATA_HOME."
+        raise StorageError(expected="room for the template", found=error.strerror or str(error), where=_WHERE, remedy=remedy) from error
+    return target
 
 
 # --- reading and verifying --------------------------------------------------------------------------------------------
@@ -164,11 +221,7 @@ def _root(folder: Path) -> Path:
 
 def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
     """Every volume of the release, from the cache if it holds these very files."""
-    missing = [f for f in release.files if not (root / f).is_file()]
-    if missing:
-        raise TemplateError(
-            expected=f"{len(release.files)} files of {NAME} {release.version}", found=f"no {', no '.join(missing)}", where=_WHERE, remedy=_REMEDY
-        )
+    _refuse_missing([f for f in release.files if not (root / f).is_file()], release)
     paths = [f for f in release.files if f.endswith(".nii.gz")]
     cache = _cache_file(root, paths)
     volumes = _read_cache(cache, paths, release)
@@ -178,24 +231,20 @@ def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
     return volumes
 
 
+def _refuse_missing(missing: list[str], release: Release) -> None:
+    if missing:
+        found = f"{len(missing)} absent: {', '.join(missing)}"
+        raise TemplateError(expected=f"{len(release.files)} files of {NAME} {release.version}", found=found, where=_WHERE, remedy=_REMEDY)
+
+
 def _verified(root: Path, file: str, release: Release) -> Sparse:
     try:
         volume = read_sparse(root / file)
-    except (OSError, EOFError, ValueError, zlib.error, _image_error()) as error:
-        raise TemplateError(
-            expected="a whole NIfTI volume",
-            found=f"a file that cannot be read to its end ({type(error).__name__})",
-            where=f"{_WHERE}: {file}",
-            remedy=_REMEDY,
-        ) from error
+    except Exception as error:  # nibabel, gzip, zlib and numpy each have their own for a broken file
+        found = f"a file that cannot be read to its end ({type(error).__name__})"
+        raise TemplateError(expected="a whole NIfTI volume", found=found, where=f"{_WHERE}: {file}", remedy=_REMEDY) from error
     _check(file, volume.digest, release)
     return volume
-
-
-def _image_error() -> type[Exception]:
-    from nibabel.filebasedimages import ImageFileError
-
-    return ImageFileError  # type: ignore[no-any-return]
 
 
 def _check(file: str, found: str, release: Release) -> None:
@@ -214,6 +263,57 @@ def _info(root: Path, release: Release) -> str:
 
 def _text_digest(text: str) -> str:
     return hashlib.sha256("\n".join(line.rstrip() for line in text.splitlines()).encode()).hexdigest()[:16]
+
+
+# --- installing -------------------------------------------------------------------------------------------------------
+def _is_whole(folder: Path, release: Release) -> bool:
+    try:
+        load_pam50(folder, release=release)
+    except TemplateError:
+        return False
+    return True
+
+
+def _stage(source: str, staged: Path, release: Release) -> None:
+    """Bring the release's files, and no others, from a folder, zip file or URL into a new folder."""
+    for folder in {(staged / f).parent for f in release.files}:
+        folder.mkdir(parents=True)
+    if "://" in source:
+        archive = staged.with_name("archive.zip")
+        _download(source, archive)
+    else:
+        archive = Path(source)
+    if archive.is_dir():
+        root = _root(archive)
+        _refuse_missing([f for f in release.files if not (root / f).is_file()], release)
+        for f in release.files:
+            shutil.copyfile(root / f, staged / f)
+        return
+    try:
+        with zipfile.ZipFile(archive) as z:
+            names = set(z.namelist())
+            prefix = min((n.removesuffix(INFO) for n in names if f"/{n}".endswith(f"/{INFO}")), key=len, default="")
+            _refuse_missing([f for f in release.files if prefix + f not in names], release)
+            for f in release.files:
+                (staged / f).write_bytes(z.read(prefix + f))
+    except (zipfile.BadZipFile, zlib.error, EOFError, FileNotFoundError) as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"not one, or not all of it ({error})"
+        raise TemplateError(expected=f"a folder or a zip file of {NAME}", found=found, where="source of the installation", remedy=_REMEDY) from error
+
+
+def _download(url: str, to: Path) -> None:
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url, timeout=_TIMEOUT) as response, to.open("wb") as file:
+            shutil.copyfileobj(response, file)
+            promised = response.headers.get("Content-Length")
+        if promised is not None and int(promised) != to.stat().st_size:
+            raise EOFError(f"{to.stat().st_size} of {promised} bytes")
+    except (OSError, HTTPException, EOFError, ValueError) as error:
+        remedy = "Check the network and try again, or fetch the archive by hand: cohort-engine template install --from FILE.zip"
+        raise StorageError(expected="the archive", found=f"{type(error).__name__}: {error}", where=url, remedy=remedy) from error
 
 
 # --- cache ------------------------------------------------------------------------------------------------------------
@@ -261,11 +361,12 @@ def _compile(volumes: Mapping[str, Sparse], info: str, release: Release) -> Temp
         if v.grid.shape != grid.shape or not np.allclose(v.grid.affine, grid.affine, atol=1e-3):
             raise TemplateError(expected="the grid of the cord", found="another grid", where=f"{_WHERE}: {f}", remedy=_REMEDY)
     labels, unions, clusters = parse_info(info)
-    rows = [volumes[f"atlas/PAM50_atlas_{i:02d}.nii.gz"] for i in range(len(labels))]
+    rows = [volumes[_row(i)] for i in range(len(labels))]
     nx, ny, nz = grid.shape
     keys = [np.ravel_multi_index(tuple(v.ijk.T[::-1].astype(np.int64)), (nz, ny, nx)) for v in rows]
-    packed = np.flatnonzero(np.bincount(np.concatenate(keys), minlength=nx * ny * nz))
+    packed = np.unique(np.concatenate(keys))
     ijk = np.stack(np.unravel_index(packed, (nz, ny, nx))[::-1], axis=1).astype(np.int16)
+    weights = sparse_rows([(np.searchsorted(packed, k), v.value) for k, v in zip(keys, rows, strict=True)], len(packed))
     slice_level = _slice_level(volumes[LEVELS])
     margin = np.append(np.ceil(MARGIN / grid.spacing[:2]).astype(int), nz)
     corner = np.maximum(cord.ijk.min(axis=0) - margin, 0)
@@ -277,7 +378,7 @@ def _compile(volumes: Mapping[str, Sparse], info: str, release: Release) -> Temp
         cord=dense[CORD], wm=dense[WM], gm=dense[GM], csf=dense[CSF], slice_level=slice_level,
         landmarks={schema.DISC: _landmarks(volumes[DISCS]), schema.BODY: _landmarks(volumes[BODIES])},
         packing=Packing(grid, ijk, slice_level[ijk[:, 2]]),
-        atlas=Atlas(labels, unions, clusters, sparse_rows([(np.searchsorted(packed, k), v.value) for k, v in zip(keys, rows, strict=True)], len(packed))),
+        atlas=Atlas(labels, unions, clusters, weights),
     )  # fmt: skip
 
 
@@ -318,7 +419,7 @@ def _slice_level(levels: Sparse) -> NDArray[np.int8]:
     """Level of each slice: the most frequent value of its voxels, 0 in an empty slice."""
     counts = np.zeros((levels.grid.shape[2], int(levels.value.max()) + 1), np.int64)
     np.add.at(counts, (levels.ijk[:, 2], levels.value.astype(int)), 1)
-    level = counts.argmax(axis=1).astype(np.int8)
+    level: NDArray[np.int8] = counts.argmax(axis=1).astype(np.int8)
     present = level[level > 0]
     if (np.diff(present) > 0).any():
         raise TemplateError(
@@ -328,6 +429,6 @@ def _slice_level(levels: Sparse) -> NDArray[np.int8]:
 
 
 def _landmarks(points: Sparse) -> dict[int, float]:
-    """Number -> world z, mm. Numbers above the vertebrae (60 marks the lower end) are not landmarks of a level."""
+    """Return number -> world z, mm. Numbers beyond the vertebrae (60 marks the cauda equina) are not landmarks of a level."""
     z: FloatArray = points.grid.world(points.ijk.astype(float))[:, 2]
     return {int(n): float(z[points.value == n].mean()) for n in np.unique(points.value) if n <= len(schema.LEVEL_NAMES)}

@@ -1,25 +1,27 @@
-"""The parametric cord: a template computed from formulas, so that simulation, documentation and tests need no download.
+r"""The parametric cord: a template computed from formulas, so that simulation, documentation and tests need no download.
 
-A cross-section is an ellipse whose diameters follow published means along the cord, a butterfly of three ellipses a side for the grey
-matter, and a power diagram for the tracts, in coordinates ``u = x / (RL / 2)``, ``v = y / (AP / 2)``::
+A cross-section is an ellipse whose diameters follow published means along the cord, with a butterfly of three ellipses a side for the
+grey matter and a power diagram for the tracts, in coordinates ``u = x / (RL / 2)``, ``v = y / (AP / 2)``, the same left and right::
 
-             v = +1  ventral                      |u| = right and left alike; left is -x, an even label
-          _______|_______                         ventral horn       ellipse, its width follows the enlargement
-        /    \\   |   /    \\                       intermediate zone  ellipse that crosses the midline
-    L  |   ( VH) | (VH )   |  R                   dorsal horn        slanted ellipse
-       |    = IZ   IZ =    |                      tract              nearest seed, distance squared minus a weight
-        \\   / DH | DH \\   /                       CSF contour        1 mm outside the rim
-          -------|-------
+                v = 1, ventral
+              .-------|-------.
+           .'   __    |    __   '.        VH  ventral horn: an ellipse, its width follows the enlargement
+          /    |VH\___|___/VH|    \       IZ  intermediate zone: an ellipse that crosses the midline
+    left |      \___ IZ   ___/     | right, u = 1
+          \      /DH/ | \DH\      /       DH  dorsal horn: a slanted ellipse
+           '.   /_/   |   \_\   .'        tract: the nearest seed, by squared distance minus a weight
+              '-------|-------'           CSF contour: 1 mm around the rim
 
-The section is sampled eight times finer than 1 mm; a weight is the part of a voxel that belongs to a label, so borders are soft and all
-weights of a voxel sum to one inside the cord.
+The section is sampled at points 1/8 mm apart; a weight is the part of a voxel's points that belongs to a label. So borders are soft, and
+the weights of a voxel sum to one inside the cord.
 
 References
 ----------
-Diameters and their area (an ellipse's): Valosek J, Bedard S et al. A database of the healthy human spinal cord morphometry in the PAM50
-template space. Imaging Neuroscience 2024;2:1-15. doi:10.1162/imag_a_00075 (203 adults, means over the published tables).
-Names, arrangement and approximate share of the tracts: Levy S et al. White matter atlas of the human spinal cord with estimation of
-partial volume effect. NeuroImage 2015;119:262-271. doi:10.1016/j.neuroimage.2015.06.040
+Diameters and area (which is the ellipse's): Valošek J, Bédard S et al. A database of the healthy human spinal cord morphometry in the
+PAM50 template space. Imaging Neuroscience 2024;2:1-15. doi:10.1162/imag_a_00075. Here the means over its 203 adults by level.
+Names, arrangement and share of the tracts: Lévy S et al. White matter atlas of the human spinal cord with estimation of partial volume
+effect. NeuroImage 2015;119:262-271. doi:10.1016/j.neuroimage.2015.06.040.
+Heights of the levels: distance of the discs in PAM50, to the millimetre (De Leener 2018, doi:10.1016/j.neuroimage.2017.10.041).
 """
 
 from __future__ import annotations
@@ -142,12 +144,12 @@ def parametric_cord(*, spacing: float = 0.5, top: str = "C1", bottom: str = "T2"
     >>> cord = parametric_cord(spacing=1.0, top="C3", bottom="C4")
     >>> cord.levels, cord.landmark_z("disc", 4)
     (('C3', 'C4'), -56.0)
-    >>> area = cord.cord[:, :, cord.slice_level == 3].sum(axis=(0, 1)).mean()   # mm2, 1 mm voxels; published 72.5
+    >>> area = cord.cord[:, :, cord.slice_level == 3].sum(axis=(0, 1)).mean()  # mm2, 1 mm voxels; published 72.5
     >>> bool(abs(area - 72.5) < 1.5)
     True
     """
     if not 0 < spacing <= 2:
-        raise TemplateError(expected="a voxel size above 0, up to 2 mm", found=f"{spacing}", where="parametric cord: spacing", remedy="Take 0.5 or 1.")
+        raise TemplateError(expected="a voxel size above 0, up to 2 mm", found=f"{spacing} mm", where="parametric cord", remedy="Take 0.5 or 1.")
     first, last = (_number(n) for n in (top, bottom))
     if last < first:
         raise LevelError(expected=f"a level at or below {top}", found=bottom, where="parametric cord: bottom", remedy="Swap top and bottom.")
@@ -178,12 +180,11 @@ def _number(level: str) -> int:
 
 def _assemble(grid: Grid, right: NDArray[np.float32], slice_level: NDArray[np.int8], landmarks: dict[str, dict[int, float]]) -> Template:
     """Mirror the right half, pack what carries a label, and keep the sums as dense maps."""
-    both = (right[:, :, :, ::-1], right)
-    volumes = [side[c] for c in range(_CONTOUR_CLASS) for side in both]
-    volumes.append(both[0][_CONTOUR_CLASS] + both[1][_CONTOUR_CLASS])
-    wm, gm, csf = (
-        sum(side[classes].sum(axis=0) for side in both) for classes in (slice(len(TRACTS)), slice(len(TRACTS), _CONTOUR_CLASS), slice(_CONTOUR_CLASS, None))
-    )
+    halves = (right[:, :, :, ::-1], right)
+    volumes = [half[c] for c in range(_CONTOUR_CLASS) for half in halves]
+    volumes.append(halves[0][_CONTOUR_CLASS] + halves[1][_CONTOUR_CLASS])
+    white, grey, fluid = slice(len(TRACTS)), slice(len(TRACTS), _CONTOUR_CLASS), slice(_CONTOUR_CLASS, None)
+    wm, gm, csf = (sum(half[classes].sum(axis=0) for half in halves) for classes in (white, grey, fluid))
     packed = np.flatnonzero(wm + gm + volumes[_CSF])
     ijk = np.stack(np.unravel_index(packed, wm.shape)[::-1], axis=1).astype(np.int16)
     values = (v.reshape(-1)[packed] for v in volumes)
@@ -233,7 +234,7 @@ def _tissue(u: NDArray[np.float32], v: NDArray[np.float32], horn: NDArray[np.flo
         (along / 0.34) ** 2 + (across / 0.075) ** 2,
     ])  # fmt: skip
     grey = depth.argmin(axis=0)
-    out = (grey + len(TRACTS)).astype(np.int8)
+    out: NDArray[np.int8] = (grey + len(TRACTS)).astype(np.int8)
     white = np.flatnonzero(depth.min(axis=0) >= 1)
     u, v = u[white], v[white]
     best = np.full(white.size, np.inf, np.float32)
