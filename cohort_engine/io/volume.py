@@ -6,7 +6,6 @@ A volume is read whole or refused. Every refusal says what was wrong in one sent
 from __future__ import annotations
 
 import gzip
-import os
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from cohort_engine.errors import InputError, MissingInputError, StorageError
 from cohort_engine.template.packing import Grid
 
 GZIP = b"\x1f\x8b"
-HEADER_SIZES = {348: "Nifti1Image", 540: "Nifti2Image"}
+KINDS = {"Nifti1Image": (b"n+1\0", 344), "Nifti2Image": (b"n+2\0", 4)}
+"""Class -> magic number and its place, of a NIfTI with header and voxels in one file. Of a ``.hdr``, nibabel would read the header as voxels."""
 ANNEX_POINTER = b"/annex/objects/"
 COMPRESSION = 1
 """gzip level of written files: float maps of the cord are mostly NaN, and higher levels gain little for many times the time."""
@@ -100,16 +100,19 @@ def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float3
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     raw = _decompress(_read(location, what), what)
-    kind = HEADER_SIZES.get(int.from_bytes(raw[:4], "little")) or HEADER_SIZES.get(int.from_bytes(raw[:4], "big"))
+    kind = next((k for k, (magic, at) in KINDS.items() if raw[at : at + len(magic)] == magic), None)
     if kind is None:
-        raise InputError(expected="a NIfTI file", found="something else", where=what, remedy="Convert it, for instance with dcm2niix.")
+        raise InputError(
+            expected="a NIfTI file (.nii or .nii.gz)", found="something else", where=what, remedy="Convert it, for instance with dcm2niix."
+        )
     try:
         image = getattr(nib, kind).from_bytes(raw)
         codes = int(image.header["sform_code"]), int(image.header["qform_code"])
         shape, affine, stored = image.shape, np.asarray(image.affine, np.float64), image.get_data_dtype()
-    except (HeaderDataError, ImageFileError, ValueError, OSError, KeyError) as error:
+    except (HeaderDataError, ImageFileError, WrapStructError, ValueError, OSError, KeyError) as error:
         raise InputError(
             expected="a readable NIfTI header", found=_first_line(error), where=what, remedy="The header is damaged: export the image again."
         ) from error
@@ -135,7 +138,7 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
     Parameters
     ----------
     location : str or Path
-        File to make or replace, in a folder that exists.
+        File to make or replace, in a folder that exists, or URL.
     volume : Volume
     dtype : dtype, optional
         On-disk type; by default bool becomes uint8, float64 float32 and int64 int32.
@@ -150,8 +153,11 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
         The disk is full, read-only or gone.
     """
     import nibabel as nib
+    import obstore
 
-    path = Path(location)
+    from cohort_engine.io.store import local_path, object_store, storage_errors
+
+    path = local_path(str(location))
     stored = np.dtype(dtype or STORED.get(volume.data.dtype.name, volume.data.dtype))
     image = nib.Nifti1Image(_cast(volume.data, stored, "image to write"), volume.affine)
     image.header.set_xyzt_units("mm")
@@ -162,21 +168,19 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
     if intent is not None:
         image.header.set_intent(intent)
     raw = image.to_bytes()
-    if path.suffix == ".gz":
+    if str(location).endswith(".gz"):
         raw = gzip.compress(raw, COMPRESSION, mtime=0)
-    aside = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        aside.write_bytes(raw)
-        os.replace(aside, path)
-    except OSError as error:
-        raise StorageError(
-            expected="a writable folder with room",
-            found=error.strerror or "an error",
-            where="writing an image",
-            remedy="Free space, or write elsewhere.",
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with storage_errors("image to write"):
+        if path is None:
+            folder, _, name = str(location).rpartition("/")
+            obstore.put(object_store(folder), name, raw)
+            return
+        aside = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            aside.write_bytes(raw)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def same_grid(a: Volume, b: Volume, *, tolerance: float = 1e-3) -> bool:
@@ -214,7 +218,7 @@ def _read(location: str | Path, what: str) -> bytes:
     if "://" in str(location):
         from cohort_engine.io.store import read_bytes
 
-        return read_bytes(str(location))
+        return read_bytes(str(location), what=what)
     path = Path(location)
     try:
         raw = path.read_bytes()

@@ -1,0 +1,85 @@
+"""A scan means the same in whatever order and direction its voxels are stored."""
+
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from cohort_engine.io.volume import Volume, read_volume, same_grid, write_volume
+
+SHAPE = (3, 4, 5)
+ORIENTATIONS = [(order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]
+
+rotations = st.builds(lambda a, b, c: Rotation.from_euler("xyz", [a, b, c], degrees=True).as_matrix(), *[st.floats(-180, 180)] * 3)
+spacings = st.tuples(*[st.floats(0.2, 17.0)] * 3)
+origins = st.tuples(*[st.floats(-300, 300)] * 3)
+
+
+def affine_of(rotation, spacing, origin):
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+def content(volume: Volume) -> dict[float, np.ndarray]:
+    """World position of each value; values are unique."""
+    ijk = np.argwhere(np.ones(volume.data.shape, bool))
+    return dict(zip(volume.data[tuple(ijk.T)].tolist(), volume.grid.world(ijk.astype(float)), strict=True))
+
+
+def check_same_world(read: Volume, data, affine):
+    expected = content(Volume(data, affine))
+    found = content(read)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[v] for v in expected], list(expected.values()), atol=1e-3)
+
+
+def check_ras(volume: Volume):
+    assert "".join(nib.aff2axcodes(volume.affine)) == "RAS"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("orientation") / "scan.nii"
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_all_48_orientations_of_one_scan_read_alike(path, order, signs):
+    """The same head, stored in each of the 48 ways, is the same array after reading."""
+    data = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    affine = affine_of(np.eye(3), (0.9, 0.9, 5.0), (-10.0, 20.0, -30.0))
+    change = np.column_stack([order, signs])
+    turned = nib.orientations.apply_orientation(data, change)
+    nib.Nifti1Image(turned, affine @ nib.orientations.inv_ornt_aff(change, SHAPE)).to_filename(path)
+    read = read_volume(path, what="T2w image")
+    np.testing.assert_array_equal(read.data, data)
+    assert same_grid(read, Volume(data, affine))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rotation=rotations, spacing=spacings, origin=origins, mirror=st.booleans())
+def test_oblique_scans_keep_their_world(path, rotation, spacing, origin, mirror):
+    data = np.random.default_rng(0).permutation(np.prod(SHAPE)).astype(np.float32).reshape(SHAPE)
+    affine = affine_of(rotation, spacing, origin)
+    if mirror:
+        affine[:3, 0] *= -1
+    nib.Nifti1Image(data, affine).to_filename(path)
+    read = read_volume(path, what="T2w image")
+    check_ras(read)
+    check_same_world(read, data, affine)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rotation=rotations, spacing=spacings, origin=origins)
+def test_written_and_read_again(path, rotation, spacing, origin):
+    data = np.random.default_rng(1).permutation(np.prod(SHAPE)).astype(np.float32).reshape(SHAPE)
+    affine = affine_of(rotation, spacing, origin)
+    write_volume(path, Volume(data, affine))
+    check_same_world(read_volume(path, what="map"), data, affine)
