@@ -1,0 +1,201 @@
+"""Tables of a whole cohort: read blocks of subjects, reduce, write; and the same reduction from Dataset to Dataset.
+
+`tabulate` fills the tables of a store. A task owns `schema.SUBJECT_BLOCK` rows, which is one chunk of every table, so two tasks never meet; its
+memory is that of one block of maps whatever the cohort's size. `tract_table` is the lazy form for cells that no table holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cohort_engine import schema
+from cohort_engine.errors import StoreError
+from cohort_engine.io import layout
+from cohort_engine.io.store import storage_errors
+from cohort_engine.io.writer import write_block
+from cohort_engine.reduce.estimators import estimator as find_estimator
+from cohort_engine.reduce.operator import LevelRange, Operator
+from cohort_engine.template.atlas import Atlas, Region
+
+CELL = (schema.VALUE, *schema.COMPANIONS)
+"""What every cell of a table has: value, std, n, coverage."""
+
+
+# --- store in, store out ----------------------------------------------------------------------------------------------
+def tabulate(
+    url: str, *, metrics: Sequence[str] = (schema.MTR,), estimators: Sequence[str] = (schema.WA,), min_coverage: float = 0.75, client: Any = None
+) -> None:
+    """Fill ``tables/template/<metric>_<estimator>`` and its companions for every subject, as one Dask graph.
+
+    Doing it again writes the same bytes. Subjects without a map get NaN values and no voxels.
+
+    Parameters
+    ----------
+    url : str
+        A store that `init_store` laid out for these metrics and estimators.
+    metrics, estimators : sequences of str
+    min_coverage : float
+        A cell with less of its weight inside the data is NaN, 0 to 1.
+    client : distributed.Client, optional
+        Where to run; by default threads of this process. Tasks carry the URL, and each process builds the operator once.
+
+    Raises
+    ------
+    UnknownNameError
+        A metric or estimator that does not exist.
+    StoreError, StorageError
+        The store lacks the arrays, or the place failed.
+    """
+    import dask
+
+    for name in metrics:
+        schema.metric(name)
+    for name in estimators:
+        find_estimator(name)
+    rows = layout.row_count(layout.open_root(url))
+    block = dask.delayed(_reduce_block, pure=False)
+    tasks = [
+        block(url, first, tuple(metrics), tuple(estimators), min_coverage, dask_key_name=f"tabulate-{first:06d}-{dask.base.tokenize(url)}")
+        for first in range(0, rows, schema.SUBJECT_BLOCK)
+    ]
+    if client is None:
+        dask.compute(*tasks, scheduler="threads")
+    else:
+        client.gather(client.compute(tasks))
+
+
+def _reduce_block(url: str, first: int, metrics: tuple[str, ...], estimators: tuple[str, ...], min_coverage: float) -> None:
+    """Reduce the rows of one block and write them."""
+    root = layout.open_root(url)
+    rows = slice(first, min(first + schema.SUBJECT_BLOCK, layout.row_count(root)))
+    operator = table_operator(url, str(root.attrs[layout.TEMPLATE_DIGEST]))
+    tables: dict[str, NDArray[np.float32]] = {}
+    for metric in metrics:
+        path = schema.map_spec(metric).path
+        with storage_errors(path):
+            maps = np.asarray(layout.array_at(root, path)[rows])
+        for name in estimators:
+            cells = find_estimator(name).estimate(operator, maps, min_coverage=min_coverage)
+            tables |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name).items()}
+    write_block(url, first, tables)
+
+
+@lru_cache(maxsize=4)
+def table_operator(url: str, template_digest: str) -> Operator:
+    """Build the operator of a store's tables, once per process; `template_digest` keeps a rebuilt store apart."""
+    root = layout.open_root(url)
+    with storage_errors(schema.TABLES):
+        names = [str(n) for n in np.asarray(layout.array_at(root, layout.level_spec().path)[:])]
+        level = np.asarray(layout.array_at(root, f"{schema.VOXELS}/{schema.VOXEL_LEVEL}")[:])
+    atlas = layout.stored_atlas(url)
+    return Operator.build(atlas, level, [LevelRange.parse(n) for n in names], atlas.regions)
+
+
+# --- Dataset in, Dataset out ------------------------------------------------------------------------------------------
+ATLAS_VARIABLES = {name: f"{schema.ATLAS}_{name}" for name in (schema.INDPTR, schema.INDICES, schema.WEIGHT, schema.LABEL_NAME)}
+"""Names of the atlas' arrays in an opened cohort: a body weight among the covariates is then no clash."""
+
+_ATLASES: dict[str, Atlas] = {}
+
+
+def atlas_of(ds: xr.Dataset) -> Atlas:
+    """Rebuild the atlas that an opened cohort carries; kept by its content hash.
+
+    Raises
+    ------
+    StoreError
+        The dataset does not carry one, or only a part of the voxels.
+    """
+    lacking = [n for n in (*ATLAS_VARIABLES.values(), schema.VOXEL_LEVEL) if n not in ds.variables]
+    if lacking:
+        raise StoreError(
+            expected="a dataset from open_cohort, which carries its atlas", found=f"no {', '.join(lacking)}", where="cohort dataset",
+            remedy="Select from the opened dataset, for instance ds.isel(subject=...), and keep its other variables.",
+        )  # fmt: skip
+    digest = ds.attrs.get(layout.ATLAS_DIGEST)
+    if digest not in _ATLASES:
+        indptr, indices, weight, labels = (ds[name].to_numpy() for name in ATLAS_VARIABLES.values())
+        unions, clusters = ({n: tuple(m) for n, m in json.loads(ds.attrs[k]).items()} for k in (layout.UNIONS, layout.CLUSTERS))
+        weights = sparse.csr_array((weight, indices, indptr.astype(np.int32)), shape=(len(labels), ds.sizes[schema.VOXEL]))
+        atlas = Atlas(tuple(map(str, labels)), unions, clusters, weights)
+        if digest is None:
+            return atlas
+        _ATLASES[digest] = atlas
+    return _ATLASES[digest]
+
+
+def tract_table(
+    ds: xr.Dataset,
+    *,
+    metric: str = schema.MTR,
+    levels: Sequence[LevelRange | str] | None = None,
+    regions: Sequence[Region | str] | None = None,
+    estimator: str = schema.WA,
+    min_coverage: float = 0.75,
+    merge: bool = True,
+) -> xr.Dataset:
+    """Reduce the maps of an opened cohort to (subject, level, region) cells, lazily.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `open_cohort`, or a selection of its subjects. Variable `metric` is (subject, voxel).
+    metric : str
+    levels : sequence, optional
+        ``"C2"``, pooled ranges ``"C2:C5"``, ``"all"``; by default each level of the template.
+    regions : sequence, optional
+        Names the atlas knows, sums ``"a + b"``, or `Region` objects; by default every label and union.
+    estimator : str
+        SCT's name.
+    min_coverage : float
+        0 to 1.
+    merge : bool
+        Return `ds` with its tables replaced by the new one; otherwise the new table alone.
+
+    Returns
+    -------
+    Dataset
+        ``<metric>_<estimator>`` and ``..._std``, ``..._n``, ``..._coverage``, (subject, level, region) float32, with units.
+
+    Raises
+    ------
+    UnknownNameError
+        A metric, level, region or estimator that does not exist, with the near names.
+    """
+    schema.metric(metric)
+    kernel = find_estimator(estimator)
+    atlas = atlas_of(ds)
+    if metric not in ds:
+        raise StoreError(expected=f"maps of {metric}", found="none", where="cohort dataset", remedy=f"Build the cohort with metric {metric}.")
+    known = template_levels(ds)
+    ranges = [r if isinstance(r, LevelRange) else LevelRange.parse(r, known) for r in (known if levels is None else levels)]
+    chosen = [r if isinstance(r, Region) else atlas.region(r) for r in (atlas.regions if regions is None else regions)]
+    operator = Operator.build(atlas, ds[schema.VOXEL_LEVEL].to_numpy(), ranges, chosen)
+
+    def cells(maps: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        out = kernel.estimate(operator, maps.reshape(-1, maps.shape[-1]), min_coverage=min_coverage)
+        return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in CELL)
+
+    arrays = xr.apply_ufunc(
+        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[[schema.LEVEL, schema.REGION]] * len(CELL), dask="parallelized",
+        output_dtypes=[np.float32] * len(CELL), dask_gufunc_kwargs={"output_sizes": {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}},
+    )  # fmt: skip
+    specs = schema.table_specs(metric, estimator)
+    named = {specs[key].name: array.assign_attrs(specs[key].attributes()) for key, array in zip(CELL, arrays, strict=True)}
+    coords = {schema.LEVEL: layout.text(r.name for r in ranges), schema.REGION: layout.text(r.name for r in chosen)}
+    table = xr.Dataset(named).assign_coords(coords)
+    return ds.drop_dims([schema.LEVEL, schema.REGION], errors="ignore").merge(table) if merge else table
+
+
+def template_levels(ds: xr.Dataset) -> list[str]:
+    """Names of the levels that the voxels of an opened cohort lie in, from the top down."""
+    present = np.unique(ds[schema.VOXEL_LEVEL].to_numpy())
+    return [schema.LEVEL_NAMES[n - 1] for n in present if n > 0]
