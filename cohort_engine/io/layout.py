@@ -28,15 +28,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
+import obstore
 import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import GroupNotFoundError
+from zarr.storage import ObjectStore
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.io.store import open_zarr_store, storage_errors
+from cohort_engine.io.store import object_store, open_zarr_store, storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.schema import VariableSpec
 from cohort_engine.template.atlas import Atlas
@@ -130,14 +132,13 @@ def chunks_of(spec: VariableSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(spec.chunks.get(d, COLUMN_BLOCK) if d == schema.SUBJECT else n for d, n in zip(spec.dims, whole, strict=True))
 
 
-def create(root: zarr.Group, spec: VariableSpec, shape: tuple[int, ...], *, shard: int | None = None, overwrite: bool = False) -> zarr.Array[Any]:
-    """Lay out one array as its spec says; `shard` is a number of subjects."""
+def create(root: zarr.Group, spec: VariableSpec, shape: tuple[int, ...], *, overwrite: bool = False) -> zarr.Array[Any]:
+    """Lay out one array as its spec says."""
     group = root.require_group(spec.group)
-    chunks = chunks_of(spec, shape)
+    words = spec.dtype == "str"
     return group.create_array(
-        spec.name, shape=shape, dtype="string" if spec.dtype == "str" else spec.dtype, chunks=chunks,
-        shards=(shard, *chunks[1:]) if shard else None, compressors=TEXT if spec.dtype == "str" else NUMERIC, fill_value=spec.fill,
-        dimension_names=spec.dims, attributes=attributes_of(spec), overwrite=overwrite,
+        spec.name, shape=shape, dtype="string" if words else spec.dtype, chunks=chunks_of(spec, shape), compressors=TEXT if words else NUMERIC,
+        fill_value=spec.fill, dimension_names=spec.dims, attributes=attributes_of(spec), overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -176,6 +177,44 @@ def array_at(root: zarr.Group, path: str) -> zarr.Array[Any]:
     return node
 
 
+def like(root: zarr.Group, path: str, array: zarr.Array[Any], *, shard: int) -> zarr.Array[Any]:
+    """Lay out an array as another one is, with `shard` subjects in one object where a chunk is one subject."""
+    group, _, name = path.rpartition("/")
+    sharded = dims_of(array)[:1] == (schema.SUBJECT,) and array.chunks[0] == 1
+    return root.require_group(group).create_array(
+        name, shape=array.shape, dtype="string" if is_text(array) else array.dtype, chunks=array.chunks,
+        shards=(shard, *array.chunks[1:]) if sharded else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
+        dimension_names=dims_of(array), attributes=dict(array.attrs),
+    )  # fmt: skip
+
+
+def is_text(array: zarr.Array[Any]) -> bool:
+    """Whether an array holds text."""
+    return array.dtype.kind not in "fiub"
+
+
+def declared(root: zarr.Group) -> dict[str, VariableSpec]:
+    """Every variable that the store's own configuration asks for, by path."""
+    stages = json.loads(str(root.attrs[SCIENCE]))["stages"]
+    specs = schema.store_specs(
+        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"])
+    )
+    identity = {s.path: s for s in (schema.subject_spec(c, "str") for c in (schema.PARTICIPANT, schema.SESSION))}
+    return identity | {s.path: s for s in (LABELS, level_spec(), region_spec())} | specs
+
+
+def stage_of(path: str) -> str | None:
+    """Name of the stage that writes a variable, None where no stage does.
+
+    Examples
+    --------
+    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("subjects/age")
+    ('fit_mt', 'mtr', None)
+    """
+    group, _, name = path.rpartition("/")
+    return {schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name}.get(group)
+
+
 # --- opening ----------------------------------------------------------------------------------------------------------
 def open_root(url: str, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """Open a cohort store, and check that it is one, whole, and not of a newer format. Consolidated metadata is never used.
@@ -197,6 +236,34 @@ def open_root(url: str, mode: Literal["r", "r+"] = "r") -> zarr.Group:
             ) from error
     check_format(root)
     return root
+
+
+def claim(url: str) -> tuple[zarr.Group, bool]:
+    """Open a place for laying out, and say whether a whole store is there. What a crashed first try has left is cleared: no task ever wrote to it.
+
+    Raises
+    ------
+    StoreError
+        Something else is there, or a newer format.
+    """
+    store = open_zarr_store(url, create=True)
+    try:
+        root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+    except FileNotFoundError:
+        listing = obstore.list_with_delimiter(object_store(url))
+        if listing["objects"] or listing["common_prefixes"]:
+            raise StoreError(
+                expected="an empty place or a cohort store", found="other files", where="store", remedy="Choose another place for the cohort."
+            ) from None
+        return _new_root(store), False
+    if root.attrs.get(FORMAT) == FORMAT_NAME and VERSION not in root.attrs:
+        return _new_root(store), False
+    check_format(root)
+    return root, True
+
+
+def _new_root(store: ObjectStore[Any]) -> zarr.Group:
+    return zarr.create_group(store, zarr_format=3, attributes={FORMAT: FORMAT_NAME}, overwrite=True)
 
 
 def check_format(root: zarr.Group) -> None:

@@ -36,6 +36,7 @@ REMEDIES = {
     errno.EROFS: "Choose a place that can be written.",
 }
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_LEFTOVER = re.compile(r"#\d+$")
 _PATH = re.compile(r"\S*/\S+")
 
 
@@ -167,6 +168,18 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
         if isinstance(error.__cause__, FileNotFoundError):
             raise InputError(expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says.") from error
         raise
+
+
+def remove_leftovers(url: str) -> int:
+    """Delete what writes that a crash cut short have left on a local disk (``<name>#<n>``, in no listing), and say how many there were.
+
+    No task may write meanwhile. Object storage leaves unfinished uploads instead, which only its own rules can expire.
+    """
+    path = local_path(url)
+    found = [] if path is None else [f for f in path.rglob("*#*") if _LEFTOVER.search(f.name)]
+    for file in found:
+        file.unlink()
+    return len(found)
 
 
 def _unknown_place(url: str) -> StoreError:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import obstore
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
@@ -22,11 +21,10 @@ from cohort_engine.config import Config
 from cohort_engine.errors import AlignmentError, StoreError, TemplateError
 from cohort_engine.io import layout
 from cohort_engine.io.ledger import now
-from cohort_engine.io.store import object_store, open_zarr_store, storage_errors
+from cohort_engine.io.store import storage_errors
 from cohort_engine.provenance import versions
 from cohort_engine.template.base import Template
 
-_FREEZE = "a freeze made by compact"
 IDENTITY = (schema.PARTICIPANT, schema.SESSION)
 
 
@@ -69,13 +67,14 @@ def init_store(url: str, *, template: Template, config: Config, subjects: pd.Dat
     """
     columns = _columns(subjects)
     with storage_errors("laying out the store"):
-        root = _claim(url, template)
-        fresh = layout.VERSION not in root.attrs
-        if fresh:
-            _write_template(root, template)
-        else:
+        root, there = layout.claim(url)
+        if there:
+            check_template(root, template.digest)
+            _check_writable(root)
             root.update_attributes({layout.FINALISED: ""})
-        rows, total = _rows(root, columns, fresh=fresh)
+        else:
+            _write_template(root, template)
+        rows, total = _rows(root, columns, there=there)
         _lay_out(root, template, config, total)
         _write_columns(root, columns, rows, total, units or {})
         stamp = now()
@@ -91,29 +90,9 @@ def init_store(url: str, *, template: Template, config: Config, subjects: pd.Dat
     return rows
 
 
-def _claim(url: str, template: Template) -> zarr.Group:
-    """Open the root for laying out: ours and fitting, or an empty place which is ours from now on."""
-    store = open_zarr_store(url, create=True)
-    try:
-        root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
-    except FileNotFoundError:
-        listing = obstore.list_with_delimiter(object_store(url))
-        if listing["objects"] or listing["common_prefixes"]:
-            raise StoreError(
-                expected="an empty place or a cohort store", found="other files", where="store", remedy="Choose another place for the cohort."
-            ) from None
-        return zarr.create_group(store, zarr_format=3, attributes={layout.FORMAT: layout.FORMAT_NAME})
-    if layout.VERSION in root.attrs or root.attrs.get(layout.FORMAT) != layout.FORMAT_NAME:
-        layout.check_format(root)
-        check_template(root, template.digest)
-        if root.attrs.get(layout.COMPACTED):
-            raise StoreError(expected="a store that grows", found=_FREEZE, where="store", remedy="Build on the store the freeze was made from.")
-    return root
-
-
 def _write_template(root: zarr.Group, template: Template) -> None:
     for spec, values in layout.fixed_arrays(template):
-        layout.create(root, spec, values.shape, overwrite=True)[...] = values
+        layout.create(root, spec, values.shape)[...] = values
     for group, attributes in layout.group_attributes(template).items():
         root.require_group(group).update_attributes(attributes)
 
@@ -147,11 +126,11 @@ def _columns(subjects: pd.DataFrame) -> dict[str, NDArray[Any]]:
     return out
 
 
-def _rows(root: zarr.Group, columns: Mapping[str, NDArray[Any]], *, fresh: bool) -> tuple[NDArray[np.int64], int]:
+def _rows(root: zarr.Group, columns: Mapping[str, NDArray[Any]], *, there: bool) -> tuple[NDArray[np.int64], int]:
     """Return the row of each subject of the table, and the length of the axis."""
     known: dict[tuple[str, ...], int] = {}
     total = 0
-    if not fresh:
+    if there:
         total = layout.row_count(root)
         stored = zip(*(layout.array_at(root, f"{schema.SUBJECTS}/{c}")[:total] for c in IDENTITY), strict=True)
         known = {tuple(map(str, key)): i for i, key in enumerate(stored)}
@@ -186,30 +165,27 @@ def _write_columns(root: zarr.Group, columns: Mapping[str, NDArray[Any]], rows: 
     """Give the table's rows exactly the table's values: a column it does not have becomes empty there."""
     present = {a.basename: a for a in layout.subject_arrays(root).values() if a.path.startswith(f"{schema.SUBJECTS}/")}
     for name in (*columns, *(n for n in present if n not in columns)):
-        array = present.get(name)
-        values = columns.get(name)
-        is_text = values.dtype == object if values is not None else _is_text(array)
-        spec = schema.subject_spec(name, "str" if is_text else "float64", units.get(name, "1"))
-        out = np.full(total, spec.fill, dtype=object if is_text else np.float64)
-        if array is not None:
-            out[:] = _as_kind(np.asarray(array[:]), is_text)
-        out[rows] = spec.fill if values is None else values
-        if array is None or _is_text(array) != is_text:
+        old, new = present.get(name), columns.get(name)
+        words = new.dtype == object if new is not None else layout.is_text(present[name])
+        spec = schema.subject_spec(name, "str" if words else "float64", units.get(name, "1"))
+        values = np.full(total, spec.fill, dtype=object if words else np.float64)
+        if old is not None:
+            values[:] = _as_kind(np.asarray(old[:]), words)
+        values[rows] = spec.fill if new is None else new
+        if old is None or layout.is_text(old) != words:
             array = layout.create(root, spec, (total,), overwrite=True)
-        elif values is not None:
-            array.update_attributes(layout.attributes_of(spec))
-        array[:] = out
+        else:
+            array = old
+            if new is not None:
+                array.update_attributes(layout.attributes_of(spec))
+        array[:] = values
 
 
-def _is_text(array: zarr.Array[Any] | None) -> bool:
-    return array is not None and array.dtype.kind not in "fiub"
-
-
-def _as_kind(values: NDArray[Any], is_text: bool) -> NDArray[Any]:
+def _as_kind(values: NDArray[Any], words: bool) -> NDArray[Any]:
     """Carry an old column over when its kind has changed."""
-    if is_text and values.dtype.kind == "f":
+    if words and values.dtype.kind == "f":
         return layout.text("" if np.isnan(v) else f"{v:g}" for v in values)
-    return layout.text(values) if is_text else np.asarray(pd.to_numeric(pd.Series(values), errors="coerce"), np.float64)
+    return layout.text(values) if words else np.asarray(pd.to_numeric(pd.Series(values), errors="coerce"), np.float64)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -289,9 +265,15 @@ def check_template(root: zarr.Group, template_digest: str) -> None:
         )  # fmt: skip
 
 
-def _write(root: zarr.Group, first: int, values: Mapping[str, NDArray[Any]], *, rows: int) -> None:
+def _check_writable(root: zarr.Group) -> None:
     if root.attrs.get(layout.COMPACTED):
-        raise StoreError(expected="a store that can be written", found=_FREEZE, where="store", remedy="Write to the store the freeze was made from.")
+        raise StoreError(
+            expected="a store that grows", found="a freeze made by compact", where="store", remedy="Work on the store the freeze was made from."
+        )
+
+
+def _write(root: zarr.Group, first: int, values: Mapping[str, NDArray[Any]], *, rows: int) -> None:
+    _check_writable(root)
     checked = []
     for path, value in values.items():
         with storage_errors(path):
