@@ -303,6 +303,7 @@ def _stage(source: str, staged: Path, release: Release) -> None:
 
 def _download(url: str, to: Path) -> None:
     from http.client import HTTPException
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     try:
@@ -312,6 +313,8 @@ def _download(url: str, to: Path) -> None:
         if promised is not None and int(promised) != to.stat().st_size:
             raise EOFError(f"{to.stat().st_size} of {promised} bytes")
     except (OSError, HTTPException, EOFError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the open answer as well
         remedy = "Check the network and try again, or fetch the archive by hand: cohort-engine template install --from FILE.zip"
         raise StorageError(expected="the archive", found=f"{type(error).__name__}: {error}", where=url, remedy=remedy) from error
 
@@ -328,7 +331,7 @@ def _cache_file(root: Path, paths: list[str]) -> Path:
 def _read_cache(cache: Path, paths: list[str], release: Release) -> dict[str, Sparse] | None:
     """Volumes of a cache entry; None where there is none, or where it does not hold what the release says."""
     try:
-        with np.load(cache, allow_pickle=False) as z:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as z:
             grid = Grid(tuple(z["shape"].tolist()), z["affine"])
             ends, ijk, value = z["ends"], z["ijk"], z["value"]
         volumes = {f: Sparse(grid, i, v) for f, i, v in zip(paths, np.split(ijk, ends), np.split(value, ends), strict=True)}
