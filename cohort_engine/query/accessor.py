@@ -84,7 +84,7 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
         position and level along voxel, names along level, region and stage. Variables: maps (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``,
         ``mtr_wa_n``, ``mtr_wa_coverage``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
         A subject column whose name is taken (or is that of a table cell, ``n``) is called ``subjects_<name>``. Attributes are the store's;
-        ``finalised`` is empty until it is closed.
+        ``finalised`` is empty until it is closed. Rows of people who withdrew are left out; the others keep their number.
 
     Raises
     ------
@@ -113,7 +113,9 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
         data[name] = variable
         if group in (schema.SUBJECTS, schema.VOXELS) or variable.dims == (name,):
             coords[name] = variable
-    return xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, dict(root.attrs) | extra)
+    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, dict(root.attrs) | extra)
+    present = ds[schema.PARTICIPANT].to_numpy() != ""
+    return ds if present.all() else ds.isel({schema.SUBJECT: np.flatnonzero(present)})
 
 
 def _variable(url: str, path: str, array: zarr.Array[Any], rows: int, block: int, *, lazy: bool) -> xr.Variable:

@@ -189,7 +189,7 @@ def tract_table(
         output_dtypes=[np.float32] * len(CELL), dask_gufunc_kwargs={"output_sizes": {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}},
     )  # fmt: skip
     specs = schema.table_specs(metric, estimator)
-    named = {specs[key].name: array.assign_attrs(specs[key].attributes()) for key, array in zip(CELL, arrays, strict=True)}
+    named = {specs[key].name: array.assign_attrs(layout.attributes_of(specs[key])) for key, array in zip(CELL, arrays, strict=True)}
     coords = {schema.LEVEL: layout.text(r.name for r in ranges), schema.REGION: layout.text(r.name for r in chosen)}
     table = xr.Dataset(named).assign_coords(coords)
     return ds.drop_dims([schema.LEVEL, schema.REGION], errors="ignore").merge(table) if merge else table
