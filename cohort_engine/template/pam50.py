@@ -20,6 +20,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -67,14 +68,14 @@ class Release:
 
 
 def official() -> Release:
-    """Return the release this package knows: r20250730."""
+    """Return the release this package knows: r20250730, hashes taken from the template's repository at commit 3144364170."""
     return Release(**json.loads(resources.files(__package__).joinpath("pam50.json").read_text()))
 
 
 def describe(folder: str | Path, *, version: str, url: str) -> Release:
     """Take the content hashes of a PAM50 folder: ``dataclasses.asdict`` of the result is what ``pam50.json`` holds."""
     root = _root(Path(folder))
-    text = (root / INFO).read_text()
+    text = (root / INFO).read_text(encoding="utf-8", errors="replace")
     volumes = [_row(i) for i in range(len(parse_info(text)[0]))] + [CORD, WM, GM, CSF, LEVELS, DISCS, BODIES]
     return Release(version, url, {INFO: _text_digest(text)} | {f: read_sparse(root / f).digest for f in volumes})
 
@@ -221,7 +222,7 @@ def _root(folder: Path) -> Path:
 
 def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
     """Every volume of the release, from the cache if it holds these very files."""
-    _refuse_missing([f for f in release.files if not (root / f).is_file()], release)
+    _refuse_missing([f for f in release.files if not os.access(root / f, os.R_OK)], release)
     paths = [f for f in release.files if f.endswith(".nii.gz")]
     cache = _cache_file(root, paths)
     volumes = _read_cache(cache, paths, release)
@@ -233,7 +234,7 @@ def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
 
 def _refuse_missing(missing: list[str], release: Release) -> None:
     if missing:
-        found = f"{len(missing)} absent: {', '.join(missing)}"
+        found = f"{len(missing)} absent or not readable: {', '.join(missing)}"
         raise TemplateError(expected=f"{len(release.files)} files of {NAME} {release.version}", found=found, where=_WHERE, remedy=_REMEDY)
 
 
@@ -256,7 +257,7 @@ def _check(file: str, found: str, release: Release) -> None:
 
 
 def _info(root: Path, release: Release) -> str:
-    text = (root / INFO).read_text()
+    text = (root / INFO).read_text(encoding="utf-8", errors="replace")
     _check(INFO, _text_digest(text), release)
     return text
 
@@ -285,7 +286,7 @@ def _stage(source: str, staged: Path, release: Release) -> None:
         archive = Path(source)
     if archive.is_dir():
         root = _root(archive)
-        _refuse_missing([f for f in release.files if not (root / f).is_file()], release)
+        _refuse_missing([f for f in release.files if not os.access(root / f, os.R_OK)], release)
         for f in release.files:
             shutil.copyfile(root / f, staged / f)
         return
@@ -344,16 +345,14 @@ def _write_cache(cache: Path, volumes: Mapping[str, Sparse]) -> None:
     """Write aside, then rename. A cache that cannot be written costs time, not the result."""
     every = list(volumes.values())
     ends = np.cumsum([len(v.value) for v in every])[:-1]
-    try:
+    with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as part:
+        with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".part-") as scratch:
             np.savez(
-                part, shape=np.array(every[0].grid.shape), affine=every[0].grid.affine, ends=ends,
+                Path(scratch) / cache.name, shape=np.array(every[0].grid.shape), affine=every[0].grid.affine, ends=ends,
                 ijk=np.concatenate([v.ijk for v in every]), value=np.concatenate([v.value for v in every]),
             )  # fmt: skip
-        os.replace(part.name, cache)
-    except OSError:
-        return
+            os.replace(Path(scratch) / cache.name, cache)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_argument_then_variable_then_installed_copy(make_folder, release, monkey
     install_pam50(make_folder(), release=release)
     assert load_pam50(release=release).version == "test"
     monkeypatch.setenv(pam50.FOLDER_VARIABLE, "/nowhere")
-    with pytest.raises(TemplateError, match="absent"):
+    with pytest.raises(TemplateError, match="45 absent or not"):
         load_pam50(release=release)
 
 
@@ -196,7 +196,7 @@ def test_all_missing_files_are_named_at_once(make_folder, release):
     folder = make_folder()
     (folder / BROKEN).unlink()
     (folder / pam50.CSF).unlink()
-    with pytest.raises(TemplateError, match=f"2 absent: {BROKEN}, {pam50.CSF}"):
+    with pytest.raises(TemplateError, match=f"2 absent or not readable: {BROKEN}, {pam50.CSF}"):
         load_pam50(folder, release=release)
 
 
@@ -256,6 +256,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(make_folder, release, tmp_pa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert load_pam50(make_folder(), release=release).version == "test"
+
+
+def test_a_disk_that_fills_leaves_no_half_cache(make_folder, release, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert load_pam50(make_folder(), release=release).version == "test"
+    assert caches(tmp_path) == []
 
 
 def test_a_cache_of_good_files_does_not_hide_bad_ones(make_folder, release):
@@ -327,7 +336,7 @@ def test_a_bad_source_leaves_the_installed_copy(make_folder, make_zip, release, 
         z.writestr("README", "nothing here")
     folder = make_folder()
     (folder / BROKEN).write_bytes((folder / pam50.WM).read_bytes())
-    cases = {"cut.zip": "zip file", "absent.zip": "no such file", "empty": "45 absent", "other.zip": "45 absent", "source": BROKEN}
+    cases = {"cut.zip": "zip file", "absent.zip": "no such file", "empty": "45 absent or not", "other.zip": "45 absent or not", "source": BROKEN}
     for name, message in cases.items():
         with pytest.raises(TemplateError, match=message):
             install_pam50(tmp_path / name, release=release)
