@@ -79,8 +79,11 @@ class Tree:
         return str(folder / path) if folder is not None else store.join(self.root, path)
 
     def read(self, path: str, *, what: str) -> bytes:
-        """Read one file."""
-        return store.read_bytes(self.location(path), what=what)
+        """Read one file, through the one connection of the tree."""
+        if store.local_path(self.root) is not None:
+            return store.read_bytes(self.location(path), what=what)
+        with store.storage_errors(what):
+            return bytes(store.object_store(self.root).get(path).bytes())
 
     def read_many(self, paths: Iterable[str | None], *, what: str) -> list[bytes | None]:
         """Read small files together; None where the path is None."""

@@ -1,0 +1,412 @@
+"""Who is in a study, what is known of them, and which file plays which role."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import obstore
+import pandas as pd
+import pytest
+
+from cohort_engine import schema
+from cohort_engine.errors import InputError, MissingInputError, StorageError, UnknownNameError
+from cohort_engine.io import store
+from cohort_engine.io.bids import index_study, kind_column
+
+MASK, MARKS = schema.role(schema.T2W, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS)
+MT_MASK = schema.role(schema.MT, schema.MASK)
+
+
+def index(root, **options):
+    return index_study(str(root), **options)
+
+
+def names(study, row=0):
+    """Role -> file name of one subject, absent roles left out."""
+    return {role: Path(f).name for role in schema.ROLES if (f := study.files.at[row, role]) is not None}
+
+
+def notes(study):
+    return study.notes["note"].tolist()
+
+
+# --- naming -----------------------------------------------------------------------------------------------------------
+NAMINGS = {
+    "spine-generic": (
+        "sub-01_T2w", "sub-01_flip-1_mt-on_MTS", "sub-01_flip-1_mt-off_MTS", "sub-01_T2w_label-SC_seg", "sub-01_T2w_label-discs_dlabel",
+        "sub-01_flip-1_mt-on_MTS_label-SC_seg", "sub-01_flip-1_mt-on_MTS_label-discs_desc-warp_dlabel",
+    ),
+    "acquisition": (
+        "sub-01_T2w", "sub-01_acq-MTon_MTS", "sub-01_acq-MToff_MTS", "sub-01_T2w_seg", "sub-01_T2w_seg_labeled_discs",
+        "sub-01_acq-MTon_MTS_seg", "sub-01_acq-MTon_MTS_labels-disc-manual",
+    ),
+    "MTR": (
+        "sub-01_T2w", "sub-01_mt-on_MTR", "sub-01_mt-off_MTR", "sub-01_T2w_desc-manual_label-cord_mask", "sub-01_T2w_labels-disc-manual",
+        "sub-01_mt-on_MTR_label-spinalcord_dseg", "sub-01_mt-on_MTR_label-disc",
+    ),
+    "soft": (
+        "sub-01_T2w", "sub-01_acq-mton_MTS", "sub-01_acq-mtoff_MTS", "sub-01_T2w_label-SC_softseg", "sub-01_T2w_label-discs_desc-manual_dlabel",
+        "sub-01_acq-mton_MTS_seg-manual", "sub-01_acq-mton_MTS_label-disc_seg",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("labels_beside_images", [False, True])
+def test_each_naming_fills_each_role(make_bids, naming, labels_beside_images):
+    files = NAMINGS[naming]
+    study = index(make_bids(files if labels_beside_images else files[:3], {} if labels_beside_images else {"labels": files[3:]}))
+    order = (schema.T2W, schema.MT_ON, schema.MT_OFF, MASK, MARKS, MT_MASK, schema.role(schema.MT, schema.LANDMARKS))
+    assert names(study) == {role: f"{file}.nii.gz" for role, file in zip(order, files, strict=True)}
+    assert notes(study) == []
+    assert (study.files[[kind_column(MARKS)]] == schema.DISC).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("label-discs_dlabel", "disc"), ("label-disc", "disc"), ("labels-disc-manual", "disc"), ("seg_labeled_discs", "disc"),
+        ("label-vertebrae_dlabel", "body"), ("label-body", "body"), ("labels-bodies", "body"), ("label-vertebral_desc-manual_dseg", "body"),
+        ("seg_labeled", "body"),
+    ],
+)  # fmt: skip
+def test_landmark_numbers_mean_what_the_name_says(make_bids, mark, kind):
+    study = index(make_bids(["sub-01_T2w"], {"labels": [f"sub-01_T2w_{mark}"]}))
+    assert study.files.at[0, kind_column(MARKS)] == kind
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["label-GM_seg", "label-canal_seg", "gmseg", "label-spine_dseg", "label-rootlets_dseg", "label-CSF_seg", "seg_labeled_discs_1to9", "centerline"],
+)
+def test_other_products_are_nobody(make_bids, other):
+    assert list(names(index(make_bids(["sub-01_T2w"], {"labels": [f"sub-01_T2w_{other}"]})))) == [schema.T2W]
+
+
+@pytest.mark.parametrize("other", ["sub-01_T1w", "sub-01_T2star", "sub-01_acq-T1w_MTS", "sub-01_dwi", "sub-01_desc-preproc_T2w.json", "notes_T2w"])
+def test_other_images_are_nobody(make_bids, other):
+    assert names(index(make_bids(["sub-01_flip-1_mt-on_MTS", other], participants="participant_id\nsub-01"))).keys() == {schema.MT_ON}
+
+
+def test_mt_pair_shares_the_flip_angle(make_bids):
+    """flip-2_mt-off is the T1-weighted image of an MTsat protocol; an MTR with it would be wrong and look right."""
+    both = ["sub-01_flip-1_mt-on_MTS", "sub-01_flip-1_mt-off_MTS", "sub-01_flip-2_mt-off_MTS"]
+    assert names(index(make_bids(both)))[schema.MT_OFF] == "sub-01_flip-1_mt-off_MTS.nii.gz"
+    assert schema.MT_OFF not in names(index(make_bids([both[0], both[2]], name="t1_only")))
+
+
+def test_plain_nifti_counts(make_bids):
+    assert names(index(make_bids(["sub-01_T2w.nii"]))) == {schema.T2W: "sub-01_T2w.nii"}
+
+
+# --- choices ----------------------------------------------------------------------------------------------------------
+def test_lowest_run_is_taken_and_said(make_bids):
+    study = index(make_bids(["sub-01_run-10_T2w", "sub-01_run-02_T2w"], {"labels": ["sub-01_run-10_T2w_seg"]}))
+    assert names(study) == {schema.T2W: "sub-01_run-02_T2w.nii.gz"}, "the mask belongs to another run"
+    assert notes(study) == ["took run-02_T2w.nii.gz of 2; left out: run-10_T2w.nii.gz"]
+
+
+def test_mask_and_pair_follow_the_run(make_bids):
+    runs = [f"sub-01_run-{r}_mt-{s}_MTS" for r in (1, 2) for s in ("on", "off")]
+    study = index(make_bids(runs, {"labels": ["sub-01_run-2_mt-on_MTS_seg", "sub-01_run-01_mt-on_MTS_seg"]}))
+    assert names(study)[schema.MT_OFF] == "sub-01_run-1_mt-off_MTS.nii.gz"
+    assert names(study)[MT_MASK] == "sub-01_run-01_mt-on_MTS_seg.nii.gz"
+
+
+def test_plain_name_before_an_average_or_acquisition(make_bids):
+    study = index(make_bids(["sub-01_rec-average_T2w", "sub-01_acq-ax_T2w", "sub-01_T2w"]))
+    assert names(study)[schema.T2W] == "sub-01_T2w.nii.gz"
+    only = index(make_bids(["sub-01_rec-average_T2w"], name="averages"))
+    assert names(only)[schema.T2W] == "sub-01_rec-average_T2w.nii.gz"
+
+
+def test_manual_wins_then_plain_then_the_rest(make_bids):
+    masks = ["sub-01_T2w_label-SC_desc-warp_seg", "sub-01_T2w_label-SC_seg", "sub-01_T2w_label-SC_desc-manual_seg"]
+    for n in (3, 2, 1):
+        study = index(make_bids(["sub-01_T2w"], {"labels": masks[:n]}, name=f"first{n}"))
+        assert names(study)[MASK] == f"{masks[n - 1]}.nii.gz"
+
+
+def test_manual_of_a_later_folder_beats_automatic_of_an_earlier(make_bids):
+    root = make_bids(["sub-01_T2w"], {"auto": ["sub-01_T2w_seg"], "manual": ["sub-01_T2w_seg-manual"]})
+    assert "/manual/" in index(root, derivatives=["auto", "manual"]).files.at[0, MASK]
+
+
+def test_earlier_derivatives_folder_wins_and_only_named_ones_count(make_bids):
+    root = make_bids(["sub-01_T2w"], {"a": ["sub-01_T2w_seg"], "b": ["sub-01_T2w_seg"]})
+    assert "/a/" in index(root).files.at[0, MASK]
+    assert "/b/" in index(root, derivatives=["b", "derivatives/a"]).files.at[0, MASK]
+    assert index(root, derivatives=["derivatives/b"]).files.at[0, MASK].endswith("derivatives/b/sub-01/anat/sub-01_T2w_seg.nii.gz")
+
+
+def test_derivatives_elsewhere(make_bids):
+    labels = make_bids(["sub-01_T2w_seg"], name="labels")
+    root = make_bids(["sub-01_T2w"])
+    assert index(root, derivatives=[str(labels)]).files.at[0, MASK] == str(labels / "sub-01/anat/sub-01_T2w_seg.nii.gz")
+    assert MASK in names(index(root, derivatives=["../labels"]))
+    with pytest.raises(MissingInputError, match=r"data\.derivatives: .*nothing in 'lables'"):
+        index(root, derivatives=["lables"])
+
+
+def test_products_without_their_image_still_have_roles(make_bids):
+    """Published results often come without the scans."""
+    study = index(make_bids(["sub-01_acq-MToff_MTS"], {"labels": ["sub-01_T2w_seg", "sub-01_acq-MTon_MTS_seg", "sub-01_acq-T1w_MTS_seg"]}))
+    assert names(study).keys() == {schema.MT_OFF, MASK, MT_MASK}
+
+
+def test_sourcedata_and_hidden_folders_are_not_the_study(make_bids):
+    root = make_bids(["sub-01_T2w", "sourcedata/sub-02/anat/sub-02_T2w", ".git/sub-03/anat/sub-03_T2w"], participants="participant_id\nsub-01")
+    assert index(root).subjects[schema.PARTICIPANT].tolist() == ["sub-01"]
+
+
+def test_file_in_the_wrong_folder_is_reported(make_bids):
+    study = index(make_bids(["sub-01_T2w", "sub-01/anat/sub-02_mt-on_MTS"], participants="participant_id\nsub-01"))
+    assert names(study).keys() == {schema.T2W}
+    assert notes(study) == ["sub-02_mt-on_MTS.nii.gz lies in the folder of somebody else: ignored"]
+
+
+# --- people -----------------------------------------------------------------------------------------------------------
+def test_rows_in_natural_order(make_bids):
+    study = index(make_bids(["sub-10_T2w", "sub-2_ses-b_T2w", "sub-2_ses-a10_T2w", "sub-2_ses-a9_T2w", "sub-1_T2w"]))
+    assert study.subjects.to_numpy().tolist() == [["sub-1", ""], ["sub-2", "ses-a9"], ["sub-2", "ses-a10"], ["sub-2", "ses-b"], ["sub-10", ""]]
+    assert study.subjects.index.equals(pd.RangeIndex(5))
+    assert study.files.index.equals(pd.RangeIndex(5))
+
+
+def test_uneven_sessions(make_bids):
+    """One with two sessions, one with one, one without, one whose second session is empty but for a table."""
+    root = make_bids(["sub-1_ses-1_T2w", "sub-1_ses-2_T2w", "sub-2_ses-2_T2w", "sub-3_T2w", "sub-4_ses-1_T2w", "sub-4/ses-2/sub-4_ses-2_scans.tsv"])
+    study = index(root)
+    assert [f"{p}{s}" for p, s in study.subjects[["participant_id", "session_id"]].to_numpy()] == [
+        "sub-1ses-1", "sub-1ses-2", "sub-2ses-2", "sub-3", "sub-4ses-1", "sub-4ses-2",
+    ]  # fmt: skip
+    assert study.missing([schema.T2W]).index.tolist() == [5]
+
+
+def test_loose_image_beside_sessions_is_a_row_of_its_own(make_bids):
+    study = index(make_bids(["sub-1_ses-1_T2w", "sub-1_mt-on_MTS", "sub-2_ses-1_T2w", "sub-2/sub-2_scans.tsv"]))
+    assert study.subjects[schema.SESSION].tolist() == ["", "ses-1", "ses-1"]
+
+
+def test_include_and_exclude(make_bids):
+    root = make_bids([f"sub-{i:02d}_T2w" for i in range(1, 6)])
+    assert index(root, include=["sub-02", "03"], exclude=["sub-03"]).subjects[schema.PARTICIPANT].tolist() == ["sub-02"]
+    assert len(index(root, exclude=["01"])) == 4
+    with pytest.raises(UnknownNameError, match=r"data\.exclude: .*'sub-1'\. Did you mean 'sub-01'"):
+        index(root, exclude=["sub-1"])
+    with pytest.raises(MissingInputError, match="none of those selected"):
+        index(root, include=["01"], exclude=["01"])
+
+
+# --- covariates -------------------------------------------------------------------------------------------------------
+def test_columns_get_types(make_bids):
+    study = index(
+        make_bids(["sub-1_T2w", "sub-2_T2w", "sub-3_T2w"], {}, "participant_id age mJOA note\nsub-2 n/a 14 n/a\n3 61.5 n/a stiff\nsub-1 40 17 n/a")
+    )
+    assert study.subjects["age"].dtype == np.float64
+    np.testing.assert_array_equal(study.subjects["age"], [40, np.nan, 61.5])
+    np.testing.assert_array_equal(study.subjects["mjoa"], [17, 14, np.nan])
+    assert study.subjects["note"].tolist() == ["", "", "stiff"]
+
+
+@pytest.mark.parametrize("absent", ["n/a", "N/A", "", "NaN", "NA"])
+def test_ways_to_write_nothing(make_bids, absent):
+    study = index(make_bids(["sub-1_T2w", "sub-2_T2w"], {}, f"participant_id\tage\tnote\nsub-1\t{absent}\t{absent}\nsub-2\t5\tx"))
+    assert np.isnan(study.subjects.at[0, "age"])
+    assert study.subjects.at[0, "note"] == ""
+
+
+def test_text_in_a_numeric_column_names_the_column(make_bids):
+    root = make_bids([f"sub-{i}_T2w" for i in range(4)], {}, "participant_id grip\nsub-0 31\nsub-1 28,5\nsub-2 40\nsub-3 n/a")
+    with pytest.raises(
+        InputError, match=r"column grip: expected numbers, found text in 1 of 3 values, first '28,5'\. .*point for decimals"
+    ) as caught:
+        index(root)
+    assert "sub-1" not in str(caught.value)
+
+
+def test_levels_in_the_dictionary_make_a_column_text(make_bids):
+    table = "participant_id severity\nsub-0 1\nsub-1 2\nsub-2 2b"
+    study = index(make_bids([f"sub-{i}_T2w" for i in range(3)], {}, table, dictionary={"severity": {"Levels": {"1": "mild"}}}))
+    assert study.subjects["severity"].tolist() == ["1", "2", "2b"]
+
+
+def test_sex_is_one_letter(make_bids):
+    study = index(make_bids([f"sub-{i}_T2w" for i in range(5)], {}, "participant_id Gender\nsub-0 male\nsub-1 F\nsub-2 n/a\nsub-3 f\nsub-4 Other"))
+    assert study.subjects[schema.SEX].tolist() == ["M", "F", "", "F", "O"]
+    assert study.subjects["gender"].tolist() == ["male", "F", "", "f", "Other"]
+    with pytest.raises(InputError, match="column sex: expected M, F, O or n/a, found '1'"):
+        index(make_bids(["sub-0_T2w"], {}, "participant_id sex\nsub-0 1", name="coded"))
+
+
+def test_aliases_only_where_the_column_is_absent(make_bids):
+    study = index(make_bids(["sub-0_T2w"], {}, "participant_id pathology institution_id institution group\nsub-0 HC 7 Oxford control"))
+    assert study.subjects[schema.GROUP].tolist() == ["control"]
+    assert study.subjects[schema.SITE].tolist() == ["7"], "a coded site is a name, not a number"
+    assert index(make_bids(["sub-0_T2w"], {}, "participant_id diagnosis\nsub-0 DCM", name="b")).subjects[schema.GROUP].tolist() == ["DCM"]
+
+
+def test_column_names_become_array_names(make_bids):
+    table = "participant_id\tField Strength [T]\tlevel\t\nsub-0\t3\t2\tx"
+    assert index(make_bids(["sub-0_T2w"], {}, table)).subjects.columns[2:].tolist() == ["field_strength_t", "level_"]
+    with pytest.raises(InputError, match="different column names, found age more than once"):
+        index(make_bids(["sub-0_T2w"], {}, "participant_id age Age\nsub-0 3 4", name="twice"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "unit"),
+    [
+        ({"Units": "kg"}, "kg"), ({"Units": "years"}, "year"), ({"Description": "cm"}, "cm"), ({"Description": "Age in years"}, "year"),
+        ({"Description": "Grip strength (kg)."}, "kg"), ({"Description": "time [s]"}, "s"), ({"Description": "Mass in general"}, None), ({}, None),
+    ],
+)  # fmt: skip
+def test_units(make_bids, entry, unit):
+    study = index(make_bids(["sub-0_T2w"], {}, "participant_id Value note\nsub-0 3 x", dictionary={"Value": entry, "note": {"Units": "kg"}}))
+    assert study.units.get("value") == unit
+    assert "note" not in study.units
+
+
+def test_values_of_sessions(make_bids):
+    root = make_bids(["sub-1_ses-pre_T2w", "sub-1_ses-post_T2w", "sub-2_ses-pre_T2w"], {}, "participant_id age mjoa\nsub-1 60 n/a\nsub-2 50 16")
+    (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tmjoa\nses-pre\t11\npost\t15\n")
+    study = index(root)
+    assert study.subjects[schema.SESSION].tolist() == ["ses-post", "ses-pre", "ses-pre"]
+    assert study.subjects["mjoa"].tolist() == [15, 11, 16]
+    assert study.subjects["age"].tolist() == [60, 60, 50]
+
+
+def test_session_column_in_the_participants_table(make_bids):
+    table = "participant_id session_id mjoa\nsub-1 ses-1 11\nsub-1 ses-2 15"
+    assert index(make_bids(["sub-1_ses-1_T2w", "sub-1_ses-2_T2w"], {}, table)).subjects["mjoa"].tolist() == [11, 15]
+
+
+def test_scanner_from_the_sidecar(make_bids):
+    sidecars = {"sub-1_T2w": {"Manufacturer": "Siemens", "MagneticFieldStrength": 3}, "sub-2_T2w": {"MagneticFieldStrength": 1.5}}
+    root = make_bids(["sub-1_T2w", "sub-2_T2w", "sub-3_T2w"], sidecars=sidecars)
+    study = index(root)
+    assert study.subjects["manufacturer"].tolist() == ["Siemens", "", ""]
+    np.testing.assert_array_equal(study.subjects["field_strength"], [3, 1.5, np.nan])
+    assert study.units == {"field_strength": "T"}
+    (root / "sub-3/anat/sub-3_T2w.json").write_text("{broken")
+    assert index(root).subjects["manufacturer"].tolist() == ["Siemens", "", ""]
+
+
+def test_table_wins_over_the_sidecar(make_bids):
+    root = make_bids(["sub-1_T2w"], {}, "participant_id manufacturer\nsub-1 GE", sidecars={"sub-1_T2w": {"Manufacturer": "General Electric"}})
+    assert index(root).subjects["manufacturer"].tolist() == ["GE"]
+
+
+def test_byte_order_mark_and_blank_lines(make_bids):
+    root = make_bids(["sub-1_T2w"])
+    (root / "participants.tsv").write_bytes("\ufeffparticipant_id\tage\r\n\r\nsub-1\t4\r\n".encode())
+    assert index(root).subjects["age"].tolist() == [4]
+
+
+def test_table_and_folders_that_disagree_are_reported(make_bids):
+    study = index(make_bids(["sub-1_T2w", "sub-2_T2w"], {}, "participant_id age note\nsub-1 30 x\nsub-9 40 y"))
+    assert study.subjects[schema.PARTICIPANT].tolist() == ["sub-1", "sub-2"]
+    np.testing.assert_array_equal(study.subjects["age"], [30, np.nan])
+    assert study.subjects["note"].tolist() == ["x", ""]
+    assert study.notes[[schema.PARTICIPANT, "note"]].to_numpy().tolist() == [
+        ["sub-2", "has files, but no row in the participants table: no covariates"],
+        ["sub-9", "has a row in the participants table, but no files: not in the study"],
+    ]
+
+
+# --- what is missing --------------------------------------------------------------------------------------------------
+def test_missing_is_one_readable_line_a_subject(make_bids):
+    files = ["sub-1_T2w", "sub-1_mt-on_MTS", "sub-1_mt-off_MTS", "sub-2_T2w", "sub-3_T2w", "sub-3_mt-on_MTS", "sub-3_mt-off_MTS"]
+    study = index(make_bids(files, {}, "participant_id group age\nsub-1 HC 30\nsub-2 DCM n/a\nsub-3 n/a 40"))
+    lines = study.missing([schema.T2W, schema.MT_ON, schema.MT_OFF])
+    assert lines.to_numpy().tolist() == [["sub-2", "", "MT-on image, MT-off image", "age"], ["sub-3", "", "", "group"]]
+    assert lines.index.tolist() == [1, 2]
+    assert study.missing([schema.T2W], covariates=()).empty
+    assert study.present([schema.MT_ON]).to_dict("index") == {"MT-on image": {"present": 2, "missing": 1}}
+    with pytest.raises(UnknownNameError, match="Did you mean 'mt_on'"):
+        study.missing(["mt-on"])
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+def test_no_such_dataset(tmp_path):
+    for place in (tmp_path / "absent", tmp_path):
+        with pytest.raises(MissingInputError, match=r"data\.bids: expected a BIDS dataset, found no files"):
+            index(place)
+
+
+def test_no_participants(make_bids):
+    with pytest.raises(MissingInputError, match=r"participants \(folders sub-\.\.\.\), found none"):
+        index(make_bids([], {}, "participant_id\nsub-1"))
+
+
+def test_no_participants_table(make_bids):
+    root = make_bids(["sub-1_T2w"])
+    (root / "participants.tsv").unlink()
+    with pytest.raises(MissingInputError, match=r"expected participants\.tsv, found none in the dataset\. Add one with a column participant_id"):
+        index(root)
+
+
+def test_two_rows_for_one_participant(make_bids):
+    with pytest.raises(InputError, match=r"participants\.tsv: expected one row a participant, found sub-1 more than once"):
+        index(make_bids(["sub-1_T2w"], {}, "participant_id age\nsub-1 3\n1 4"))
+
+
+@pytest.mark.parametrize("content", [b"participant_id,age\nsub-1,4\n", b"", b"age\n4\n", "participant_id\tn\u00f6te\nsub-1\tx\n".encode("utf-16")])
+def test_table_that_is_not_one(make_bids, content):
+    root = make_bids(["sub-1_T2w"])
+    (root / "participants.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=r"participants\.tsv: expected a (column participant_id|tab-separated table)"):
+        index(root)
+
+
+def test_dictionary_that_is_not_json(make_bids):
+    root = make_bids(["sub-1_T2w"])
+    (root / "participants.json").write_text("{,}")
+    with pytest.raises(InputError, match=r"participants\.json: expected JSON"):
+        index(root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folder_without_permission(make_bids):
+    root = make_bids(["sub-1_T2w", "sub-2_T2w"])
+    (root / "sub-2").chmod(0)
+    try:
+        with pytest.raises(InputError, match="folders that can be listed"):
+            index(root)
+    finally:
+        (root / "sub-2").chmod(0o755)
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+def test_same_index_from_folder_file_url_and_bucket(make_bids, monkeypatch):
+    root = make_bids(NAMINGS["spine-generic"][:3], {"labels": NAMINGS["spine-generic"][3:]}, sidecars={"sub-01_T2w": {"Manufacturer": "GE"}})
+    bucket = obstore.store.MemoryStore()
+    for path in root.rglob("*"):
+        if path.is_file():
+            obstore.put(bucket, path.relative_to(root).as_posix(), path.read_bytes())
+    here = index(root)
+    assert index(root.as_uri()).files.equals(here.files)
+
+    monkeypatch.setattr(store, "object_store", lambda url: {"s3://bucket/study": bucket}[url])
+    there = index("s3://bucket/study")
+    pd.testing.assert_frame_equal(there.subjects, here.subjects)
+    assert there.files.at[0, MASK] == "s3://bucket/study/derivatives/labels/sub-01/anat/sub-01_T2w_label-SC_seg.nii.gz"
+    assert [f.replace(str(root), "s3://bucket/study") for f in here.files.iloc[0, :7]] == there.files.iloc[0, :7].tolist()
+
+
+def test_bucket_that_does_not_answer(monkeypatch):
+    def refuse(url):
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(store, "object_store", refuse)
+    with pytest.raises(StorageError, match="listing the dataset"):
+        index("s3://bucket/study")
+
+
+def test_links_are_followed_and_dead_links_are_files(make_bids, tmp_path):
+    """git-annex keeps a link where the content was not fetched."""
+    root = make_bids(["sub-1_T2w"])
+    (root / "sub-1/anat/sub-1_mt-on_MTS.nii.gz").symlink_to("../../.git/annex/objects/x")
+    (tmp_path / "link").symlink_to(root)
+    assert names(index(tmp_path / "link")).keys() == {schema.T2W, schema.MT_ON}
