@@ -17,7 +17,7 @@ from scipy import ndimage
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, GeometryError
-from cohort_engine.qmri.region import HALF, Region
+from cohort_engine.qmri.region import HALF, Intervals, Outline
 from cohort_engine.template.packing import FloatArray, apply_affine
 
 AREA = "area"
@@ -137,12 +137,12 @@ def measure_slices(
 
     * area = sum of the mask x voxel area x (n . t). For a tilt in one direction this is the product of cos(angle_ap) and cos(angle_rl); for a tilt in
       both the product is too small (by 0.04 % at 32 and 3 degrees).
-    * The other in-plane measures are of the outline at one half (see `region.Region`), projected along t onto the plane (e_x, e_y) of
-      ``Centreline.frame``: x is the scanner's right made orthogonal to t.
+    * diameter_ap, area_right and area_left are sums of the mask as well; the other in-plane measures are of its outline at one half, which a blurred
+      edge does not widen (see `qmri.region`). All are projected along t onto the plane (e_x, e_y) of ``Centreline.frame``: x is the scanner's right
+      made orthogonal to t.
     * Ellipse axes: 4 sqrt(eigenvalue of the second moments). The axis within 45 degrees of x is the right-to-left one, long or short;
       eccentricity = sqrt(1 - smaller/larger eigenvalue); orientation within -45 to 45.
     * diameter_ap: area within 1.5 mm of the ellipse's front-to-back axis, over 3 mm; right, left and mirror image are taken at the same axis.
-    * area_right + area_left = area, divided as the outline is.
     * length: arc length between the faces of the slice; the lengths of adjoining slices add up to that of the curve.
 
     Missing: NaN in a slice without cord, and in a slice whose measured piece touches a NaN voxel. NaN elsewhere is background.
@@ -173,10 +173,11 @@ def measure_slices(
     e_x, e_y, tangent = centreline.frame(arc)
     to_mm = np.stack([e_x, e_y], axis=1) @ affine[:3, :2]  # (slice, 2, 2): voxels in the slice to mm across the cord
     pixel = np.abs(np.linalg.det(to_mm))
-    area = cord.sum(axis=(1, 2)) * pixel
 
-    region = Region.of_mask(cord)
-    voxels, centre, moments = region.moments()
+    voxels, outline = Intervals.of_voxels(cord), Outline.of_mask(cord)
+    area = voxels.area * pixel
+    inside = np.where(outline.area > 0, outline.area, np.nan)
+    centre, moments = outline.moments()
     cxx, cxy, _, cyy = (to_mm @ moments @ to_mm.swapaxes(1, 2)).reshape(-1, 4).T
     mean, half = 0.5 * (cxx + cyy), np.hypot(0.5 * (cxx - cyy), cxy)
     long_axis, short_axis = mean + half, mean - half
@@ -187,7 +188,7 @@ def measure_slices(
     x_axis = np.stack([np.cos(turn), np.sin(turn)], axis=1)  # of the ellipse, in the plane across the cord
     to_x = np.einsum("ka,kab->kb", x_axis, to_mm)
     mirror = np.linalg.solve(to_mm, (np.eye(2) - 2 * x_axis[:, :, None] * x_axis[:, None, :]) @ to_mm)
-    right = region.strip(centre, to_x, 0.0, np.inf) / voxels
+    right = voxels.strip(centre, to_x, 0.0, np.inf) * pixel
 
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     normal *= np.sign(normal @ affine[:3, 2]) / np.linalg.norm(normal)
@@ -197,14 +198,14 @@ def measure_slices(
 
     found = {
         AREA: area,
-        AREA_RIGHT: area * right,
-        AREA_LEFT: area * (1 - right),
-        SYMMETRY: region.overlap(centre, mirror) / voxels,
-        DIAMETER_AP: region.strip(centre, to_x, -0.5 * BAND, 0.5 * BAND) * pixel / BAND,
+        AREA_RIGHT: right,
+        AREA_LEFT: area - right,
+        SYMMETRY: outline.overlap(centre, mirror) / inside,
+        DIAMETER_AP: voxels.strip(centre, to_x, -0.5 * BAND, 0.5 * BAND) * pixel / BAND,
         DIAMETER_AP_ELLIPSE: 4 * np.sqrt(np.where(across, short_axis, long_axis)),
         DIAMETER_RL: 4 * np.sqrt(np.where(across, long_axis, short_axis)),
         ECCENTRICITY: np.sqrt(np.clip(1 - short_axis / long_axis, 0.0, 1.0)),
-        SOLIDITY: voxels / region.hull_area(),
+        SOLIDITY: inside / outline.hull_area(),
         ORIENTATION: np.degrees(turn),
         ANGLE_AP: np.degrees(np.arctan2(tangent @ to_right, rise)),
         ANGLE_RL: np.degrees(np.arctan2(tangent @ np.cross(normal, to_right), rise)),
@@ -364,8 +365,7 @@ def template_profile(value: FloatArray, arc: FloatArray, axis: LevelAxis, z: Flo
         return np.full((*value.shape[:-1], len(at)), np.nan)
     below = np.clip(np.searchsorted(arc, at, side="right") - 1, 0, max(last - 1, 0))
     above = np.minimum(below + 1, last)
-    gap = arc[above] - arc[below]
-    step = (at - arc[below]) / np.where(gap > 0, gap, np.inf)
+    step = (at - arc[below]) / np.where(above > below, arc[above] - arc[below], np.nan)  # one slice alone has no thickness
     share = np.clip(step, 0.0, 1.0)
     between = value[..., below] * (1 - share) + value[..., above] * share
     nearest = np.where(np.abs(step - 0.5) <= 1.0, value[..., np.where(step < 0.5, below, above)], np.nan)

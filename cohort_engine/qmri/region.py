@@ -1,7 +1,8 @@
-"""The outline of a soft mask, slice by slice, to a fraction of a voxel: where the mask, interpolated bilinearly, is above one half.
+"""The cord of every slice as weighted intervals along x, to a fraction of a voxel: all slices at once, no resampled picture.
 
-A slice is cut into cells between four voxel centres and each cell into `ROWS` rows. Along a row the mask is linear, so the part above one half
-is an interval known in closed form, and every quantity is a sum over intervals: all slices at once, no resampled picture.
+Voxels and the cells between voxel centres are cut into `ROWS` rows. Two sets of intervals come from a soft mask: its voxels, each with its value (for
+areas, which partial volume makes exact), and its outline, where the mask interpolated bilinearly is above one half (for the form, which a blur would
+widen). Along a row the mask is linear, so the ends of an interval are known in closed form and every quantity is a sum.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from cohort_engine.template.packing import FloatArray
 HALF = 0.5
 """The outline runs where the mask crosses this."""
 ROWS = 4
-"""Rows in a cell: the area of a disc of 110 voxels is within 1e-4 of that with 64 rows."""
+"""Rows in a voxel or cell: the area of a disc of 110 voxels is within 1e-4 of that with 64 rows."""
 DIRECTIONS = 64
 """Pairs of opposite directions in which the convex hull is felt: its area is within 0.1 %."""
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
-    """Intervals on rows, for every slice.
+class Intervals:
+    """Weighted intervals on rows, for every slice.
 
     Attributes
     ----------
@@ -36,16 +37,8 @@ class Region:
         Position of the rows, voxels.
     start, stop : (cell, row) arrays
         The interval along x, voxels; equal where the row is empty.
-    corners : (2, 2, cell) array
-        Mask at the four corners of each cell, by x and y.
-
-    Examples
-    --------
-    >>> mask = np.zeros((1, 4, 5))
-    >>> mask[0, 1:3, 1:4] = 1
-    >>> region = Region.of_mask(mask)
-    >>> region.sum(np.ones_like(region.y)).round(1).tolist()  # 2 x 3 voxels, less the four rounded corners
-    [5.6]
+    weight : (cell, 1) array
+        0 to 1.
     """
 
     mask: FloatArray
@@ -53,34 +46,42 @@ class Region:
     y: FloatArray
     start: FloatArray
     stop: FloatArray
-    corners: FloatArray
+    weight: FloatArray
 
     @classmethod
-    def of_mask(cls, mask: FloatArray) -> Region:
-        """Find the intervals of a mask (slice, x, y)."""
-        inside = mask >= HALF
-        k, i, j = np.nonzero(inside[:, :-1, :-1] | inside[:, 1:, :-1] | inside[:, :-1, 1:] | inside[:, 1:, 1:])
-        corners = np.stack([[mask[k, i + a, j + b] for b in (0, 1)] for a in (0, 1)])
-        t = (np.arange(ROWS) + 0.5) / ROWS
-        left, right = corners[:, 0, :, None] + (corners[:, 1] - corners[:, 0])[..., None] * t
-        start, stop = _above(left, right)
-        return cls(mask, k, j[:, None] + t, i[:, None] + start, i[:, None] + stop, corners)
+    def of_voxels(cls, mask: FloatArray) -> Intervals:
+        """Each voxel of a mask (slice, x, y), filled evenly with its value.
 
-    def sum(self, weight: FloatArray, lower: FloatArray | None = None, upper: FloatArray | None = None) -> FloatArray:
-        """Integral (slice,) of a weight (cell, row), constant along each interval, over the region; or over `lower` to `upper` alone."""
-        lower, upper = (self.start if lower is None else lower), (self.stop if upper is None else upper)
-        return self._per_slice((weight * (upper - lower)).sum(axis=1) / ROWS)
+        Examples
+        --------
+        >>> mask = np.zeros((1, 4, 4))
+        >>> mask[0, 1:3, 1] = 0.5
+        >>> Intervals.of_voxels(mask).area.tolist()
+        [1.0]
+        """
+        k, i, j = np.nonzero(mask)
+        y = j[:, None] + _rows() - 0.5
+        x = np.broadcast_to(i[:, None], y.shape)
+        return cls(mask, k, y, x - 0.5, x + 0.5, mask[k, i, j][:, None])
 
-    def moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Area (slice,), centroid (slice, 2) and central second moments over area (slice, 2, 2), voxels; NaN where the region is empty."""
-        ones = np.ones_like(self.y)
-        area = self.sum(ones)
-        middle = 0.5 * (self.start + self.stop)
+    @property
+    def area(self) -> FloatArray:
+        """Weighted area (slice,), voxels."""
+        return self.sum(np.ones_like(self.y))
+
+    def sum(self, share: FloatArray) -> FloatArray:
+        """Sum (slice,) of a share (cell, row) of the intervals, voxels."""
+        per_cell = (share * self.weight * (self.stop - self.start)).sum(axis=1) / ROWS
+        return np.asarray(np.bincount(self.index, weights=per_cell, minlength=len(self.mask)), float)
+
+    def moments(self) -> tuple[FloatArray, FloatArray]:
+        """Centroid (slice, 2) and central second moments over area (slice, 2, 2), voxels; NaN where there is no area."""
+        area, middle = self.area, 0.5 * (self.start + self.stop)
         with np.errstate(divide="ignore", invalid="ignore"):
             centre = np.stack([self.sum(middle), self.sum(self.y)], axis=-1) / area[:, None]
             dx, dy = middle - centre[self.index, :1], self.y - centre[self.index, 1:]
             xx, xy, yy = (self.sum(w) / area for w in (dx**2 + (self.stop - self.start) ** 2 / 12, dx * dy, dy**2 + 1 / (12 * ROWS**2)))
-        return np.where(area > 0, area, np.nan), centre, np.moveaxis(np.array([[xx, xy], [xy, yy]]), -1, 0)
+        return centre, np.moveaxis(np.array([[xx, xy], [xy, yy]]), -1, 0)
 
     def strip(self, centre: FloatArray, normal: FloatArray, low: float, high: float) -> FloatArray:
         """Area (slice,), voxels, of the part whose distance from `centre` along `normal` (slice, 2) is within `low` to `high`.
@@ -91,8 +92,37 @@ class Region:
         offset = -slope * centre[self.index, :1] + normal[self.index, 1:] * (self.y - centre[self.index, 1:])
         a, b = slope * self.start + offset, slope * self.stop + offset
         near, far = np.minimum(a, b), np.maximum(a, b) + 1e-12
-        share = np.clip(np.minimum(far, high) - np.maximum(near, low), 0.0, None) / (far - near)
-        return self.sum(share)
+        return self.sum(np.clip(np.minimum(far, high) - np.maximum(near, low), 0.0, None) / (far - near))
+
+
+@dataclass(frozen=True, eq=False)
+class Outline(Intervals):
+    """The region inside the outline, weight 1.
+
+    Attributes
+    ----------
+    corners : (2, 2, cell) array
+        Mask at the four corners of each cell, by x and y.
+
+    Examples
+    --------
+    >>> mask = np.zeros((1, 4, 5))
+    >>> mask[0, 1:3, 1:4] = 1
+    >>> Outline.of_mask(mask).area.round(1).tolist()  # 2 x 3 voxels, less the four rounded corners
+    [5.6]
+    """
+
+    corners: FloatArray
+
+    @classmethod
+    def of_mask(cls, mask: FloatArray) -> Outline:
+        """Find the outline of a mask (slice, x, y)."""
+        inside = mask >= HALF
+        k, i, j = np.nonzero(inside[:, :-1, :-1] | inside[:, 1:, :-1] | inside[:, :-1, 1:] | inside[:, 1:, 1:])
+        corners = np.stack([[mask[k, i + a, j + b] for b in (0, 1)] for a in (0, 1)])
+        left, right = corners[:, 0, :, None] + (corners[:, 1] - corners[:, 0])[..., None] * _rows()
+        start, stop = _above(left, right)
+        return cls(mask, k, j[:, None] + _rows(), i[:, None] + start, i[:, None] + stop, np.ones((len(k), 1)), corners)
 
     def overlap(self, centre: FloatArray, matrix: FloatArray) -> FloatArray:
         """Area (slice,), voxels, that the region shares with its image under ``centre + matrix (p - centre)``, an involution (slice, 2, 2)."""
@@ -135,9 +165,6 @@ class Region:
         area[present] = polygon * (step / 2) / np.tan(step / 2)
         return area
 
-    def _per_slice(self, values: FloatArray) -> FloatArray:
-        return np.asarray(np.bincount(self.index, weights=values, minlength=len(self.mask)), float)
-
     def _interpolate(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Mask (cell, row) at positions of its slices, bilinear, 0 outside."""
         _, nx, ny = self.mask.shape
@@ -148,6 +175,10 @@ class Region:
         low = flat[base] * (1 - fy) + flat[base + 1] * fy
         high = flat[base + ny] * (1 - fy) + flat[base + ny + 1] * fy
         return np.asarray(low * (1 - fx) + high * fx)
+
+
+def _rows() -> FloatArray:
+    return (np.arange(ROWS) + 0.5) / ROWS
 
 
 def _above(left: FloatArray, right: FloatArray) -> tuple[Any, Any]:
