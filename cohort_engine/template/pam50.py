@@ -234,7 +234,7 @@ def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
 
 def _refuse_missing(missing: list[str], release: Release) -> None:
     if missing:
-        found = f"{len(missing)} absent or not readable: {', '.join(missing)}"
+        found = "none of them" if len(missing) == len(release.files) else f"{len(missing)} absent or not readable: {', '.join(missing)}"
         raise TemplateError(expected=f"{len(release.files)} files of {NAME} {release.version}", found=found, where=_WHERE, remedy=_REMEDY)
 
 

@@ -20,8 +20,8 @@ References
 Diameters and area (which is the ellipse's): Valošek J, Bédard S et al. A database of the healthy human spinal cord morphometry in the
 PAM50 template space. Imaging Neuroscience 2024;2:1-15. doi:10.1162/imag_a_00075. Here the means over its adults by level: 201 to 203 of
 them down to T2, 198 at T3, 123 at T4.
-Names and arrangement of the tracts, and their shares (which the weights of the diagram are set for): Lévy S et al. White matter atlas of the human spinal cord with estimation of partial volume
-effect. NeuroImage 2015;119:262-271. doi:10.1016/j.neuroimage.2015.06.040.
+Names and arrangement of the tracts, and their shares, which the weights of the diagram are set for: Lévy S et al. White matter atlas of
+the human spinal cord with estimation of partial volume effect. NeuroImage 2015;119:262-271. doi:10.1016/j.neuroimage.2015.06.040.
 Heights of the levels: distance of the discs in PAM50, to the millimetre (De Leener 2018, doi:10.1016/j.neuroimage.2017.10.041).
 """
 

@@ -187,7 +187,7 @@ def test_argument_then_variable_then_installed_copy(make_folder, release, monkey
     install_pam50(make_folder(), release=release)
     assert load_pam50(release=release).version == "test"
     monkeypatch.setenv(pam50.FOLDER_VARIABLE, "/nowhere")
-    with pytest.raises(TemplateError, match="45 absent or not"):
+    with pytest.raises(TemplateError, match="none of them"):
         load_pam50(release=release)
 
 
@@ -336,7 +336,7 @@ def test_a_bad_source_leaves_the_installed_copy(make_folder, make_zip, release, 
         z.writestr("README", "nothing here")
     folder = make_folder()
     (folder / BROKEN).write_bytes((folder / pam50.WM).read_bytes())
-    cases = {"cut.zip": "zip file", "absent.zip": "no such file", "empty": "45 absent or not", "other.zip": "45 absent or not", "source": BROKEN}
+    cases = {"cut.zip": "zip file", "absent.zip": "no such file", "empty": "none of them", "other.zip": "none of them", "source": BROKEN}
     for name, message in cases.items():
         with pytest.raises(TemplateError, match=message):
             install_pam50(tmp_path / name, release=release)
