@@ -200,7 +200,7 @@ class _Build:
             jobs = [Job(url, stage, dict(stage.params(config)), reference, again=only is not None) for stage in self.stages]
             window = config.compute.window * max(1, prepared.workers)
             results = Run(pool, jobs, window, config.compute.retries, events)(subjects)
-            trouble = self._close()
+            trouble = self._close(pool)
         finally:
             pool.close()
             events.close()
@@ -209,15 +209,16 @@ class _Build:
         events.on_finish(report)
         return report
 
-    def _close(self) -> str:
+    def _close(self, pool: Pool) -> str:
         """Tabulate and finalise; storage that fails now is told in the report, which must not be lost."""
         from cohort_engine.io.closing import finalise
         from cohort_engine.reduce.cohort import tabulate
 
-        stages = self.config.stages
+        url, stages = self.config.data.store, self.config.stages
+        reduce = stages.reduce
         try:
-            tabulate(self.config.data.store, metrics=stages.metrics, estimators=stages.reduce.estimators, min_coverage=stages.reduce.min_coverage)
-            finalise(self.config.data.store, allow_missing=True)
+            tabulate(url, metrics=stages.metrics, estimators=reduce.estimators, min_coverage=reduce.min_coverage, client=pool.client)
+            finalise(url, allow_missing=True)
         except StorageError as error:
             return str(error)
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -36,7 +37,15 @@ class WorkerOffer:
 
 
 class Pool(Protocol):
-    """A place to run tasks: `open`, `submit` at any time, and take what `completed` hands out."""
+    """A place to run tasks: `open`, `submit` at any time, and take what `completed` hands out.
+
+    Attributes
+    ----------
+    client : distributed.Client or None
+        For work that brings its own graph.
+    """
+
+    client: Any
 
     def offers(self) -> tuple[WorkerOffer, ...]:
         """List the workers; before `open`, those a fresh cluster would have."""
@@ -142,10 +151,11 @@ class DaskPool:
         from distributed import LocalCluster
 
         # Every task on a dying worker is suspected, also the innocent ones queued there: the runner tries suspects again alone.
+        # Dask's own words about lost workers and raised errors are kept off the screen: the report has them, with a remedy.
         with dask.config.set({"distributed.scheduler.allowed-failures": self.compute.retries}):
             return LocalCluster(
                 n_workers=self.compute.workers, threads_per_worker=1, processes=True, memory_limit=self.compute.memory,
-                dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None,
+                dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None, silence_logs=logging.CRITICAL,
             )  # fmt: skip
 
 
@@ -162,6 +172,7 @@ class SynchronousPool:
 
     def __init__(self, compute: ComputeConfig) -> None:
         del compute
+        self.client = None
         self.waiting: list[Ended] = []
 
     def offers(self) -> tuple[WorkerOffer, ...]:

@@ -111,7 +111,7 @@ class Plan:
             ("input", _size(self.bytes_in)),
             ("output", f"{_size(self.bytes_out)} at most, {self.objects} objects"),
             ("workers", f"{self.workers}, about {self.memory / 1024:.1f} GiB each"),
-            *((f"no {schema.ROLES.get(role, role)}", f"{n} subjects") for role, n in self.missing.items()),
+            *((f"lacking {schema.ROLES[role]}", str(n)) for role, n in self.missing.items()),
             *(("problem", str(p)) for p in self.problems),
         ]
 

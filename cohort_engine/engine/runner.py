@@ -212,7 +212,7 @@ def _failure(row: int, stage: str, key: str, error: Exception) -> LedgerEntry:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     found = scrub(str(error)) or "no message"
     return replace(
-        entry, message=f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} ({frame.name}): {found}",
+        entry, message=f"in {Path(frame.filename).name}:{frame.lineno} ({frame.name}): {found}",
         remedy="This is not a message for users: please report it.",
     )  # fmt: skip
 

@@ -1,0 +1,125 @@
+"""Stages whose images are words, so that a test says what each subject does. Workers and other processes import this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cohort_engine import schema
+from cohort_engine.config import Config, parse_config
+from cohort_engine.engine.stages import Stage, StageInput
+from cohort_engine.errors import CordError, StorageError
+
+BUILD = {"data": {"bids": "bids", "store": "study.zarr"}, "template": {"name": "parametric"}}
+
+
+def make_study(root: Path, *subjects: dict[str, object] | None) -> Path:
+    """One participant for each argument: what its MT mask says, or None for a participant without one."""
+    bids = root / "bids"
+    (bids / "derivatives" / "labels").mkdir(parents=True)
+    (bids / "participants.tsv").write_text("\n".join(["participant_id\tage", *(f"sub-{i:02d}\t{40 + i}" for i in range(len(subjects)))]) + "\n")
+    for i, words in enumerate(subjects):
+        anat = bids / f"sub-{i:02d}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-{i:02d}_flip-1_mt-on_MTS.nii.gz").write_text("on")
+        (anat / f"sub-{i:02d}_flip-1_mt-off_MTS.nii.gz").write_text("off")
+        if words is not None:
+            say(root, i, **words)
+    return root
+
+
+def say(root: Path, i: int, **words: object) -> None:
+    """Write (or replace) the MT mask of a participant."""
+    anat = root / "bids" / "derivatives" / "labels" / f"sub-{i:02d}" / "anat"
+    anat.mkdir(parents=True, exist_ok=True)
+    (anat / f"sub-{i:02d}_flip-1_mt-on_MTS_label-SC_seg.nii.gz").write_text(json.dumps(words))
+
+
+def study_config(root: Path, *, low_signal: float = 0.05, seed: int = 1, **compute: object) -> Config:
+    raw = {
+        "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")},
+        "template": {"name": "parametric"},
+        "compute": {"cluster": "synchronous", "memory": "3 GiB", "retries": 1} | compute,
+        "stages": {"fit": {"seed": seed}, "mtr": {"low_signal": low_signal}},
+    }
+    return parse_config(raw)
+
+
+def words(inputs: StageInput) -> dict[str, object]:
+    return json.loads(Path(inputs.files["mt_mask"]).read_text())
+
+
+def obey(inputs: StageInput, stage: str) -> None:
+    said = words(inputs)
+    folder = Path(inputs.files["mt_mask"]).parents[5]
+    name = Path(inputs.files["mt_mask"]).parents[1].name
+    with (folder / "journal").open("a") as journal:
+        journal.write(f"{stage} {name} {os.getpid()}\n")
+    Path(tempfile.mkdtemp(), "left").touch()
+    time.sleep(float(said.get("sleep", 0)))
+    match said.get(stage):
+        case "bad":
+            raise CordError(expected="a cord", found="nothing", where="MT mask", remedy="Draw it.")
+        case "bug":
+            raise ZeroDivisionError(f"cannot divide {inputs.files['mt_mask']} of {name}")
+        case "storage":
+            raise StorageError(expected="a disk", found="none", where="disk", remedy="Buy one.")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "kill once" if not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(inputs: StageInput) -> dict[str, np.ndarray]:
+    obey(inputs, "fit")
+    rng = np.random.default_rng(inputs.params["seed"])
+    xyz = np.asarray(inputs.template.packing.xyz + rng.normal() + float(words(inputs).get("value", 0)), np.float32)
+    return {"fit/mt": xyz, "qc/mt_dice": np.float32(0.9)}
+
+
+def mtr(inputs: StageInput) -> dict[str, np.ndarray]:
+    obey(inputs, "mtr")
+    xyz = inputs.load("fit/mt")
+    return {"maps/mtr": 40 + 0.001 * xyz[:, 2], "qc/mtr_cord_median": np.float32(40 + inputs.params["low_signal"])}
+
+
+def fit_params(config: Config) -> dict[str, object]:
+    return {"seed": config.stages.fit.seed}
+
+
+def mtr_params(config: Config) -> dict[str, object]:
+    return {"low_signal": config.stages.mtr.low_signal}
+
+
+FIT = Stage("fit_mt", "1", fit, ("mt_mask",), ("fit/mt", "qc/mt_dice"), fit_params, memory=100)
+MTR = Stage("mtr", "1", mtr, ("mt_on", "mt_off", "mt_mask"), ("maps/mtr", "qc/mtr_cord_median"), mtr_params, needs=("fit_mt",), memory=100)
+STAGES = (FIT, MTR)
+
+
+def journal(root: Path) -> list[tuple[str, str]]:
+    """(stage, participant) of every run so far, sorted."""
+    path = root / "journal"
+    return sorted(tuple(line.split()[:2]) for line in path.read_text().splitlines()) if path.exists() else []  # type: ignore[misc]
+
+
+def arrays(root: Path) -> dict[str, np.ndarray]:
+    """Every array of the store but the times."""
+    import zarr
+
+    group = zarr.open_group(str(root / "study.zarr"), mode="r", use_consolidated=False)
+    skip = {f"{schema.STAGES}/{schema.SECONDS}", f"{schema.STAGES}/{schema.PEAK_MEMORY}"}
+    return {path: node[...] for path, node in group.members(max_depth=None) if isinstance(node, zarr.Array) and path not in skip}
+
+
+if __name__ == "__main__":
+    from cohort_engine.engine.build import build
+
+    build(study_config(Path(sys.argv[1]), cluster="local", workers=2), stages=STAGES)
