@@ -232,7 +232,7 @@ def _check_ledger(url: str, root: zarr.Group) -> tuple[Ledger, list[Problem]]:
         try:
             status, key = (np.asarray(layout.array_at(root, f"{schema.STAGES}/{n}")[...]) for n in (schema.STATUS, schema.KEY))
             names = [str(n) for n in np.asarray(layout.array_at(root, layout.STAGE_NAMES.path)[...])]
-            stored = {(r, names[s]): (schema.STATUS_CODES[int(status[r, s])], str(key[r, s])) for r, s in np.argwhere(status != 0)}
+            stored = {(int(r), names[s]): (schema.STATUS_CODES[int(status[r, s])], str(key[r, s])) for r, s in np.argwhere(status != 0)}
         except Exception as error:
             problems.append(Problem(schema.STAGES, _reason(error)))
     if root.attrs.get(layout.COMPACTED):
@@ -295,7 +295,7 @@ def _check_data(root: zarr.Group, path: str, array: zarr.Array[Any], ledger: Led
 
 def _rows(path: str, array: zarr.Array[Any], first: int, stop: int) -> Iterator[tuple[int, NDArray[Any] | Problem]]:
     try:
-        yield from zip(range(first, stop), np.asarray(array[first:stop]), strict=True)
+        yield from zip(range(first, stop), map(np.asarray, np.asarray(array[first:stop])), strict=True)
     except Exception as error:
         size = array.chunks[0]
         if stop - first <= size:

@@ -34,11 +34,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import GroupNotFoundError
-from zarr.storage import ObjectStore
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.io.store import object_store, open_zarr_store, storage_errors
+from cohort_engine.io.store import clear, object_store, open_zarr_store, storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.schema import VariableSpec
 from cohort_engine.template.atlas import Atlas
@@ -255,15 +254,12 @@ def claim(url: str) -> tuple[zarr.Group, bool]:
             raise StoreError(
                 expected="an empty place or a cohort store", found="other files", where="store", remedy="Choose another place for the cohort."
             ) from None
-        return _new_root(store), False
-    if root.attrs.get(FORMAT) == FORMAT_NAME and VERSION not in root.attrs:
-        return _new_root(store), False
-    check_format(root)
-    return root, True
-
-
-def _new_root(store: ObjectStore[Any]) -> zarr.Group:
-    return zarr.create_group(store, zarr_format=3, attributes={FORMAT: FORMAT_NAME}, overwrite=True)
+    else:
+        if root.attrs.get(FORMAT) != FORMAT_NAME or VERSION in root.attrs:
+            check_format(root)
+            return root, True
+        clear(url)
+    return zarr.create_group(store, zarr_format=3, attributes={FORMAT: FORMAT_NAME}), False
 
 
 def check_format(root: zarr.Group) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -168,6 +169,17 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
         if isinstance(error.__cause__, FileNotFoundError):
             raise InputError(expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says.") from error
         raise
+
+
+def clear(url: str) -> None:
+    """Delete everything below a location; on a local disk the empty folders too, which zarr would take for something foreign."""
+    path = local_path(url)
+    if path is None:
+        names = [o["path"] for batch in obstore.list(object_store(url)) for o in batch]
+        obstore.delete(object_store(url), names)
+        return
+    for child in path.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 
 def remove_leftovers(url: str) -> int:
