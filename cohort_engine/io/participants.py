@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,9 @@ class Participants:
     values: Mapping[Person, Mapping[str, str]]
     dictionary: Mapping[str, Mapping[str, Any]]
 
-    @property
-    def names(self) -> set[str]:
-        return {participant for participant, _ in self.values}
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(participant for participant, _ in self.values)
 
     def text(self, person: Person, column: str) -> str:
         """Value of a session, or else of the participant; ``""`` where neither has one."""
