@@ -218,7 +218,7 @@ class _Build:
         reduce = stages.reduce
         try:
             tabulate(url, metrics=stages.metrics, estimators=reduce.estimators, min_coverage=reduce.min_coverage, client=pool.client)
-            finalise(url, allow_missing=True)
+            finalise(url, [s.name for s in self.stages], allow_missing=True)
         except StorageError as error:
             return str(error)
         return ""

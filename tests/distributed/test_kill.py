@@ -79,7 +79,7 @@ def test_a_killed_build_continues_where_it_was(tmp_path: Path) -> None:
     workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
-    gone, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive, "workers outlive the build"
     finished = {(e.stage.removesuffix("_mt"), f"sub-{e.subject:02d}") for e in read_ledger(url)}
     assert 3 <= len([f for f in finished if f[0] == "mtr"]) < 8

@@ -69,7 +69,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 
 
 def test_one_problem_is_raised_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="compute.memory: expected about .* found 256.0 MiB"):
+    with pytest.raises(ResourceError, match=r"compute\.memory: expected about .* found 256\.0 MiB"):
         make_plan(tmp_path, offers=(WorkerOffer(GIB // 4),)).validate()
 
 
@@ -93,5 +93,5 @@ def test_a_local_cluster_is_planned_without_starting_it(tmp_path: Path) -> None:
 
 
 def test_an_address_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="compute.address"):
+    with pytest.raises(ConfigError, match=r"compute\.address"):
         make_pool(config(tmp_path, cluster="address").compute)

@@ -39,12 +39,19 @@ def test_a_seed_that_comes_too_late_is_refused(clean_environment: pytest.MonkeyP
 
 def test_the_temp_folder_goes_when_the_task_fails() -> None:
     before = tempfile.gettempdir()
-    with pytest.raises(ValueError, match="no"), task_folder(3) as folder:
-        Path(tempfile.mkdtemp(), "left").touch()
-        assert os.environ["TMPDIR"] == str(folder)
-        assert folder.name.startswith("cohort-000003-")
-        raise ValueError("no")
-    assert not folder.exists()
+    seen: list[Path] = []
+
+    def task() -> None:
+        with task_folder(3) as folder:
+            Path(tempfile.mkdtemp(), "left").touch()
+            assert os.environ["TMPDIR"] == str(folder)
+            assert folder.name.startswith("cohort-000003-")
+            seen.append(folder)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        task()
+    assert not seen[0].exists()
     assert tempfile.gettempdir() == before
 
 

@@ -66,7 +66,7 @@ def test_stages_come_upstream_first() -> None:
 
 
 def test_a_metric_needs_its_contrast() -> None:
-    with pytest.raises(ConfigError, match="Add mt to stages.fit.contrasts"):
+    with pytest.raises(ConfigError, match=r"Add mt to stages\.fit\.contrasts"):
         stages_of(config(fit={"contrasts": ["t2w"]}))
 
 
