@@ -185,7 +185,7 @@ def tract_table(
         return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in CELL)
 
     arrays = xr.apply_ufunc(
-        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[[schema.LEVEL, schema.REGION]] * len(CELL), dask="parallelized",
+        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[[schema.LEVEL, schema.REGION]] * len(CELL), dask="parallelized", keep_attrs=False,
         output_dtypes=[np.float32] * len(CELL), dask_gufunc_kwargs={"output_sizes": {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}},
     )  # fmt: skip
     specs = schema.table_specs(metric, estimator)

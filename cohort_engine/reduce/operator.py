@@ -23,10 +23,10 @@ from cohort_engine.template.atlas import Atlas, Region
 
 FloatArray = NDArray[np.floating[Any]]
 
-TILE_VOXELS = 2048
-"""Voxels of one sparse product: the values stay in the cache (PAM50, 1,000 subjects, two threads: 0.5 s; with 256 or 13,000 voxels 0.9 s)."""
+TILE_VOXELS = 4096
+"""Voxels of one sparse product: the values stay in the cache (PAM50, 1,000 subjects, one core: 0.5 s; with 1,024 voxels 0.7 s)."""
 TILE_SUBJECTS = 64
-"""Subjects of one sparse product, which bounds the scratch memory to 3 MiB whatever the cohort's size."""
+"""Subjects of one sparse product, which bounds the scratch memory to 4 MiB whatever the cohort's size."""
 WHOLE = "all"
 """Name of the range that pools every level."""
 
@@ -194,39 +194,36 @@ class Operator:
         out = np.empty((3, len(values), len(self.levels), len(self.regions)))
         for first in range(0, len(values), TILE_SUBJECTS):
             rows = slice(first, first + TILE_SUBJECTS)
-            parts = self._parts(values[rows])
-            cells = self.cells @ parts.reshape(self.cells.shape[1], -1)
-            out[:, rows] = cells.reshape(*out.shape[2:], 3, -1).transpose(2, 3, 0, 1)
+            for kind, parts in enumerate(self._parts(values[rows])):
+                cells = self.cells @ parts.reshape(self.cells.shape[1], -1)
+                out[kind, rows] = cells.T.reshape(-1, *out.shape[2:])
         return out
 
     def _parts(self, values: FloatArray) -> FloatArray:
-        """Sum each part over its voxels: (level, label, 3, subject) float64."""
-        n_subjects = len(values)
-        out = np.zeros((*self.shape, 3, n_subjects))
-        room = np.empty(3 * n_subjects * TILE_VOXELS)
+        """Sum each part over its voxels: (3, level, label, subject) float64."""
+        out = np.zeros((3, *self.shape, len(values)))
+        room = np.empty((2, TILE_VOXELS * len(values)))
         for tile in self.tiles:
             block = values[:, tile.voxels]
             hole = np.isnan(block)
-            rows = np.flatnonzero(~hole.all(axis=1))
-            if rows.size == 0:
+            present = ~hole.all(axis=1)
+            if not present.any():
                 continue
-            if rows.size < n_subjects:
-                block, hole = block[rows], hole[rows]
-            complete = not hole.any()
-            kinds = 2 if complete else 3  # without a hole the third sum is known beforehand
-            n_tile = block.shape[1]
-            x = room[: n_tile * kinds * rows.size].reshape(n_tile, kinds, rows.size)
-            x[:, 0] = block.T
-            if not complete:
-                absent = np.isnan(x[:, 0])  # asked again: transposing the mask costs five times as much
-                np.copyto(x[:, 0], 0.0, where=absent)
-                np.logical_not(absent, out=x[:, 2])
-            np.multiply(x[:, 0], x[:, 0], out=x[:, 1])
-            sums = (tile.weights @ x.reshape(n_tile, -1)).reshape(-1, kinds, rows.size)
-            part = out[tile.level]
-            part[:, :kinds, rows] += sums
-            if complete:
-                part[:, 2, rows] += tile.total[:, None]
+            rows: Any = slice(None) if present.all() else np.flatnonzero(present)
+            block, hole = block[rows], hole[rows]
+            y, valid = (r[: block.size].reshape(block.shape[::-1]) for r in room)
+            wy, wyy, w = out[:, tile.level]
+            np.copyto(y, block.T)
+            if hole.any():
+                absent = np.isnan(y)  # asked again: transposing the mask costs five times as much
+                np.copyto(y, 0.0, where=absent)
+                np.logical_not(absent, out=valid)
+                w[:, rows] += tile.weights @ valid
+            else:
+                w[:, rows] += tile.total[:, None]
+            wy[:, rows] += tile.weights @ y
+            np.multiply(y, y, out=y)  # in place: the tile is still in the cache
+            wyy[:, rows] += tile.weights @ y
         return out
 
 
