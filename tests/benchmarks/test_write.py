@@ -1,0 +1,100 @@
+"""Speed of the store at the size of PAM50: 254,766 voxels. Run with ``pytest --benchmark-only tests/benchmarks/test_write.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from cohort_engine import schema
+from cohort_engine.io import layout
+from cohort_engine.io.closing import compact, finalise, verify
+from cohort_engine.io.ledger import LedgerEntry, read_ledger, write_entry
+from cohort_engine.io.writer import init_store, read_subject, write_subject
+from cohort_engine.template.packing import Packing
+
+VOXELS = 254_766
+
+
+@pytest.fixture(scope="session")
+def wide_template(small_template):
+    """Return the small template with a packed axis as long as that of PAM50."""
+    k, j, i = np.unravel_index(np.arange(VOXELS), (911, 20, 14))
+    level = np.where(k < 400, 2, 3).astype(np.int8)
+    packing = Packing(small_template.grid, np.stack([i, j, k], axis=1).astype(np.int16), level)
+    weights = sparse.csr_array(small_template.atlas.weights.copy())
+    weights.resize((len(small_template.atlas.labels), VOXELS))
+    return dataclasses.replace(small_template, packing=packing, atlas=dataclasses.replace(small_template.atlas, weights=weights))
+
+
+@pytest.fixture
+def wide_store(tmp_path, wide_template, make_config):
+    def make(count):
+        subjects = pd.DataFrame({"participant_id": [f"s{n}" for n in range(count)]})
+        init_store(str(tmp_path / "store.zarr"), template=wide_template, config=make_config(), subjects=subjects)
+        return str(tmp_path / "store.zarr")
+
+    return make
+
+
+def subject(seed=0):
+    """Return a smooth template map (voxel, 3) and a noisy MTR, half of the axis outside the image."""
+    rng = np.random.default_rng(seed)
+    t = np.linspace(0, 60, VOXELS)
+    fit = np.stack([np.sin(t) * 5, np.cos(t) * 4, t * 8], axis=1) + rng.normal(0, 0.01, (VOXELS, 3)).cumsum(axis=0) * 0.01
+    mtr = 40 + 10 * np.sin(7 * t) + rng.normal(0, 0.01, VOXELS).cumsum() * 0.1
+    fit[: VOXELS // 2], mtr[: VOXELS // 2] = np.nan, np.nan
+    return {"fit/mt": fit.astype(np.float32), "maps/mtr": mtr.astype(np.float32), "qc/mt_dice": np.float32(0.9)}
+
+
+def fill(url, template, count, **extra):
+    for row in range(count):
+        write_subject(url, row, subject(row), template_digest=template.digest)
+        for stage in ("fit_mt", "mtr"):
+            write_entry(url, LedgerEntry(row, stage, schema.DONE, "k"))
+
+
+def test_init_of_10000_subjects(benchmark, wide_store):
+    url = benchmark.pedantic(lambda: wide_store(10_000), rounds=1)
+    assert layout.store_attributes(url)["subjects"] == 10_000
+
+
+def test_write_subject(benchmark, wide_store, wide_template):
+    url, arrays = wide_store(1), subject()
+    benchmark(lambda: write_subject(url, 0, arrays, template_digest=wide_template.digest))
+    np.testing.assert_array_equal(read_subject(url, 0, "fit/mt"), arrays["fit/mt"])
+
+
+def test_read_map(benchmark, wide_store, wide_template):
+    url = wide_store(1)
+    fill(url, wide_template, 1)
+    assert benchmark(lambda: read_subject(url, 0, "maps/mtr")).shape == (VOXELS,)
+
+
+def test_write_ledger_entry(benchmark, tmp_path):
+    benchmark(lambda: write_entry(str(tmp_path / "s.zarr"), LedgerEntry(17, "fit_mt", schema.DONE, "k")))
+
+
+def test_read_ledger_of_2000_entries(benchmark, tmp_path):
+    url = str(tmp_path / "s.zarr")
+    for row in range(1000):
+        for stage in ("fit_mt", "mtr"):
+            write_entry(url, LedgerEntry(row, stage, schema.DONE, "k"))
+    assert len(benchmark.pedantic(lambda: read_ledger(url), rounds=3)) == 2000
+
+
+def test_verify_of_100_subjects(benchmark, wide_store, wide_template):
+    url = wide_store(100)
+    fill(url, wide_template, 100)
+    assert benchmark.pedantic(lambda: verify(url), rounds=1) == []
+
+
+def test_compact_of_100_subjects(benchmark, wide_store, wide_template, tmp_path):
+    url = wide_store(100)
+    fill(url, wide_template, 100)
+    finalise(url)
+    benchmark.pedantic(lambda: compact(url, str(tmp_path / "freeze.zarr")), rounds=1)
+    np.testing.assert_array_equal(read_subject(str(tmp_path / "freeze.zarr"), 77, "fit/mt"), subject(77)["fit/mt"])

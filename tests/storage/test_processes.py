@@ -1,0 +1,139 @@
+"""What several processes, crashes and a full disk do to a store: nothing that is not seen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cohort_engine import schema
+from cohort_engine.errors import StorageError, StoreError
+from cohort_engine.io.closing import finalise, verify
+from cohort_engine.io.ledger import LedgerEntry, read_ledger, write_entry
+from cohort_engine.io.store import local_path
+from cohort_engine.io.writer import read_subject, write_subject
+
+PRELUDE = """
+import sys, numpy as np
+from cohort_engine import schema
+from cohort_engine.io.ledger import LedgerEntry, write_entry
+from cohort_engine.io.writer import write_subject
+url, digest, voxels = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def write(row, value):
+    noise = np.random.default_rng(row).normal(0, 0.01, voxels)  # so that a chunk is not a few bytes
+    write_subject(url, row, {"maps/mtr": value + noise, "fit/mt": np.stack([value + noise] * 3, axis=1), "qc/mt_dice": 1.0}, template_digest=digest)
+    for stage in ("fit_mt", "mtr"):
+        write_entry(url, LedgerEntry(row, stage, schema.DONE, f"k{value}"))
+"""
+
+
+@pytest.fixture
+def start(small_template):
+    """Start a process that can write to a store."""
+    running: list[subprocess.Popen[str]] = []
+
+    def call(url, body):
+        arguments = [url, small_template.digest, str(len(small_template.packing))]
+        process = subprocess.Popen([sys.executable, "-c", PRELUDE + body, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        return process
+
+    yield call
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_two_processes_write_different_rows_at_once_and_lose_nothing(make_store, start):
+    url = make_store(40)
+    workers = [start(url, f"print('ready', flush=True)\nfor row in range({first}, 40, 2): write(row, row)") for first in (0, 1)]
+    for worker in workers:
+        assert worker.wait(timeout=120) == 0, worker.stderr.read()
+    means = [read_subject(url, row, "maps/mtr").mean() for row in range(40)]
+    np.testing.assert_allclose(means, np.arange(40), atol=0.01)
+    assert len(read_ledger(url)) == 80
+    finalise(url)
+    assert verify(url) == []
+
+
+def test_two_processes_write_the_same_row_and_one_of_them_wins_whole(make_store, start):
+    url = make_store(1)
+    workers = [start(url, f"for _ in range(60): write(0, {value})") for value in (10, 20)]
+    for worker in workers:
+        assert worker.wait(timeout=120) == 0, worker.stderr.read()
+    for path in ("maps/mtr", "fit/mt"):
+        values = read_subject(url, 0, path)
+        assert np.ptp(values) < 1
+    assert verify(url) == []
+
+
+def test_kill_9_in_the_middle_of_writing_leaves_whole_chunks(make_store, start):
+    url = make_store(2)
+    for delay in (0.0, 0.003, 0.007, 0.011, 0.017, 0.023):
+        worker = start(url, "write(0, 10)\nprint('ready', flush=True)\nwhile True:\n    write(0, 20)\n    write(0, 10)")
+        assert worker.stdout.readline() == "ready\n", worker.stderr.read()
+        time.sleep(delay)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+        for path in ("maps/mtr", "fit/mt"):
+            values = read_subject(url, 0, path)
+            assert np.ptp(values) < 1
+            assert round(float(values.mean())) in (10, 20)
+        assert {e.status for e in read_ledger(url)} == {schema.DONE}
+        assert verify(url) == []
+
+
+def test_a_put_shows_nothing_before_it_is_whole(make_store, start):
+    url = make_store(1)
+    worker = start(url, "write(0, 10)\nprint('ready', flush=True)\nfor i in range(100): write(0, 10 + i % 2)")
+    assert worker.stdout.readline() == "ready\n", worker.stderr.read()
+    chunk = local_path(url) / "maps" / "mtr" / "c" / "0" / "0"
+    inodes = set()
+    while worker.poll() is None:
+        inodes.add(chunk.stat().st_ino)  # FileNotFoundError if the name were ever free
+        assert np.ptp(read_subject(url, 0, "maps/mtr")) < 1
+    assert len(inodes) > 1  # each put is a new file, renamed over the old one
+
+
+LIMITED = """
+import resource, signal
+from cohort_engine.errors import StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # a disk with room for 1000 bytes a file
+try:
+    write(0, 20)
+except StorageError as error:
+    print(error.where, "|", error.found, "|", error.retryable)
+"""
+
+
+def test_a_disk_without_room_keeps_the_old_chunk_and_says_so(make_store, start, small_template):
+    url = make_store(1)
+    write_subject(url, 0, {"maps/mtr": np.full(len(small_template.packing), 10.0)}, template_digest=small_template.digest)
+    out, error = start(url, LIMITED).communicate(timeout=120)
+    assert out == "maps/mtr | File too large | True\n", error
+    assert (read_subject(url, 0, "maps/mtr") == 10).all()
+    assert read_ledger(url) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or not Path("/proc").is_dir(), reason="needs a folder that refuses writes to everybody, /proc")
+def test_a_place_that_refuses_writes_is_a_storage_error(small_template, make_config):
+    import pandas as pd
+
+    from cohort_engine.io.writer import init_store
+
+    with pytest.raises((StorageError, StoreError)):
+        init_store("/proc/store.zarr", template=small_template, config=make_config(), subjects=pd.DataFrame({"participant_id": ["a"]}))
+
+
+def test_a_ledger_that_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "s.zarr.ledger").mkdir()
+    (tmp_path / "s.zarr.ledger" / "000000").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="ledger: expected storage that answers, found Not a directory"):
+        write_entry(str(tmp_path / "s.zarr"), LedgerEntry(0, "mtr", schema.DONE, "k"))
