@@ -205,7 +205,7 @@ def measure_slices(
         DIAMETER_AP_ELLIPSE: 4 * np.sqrt(np.where(across, short_axis, long_axis)),
         DIAMETER_RL: 4 * np.sqrt(np.where(across, long_axis, short_axis)),
         ECCENTRICITY: np.sqrt(np.clip(1 - short_axis / long_axis, 0.0, 1.0)),
-        SOLIDITY: inside / outline.hull_area(),
+        SOLIDITY: np.minimum(inside / outline.hull_area(), 1.0),
         ORIENTATION: np.degrees(turn),
         ANGLE_AP: np.degrees(np.arctan2(tangent @ to_right, rise)),
         ANGLE_RL: np.degrees(np.arctan2(tangent @ np.cross(normal, to_right), rise)),

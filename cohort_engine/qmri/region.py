@@ -18,9 +18,9 @@ from cohort_engine.template.packing import FloatArray
 HALF = 0.5
 """The outline runs where the mask crosses this."""
 ROWS = 4
-"""Rows in a voxel or cell: the area of a disc of 110 voxels is within 1e-4 of that with 64 rows."""
+"""Rows in a voxel or cell. Area and moments of the outline are within 0.04 % of those with 64 rows (253 slices of 40 to 160 voxels)."""
 DIRECTIONS = 64
-"""Pairs of opposite directions in which the convex hull is felt: its area is within 0.1 %."""
+"""Pairs of opposite directions in which the convex hull is felt. Its area is within 0.4 %, 0.04 % in the mean, of that with 64 rows and 1024 pairs."""
 
 
 @dataclass(frozen=True, eq=False)
