@@ -182,7 +182,8 @@ class _Build:
             except TemplateError as error:
                 problems.append(error)
         subjects = _subjects(self.study, range(len(self.study)))
-        return Plan.of(self.config, subjects, self.stages, self.template, pool.offers(), finished=finished, problems=problems)
+        columns = len({*IDENTITY, *self.study.subjects.columns})
+        return Plan.of(self.config, subjects, self.stages, self.template, pool.offers(), columns=columns, finished=finished, problems=problems)
 
     def run(self, events: Events, only: set[int] | None = None) -> BuildReport:
         config, url, started = self.config, self.config.data.store, time.monotonic()

@@ -93,7 +93,7 @@ class DaskPool:
         from distributed import as_completed
 
         client = self._connect()
-        client.register_plugin(worker_plugin(workplace))
+        client.register_plugin(worker_plugin(workplace, own=self.cluster is not None))
         self.ended = as_completed(loop=client.loop)
 
     def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int) -> Any:

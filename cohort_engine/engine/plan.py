@@ -16,6 +16,7 @@ from cohort_engine.engine.clusters import WorkerOffer
 from cohort_engine.engine.runner import Subject, check_resources
 from cohort_engine.engine.stages import Stage
 from cohort_engine.errors import CohortError, MissingInputError, ResourceError
+from cohort_engine.io import layout
 from cohort_engine.io.store import local_path
 from cohort_engine.template.base import Template
 
@@ -23,6 +24,8 @@ WORKER_MEMORY = 350.0
 """A worker process with this package, dask, zarr and a template loaded, before it works, MiB."""
 TEMPLATE_COPIES = 3.0
 """Template arrays held at once while one loads, in multiples of what it keeps."""
+TEXT_BYTES = 16
+"""A key in the store."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Plan:
     bytes_in, bytes_out : int
         Size of the local input files; size of all arrays before compression.
     objects : int
-        Files (or bucket objects) the store and its ledger come to.
+        Files (or bucket objects) the store and its ledger come to, at most: a chunk without data is not stored.
     memory : float
         Estimated peak of a worker, MiB.
     missing : mapping of role to int
@@ -63,7 +66,7 @@ class Plan:
     @classmethod
     def of(
         cls, config: Config, subjects: Sequence[Subject], stages: Sequence[Stage], template: Template, offers: Sequence[WorkerOffer], *,
-        finished: Mapping[str, int] | None = None, problems: Sequence[CohortError] = (),
+        columns: int = 2, finished: Mapping[str, int] | None = None, problems: Sequence[CohortError] = (),
     ) -> Plan:  # fmt: skip
         """Count; nothing is written, and no image is opened.
 
@@ -74,13 +77,15 @@ class Plan:
         stages : sequence of Stage
         template : Template
         offers : sequence of WorkerOffer
+        columns : int
+            Columns of the subject table.
         finished : mapping of stage to int, optional
         problems : sequence of CohortError
             Found elsewhere, to be listed with those found here.
         """
         finished = finished or {}
         used, missing = _inputs(subjects, stages)
-        bytes_out, objects = _layout(config, template, len(subjects), len(stages))
+        bytes_out, objects = _layout(config, template, len(subjects), len(stages), columns)
         memory = WORKER_MEMORY + TEMPLATE_COPIES * _template_bytes(template) / 2**20 + max((s.memory for s in stages), default=0.0)
         share = 1 - sum(finished.values()) / max(1, len(subjects) * len(stages))
         found = [*problems, *check_resources(stages, offers), *_memory_problem(memory, offers), *_disk_problem(config.data.store, bytes_out * share)]
@@ -154,20 +159,21 @@ def _file_bytes(locations: set[str]) -> int:
     return sum(p.stat().st_size for p in paths if p.is_file())
 
 
-def _layout(config: Config, template: Template, subjects: int, stages: int) -> tuple[int, int]:
-    """Return bytes and objects of the arrays that grow with the cohort, and of the ledger."""
+def _layout(config: Config, template: Template, subjects: int, stages: int, columns: int) -> tuple[int, int]:
+    """Return bytes of the arrays that grow with the cohort, and objects of the whole store and its ledger."""
     sizes = {
         schema.SUBJECT: subjects, schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels),
         schema.REGION: len(template.atlas.regions), schema.STAGE: stages,
     }  # fmt: skip
     specs = schema.store_specs(contrasts=config.stages.fit.contrasts, metrics=config.stages.metrics, estimators=config.stages.reduce.estimators)
-    size, objects = 0, subjects * stages
+    fixed = {spec.path: values.shape for spec, values in layout.fixed_arrays(template)} | {layout.STAGE_NAMES.path: (stages,)}
+    groups = {schema.SUBJECTS, schema.STAGES, schema.TABLES, *(path.rpartition("/")[0] for path in (*specs, *fixed))}
+    size, objects = 0, 1 + len(groups) + 2 * len(fixed) + columns * (1 + math.ceil(subjects / layout.COLUMN_BLOCK)) + subjects * stages
     for spec in specs.values():
-        objects += 1  # zarr.json
-        if spec.dims[0] == schema.SUBJECT:
+        if spec.path not in fixed:
             shape = tuple(sizes[d] for d in spec.dims)
-            objects += math.prod(math.ceil(n / c) for n, c in zip(shape, spec.chunk_shape(shape), strict=True))
-            size += math.prod(shape) * (16 if spec.dtype == "str" else np.dtype(spec.dtype).itemsize)
+            objects += 1 + math.prod(math.ceil(n / c) for n, c in zip(shape, layout.chunks_of(spec, shape), strict=True))
+            size += math.prod(shape) * (TEXT_BYTES if spec.dtype == "str" else np.dtype(spec.dtype).itemsize)
     return size, objects
 
 

@@ -7,6 +7,7 @@ set by `Workplace.apply` at the start of a worker is early enough, on any cluste
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -67,8 +68,11 @@ class Workplace:
         zarr.config.set({"async.concurrency": REQUESTS})
 
 
-def worker_plugin(workplace: Workplace) -> Any:
-    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too."""
+def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
+    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too.
+
+    `own` workers were started by this build: Ctrl-C in its terminal reaches them as well, and is left to the build, which closes them.
+    """
     from distributed.diagnostics.plugin import WorkerPlugin
 
     class Prepare(WorkerPlugin):  # type: ignore[misc]
@@ -78,6 +82,8 @@ def worker_plugin(workplace: Workplace) -> Any:
         def setup(self, worker: Any) -> None:
             del worker
             workplace.apply()
+            if own:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     return Prepare()
 

@@ -13,6 +13,7 @@ from toys import FIT, MTR, STAGES, arrays, journal, make_study, say, study_confi
 from cohort_engine.engine.build import BuildReport, build, plan, retry, status
 from cohort_engine.engine.events import Events, RichProgress
 from cohort_engine.errors import CohortError, StorageError, TemplateError
+from cohort_engine.schema import FIT_QC, METRIC_QC
 
 
 def outcomes(report: BuildReport, stage: str) -> dict[str, int]:
@@ -165,6 +166,19 @@ def test_a_disk_that_fills_up_is_in_the_report(tmp_path: Path, monkeypatch: pyte
     assert outcomes(report, "fit_mt") == {"failed": 2}
     assert all(e.retryable for e in report.entries)
     assert build(config, stages=STAGES).exit_code == 0
+
+
+def test_the_plan_counts_what_is_then_made(tmp_path: Path) -> None:
+    make_study(tmp_path, *[{}] * 3)
+    config = study_config(tmp_path)
+    planned = plan(config, stages=STAGES)
+    assert not (tmp_path / "study.zarr").exists()
+    build(config, stages=STAGES)
+    made = [p for folder in ("study.zarr", "study.zarr.ledger") for p in (tmp_path / folder).rglob("*") if p.is_file()]
+    silent = 3 * (len(FIT_QC) - 1 + len(METRIC_QC) - 1)  # quality numbers that these stages do not write
+    sessions = 1  # there are none, and a chunk that is all fill is not stored
+    assert len(made) == planned.objects - silent - sessions
+    assert planned.tasks == {"fit_mt": 3, "mtr": 3}
 
 
 def test_another_template_is_a_problem_of_the_plan(tmp_path: Path) -> None:
