@@ -184,9 +184,10 @@ def tract_table(
         out = kernel.estimate(operator, maps.reshape(-1, maps.shape[-1]), min_coverage=min_coverage)
         return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in CELL)
 
+    sizes = {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}
     arrays = xr.apply_ufunc(
-        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[[schema.LEVEL, schema.REGION]] * len(CELL), dask="parallelized", keep_attrs=False,
-        output_dtypes=[np.float32] * len(CELL), dask_gufunc_kwargs={"output_sizes": {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}},
+        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[list(sizes)] * len(CELL), keep_attrs=False,
+        dask="parallelized", output_dtypes=[np.float32] * len(CELL), dask_gufunc_kwargs={"output_sizes": sizes},
     )  # fmt: skip
     specs = schema.table_specs(metric, estimator)
     named = {specs[key].name: array.assign_attrs(layout.attributes_of(specs[key])) for key, array in zip(CELL, arrays, strict=True)}
