@@ -1,0 +1,201 @@
+"""Rendering of simulated scans: partial volume by super-sampling near the cord, analytic surroundings, noise and bias fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+from scipy.special import expit
+
+from cohort_engine import schema
+from cohort_engine.phantom.anatomy import Anatomy
+from cohort_engine.phantom.tissue import BASE_MTR as MTR
+from cohort_engine.phantom.tissue import FLUID, MT_OFF, T2W, Tissue
+from cohort_engine.template.base import Template
+from cohort_engine.template.packing import FloatArray, Grid
+
+ON, OFF, T2 = schema.MT_ON, schema.MT_OFF, schema.T2W
+INSIDE, CORD = "inside", "cord"
+FINE = (3, 3)
+"""Points in plane per voxel edge, where a voxel is split."""
+
+# Surroundings: MT-off and T2w signal, MTR in percent.
+BONE, DISC, MUSCLE, FAT, LIGAMENT = (700.0, 420.0, 18.0), (1050.0, 260.0, 30.0), (980.0, 140.0, 38.0), (1700.0, 620.0, 2.0), (420.0, 90.0, 25.0)
+NECK = (29.0, 28.0, -6.0)
+"""Half-widths of the neck in x and y, and the y of its middle, mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Signal channels of cord and CSF on the template's block.
+
+    Attributes
+    ----------
+    grid : Grid
+    channels : {name: (x, y, z) float32}
+        Signals already weighted by how much of the voxel is inside; ``inside`` (cord and CSF) and ``cord`` are those fractions.
+    """
+
+    grid: Grid
+    channels: Mapping[str, NDArray[np.float32]]
+
+
+def section(template: Template, tissue: Tissue) -> Section:
+    """Mix each template voxel's signals by its label weights, MT-on and MT-off apart, so that partial volume weighs by signal."""
+    grid, packing, weights = template.block_grid, template.packing, template.atlas.weights
+    label = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    voxel = weights.indices
+    corner = np.asarray(template.corner)
+    place = np.ravel_multi_index(tuple((packing.ijk - corner)[voxel].T), grid.shape)
+
+    def mix(value: FloatArray) -> NDArray[np.float64]:
+        return np.bincount(place, weights.data * value, minlength=int(np.prod(grid.shape))).reshape(grid.shape).astype(np.float64)
+
+    labelled = mix(np.ones(len(voxel)))
+    inside = np.clip(np.maximum(labelled, template.cord + template.csf), 0, 1)
+    rest = np.maximum(inside - labelled, 0)
+    off = tissue.off[label]
+    on = off * (1 - tissue.mtr[label, packing.ijk[voxel, 2].astype(int)] / 100)
+    fluid = MT_OFF[FLUID], MT_OFF[FLUID] * (1 - MTR[FLUID] / 100), T2W[FLUID]
+    channels = {
+        OFF: mix(off) + rest * fluid[0], ON: mix(on) + rest * fluid[1], T2: mix(tissue.t2w[label]) + rest * fluid[2],
+        INSIDE: inside, CORD: np.clip(template.cord, 0, 1),
+    }  # fmt: skip
+    return Section(grid, {name: c.astype(np.float32) for name, c in channels.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """A smooth random field, zero mean and unit variance, that can be evaluated anywhere: a sum of cosines."""
+
+    waves: FloatArray
+    phases: FloatArray
+
+    @classmethod
+    def draw(cls, rng: Generator, *, wavelength: float, count: int = 16) -> Texture:
+        """Draw `count` waves of about `wavelength` mm, three times longer along z."""
+        direction = rng.normal(size=(count, 3)) * [1, 1, 1 / 3]
+        return cls(direction * 2 * np.pi / wavelength / np.sqrt(2), rng.uniform(0, 2 * np.pi, count))
+
+    def at(self, xyz: FloatArray) -> FloatArray:
+        """Evaluate at (..., 3) mm."""
+        out = np.zeros(xyz.shape[:-1])
+        for wave, phase in zip(self.waves, self.phases, strict=True):
+            out += np.cos(xyz @ wave + phase)
+        return np.asarray(out * np.sqrt(2 / len(self.phases)))
+
+
+def render(
+    section: Section, anatomy: Anatomy, texture: Texture, discs: FloatArray, grid: Grid, names: tuple[str, ...], *, shifts: FloatArray | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Render noise-free images of one grid.
+
+    Parameters
+    ----------
+    section : Section
+        Cord and CSF.
+    anatomy : Anatomy
+    texture : Texture
+        Of the surroundings.
+    discs : (n,) array
+        Template z of the discs, mm.
+    grid : Grid
+    names : tuple of str
+        Channels to render: signals (`ON`, `OFF`, `T2`) and ``cord``, the fraction of the voxel that is cord.
+    shifts : (z, 2) array, optional
+        How far each slice's content lies from its place, mm along the first and second axis.
+
+    Returns
+    -------
+    images : {name: (x, y, z) float32}
+        The mean of each channel over the voxel's volume, near the cord; elsewhere the value at the voxel's centre.
+    """
+    centres = grid.world(np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in grid.shape), indexing="ij"), axis=-1))
+    if shifts is not None:
+        axes = grid.affine[:3, :2] / grid.spacing[:2]
+        centres -= (shifts @ axes.T)[None, None]
+    place = anatomy.template(centres)
+    around = _surroundings(place, anatomy, texture.at(centres), discs)
+    split = _near(place, anatomy, section)
+    inner = _average(section, anatomy, centres[split], place[split][:, 2], grid)
+    images = {}
+    for name in names:
+        image = around.get(name, np.zeros(grid.shape)).copy()
+        image[split] = inner[name] + (1 - inner[INSIDE]) * image[split]
+        images[name] = image.astype(np.float32)
+    return images
+
+
+def _near(place: FloatArray, anatomy: Anatomy, section: Section) -> NDArray[np.bool_]:
+    """Voxels whose template place can touch the inside of the canal."""
+    used = np.argwhere(section.channels[INSIDE].any(2))
+    lower, upper = (section.grid.world(np.append(edge, 0.0))[:2] for edge in (used.min(0), used.max(0)))
+    return np.asarray(((place[..., :2] > lower - 2.0) & (place[..., :2] < upper + 2.0)).all(-1))
+
+
+def _average(section: Section, anatomy: Anatomy, centres: FloatArray, start: FloatArray, grid: Grid) -> dict[str, FloatArray]:
+    """Mean (n,) of each channel over voxels with these centres (n, 3), whose template z is about `start`."""
+    counts = (*FINE, max(2, round(float(grid.spacing[2]) / 0.6)))
+    steps = [(np.arange(n) + 0.5) / n - 0.5 for n in counts]
+    offsets = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3) @ grid.affine[:3, :3].T
+    total = {name: np.zeros(len(centres)) for name in section.channels}
+    last = np.array(section.grid.shape) - 1.0
+    for offset in offsets:
+        at = section.grid.voxel(anatomy.template(centres + offset, start=start, iterations=2))
+        at[:, 2] = np.clip(at[:, 2], 0, last[2])  # the cord goes on beyond the ends of the template
+        for name, channel in section.channels.items():
+            total[name] += map_coordinates(channel, at.T, order=1, mode="constant", output=np.float32)
+    return {name: t / len(offsets) for name, t in total.items()}
+
+
+def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: FloatArray) -> dict[str, FloatArray]:
+    """Signals of all that is not cord or CSF, from the place along and across the spine."""
+    x, y = np.moveaxis(anatomy.offset(place), -1, 0)
+    from_disc = np.abs(place[..., 2, None] - discs).min(-1)
+
+    def soft(distance: FloatArray) -> FloatArray:
+        """1 where the distance to the edge (mm, inside positive) is large."""
+        return np.asarray(expit(distance * 3))
+
+    canal = np.hypot(x / 10.5, y / 8.5)
+    body = soft(10 - np.abs(x)) * soft(y - 6.5) * soft(22 - y)
+    spinous = soft(3 - np.abs(x) + 0.05 * y) * soft(-8 - y) * soft(24 + y) * soft(from_disc - 4)
+    lamina = soft(14 - np.abs(x)) * soft(3.5 - np.abs(y + 8.5 - 0.25 * np.abs(x))) * soft(from_disc - 3)
+    pillar = soft(6 - np.hypot(x - 15 * np.sign(x), y - 1))
+    neck = np.hypot(x / NECK[0], (y - NECK[2]) / NECK[1])
+    trachea = soft(7 - np.hypot(x, y - 33))
+    layers = (  # later ones cover earlier ones
+        (MUSCLE, np.ones_like(x)), (BONE, pillar), (BONE, lamina), (BONE, spinous), (BONE, body), (DISC, body * soft(2.4 - from_disc)),
+        (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)), (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea),
+        ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
+    )  # fmt: skip
+    off, t2w, mtr = (np.zeros_like(x) for _ in range(3))
+    for signal, cover in layers:
+        off, t2w, mtr = (a + cover * (s - a) for a, s in zip((off, t2w, mtr), signal, strict=True))
+    grain = 1 + 0.13 * texture
+    return {OFF: off * grain, ON: off * grain * (1 - mtr / 100), T2: t2w * (1 + 0.2 * texture)}
+
+
+def bias_field(grid: Grid, rng: Generator, amount: float) -> NDArray[np.float64]:
+    """Smooth receive sensitivity (x, y, z) about 1: the exponential of a random quadratic, of which `amount` is the scale."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij", sparse=True)
+    c = rng.normal(0, amount, 6)
+    return np.asarray(np.exp(c[0] * x + c[1] * y + c[2] * z + 0.5 * (c[3] * x * y + c[4] * y * y - c[5] * z * z)))
+
+
+def rician(image: FloatArray, sigma: float, rng: Generator) -> NDArray[np.float32]:
+    """Magnitude of the image plus complex Gaussian noise of standard deviation `sigma`."""
+    real, imaginary = rng.normal(0, sigma, (2, *image.shape)) if sigma > 0 else np.zeros((2, *image.shape))
+    return np.asarray(np.hypot(image + real, imaginary), np.float32)
+
+
+def smooth_shifts(slices: int, thickness: float, rng: Generator, *, drift: float, jitter: float) -> NDArray[np.float64]:
+    """In-plane motion (z, 2) between two scans: an offset and a wave along z of about `drift` mm, and independent `jitter`, mm."""
+    z = np.arange(slices) * thickness
+    waves = rng.normal(0, drift, (2, 2)) * np.array([0.8, 0.5])
+    out = waves[:, 0] + waves[:, 1] * np.sin(2 * np.pi * (z[:, None] / rng.uniform(80, 160, 2) + rng.uniform(size=2)))
+    return np.asarray(out + rng.normal(0, jitter, out.shape))

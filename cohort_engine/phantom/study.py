@@ -1,0 +1,192 @@
+"""A simulated DCM study as a BIDS folder, with its truth as a derivative."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from cohort_engine import schema
+from cohort_engine.errors import InputError
+from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.phantom.subject import CLINICAL, CONTROL, MT_MASK, PATIENT, T2W_LANDMARKS, T2W_MASK, Imperfection, Subject, make_subject
+from cohort_engine.template.base import Template
+
+BIDS_VERSION = "1.9.0"
+LABELS, TRUTH = "derivatives/labels", "derivatives/truth"
+DIGITS = "%.6g"
+MT_NAMES = (
+    {schema.MT_ON: "flip-1_mt-on_MTS", schema.MT_OFF: "flip-1_mt-off_MTS"},
+    {schema.MT_ON: "acq-MTon_MTS", schema.MT_OFF: "acq-MToff_MTS"},
+)
+"""Two habits of naming; sites take turns."""
+DICTIONARY: Mapping[str, Mapping[str, Any]] = {
+    schema.GROUP: {"LongName": "group", "Levels": {PATIENT: "degenerative cervical myelopathy", CONTROL: "healthy control"}},
+    schema.SITE: {"LongName": "scanner site"},
+    schema.AGE: {"LongName": "age", "Units": "year"},
+    schema.SEX: {"LongName": "sex", "Levels": {"M": "male", "F": "female"}},
+    "mjoa": {"LongName": "modified Japanese Orthopaedic Association score, 18 = no deficit", "Units": CLINICAL["mjoa"]},
+    "dexterity": {"LongName": "pegboard time", "Units": CLINICAL["dexterity"]},
+    "grip": {"LongName": "grip strength", "Units": CLINICAL["grip"]},
+    "balance": {"LongName": "postural sway", "Units": CLINICAL["balance"]},
+}
+TRUTH_COLUMNS = {
+    "raw": ("true MTR of the region, no partial volume", "percent"),
+    "wa": ("weighted average of the noise-free MTR at the true positions of the template voxels", "percent"),
+    "coverage": ("share of the region's weight inside the MT slab", "1"),
+    "native_voxels": ("volume of the region in this subject over the volume of an MT voxel", "1"),
+}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What was simulated.
+
+    Attributes
+    ----------
+    bids : Path
+        The study.
+    study_file : Path
+        A study file beside it, ready to build.
+    participants : DataFrame
+        As in ``participants.tsv``, and what nobody knows of a real subject: severity, the MTR offset of the site, the largest shift.
+    truth : DataFrame
+        One line a subject, level and region: `participant_id`, `level`, `region` and `TRUTH_COLUMNS`.
+    """
+
+    bids: Path
+    study_file: Path
+    participants: pd.DataFrame
+    truth: pd.DataFrame
+
+
+def simulate(
+    out: str | Path, *, template: Template, patients: int = 8, controls: int = 4, sites: int = 2, seed: int = 0,
+    imperfection: Imperfection = Imperfection(),  # noqa: B008 (frozen)
+) -> Simulation:  # fmt: skip
+    """Write a simulated study.
+
+    Parameters
+    ----------
+    out : path
+        BIDS folder to make; it must not hold anything yet.
+    template : Template
+    patients, controls : int
+    sites : int
+        Subjects of a group take turns at the sites.
+    seed : int
+        The same seed gives the same bytes. A subject does not depend on how many others there are.
+    imperfection : Imperfection
+        Noise, motion, bias field and mask wobble.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    InputError
+        `out` is not empty.
+
+    Notes
+    -----
+    Layout: scans in ``sub-*/anat``, cord masks and disc labels in ``derivatives/labels``, truth in ``derivatives/truth``: per subject
+    ``sub-*_desc-truth_mtr.tsv`` (level x region), ``_desc-truth_csa.tsv``, ``_desc-truth_shifts.tsv``, the perfect MTR and, of all subjects together,
+    ``truth.tsv``, ``csa.tsv`` and ``participants.tsv``. Sites differ in scanner offset, file names, voxel size and axis order on disk.
+    """
+    root = Path(out)
+    if root.is_dir() and any(root.iterdir()):
+        raise InputError(expected="an empty folder", found="a folder with files in it", where="simulation output", remedy="Choose another folder.")
+    people, cells, areas = [], [], []
+    for name, subject in _subjects(template, patients, controls, sites, seed, imperfection):
+        _write_subject(root, name, subject)
+        truth = subject.truth
+        people.append({
+            schema.PARTICIPANT: name, **{k: subject.covariates[k] for k in DICTIONARY}, "severity": truth.anatomy.severity,
+            "site_mtr_offset": subject.protocol.mtr_offset, "shift_max": float(np.abs(truth.shifts).max()),
+        })  # fmt: skip
+        cells.append(_cells(subject).assign(**{schema.PARTICIPANT: name}))
+        areas.append(_areas(subject).assign(**{schema.PARTICIPANT: name}))
+    participants, truths, areas_of_all = pd.DataFrame(people), pd.concat(cells, ignore_index=True), pd.concat(areas, ignore_index=True)
+    _write_dataset(root, template, participants, {"truth": truths, "csa": areas_of_all}, seed)
+    study_file = root.with_name(f"{root.name}.yaml")
+    study_file.write_text(f"data:\n  bids: {root.name}\n  store: {root.name}.zarr\ntemplate:\n  name: {template.name}\n")
+    return Simulation(root, study_file, participants, truths)
+
+
+def _subjects(template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection) -> Iterator[tuple[str, Subject]]:
+    for group, count in ((PATIENT, patients), (CONTROL, controls)):
+        for number in range(count):
+            subject = make_subject(template, group=group, number=number, seed=seed, site=number % sites, imperfection=imperfection)
+            yield f"sub-{group}{number + 1:03d}", subject
+
+
+def _write_subject(root: Path, name: str, subject: Subject) -> None:
+    words = MT_NAMES[int(subject.protocol.site.removeprefix("site")) % len(MT_NAMES) - 1]
+    anat, labels, truth = (root / part / name / "anat" for part in (".", LABELS, TRUTH))
+    for folder in (anat, labels, truth):
+        folder.mkdir(parents=True, exist_ok=True)
+    t2w, on, off = (f"{name}_{w}" for w in ("T2w", words[schema.MT_ON], words[schema.MT_OFF]))
+    axes = {k: subject.protocol.t2w_axes if k.startswith(schema.T2W) else subject.protocol.mt_axes for k in subject.images}
+    files = {
+        schema.T2W: anat / t2w, schema.MT_ON: anat / on, schema.MT_OFF: anat / off, T2W_MASK: labels / f"{t2w}_label-SC_seg",
+        MT_MASK: labels / f"{on}_label-SC_seg", T2W_LANDMARKS: labels / f"{t2w}_label-discs_dlabel",
+    }  # fmt: skip
+    for role, path in files.items():
+        write_volume(f"{path}.nii.gz", _reoriented(subject.images[role], axes[role]))
+        if role in (schema.T2W, schema.MT_ON, schema.MT_OFF):
+            sidecar = {"Manufacturer": "Simulated", "MagneticFieldStrength": 3, "InstitutionName": subject.protocol.site}
+            _json(path.with_name(f"{path.name}.json"), sidecar | ({"MTState": role == schema.MT_ON} if role != schema.T2W else {}))
+    write_volume(truth / f"{name}_desc-truth_MTRmap.nii.gz", _reoriented(subject.truth.mtr, subject.protocol.mt_axes))
+    shifts = subject.truth.shifts
+    _tsv(truth / f"{name}_desc-truth_mtr.tsv", _cells(subject))
+    _tsv(truth / f"{name}_desc-truth_csa.tsv", _areas(subject))
+    _tsv(truth / f"{name}_desc-truth_shifts.tsv", pd.DataFrame({"slice": np.arange(len(shifts)), "x_mm": shifts[:, 0], "y_mm": shifts[:, 1]}))
+
+
+def _cells(subject: Subject) -> pd.DataFrame:
+    """Truth of each level and region as a long table."""
+    truth = subject.truth
+    index = pd.MultiIndex.from_product([truth.levels, truth.regions], names=[schema.LEVEL, schema.REGION])
+    return pd.DataFrame({name: np.asarray(getattr(truth, name), float).ravel() for name in TRUTH_COLUMNS}, index=index).reset_index()
+
+
+def _areas(subject: Subject) -> pd.DataFrame:
+    return pd.DataFrame({schema.LEVEL: subject.truth.levels, "csa_mm2": subject.truth.csa})
+
+
+def _reoriented(volume: Volume, axes: str) -> Volume:
+    """Return the same image with other axes on disk."""
+    turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes))
+    data = np.ascontiguousarray(nib.orientations.apply_orientation(volume.data, turn))
+    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))
+
+
+def _write_dataset(root: Path, template: Template, participants: pd.DataFrame, tables: Mapping[str, pd.DataFrame], seed: int) -> None:
+    """Write the tables and descriptions of the whole study."""
+    for folder, words in ((root, "Simulated DCM study"), (root / LABELS, "Cord masks and disc labels"), (root / TRUTH, "Truth of the simulation")):
+        folder.mkdir(parents=True, exist_ok=True)
+        made = {"GeneratedBy": [{"Name": "cohort-engine simulate", "Description": f"template {template.name} {template.digest}, seed {seed}"}]}
+        kind = {"DatasetType": "raw"} if folder == root else {"DatasetType": "derivative"}
+        _json(folder / "dataset_description.json", {"Name": words, "BIDSVersion": BIDS_VERSION, "License": "CC0", **kind, **made})
+    _tsv(root / "participants.tsv", participants[[schema.PARTICIPANT, *DICTIONARY]])
+    _json(root / "participants.json", {schema.PARTICIPANT: {"Description": "identifier"}, **DICTIONARY})
+    _tsv(root / TRUTH / "participants.tsv", participants)
+    for name, table in tables.items():
+        _tsv(root / TRUTH / f"{name}.tsv", table[[schema.PARTICIPANT, *(c for c in table if c != schema.PARTICIPANT)]])
+    _json(root / TRUTH / "truth.json", {name: {"LongName": text, "Units": units} for name, (text, units) in TRUTH_COLUMNS.items()})
+    (root / "README").write_text("Simulated subjects. Nobody was scanned.\n")
+
+
+def _tsv(path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format=DIGITS, lineterminator="\n")
+
+
+def _json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,341 @@
+"""One simulated subject: images, masks, landmarks and clinical scores, with everything that is true about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator, SeedSequence
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from cohort_engine import schema
+from cohort_engine.io.volume import Volume
+from cohort_engine.phantom import images
+from cohort_engine.phantom.anatomy import Anatomy, draw_anatomy
+from cohort_engine.phantom.images import Texture
+from cohort_engine.phantom.tissue import MT_OFF, T2W, WHITE, Tissue, cord_area, draw_tissue, native_voxels, regional_truth
+from cohort_engine.qmri.mt import cord_floor, mtr
+from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
+from cohort_engine.template.base import Template
+from cohort_engine.template.packing import FloatArray, Grid
+
+PATIENT, CONTROL = "DCM", "HC"
+GROUPS = (PATIENT, CONTROL)
+T2W_MASK, MT_MASK, T2W_LANDMARKS = (
+    schema.role(schema.T2W, schema.MASK), schema.role(schema.MT, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS),
+)  # fmt: skip
+NECK_LEVELS = range(2, 8)
+"""The MT slab covers C2 to C7."""
+LOW_SIGNAL = 0.05
+MOTOR, SENSORY = ("lateral corticospinal tract",), ("fasciculus cuneatus", "fasciculus gracilis")
+CLINICAL = {"mjoa": "points", "dexterity": "s", "grip": "kg", "balance": "cm"}
+"""Score -> unit: modified JOA, pegboard time, grip strength, sway."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a site scans.
+
+    Attributes
+    ----------
+    site : str
+    mtr_offset : float
+        Percentage points that this scanner adds.
+    t2w_voxel : float
+        Isotropic voxel size, mm.
+    mt_voxel : tuple of float
+        In-plane voxel size and slice thickness, mm.
+    t2w_axes, mt_axes : str
+        Axis codes on disk (``"PSR"``).
+    """
+
+    site: str
+    mtr_offset: float
+    t2w_voxel: float
+    mt_voxel: tuple[float, float]
+    t2w_axes: str
+    mt_axes: str
+
+
+@dataclass(frozen=True)
+class Imperfection:
+    """What spoils the scans; zero is perfect.
+
+    Attributes
+    ----------
+    snr : float
+        Signal-to-noise ratio of white matter in MT-off; infinity for none.
+    drift, jitter : float
+        Smooth and slice-to-slice in-plane motion between MT-on and MT-off, mm.
+    bias : float
+        Strength of the receive field.
+    mask_jitter : float
+        Wobble of the mask's border: cord fraction that counts as cord is ``0.5 +- mask_jitter``.
+    """
+
+    snr: float = 60.0
+    drift: float = 0.6
+    jitter: float = 0.08
+    bias: float = 0.12
+    mask_jitter: float = 0.08
+
+
+PERFECT = Imperfection(snr=np.inf, drift=0.0, jitter=0.0, bias=0.0, mask_jitter=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is true about a subject.
+
+    Attributes
+    ----------
+    anatomy, tissue : Anatomy, Tissue
+    template_map : (voxel, 3) float32
+        Scanner position of each packed template voxel, RAS+ mm.
+    shifts : (z, 2) float64
+        In-plane displacement of MT-off against MT-on, mm along the first two (RAS+) axes of the slab.
+    mtr : Volume
+        Native MTR without noise and motion; NaN where there is no signal.
+    levels, regions : tuple of str
+    raw : (level, region) float64
+        Weighted mean of the true MTR of the labels: no partial volume.
+    wa, coverage : (level, region) float32
+        The weighted average that a perfect registration gives on `mtr`, and how much of the cell the slab covers.
+    native_voxels : (level, region) float64
+        Volume of the cell over the volume of an MT voxel.
+    csa : (level,) float64
+        Area of the cord across its axis, mm2.
+    """
+
+    anatomy: Anatomy
+    tissue: Tissue
+    template_map: NDArray[np.float32]
+    shifts: NDArray[np.float64]
+    mtr: Volume
+    levels: tuple[str, ...]
+    regions: tuple[str, ...]
+    raw: NDArray[np.float64]
+    wa: NDArray[np.float32]
+    coverage: NDArray[np.float32]
+    native_voxels: NDArray[np.float64]
+    csa: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A simulated subject.
+
+    Attributes
+    ----------
+    images : {role: Volume}
+        Scans (int16), cord masks and disc landmarks (uint8), in RAS+ order.
+    covariates : mapping
+        group, age, sex, site and the scores of `CLINICAL`.
+    protocol : Protocol
+    truth : Truth
+    """
+
+    images: Mapping[str, Volume]
+    covariates: Mapping[str, str | float]
+    protocol: Protocol
+    truth: Truth
+
+
+def site_protocol(site: int, seed: int) -> Protocol:
+    """Draw the protocol of a site; it depends on nothing but the site's number and the seed."""
+    rng = np.random.default_rng(SeedSequence(seed, spawn_key=(2, site)))
+    axes = (("PSR", "RAS"), ("LAS", "LAS"), ("RAS", "LAS"))[site % 3]
+    offset = float(rng.normal(0, 1.5))
+    return Protocol(f"site{site + 1}", offset, (1.0, 0.8)[site % 2], (0.9, 5.0), *axes)
+
+
+def make_subject(
+    template: Template, *, group: str = PATIENT, number: int = 0, seed: int = 0, site: int = 0, severity: float | None = None,
+    imperfection: Imperfection = Imperfection(),
+) -> Subject:  # fmt: skip
+    """Simulate one subject.
+
+    Parameters
+    ----------
+    template : Template
+    group : str
+        `PATIENT` (``"DCM"``) or `CONTROL` (``"HC"``).
+    number, seed : int
+        The subject is the same whatever else is simulated: it depends on group, number and seed only (and on the site's protocol).
+    site : int
+    severity : float, optional
+        Compression, 0 to 1; by default drawn from 0.25 to 1 for patients, and 0 for controls.
+    imperfection : Imperfection
+
+    Returns
+    -------
+    Subject
+
+    Examples
+    --------
+    >>> from cohort_engine.template.parametric import parametric_cord
+    >>> subject = make_subject(parametric_cord(spacing=1.0, top="C4", bottom="C6"), group="HC", imperfection=PERFECT)
+    >>> sorted(subject.images)
+    ['mt_mask', 'mt_off', 'mt_on', 't2w', 't2w_landmarks', 't2w_mask']
+    >>> truth, cord = subject.truth, subject.truth.regions.index("spinal cord")
+    >>> bool((truth.wa < truth.raw)[:, cord].all())  # voxels at the rim hold CSF, whose MTR is low
+    True
+    """
+    stream = SeedSequence(seed, spawn_key=(GROUPS.index(group), number))
+    shape_rng, tissue_rng, person_rng, scan_rng, noise_rng = (np.random.default_rng(s) for s in stream.spawn(5))
+    protocol = site_protocol(site, seed)
+    patient = group == PATIENT
+    drawn = float(person_rng.uniform(0.25, 1.0))
+    severity = (drawn if patient else 0.0) if severity is None else severity
+    age = float(np.clip(person_rng.normal(*((57, 10) if patient else (50, 12))), 22, 82).round())
+    anatomy = draw_anatomy(template, shape_rng, severity=severity).moved(scan_rng.normal(0, [4, 8, 15]))
+    tissue = draw_tissue(template, anatomy, tissue_rng, age=age, site_offset=protocol.mtr_offset)
+    scans, shifts, perfect = _scan(template, anatomy, tissue, protocol, imperfection, scan_rng, noise_rng)
+    covariates: dict[str, str | float] = {schema.GROUP: group, schema.AGE: age, schema.SITE: protocol.site}
+    covariates |= _person(template, tissue, age, person_rng)
+    return Subject(scans, covariates, protocol, _truth(template, anatomy, tissue, shifts, perfect))
+
+
+def _scan(
+    template: Template, anatomy: Anatomy, tissue: Tissue, protocol: Protocol, imperfection: Imperfection, rng: Generator, noise: Generator
+) -> tuple[dict[str, Volume], NDArray[np.float64], Volume]:
+    """Make images by role, the shifts, and the perfect MTR."""
+    section, texture = images.section(template, tissue), Texture.draw(rng, wavelength=9.0)
+    wobble = Texture.draw(rng, wavelength=7.0)
+    discs = template.landmarks[schema.DISC]
+    disc_z = np.array(sorted(discs.values()))
+    mt_grid, t2w_grid = _mt_grid(template, anatomy, protocol, rng), _t2w_grid(template, anatomy, protocol, rng)
+    shifts = images.smooth_shifts(mt_grid.shape[2], protocol.mt_voxel[1], rng, drift=imperfection.drift, jitter=imperfection.jitter)
+    still = images.render(section, anatomy, texture, disc_z, mt_grid, (images.ON, images.OFF, images.CORD))
+    moved = still
+    if shifts.any():
+        moved = images.render(section, anatomy, texture, disc_z, mt_grid, (images.OFF,), shifts=shifts)
+    t2w = images.render(section, anatomy, texture, disc_z, t2w_grid, (images.T2, images.CORD))
+    receive, t2w_receive = images.bias_field(mt_grid, rng, imperfection.bias), images.bias_field(t2w_grid, rng, 2 * imperfection.bias)
+    sigma = MT_OFF[WHITE] / imperfection.snr
+    scans = {
+        schema.MT_ON: _magnitude(still[images.ON] * receive, sigma, noise, mt_grid),
+        schema.MT_OFF: _magnitude(moved[images.OFF] * receive, sigma, noise, mt_grid),
+        schema.T2W: _magnitude(t2w[images.T2] * t2w_receive, 2 * T2W[WHITE] / imperfection.snr, noise, t2w_grid),
+        MT_MASK: _mask(still[images.CORD], mt_grid, wobble, imperfection.mask_jitter),
+        T2W_MASK: _mask(t2w[images.CORD], t2w_grid, wobble, imperfection.mask_jitter),
+        T2W_LANDMARKS: _landmarks(discs, anatomy, t2w_grid),
+    }
+    off, on = still[images.OFF], still[images.ON]
+    value, _ = mtr(off, on, floor=cord_floor(off, still[images.CORD], LOW_SIGNAL))
+    return scans, shifts, Volume(value, _affine(mt_grid))
+
+
+def _affine(grid: Grid) -> NDArray[np.float64]:
+    return np.asarray(grid.affine, np.float64)
+
+
+def _magnitude(image: FloatArray, sigma: float, rng: Generator, grid: Grid) -> Volume:
+    return Volume(np.rint(images.rician(image, sigma, rng)).astype(np.int16), _affine(grid))
+
+
+def _mask(cord: FloatArray, grid: Grid, wobble: Texture, jitter: float) -> Volume:
+    limit = np.full(grid.shape, 0.5)
+    near = cord > 0
+    limit[near] += jitter * wobble.at(grid.world(np.argwhere(near).astype(float))).clip(-2, 2)
+    return Volume((cord >= limit).astype(np.uint8), _affine(grid))
+
+
+def _landmarks(discs: Mapping[int, float], anatomy: Anatomy, grid: Grid) -> Volume:
+    """Mark each disc inside the image by one voxel, at the back of the disc."""
+    labels = np.zeros(grid.shape, np.uint8)
+    for number, z in discs.items():
+        on_axis = anatomy.world(np.array([0.0, 0.0, z]))
+        voxel = np.rint(grid.voxel(on_axis + 7.0 * _front(anatomy, z))).astype(int)
+        if ((voxel >= 2) & (voxel < np.array(grid.shape) - 2)).all():
+            labels[tuple(voxel)] = number
+    return Volume(labels, _affine(grid))
+
+
+def _front(anatomy: Anatomy, z: float) -> FloatArray:
+    """Forward unit vector across the cord at template z."""
+    i = int(np.clip(np.searchsorted(anatomy.z, z), 0, len(anatomy.z) - 1))
+    return np.asarray(anatomy.e_y[i])
+
+
+def _neck(template: Template) -> tuple[float, float]:
+    """Template z of the lower and upper end of what is scanned, mm."""
+    k = np.flatnonzero(np.isin(template.slice_level, NECK_LEVELS))
+    k = k if k.size else np.flatnonzero(template.slice_level)
+    ends = template.grid.world(np.array([[0, 0, k[0]], [0, 0, k[-1]]], float))[:, 2]
+    return float(ends[0]), float(ends[1])
+
+
+def _box(anatomy: Anatomy, middle: float, tilt: FloatArray, size: FloatArray, voxel: FloatArray) -> Grid:
+    """Return a grid of `size` mm, centred on the cord at template z `middle`, its axes turned by `tilt` (radians about x, y, z)."""
+    axes = np.eye(3)
+    for axis, angle in enumerate(tilt):
+        c, s = np.cos(angle), np.sin(angle)
+        i, j = [(1, 2), (2, 0), (0, 1)][axis]
+        turn = np.eye(3)
+        turn[i, i], turn[j, j], turn[i, j], turn[j, i] = c, c, -s, s
+        axes = turn @ axes
+    shape = np.maximum(np.ceil(size / voxel), 1).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = axes * voxel
+    x, y = (np.interp(middle, anatomy.z, anatomy.centre[:, k]) for k in (0, 1))
+    affine[:3, 3] = anatomy.world(np.array([x, y, middle])) - affine[:3, :3] @ ((shape - 1) / 2)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def _mt_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Generator) -> Grid:
+    """Axial slab across the cord at mid-neck."""
+    low, high = _neck(template)
+    middle = (low + high) / 2
+    i = int(np.searchsorted(anatomy.z, middle))
+    tangent = anatomy.tangent[i]
+    tilt = np.array([-np.arctan2(tangent[1], tangent[2]), np.arcsin(tangent[0]), 0.0]) + np.deg2rad(rng.normal(0, [1.5, 0.7, 1.0]))
+    length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]])) @ tangent))
+    plane, thickness = protocol.mt_voxel
+    return _box(anatomy, middle, tilt, np.array([64.0, 64.0, length + thickness]), np.array([plane, plane, thickness]))
+
+
+def _t2w_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Generator) -> Grid:
+    """Sagittal slab that reaches 15 mm beyond the neck, or as far as the template goes."""
+    low, high = _neck(template)
+    length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]]))[:, 2]))
+    tilt = np.deg2rad(rng.normal(0, [2.0, 1.0, 1.5]))
+    return _box(anatomy, (low + high) / 2, tilt, np.array([46.0, 62.0, length + 30.0]), np.full(3, protocol.t2w_voxel))
+
+
+def _person(template: Template, tissue: Tissue, age: float, rng: Generator) -> dict[str, str | float]:
+    """Sex and scores: what the lost MTR of the motor and sensory tracts of the neck costs, and noise."""
+    scanned = np.isin(template.slice_level, NECK_LEVELS) if np.isin(template.slice_level, NECK_LEVELS).any() else template.slice_level > 0
+
+    def lost(tracts: tuple[str, ...]) -> float:
+        rows = [i for i, name in enumerate(template.atlas.labels) if any(t in name for t in tracts) and "ventral corticospinal" not in name]
+        return float(tissue.loss[rows][:, scanned].mean()) if rows else 0.0
+
+    motor, sensory = lost(MOTOR), lost(SENSORY)
+    sex = "M" if rng.random() < 0.5 else "F"
+    noise = rng.normal(size=4)
+    return {
+        schema.SEX: sex,
+        "mjoa": float(np.clip(np.rint(18 - 0.6 * (motor + sensory) + 0.8 * noise[0]), 0, 18)),
+        "dexterity": round(float(19 + 0.12 * (age - 50) + 2.0 * motor + 1.8 * noise[1]), 2),
+        "grip": round(float((44 if sex == "M" else 29) - 0.1 * (age - 50) - 2.2 * motor + 3.0 * noise[2]), 1),
+        "balance": round(float(max(0.3, 1.2 + 0.35 * sensory + 0.25 * noise[3])), 2),
+    }
+
+
+def _truth(template: Template, anatomy: Anatomy, tissue: Tissue, shifts: NDArray[np.float64], perfect: Volume) -> Truth:
+    regions = template.atlas.regions
+    levels = tuple(LevelRange.parse(name) for name in template.levels)
+    operator = Operator.build(template.atlas, template.packing.level, levels, regions)
+    xyz = anatomy.world(template.packing.xyz)
+    at = perfect.grid.voxel(xyz)
+    inside = ((at >= 0) & (at <= np.array(perfect.data.shape) - 1.0)).all(-1)
+    sampled = np.where(inside, map_coordinates(perfect.data, at.T, order=1, mode="nearest"), np.nan)
+    cells = weighted_average(operator, sampled[None].astype(np.float32))
+    return Truth(
+        anatomy, tissue, xyz.astype(np.float32), shifts, perfect, template.levels, tuple(r.name for r in regions),
+        regional_truth(template, tissue, levels, regions), cells[schema.VALUE][0], cells[schema.COVERAGE][0],
+        native_voxels(template, anatomy, operator, float(np.prod(perfect.grid.spacing))), cord_area(template, anatomy, levels),
+    )  # fmt: skip

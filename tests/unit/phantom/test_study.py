@@ -1,0 +1,77 @@
+import hashlib
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from cohort_engine.config import load_config
+from cohort_engine.errors import InputError
+from cohort_engine.io.bids import index_study
+from cohort_engine.phantom.study import simulate
+from cohort_engine.template.parametric import parametric_cord
+
+
+@pytest.fixture(scope="module")
+def cord():
+    return parametric_cord(spacing=1.0, top="C4", bottom="C6")
+
+
+@pytest.fixture(scope="module")
+def study(cord, tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("simulated") / "study", template=cord, patients=2, controls=1, sites=2, seed=4)
+
+
+def hashes(root):
+    return {p.relative_to(root): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_the_same_seed_gives_the_same_bytes(study, cord, tmp_path):
+    again = simulate(tmp_path / "study", template=cord, patients=2, controls=1, sites=2, seed=4)
+    assert hashes(again.bids) == hashes(study.bids)
+
+
+def test_a_subject_does_not_depend_on_the_others(study, cord, tmp_path):
+    alone = simulate(tmp_path / "study", template=cord, patients=1, controls=0, sites=2, seed=4)
+    mine = {k: v for k, v in hashes(alone.bids).items() if "sub-DCM001" in str(k)}
+    assert len(mine) == 13
+    assert mine.items() <= hashes(study.bids).items()
+
+
+def test_it_is_indexed_whole(study):
+    index = index_study(str(study.bids))
+    assert list(index.subjects["group"]) == ["DCM", "DCM", "HC"]
+    missing = index.missing(["t2w", "mt_on", "mt_off", "t2w_mask", "mt_mask", "t2w_landmarks"])
+    assert missing.empty
+    assert index.units["dexterity"] == "s"
+    assert index.units["age"] == "year"
+    assert load_config(study.study_file).data.bids == str(study.bids)
+
+
+def test_axis_orders_on_disk(study):
+    def codes(name):
+        return "".join(nib.aff2axcodes(nib.load(study.bids / name).affine))
+
+    assert codes("sub-DCM001/anat/sub-DCM001_T2w.nii.gz") == "PSR"
+    assert codes("sub-DCM002/anat/sub-DCM002_T2w.nii.gz") == "LAS"
+    assert codes("sub-DCM002/anat/sub-DCM002_acq-MTon_MTS.nii.gz") == "LAS"
+    assert codes("sub-DCM001/anat/sub-DCM001_flip-1_mt-on_MTS.nii.gz") == "RAS"
+
+
+def test_truth_tables(study):
+    table = pd.read_csv(study.bids / "derivatives/truth/truth.tsv", sep="\t", na_values="n/a")
+    assert len(table) == 3 * 3 * 43
+    assert list(table) == ["participant_id", "level", "region", "raw", "wa", "coverage", "native_voxels"]
+    np.testing.assert_allclose(table["raw"], study.truth["raw"], rtol=1e-5)
+    assert table["raw"].between(2, 60).all()
+
+
+def test_only_patients_are_ill(study):
+    people = study.participants.set_index("participant_id")
+    assert (people.loc[people.group == "HC", "severity"] == 0).all()
+    assert people.loc[people.group == "DCM", "severity"].between(0.25, 1).all()
+
+
+def test_nothing_is_overwritten(study, cord):
+    with pytest.raises(InputError, match="empty folder"):
+        simulate(study.bids, template=cord, patients=1, controls=0)
