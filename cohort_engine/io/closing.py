@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import CohortError, IncompleteError, StorageError, StoreError
 from cohort_engine.io import layout
-from cohort_engine.io.ledger import LedgerEntry, broken_entries, delete_entries, now, read_ledger
+from cohort_engine.io.ledger import LedgerEntry, delete_entries, now, read_ledger, scan_ledger
 from cohort_engine.io.store import local_path, remove_leftovers, storage_errors
 
 SHARD = 64
@@ -238,10 +238,10 @@ def _check_ledger(url: str, root: zarr.Group) -> tuple[Ledger, list[Problem]]:
     if root.attrs.get(layout.COMPACTED):
         return stored, problems
     try:
-        entries = read_ledger(url)
-        problems += [Problem("ledger", f"the entry of stage {stage} is not readable and counts as absent", row) for row, stage in broken_entries(url)]
+        entries, broken = scan_ledger(url)
     except StorageError as error:
         return stored, [*problems, Problem("ledger", str(error))]
+    problems += [Problem("ledger", f"the entry of stage {stage} is not readable and counts as absent", row) for row, stage in broken]
     total = layout.row_count(root)
     problems += [Problem("ledger", f"stage {e.stage} of a row the store does not have", e.subject) for e in entries if e.subject >= total]
     ledger = {(e.subject, e.stage): (e.status, e.key) for e in entries}
@@ -336,7 +336,7 @@ def compact(url: str, out_url: str) -> None:
 
     The chunk inside a shard stays one subject, so a freeze reads like the store it was made from, with a 64th of the objects. It is for
     reading: tasks cannot write to it, and `withdraw` works on it. The root's attributes are written last, so a copy that was cut short is no
-    store, and the next try replaces it. Memory: about three times `SHARD` rows of the widest array (PAM50 template map: 0.6 GB).
+    store, and the next try replaces it. Memory: about five times `SHARD` rows of the widest array (PAM50 template map: 0.9 GiB).
 
     Raises
     ------
@@ -364,8 +364,8 @@ def compact(url: str, out_url: str) -> None:
 
 
 def _copy(path: str, source: zarr.Array[Any], target: zarr.Array[Any]) -> None:
-    step = (target.shards or (layout.COLUMN_BLOCK,))[0]
-    for first in range(0, max(source.shape[0], 1), step):
+    step = max(1, (target.shards or source.shape)[0])
+    for first in range(0, source.shape[0], step):
         block = slice(first, first + step)
         values = np.asarray(source[block])
         target[block] = values

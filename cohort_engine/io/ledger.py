@@ -110,13 +110,23 @@ def read_entry(url: str, subject: int, stage: str) -> LedgerEntry | None:
 
 
 def read_ledger(url: str) -> list[LedgerEntry]:
-    """Read all entries, by subject and stage. Broken ones are left out: see `broken_entries`."""
-    return [entry for _, entry in _read_all(url) if entry is not None]
+    """Read all entries, by subject and stage; broken ones count as absent."""
+    return scan_ledger(url)[0]
 
 
-def broken_entries(url: str) -> list[tuple[int, str]]:
-    """Return (subject, stage) of entries that are no valid record: they count as absent."""
-    return [place for place, entry in _read_all(url) if entry is None]
+def scan_ledger(url: str) -> tuple[list[LedgerEntry], list[tuple[int, str]]]:
+    """Read all entries, and list the (subject, stage) whose entry is no valid record."""
+    with storage_errors("ledger"):
+        store = object_store(ledger_url(url))
+        names = [o["path"] for batch in obstore.list(store, chunk_size=1000) for o in batch]
+        places = sorted((int(m[1]), m[2]) for n in names if (m := _NAME.match(n)))
+
+        def read(place: tuple[int, str]) -> LedgerEntry | None:
+            return _parse(*place, bytes(obstore.get(store, entry_name(*place)).bytes()))
+
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(read, places))
+    return [e for e in found if e is not None], [place for place, e in zip(places, found, strict=True) if e is None]
 
 
 def delete_entries(url: str, subject: int) -> int:
@@ -137,16 +147,3 @@ def _parse(subject: int, stage: str, data: bytes) -> LedgerEntry | None:
     except (ValueError, TypeError, AttributeError, StoreError):
         return None
     return entry if (entry.subject, entry.stage) == (subject, stage) else None
-
-
-def _read_all(url: str) -> list[tuple[tuple[int, str], LedgerEntry | None]]:
-    with storage_errors("ledger"):
-        store = object_store(ledger_url(url))
-        names = [o["path"] for batch in obstore.list(store, chunk_size=1000) for o in batch]
-        places = sorted((int(m[1]), m[2]) for n in names if (m := _NAME.match(n)))
-
-        def read(place: tuple[int, str]) -> LedgerEntry | None:
-            return _parse(*place, bytes(obstore.get(store, entry_name(*place)).bytes()))
-
-        with ThreadPoolExecutor(READERS) as pool:
-            return list(zip(places, pool.map(read, places), strict=True))

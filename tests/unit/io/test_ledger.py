@@ -8,8 +8,8 @@ import math
 import pytest
 
 from cohort_engine import schema
-from cohort_engine.engine.ledger import LedgerEntry, broken_entries, delete_entries, read_entry, read_ledger, write_entry
 from cohort_engine.errors import StoreError
+from cohort_engine.io.ledger import LedgerEntry, delete_entries, read_entry, read_ledger, scan_ledger, write_entry
 from cohort_engine.io.store import ledger_url, local_path
 
 
@@ -82,7 +82,7 @@ def test_a_broken_entry_is_absent_and_reported(tmp_path, text):
     (local_path(ledger_url(url)) / "000000" / "mtr.json").write_text(text)
     assert read_entry(url, 0, "mtr") is None
     assert [e.subject for e in read_ledger(url)] == [1]
-    assert broken_entries(url) == [(0, "mtr")]
+    assert scan_ledger(url)[1] == [(0, "mtr")]
 
 
 def test_an_entry_under_another_name_is_broken(tmp_path):
@@ -90,7 +90,7 @@ def test_an_entry_under_another_name_is_broken(tmp_path):
     write_entry(url, done(0))
     folder = local_path(ledger_url(url))
     (folder / "000000").rename(folder / "000005")
-    assert broken_entries(url) == [(5, "mtr")]
+    assert scan_ledger(url)[1] == [(5, "mtr")]
 
 
 def test_the_file_is_plain_json_without_nan(tmp_path):
