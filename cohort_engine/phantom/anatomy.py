@@ -15,6 +15,8 @@ from cohort_engine.template.packing import FloatArray
 
 STEP = 0.1
 """Distance of two points of the tabulated centreline, mm of template z."""
+NECK_LEVELS = range(2, 8)
+"""Scanned are C2 to C7, or all of a shorter template."""
 BEYOND = 40.0
 """The centreline goes on this far above and below the template, mm."""
 COMPRESSED_DISC = 6
@@ -139,9 +141,10 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     >>> bool(np.abs(anatomy.template(anatomy.world(points)) - points).max() < 1e-3)
     True
     """
-    low, high = _extent(template)
+    low, high = _ends(template, np.flatnonzero(template.slice_level))
     z = np.arange(low - BEYOND, high + BEYOND + STEP, STEP)
-    u = (z - (low + high) / 2) / 100.0  # about -0.5 .. 0.5 over the neck
+    middle = sum(neck(template)) / 2
+    u = np.tanh((z - middle) / 100.0)  # about -0.5 .. 0.5 over the neck; the thoracic cord goes on nearly straight
     length = rng.uniform(0.85, 1.05)
     speed = length * (1 + 0.06 * np.sin(2 * np.pi * (u * rng.uniform(1.5, 2.5) + rng.uniform())))
     sagittal = np.deg2rad(rng.normal(-8, 4) + rng.normal(20, 7) * u + rng.normal(0, 3) * np.sin(2 * np.pi * u))
@@ -152,7 +155,7 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     tangent = np.stack([np.sin(lateral), np.cos(lateral) * np.sin(sagittal), np.cos(lateral) * np.cos(sagittal)], axis=-1)
     walked = np.cumsum((tangent * speed[:, None])[:-1] + (tangent * speed[:, None])[1:], axis=0) * STEP / 2
     curve = np.concatenate([np.zeros((1, 3)), walked])
-    curve -= curve[len(curve) // 2]
+    curve -= curve[np.searchsorted(z, middle)]
     compressed = _compressed_z(template) + wander
     bulge = np.exp(-(((z - compressed) / 8.0) ** 2))
     scale = size * np.stack([1 + 0.12 * severity * bulge, 1 - SQUEEZE * severity * bulge], axis=-1)
@@ -164,16 +167,25 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     return Anatomy(z, curve, tangent, e_x, e_y, speed, _cord_centre(template, z), scale, severity, compressed)
 
 
-def _extent(template: Template) -> tuple[float, float]:
-    """Template z of the lowest and highest packed slice that has a level, mm."""
-    k = np.flatnonzero(template.slice_level)
-    corners = template.grid.world(np.array([[0, 0, k[0]], [0, 0, k[-1]]], float))
-    return float(corners[0, 2]), float(corners[1, 2])
+def neck_slices(template: Template) -> NDArray[np.intp]:
+    """Grid slices of the neck."""
+    k = np.flatnonzero(np.isin(template.slice_level, NECK_LEVELS))
+    return k if k.size else np.flatnonzero(template.slice_level)
+
+
+def neck(template: Template) -> tuple[float, float]:
+    """Template z of the lower and upper end of the neck, mm."""
+    return _ends(template, neck_slices(template))
+
+
+def _ends(template: Template, k: NDArray[np.intp]) -> tuple[float, float]:
+    ends = template.grid.world(np.array([[0, 0, k[0]], [0, 0, k[-1]]], float))[:, 2]
+    return float(ends[0]), float(ends[1])
 
 
 def _compressed_z(template: Template) -> float:
     discs = template.landmarks[schema.DISC]
-    return float(discs[COMPRESSED_DISC]) if COMPRESSED_DISC in discs else float(np.mean(_extent(template)))
+    return float(discs[COMPRESSED_DISC]) if COMPRESSED_DISC in discs else float(np.mean(neck(template)))
 
 
 def _cord_centre(template: Template, z: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 from cohort_engine import schema
 from cohort_engine.io.volume import Volume
 from cohort_engine.phantom import images
-from cohort_engine.phantom.anatomy import Anatomy, draw_anatomy
+from cohort_engine.phantom.anatomy import Anatomy, draw_anatomy, neck, neck_slices
 from cohort_engine.phantom.images import Texture
 from cohort_engine.phantom.tissue import MT_OFF, T2W, WHITE, Tissue, cord_area, draw_tissue, native_voxels, regional_truth
 from cohort_engine.qmri.mt import cord_floor, mtr
@@ -26,8 +26,6 @@ GROUPS = (PATIENT, CONTROL)
 T2W_MASK, MT_MASK, T2W_LANDMARKS = (
     schema.role(schema.T2W, schema.MASK), schema.role(schema.MT, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS),
 )  # fmt: skip
-NECK_LEVELS = range(2, 8)
-"""The MT slab covers C2 to C7."""
 LOW_SIGNAL = 0.05
 MOTOR, SENSORY = ("lateral corticospinal tract",), ("fasciculus cuneatus", "fasciculus gracilis")
 CLINICAL = {"mjoa": "points", "dexterity": "s", "grip": "kg", "balance": "cm"}
@@ -260,14 +258,6 @@ def _front(anatomy: Anatomy, z: float) -> FloatArray:
     return np.asarray(anatomy.e_y[i])
 
 
-def _neck(template: Template) -> tuple[float, float]:
-    """Template z of the lower and upper end of what is scanned, mm."""
-    k = np.flatnonzero(np.isin(template.slice_level, NECK_LEVELS))
-    k = k if k.size else np.flatnonzero(template.slice_level)
-    ends = template.grid.world(np.array([[0, 0, k[0]], [0, 0, k[-1]]], float))[:, 2]
-    return float(ends[0]), float(ends[1])
-
-
 def _box(anatomy: Anatomy, middle: float, tilt: FloatArray, size: FloatArray, voxel: FloatArray) -> Grid:
     """Return a grid of `size` mm, centred on the cord at template z `middle`, its axes turned by `tilt` (radians about x, y, z)."""
     axes = np.eye(3)
@@ -286,20 +276,20 @@ def _box(anatomy: Anatomy, middle: float, tilt: FloatArray, size: FloatArray, vo
 
 
 def _mt_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Generator) -> Grid:
-    """Axial slab across the cord at mid-neck."""
-    low, high = _neck(template)
+    """Axial slab across the cord at mid-neck, a slice and a half beyond its ends: sampling needs voxel centres on both sides."""
+    low, high = neck(template)
     middle = (low + high) / 2
     i = int(np.searchsorted(anatomy.z, middle))
     tangent = anatomy.tangent[i]
     tilt = np.array([-np.arctan2(tangent[1], tangent[2]), np.arcsin(tangent[0]), 0.0]) + np.deg2rad(rng.normal(0, [1.5, 0.7, 1.0]))
     length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]])) @ tangent))
     plane, thickness = protocol.mt_voxel
-    return _box(anatomy, middle, tilt, np.array([64.0, 64.0, length + thickness]), np.array([plane, plane, thickness]))
+    return _box(anatomy, middle, tilt, np.array([64.0, 64.0, length + 3 * thickness]), np.array([plane, plane, thickness]))
 
 
 def _t2w_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Generator) -> Grid:
     """Sagittal slab that reaches 15 mm beyond the neck, or as far as the template goes."""
-    low, high = _neck(template)
+    low, high = neck(template)
     length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]]))[:, 2]))
     tilt = np.deg2rad(rng.normal(0, [2.0, 1.0, 1.5]))
     return _box(anatomy, (low + high) / 2, tilt, np.array([46.0, 62.0, length + 30.0]), np.full(3, protocol.t2w_voxel))
@@ -307,7 +297,7 @@ def _t2w_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Gen
 
 def _person(template: Template, tissue: Tissue, age: float, rng: Generator) -> dict[str, str | float]:
     """Sex and scores: what the lost MTR of the motor and sensory tracts of the neck costs, and noise."""
-    scanned = np.isin(template.slice_level, NECK_LEVELS) if np.isin(template.slice_level, NECK_LEVELS).any() else template.slice_level > 0
+    scanned = neck_slices(template)
 
     def lost(tracts: tuple[str, ...]) -> float:
         rows = [i for i, name in enumerate(template.atlas.labels) if any(t in name for t in tracts) and "ventral corticospinal" not in name]
