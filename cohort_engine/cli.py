@@ -85,14 +85,16 @@ def demo(
     workers: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Simulate a small DCM study, build its cohort, and compare every number with the simulation's truth."""
-    from cohort_engine.phantom.demo import run_demo
+    from cohort_engine.engine.events import RichProgress
+    from cohort_engine.phantom.demo import MIN_VOXELS, run_demo
 
-    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers)
-    _say(f"\n[bold]Store[/] {result.store}")
-    _say(_table(result.by_group, "MTR (percent) by tract, level and group; error against the truth seen through the same weighted average"))
-    _say(_table(result.errors, f"Errors over tracts of at least {result.min_voxels} native voxels (percentage points)", digits=3))
-    _say(f"figure {result.figure}", f"errors of every value {result.error_table}")
-    raise typer.Exit(result.report.exit_code)
+    _say(f"Simulating {patients} patients and {controls} controls in {out}/study")
+    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers, events=RichProgress())
+    for group, table in result.by_group().items():
+        _say(_table(table, f"{group}: mean MTR (percent) by tract and level; in brackets the mean error against the simulation's truth"))
+    _say(_table(result.errors(), f"Errors of cells of at least {MIN_VOXELS:.0f} native voxels (percentage points)", digits=3))
+    _say(f"[bold]Store[/] {result.store}", f"[bold]Every value and its error[/] {result.cells_table}", f"[bold]Picture[/] {result.figure}")
+    _finish(result.report)
 
 
 @app.command()
@@ -122,9 +124,11 @@ def index(
 
     study = index_study(bids, derivatives=tuple(derivatives or ()))
     missing = study.missing()
-    _say(f"{len(study.subjects)} subjects, {len(study.subjects) - len(missing)} complete")
+    _say(_table(study.present().reset_index(names="file"), f"{len(study)} subjects, {len(study) - len(missing)} complete"))
     if len(missing):
         _say(_table(missing, "What is missing"))
+    for note in study.notes:
+        _say(_plain(str(note)))
 
 
 @app.command()
