@@ -1,0 +1,73 @@
+"""The MTR stage on blocks of a few voxels: what it refuses, and which number it samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cohort_engine.engine.stages import StageInput, run_mtr
+from cohort_engine.errors import GeometryError, InputError
+from cohort_engine.io.volume import Volume, write_volume
+
+SHAPE = (24, 24, 4)
+
+
+@pytest.fixture
+def make_inputs(tmp_path: Path):
+    """Factory: a cord of 6 x 6 voxels in the middle; template voxels at `xyz` mm."""
+
+    def make(*, on: float = 60.0, off: float = 100.0, off_affine: Any = None, xyz: Any = ((12.0, 12.0, 1.0),), **params: object) -> StageInput:
+        rng = np.random.default_rng(0)
+        texture = rng.uniform(0.8, 1.0, SHAPE)
+        mask = np.zeros(SHAPE, np.float32)
+        mask[9:15, 9:15] = 1
+        files = {}
+        for role, data in {"mt_on": on * texture, "mt_off": off * texture, "mt_mask": mask}.items():
+            files[role] = str(tmp_path / f"{role}.nii.gz")
+            affine = off_affine if role == "mt_off" and off_affine is not None else np.eye(4)
+            write_volume(files[role], Volume(np.asarray(data, np.float32), np.asarray(affine, float)))
+        positions = np.asarray(xyz, np.float32)
+        return StageInput(files, {}, {"coregister": "none", "low_signal": 0.05} | params, SimpleNamespace(), lambda path: {"fit/mt": positions}[path])  # type: ignore[arg-type]
+
+    return make
+
+
+def test_forty_percent(make_inputs) -> None:
+    found = run_mtr(make_inputs())
+    assert found["maps/mtr"].dtype == np.float32
+    assert found["maps/mtr"] == pytest.approx([40.0])
+    quality = {k: float(v) for k, v in found.items() if k.startswith("qc/")}
+    assert quality == pytest.approx({"qc/mtr_shift_max": 0, "qc/mtr_flagged_fraction": 0, "qc/mtr_negative_fraction": 0, "qc/mtr_cord_median": 40})
+
+
+def test_a_voxel_without_a_place_in_the_image_is_nan(make_inputs) -> None:
+    nan = float("nan")
+    found = run_mtr(make_inputs(xyz=((12, 12, 1), (nan, nan, nan), (500, 12, 1))))["maps/mtr"]
+    assert np.isnan(found).tolist() == [False, True, True]
+
+
+def test_images_of_different_grids_are_refused(make_inputs) -> None:
+    shifted = np.eye(4)
+    shifted[0, 3] = 2
+    with pytest.raises(GeometryError, match="MT-off image: expected the grid of the MT-on image"):
+        run_mtr(make_inputs(off_affine=shifted))
+
+
+def test_an_empty_image_is_refused(make_inputs) -> None:
+    with pytest.raises(InputError, match="MT-off image: expected signal"):
+        run_mtr(make_inputs(off=0.0))
+
+
+def test_swapped_images_are_refused(make_inputs) -> None:
+    with pytest.raises(InputError, match="MT-o"):
+        run_mtr(make_inputs(on=100.0, off=60.0))
+
+
+def test_co_registration_of_an_image_with_itself_moves_nothing(make_inputs) -> None:
+    found = run_mtr(make_inputs(coregister="slicewise"))
+    assert found["maps/mtr"] == pytest.approx([40.0], abs=0.5)
+    assert float(found["qc/mtr_shift_max"]) < 0.1
