@@ -1,0 +1,62 @@
+"""The commands of the README are run as they stand there, in an empty folder, in their order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def section(title: str) -> list[tuple[str, str]]:
+    start = README.index(f"## {title}")
+    end = README.find("\n## ", start + 1)
+    return [b for b in BLOCKS if start <= README.index(b[1]) < end]
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.distributed
+def test_a_study_of_your_own(tmp_path: Path) -> None:
+    printed = {}
+    for language, text in section("A study of your own"):
+        if language == "python":
+            printed["python"] = run([sys.executable, "-W", "error::FutureWarning", "-c", text], tmp_path)
+        else:
+            for line in text.splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                printed[words[1]] = run(words, tmp_path)
+    assert "3 subjects" in printed["simulate"]
+    assert "fit_mt" in printed["status"]
+    assert "DCM" in printed["query"]
+    assert "0 problems" in printed["verify"]
+    assert "white matter" in printed["python"]
+
+
+def test_every_command_exists() -> None:
+    lines = [line.removeprefix("$ ") for language, text in BLOCKS if language == "console" for line in text.splitlines()]
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        else:
+            verb = words[1:3] if words[1] == "template" else words[1:2]
+            assert "Usage" in run([words[0], *verb, "--help"], ROOT)
+
+
+def test_every_link_of_the_readme_exists() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
