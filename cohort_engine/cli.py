@@ -275,6 +275,29 @@ def register(
     _say(_table(quality, f"{out}", digits=3))
 
 
+@app.command()
+def extract(
+    metric: Annotated[Path, typer.Option("--metric", help="Image to reduce, for instance an MTR map.")],
+    labels: Annotated[Path, typer.Option("--labels", help="SCT's label folder, warped to the image.")],
+    estimator: Annotated[str, typer.Option("--estimator", help="wa, bin, median, ml, map or max.")] = "map",
+    levels: Annotated[str | None, typer.Option("--levels", help="C2:C5, or C3,C5.")] = None,
+    slices: Annotated[str | None, typer.Option("--slices", help="3:8, or 3,5; counted from 0 at the bottom.")] = None,
+    per: Annotated[
+        str | None, typer.Option("--per", help="level, slice or all; by default all where levels or slices are chosen, else slice.")
+    ] = None,
+    regions: Annotated[list[str] | None, typer.Option("--regions", help="Name of a tract or union, a sum 'a + b', or all; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; by default it is printed.")] = None,
+) -> None:
+    """Reduce one image over atlas labels that lie on its grid: value, spread, standard error and coverage by region."""
+    from cohort_engine.engine.extract import extract as run
+
+    table = run(metric, labels, estimator=estimator, levels=levels, slices=slices, per=per, regions=regions or ["all"])
+    if out is None:
+        typer.echo(table.csv(), nl=False)
+    else:
+        table.write(out)
+
+
 # --- templates --------------------------------------------------------------------------------------------------------
 @template_app.command("install")
 def template_install(

@@ -42,7 +42,13 @@ STAGES = "stages"
 # --- spaces, estimators, companions -----------------------------------------------------------------------------------
 SPACE_TEMPLATE = "template"
 WA = "wa"
+BIN = "bin"
+MEDIAN = "median"
+ML = "ml"
+MAP = "map"
+MAX = "max"
 STD = "std"
+SE = "se"
 N = "n"
 COVERAGE = "coverage"
 COMPANIONS: Mapping[str, str] = {

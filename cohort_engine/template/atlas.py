@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from cohort_engine.errors import unknown_name
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ _ABBREVIATION = re.compile(r"\s*\(.*\)$")
 
 
 @dataclass(frozen=True, eq=False)
-class Atlas:
-    """Label weights of a template.
+class Naming:
+    """Names of the labels of an atlas, and which of them belong together.
 
     Attributes
     ----------
@@ -54,21 +56,16 @@ class Atlas:
         Official unions (``"white matter"`` ...), in their order.
     clusters : mapping of str to tuple of int
         Tissue clusters of the MAP estimator.
-    weights : (label, voxel) float32 CSR array, 0 to 1
+
+    Examples
+    --------
+    >>> Naming(("WM left tract", "WM right tract"), {"white matter": (0, 1)}, {}).region("tract").members
+    (0, 1)
     """
 
     labels: tuple[str, ...]
     unions: Mapping[str, tuple[int, ...]]
     clusters: Mapping[str, tuple[int, ...]]
-    weights: sparse.csr_array
-
-    @cached_property
-    def digest(self) -> str:
-        """Content hash of names and weights: 16 hex digits."""
-        h = hashlib.sha256(repr((self.labels, sorted(self.unions.items()), sorted(self.clusters.items()))).encode())
-        for a, dtype in ((self.weights.indptr, np.int64), (self.weights.indices, np.int32), (self.weights.data, np.float32)):
-            h.update(np.ascontiguousarray(a, dtype).tobytes())
-        return h.hexdigest()[:16]
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
@@ -111,8 +108,31 @@ class Atlas:
             raise unknown_name("tract or region", name, sorted({*names, *self._by_name}), where="atlas")
         return found
 
+
+@dataclass(frozen=True, eq=False)
+class Atlas(Naming):
+    """Label weights of a template.
+
+    Attributes
+    ----------
+    labels, unions, clusters : as in `Naming`
+    weights : (label, voxel) float32 CSR array, 0 to 1
+    """
+
+    weights: sparse.csr_array
+
+    @cached_property
+    def digest(self) -> str:
+        """Content hash of names and weights: 16 hex digits."""
+        h = hashlib.sha256(repr((self.labels, sorted(self.unions.items()), sorted(self.clusters.items()))).encode())
+        for a, dtype in ((self.weights.indptr, np.int64), (self.weights.indices, np.int32), (self.weights.data, np.float32)):
+            h.update(np.ascontiguousarray(a, dtype).tobytes())
+        return h.hexdigest()[:16]
+
     def region_weights(self, regions: tuple[Region, ...]) -> sparse.csr_array:
         """Sum label rows into (region, voxel) weights."""
+        from scipy import sparse
+
         rows = np.repeat(np.arange(len(regions)), [len(r.members) for r in regions])
         columns = np.concatenate([np.asarray(r.members) for r in regions])
         pick = sparse.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(regions), len(self.labels)))
@@ -124,3 +144,54 @@ class Atlas:
         for i, r in enumerate(regions):
             out[i, list(r.members)] = 1
         return out
+
+
+def parse_info(text: str) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Parse ``info_label.txt`` into label names (in row order), unions and MAP clusters (name -> rows).
+
+    Examples
+    --------
+    >>> parse_info('''# Keyword=IndivLabels
+    ... 0, WM left, a.nii.gz
+    ... 1, WM right, b.nii.gz
+    ... # Keyword=CombinedLabels
+    ... 50, white matter, 0:1
+    ... # Keyword=MAPLabels
+    ... left only, 0''')
+    (('WM left', 'WM right'), {'white matter': (0, 1)}, {'left only': (0,)})
+    """
+    sections = _sections(text)
+    labels = {int(number): ", ".join(name) for number, *name, _ in sections["IndivLabels"]}
+    unions = {", ".join(name): _rows(group) for _, *name, group in sections["CombinedLabels"]}
+    clusters = {", ".join(name): _rows(group) for *name, group in sections["MAPLabels"]}
+    return tuple(labels[i] for i in range(len(labels))), unions, clusters
+
+
+def label_files(text: str) -> tuple[str, ...]:
+    r"""Return the file name of each label of an ``info_label.txt``, in row order.
+
+    Examples
+    --------
+    >>> label_files("# Keyword=IndivLabels\n0, WM left, a.nii.gz\n1, WM right, b.nii.gz")
+    ('a.nii.gz', 'b.nii.gz')
+    """
+    files = {int(number): file for number, *_, file in _sections(text)["IndivLabels"]}
+    return tuple(files[i] for i in range(len(files)))
+
+
+def _sections(text: str) -> dict[str, list[list[str]]]:
+    """Rows of each ``Keyword=`` section, cut at the commas."""
+    sections: dict[str, list[list[str]]] = {}
+    rows: list[list[str]] = []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("#"):
+            _, found, keyword = line.partition("Keyword=")
+            rows = sections.setdefault(keyword.split()[0], []) if found else rows
+        elif line:
+            rows.append([part.strip() for part in line.split(",")])
+    return sections
+
+
+def _rows(group: str) -> tuple[int, ...]:
+    first, _, last = group.partition(":")
+    return tuple(range(int(first), int(last or first) + 1))

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StorageError, TemplateError
-from cohort_engine.template.atlas import Atlas
+from cohort_engine.template.atlas import Atlas, parse_info
 from cohort_engine.template.base import Template, sparse_rows
 from cohort_engine.template.packing import FloatArray, Grid, Packing
 
@@ -382,39 +382,6 @@ def _compile(volumes: Mapping[str, Sparse], info: str, release: Release) -> Temp
         packing=Packing(grid, ijk, slice_level[ijk[:, 2]]),
         atlas=Atlas(labels, unions, clusters, weights),
     )  # fmt: skip
-
-
-def parse_info(text: str) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Parse ``info_label.txt`` into label names (in row order), unions and MAP clusters (name -> rows).
-
-    Examples
-    --------
-    >>> parse_info('''# Keyword=IndivLabels
-    ... 0, WM left, a.nii.gz
-    ... 1, WM right, b.nii.gz
-    ... # Keyword=CombinedLabels
-    ... 50, white matter, 0:1
-    ... # Keyword=MAPLabels
-    ... left only, 0''')
-    (('WM left', 'WM right'), {'white matter': (0, 1)}, {'left only': (0,)})
-    """
-    sections: dict[str, list[list[str]]] = {}
-    rows: list[list[str]] = []
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("#"):
-            _, found, keyword = line.partition("Keyword=")
-            rows = sections.setdefault(keyword.split()[0], []) if found else rows
-        elif line:
-            rows.append([part.strip() for part in line.split(",")])
-    labels = {int(number): ", ".join(name) for number, *name, _ in sections["IndivLabels"]}
-    unions = {", ".join(name): _rows(group) for _, *name, group in sections["CombinedLabels"]}
-    clusters = {", ".join(name): _rows(group) for *name, group in sections["MAPLabels"]}
-    return tuple(labels[i] for i in range(len(labels))), unions, clusters
-
-
-def _rows(group: str) -> tuple[int, ...]:
-    first, _, last = group.partition(":")
-    return tuple(range(int(first), int(last or first) + 1))
 
 
 def _slice_level(levels: Sparse) -> NDArray[np.int8]:
