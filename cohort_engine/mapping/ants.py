@@ -1,0 +1,88 @@
+"""The only place that knows antspyx and ITK: deformable registration on a block, and warps that ITK tools can read.
+
+ITK's world is LPS (x to the left, y to the back). Registration here runs on a block with axes of its own, in millimetres, where that
+does not matter; `displacement_field` is where RAS+ becomes LPS.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine.template.packing import FloatArray, Grid
+
+OUTSIDE = 1e5
+"""Displacement (mm) of a voxel that has no counterpart: it lands outside of any image, and is background."""
+
+
+def deform(
+    fixed: FloatArray, moving: FloatArray, spacing: FloatArray, *, seed: int, iterations: tuple[int, ...], flow_sigma: float
+) -> NDArray[np.float32]:
+    """Register two images on one grid with symmetric diffeomorphic normalisation, mean squares.
+
+    Parameters
+    ----------
+    fixed, moving : (x, y, z) arrays
+    spacing : (3,) array
+        Voxel size, mm.
+    seed : int
+        Of ANTs' sampling. With mean squares on every voxel it draws nothing: equal input gives equal bits, with one thread.
+    iterations : tuple of int
+        From coarse to fine.
+    flow_sigma : float
+        Smoothing of the update field, voxels.
+
+    Returns
+    -------
+    (x, y, z, 3) float32 array
+        Displacement, mm along the array axes: the point at x of `fixed` corresponds to x + displacement of `moving`.
+
+    Notes
+    -----
+    antspyx leaves files behind; they go to a folder of this call, which is removed whatever happens.
+
+    References
+    ----------
+    Avants BB et al. Symmetric diffeomorphic image registration with cross-correlation. Med Image Anal 2008;12:26. doi:10.1016/j.media.2007.06.004
+    """
+    import ants
+
+    with tempfile.TemporaryDirectory(prefix="ants-") as folder:
+        images = (ants.from_numpy(np.ascontiguousarray(a, np.float32), spacing=[float(s) for s in spacing]) for a in (fixed, moving))
+        found = ants.registration(
+            *images, "SyNOnly", initial_transform="identity", outprefix=f"{folder}/", syn_metric="meansquares", reg_iterations=iterations,
+            flow_sigma=flow_sigma, random_seed=seed, restrict_transformation=(1, 1, 0),
+        )  # fmt: skip
+        warp = next(p for p in found["fwdtransforms"] if Path(p).name.endswith("Warp.nii.gz"))
+        field = ants.image_read(warp).numpy()
+    return np.asarray(field, np.float32)
+
+
+def displacement_field(positions: FloatArray, affine: FloatArray) -> NDArray[np.float32]:
+    """Turn corresponding positions into a displacement field as ANTs and ITK read it.
+
+    Parameters
+    ----------
+    positions : (x, y, z, 3) array
+        For each voxel of a grid, where its value is to be taken from, RAS+ mm. NaN: nowhere.
+    affine : (4, 4) array
+        Of the grid.
+
+    Returns
+    -------
+    (x, y, z, 1, 3) float32 array
+        Displacements, LPS mm; `OUTSIDE` where a position is NaN. To be stored with NIfTI intent ``vector``.
+
+    Examples
+    --------
+    >>> displacement_field(np.array([[[[1.0, 2.0, 3.0]]]]), np.eye(4)).ravel().tolist()
+    [-1.0, -2.0, 3.0]
+    """
+    x, y, z, _ = positions.shape
+    home = Grid((x, y, z), np.asarray(affine, float)).world(np.stack(np.indices((x, y, z)), axis=-1))
+    moved = np.asarray((positions - home) * np.array([-1.0, -1.0, 1.0]), np.float32)
+    moved[~np.isfinite(moved).all(axis=-1)] = OUTSIDE
+    return moved[:, :, :, None, :]

@@ -1,0 +1,343 @@
+"""The template map of an image: for each voxel of the template, the position in the image that corresponds to it.
+
+Geometry first: the centreline gives position and direction, the levels give the place along it, the moments of the two cord masks give shift and
+scale in each slice. Then SyN on the straightened block corrects the outline. Masks are compared as ramps over the distance to their contour, not
+blurred: blurring wears a convex outline off and would pull the edge inwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from cohort_engine import schema
+from cohort_engine.cord.centreline import cord_slices
+from cohort_engine.cord.levels import LevelAxis
+from cohort_engine.errors import LevelError
+from cohort_engine.mapping.ants import deform
+from cohort_engine.mapping.shape import moments, occupancy, smooth_along
+from cohort_engine.mapping.straighten import StraightCord, block_depth
+from cohort_engine.template.base import Template
+from cohort_engine.template.packing import FloatArray, Grid
+
+REACH = 16.0
+"""Half-width (mm) of the window in which the native cord is looked at."""
+SCALE_LENGTH = 4.0
+"""Standard deviation (mm along the cord) of the smoothing of shift and scale."""
+RAMP = 2.0
+"""Width (mm) of the ramp over the contour that SyN sees."""
+MARGIN = 5.0
+"""SyN sees the block without this rim (mm), where both sides are empty."""
+ITERATIONS = (20, 10, 5)
+FLOW_SIGMA = 3.0
+ALONG = 2
+"""SyN sees every second template slice: the outline changes slowly along the cord."""
+PAD = 8
+"""Slices repeated at both ends, so that the ends are held by what continues there."""
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateMap:
+    """Where the template lies in one image.
+
+    Attributes
+    ----------
+    block : (bx, by, bz, 3) float32 array
+        Position in the image (RAS+ mm) of every voxel of ``template.block_grid``; NaN in slices beyond the cord mask.
+    quality : mapping
+        The numbers of `schema.FIT_QC`.
+    """
+
+    block: NDArray[np.float32]
+    quality: dict[str, float]
+
+    def packed(self, template: Template) -> NDArray[np.float32]:
+        """Positions (voxel, 3) of the packed voxels, NaN where the image has nothing."""
+        return self.block[tuple((template.packing.ijk.astype(int) - np.asarray(template.corner)).T)]
+
+
+def fit_template_map(
+    cord: NDArray[Any], affine: FloatArray, levels: LevelAxis, template: Template, *, deformable: bool = True, seed: int = 1,
+    what: str = "cord mask",
+) -> TemplateMap:  # fmt: skip
+    """Fit the template map of an image from its cord mask and the levels along its centreline.
+
+    Parameters
+    ----------
+    cord : (x, y, z) array
+        Mask, 0 to 1.
+    affine : (4, 4) array
+        Of the image, RAS+ mm.
+    levels : LevelAxis
+        On the centreline of this mask (`cord.levels.level_axis`, or `transfer` from another image of the session).
+    template : Template
+    deformable : bool
+        Run SyN after the geometric steps.
+    seed : int
+        Of ANTs.
+    what : str
+        Words of the mask's role, for messages.
+
+    Returns
+    -------
+    TemplateMap
+        Covers the template slices whose place lies within the mask, to half a slice beyond its outer slices.
+
+    Raises
+    ------
+    CordError
+        See `cord.centreline.cord_slices`.
+    LevelError
+        The mask and the template have no slices in common.
+    """
+    cord, slices = cord_slices(cord, what=what)
+    grid = template.block_grid
+    spacing = grid.spacing
+    x, y, z = (grid.affine[i, 3] + grid.affine[i, i] * np.arange(n) for i, n in enumerate(grid.shape))
+    arc = levels.arc(z)
+    seen = np.flatnonzero((arc >= 0) & (arc <= levels.centreline.length) & (template.cord >= 0.5).any(axis=(0, 1)))
+    if len(seen) < 2:
+        low, high = levels.z(np.array([0.0, levels.centreline.length]))
+        raise LevelError(
+            expected=f"a cord within the template, z {z[0]:.0f} to {z[-1]:.0f} mm", found=f"z {low:.0f} to {high:.0f} mm", where=what,
+            remedy="Check the numbers of the landmarks, and that template and image show the same part of the spine.",
+        )  # fmt: skip
+    first, last = int(seen[0]), int(seen[-1]) + 1
+    arc, target = arc[first:last], template.cord[:, :, first:last]
+    straight = StraightCord.of_mask(cord, affine, slices, levels.centreline, reach=REACH, step=float(spacing[0]))
+    depth = block_depth(target, spacing[:2])
+    match = _match_sections(straight, depth, x, y, arc, spacing)
+    a, b = match.place(x[:, None, None], y[None, :, None])
+    before = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
+    after, jacobian = before, (np.nan, np.nan)
+    if deformable:
+        move = _syn(straight.depth(a, b, arc), depth, spacing, seed)
+        a, b = match.place(x[:, None, None] + move[..., 0], y[None, :, None] + move[..., 1])
+        after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
+        jacobian = _jacobian_extremes(move, spacing, target >= 0.5)
+    block = np.full((*grid.shape, 3), np.nan, np.float32)
+    block[:, :, first:last] = straight.world(a, b, arc)
+    inside = _inside(block[template.cord >= 0.5], Grid(cord.shape, np.asarray(affine, float)))  # type: ignore[arg-type]
+    quality = {
+        schema.DICE: after, schema.DICE_GEOMETRY: before, schema.RESIDUAL: levels.residual, schema.JACOBIAN_MIN: jacobian[0],
+        schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()),
+    }  # fmt: skip
+    return TemplateMap(block, quality)
+
+
+@dataclass(frozen=True, eq=False)
+class SectionMatch:
+    """Shift and scale of each slice, smooth along the cord: template mm to cord coordinates mm.
+
+    Attributes
+    ----------
+    template, native : (z, 2) arrays
+        Centres of the two cords, mm.
+    scale : (z, 2) array
+        Native over template.
+    """
+
+    template: FloatArray
+    native: FloatArray
+    scale: FloatArray
+
+    def place(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Carry template coordinates (..., z) to cord coordinates (..., z)."""
+        a, b = (self.native[:, i] + self.scale[:, i] * (v - self.template[:, i]) for i, v in enumerate((x, y)))
+        return np.broadcast_arrays(a, b)  # type: ignore[return-value]
+
+
+def _match_sections(straight: StraightCord, depth: FloatArray, x: FloatArray, y: FloatArray, arc: FloatArray, spacing: FloatArray) -> SectionMatch:
+    """Compare centres and second moments of the two cords, slice by slice, both measured in the same way."""
+    line = straight.origin + straight.step * np.arange(straight.contours.shape[0])
+    a, b, _ = np.broadcast_arrays(line[:, None, None], line[None, :, None], arc)
+    width, sigma = float(spacing[0]), SCALE_LENGTH / float(spacing[2])
+    here, spread_here = moments(occupancy(depth, width), x, y)
+    there, spread_there = moments(occupancy(straight.depth(a, b, arc), width), line, line)
+    ratio = np.stack([spread_there[:, i, i] / spread_here[:, i, i] for i in (0, 1)], axis=-1)
+    scale = np.exp(smooth_along(0.5 * np.log(ratio), sigma))
+    return SectionMatch(smooth_along(here, sigma), smooth_along(there, sigma), scale)
+
+
+def _syn(native: FloatArray, template: FloatArray, spacing: FloatArray, seed: int) -> NDArray[np.float32]:
+    """In-plane displacement (x, y, z, 2), mm, that brings the native outline onto the template's."""
+    rim = tuple(slice(int(MARGIN / s), -int(MARGIN / s)) for s in spacing[:2])
+    rows = np.arange(0, template.shape[2], ALONG)
+    padded = np.pad(rows, PAD, mode="edge")
+    images = (occupancy(d, RAMP)[rim][:, :, padded] for d in (template, native))
+    coarse = deform(*images, spacing * (1, 1, ALONG), seed=seed, iterations=ITERATIONS, flow_sigma=FLOW_SIGMA)[:, :, PAD:-PAD, :2]
+    out = np.zeros((*template.shape, 2), np.float32)
+    at = np.clip(np.arange(template.shape[2]) / ALONG, 0, len(rows) - 1)
+    low = np.minimum(at.astype(int), max(len(rows) - 2, 0))
+    part = (at - low)[:, None].astype(np.float32)
+    out[rim] = coarse[:, :, low] * (1 - part) + coarse[:, :, np.minimum(low + 1, len(rows) - 1)] * part
+    return out
+
+
+def _jacobian_extremes(move: FloatArray, spacing: FloatArray, inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Smallest and largest area change of the in-plane displacement inside the cord."""
+    (ux, uy), (vx, vy) = (np.gradient(move[..., k], *spacing[:2], axis=(0, 1)) for k in (0, 1))
+    determinant = ((1 + ux) * (1 + vy) - uy * vx)[inside]
+    return float(determinant.min()), float(determinant.max())
+
+
+def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def _inside(xyz: FloatArray, grid: Grid) -> NDArray[np.bool_]:
+    """Tell which positions (..., 3) lie in a voxel of the grid; NaN does not."""
+    voxel = grid.voxel(xyz)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(((voxel >= -0.5) & (voxel <= np.asarray(grid.shape) - 0.5)).all(axis=-1))
+
+
+# --- apply ------------------------------------------------------------------------------------------------------------
+def sample(data: NDArray[Any], affine: FloatArray, xyz: FloatArray, *, order: int = 1) -> NDArray[np.float32]:
+    """Interpolate an image at positions.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+    affine : (4, 4) array
+        RAS+ mm.
+    xyz : (..., 3) array
+        RAS+ mm.
+    order : int
+        Of the spline; 1 is trilinear.
+
+    Returns
+    -------
+    (...) float32 array
+        NaN where the position is NaN or in no voxel of the image. NaN voxels carry no weight: the others are averaged where they have at least
+        half of the (trilinear) weight, otherwise the result is NaN.
+
+    Examples
+    --------
+    >>> image = np.array([10.0, 20.0, np.nan])[:, None, None]
+    >>> sample(image, np.eye(4), np.array([[0.5, 0, 0], [1.25, 0, 0], [1.75, 0, 0], [-1.0, 0, 0]])).tolist()
+    [15.0, 20.0, nan, nan]
+    """
+    xyz = np.asarray(xyz)
+    out = np.full(xyz.shape[:-1], np.nan, np.float32)
+    grid = Grid(data.shape, np.asarray(affine, float))  # type: ignore[arg-type]
+    inside = _inside(xyz, grid)
+    at = grid.voxel(xyz[inside]).T
+    finite = np.isfinite(data)
+    if finite.all():
+        out[inside] = ndimage.map_coordinates(np.asarray(data, np.float32), at, order=order, mode="nearest")
+        return out
+    weight = ndimage.map_coordinates(finite.astype(np.float32), at, order=1, mode="nearest")
+    value = ndimage.map_coordinates(np.where(finite, data, 0).astype(np.float32), at, order=1, mode="nearest")
+    out[inside] = np.where(weight >= 0.5, value / np.maximum(weight, 0.5), np.nan)
+    return out
+
+
+def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Template position of the voxels of the image.
+
+    Parameters
+    ----------
+    fitted : TemplateMap
+    template : Template
+    affine : (4, 4) array
+    shape : (3,) tuple
+        Grid of the image.
+
+    Returns
+    -------
+    (x, y, z, 3) float32 array
+        Template world, RAS+ mm; NaN for voxels that the map's block does not reach.
+
+    Notes
+    -----
+    The nearest mapped voxel is the first guess; Newton's method with the local derivative of the map refines it.
+    """
+    from scipy.spatial import cKDTree
+
+    grid = Grid(shape, np.asarray(affine, float))  # type: ignore[arg-type]
+    out = np.full((*shape, 3), np.nan, np.float32)
+    present = np.flatnonzero(np.isfinite(fitted.block[0, 0, :, 0]))
+    first, last = int(present[0]), int(present[-1]) + 1
+    block = fitted.block[:, :, first:last].astype(float)
+    low, high = (np.clip(np.round(f(grid.voxel(block).reshape(-1, 3))), 0, np.asarray(shape) - 1).astype(int) for f in (_least, _most))
+    ijk = np.stack(np.meshgrid(*(np.arange(a, b + 1) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1).reshape(-1, 3)
+    wanted = grid.world(ijk.astype(float))
+    every = tuple(slice(None, None, n) for n in (4, 4, 2))
+    start = np.stack(np.indices(block.shape[:3]), axis=-1)[every].reshape(-1, 3)
+    at = start[cKDTree(block[every].reshape(-1, 3)).query(wanted)[1]].astype(float)
+    derivative = np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1)
+    for _ in range(4):
+        miss = wanted - _at(block, at)
+        at = np.clip(at + np.linalg.solve(_at(derivative, at), miss[..., None])[..., 0], -0.5, np.asarray(block.shape[:3]) - 0.5)
+    size = np.abs(np.linalg.det(grid.affine[:3, :3])) ** (1 / 3)
+    kept = np.linalg.norm(wanted - _at(block, at), axis=1) < 0.1 * size
+    positions = template.block_grid.world(at + (0, 0, first))
+    out[tuple(ijk[kept].T)] = positions[kept]
+    return out
+
+
+def _least(a: FloatArray) -> FloatArray:
+    return np.asarray(a.min(axis=0))
+
+
+def _most(a: FloatArray) -> FloatArray:
+    return np.asarray(a.max(axis=0))
+
+
+def _at(values: FloatArray, index: FloatArray) -> FloatArray:
+    """Linear interpolation of (x, y, z, ...) values at fractional indices (n, 3)."""
+    flat = values.reshape(*values.shape[:3], -1)
+    out = np.stack([ndimage.map_coordinates(flat[..., k], index.T, order=1, mode="nearest") for k in range(flat.shape[-1])], axis=-1)
+    return out.reshape(len(index), *values.shape[3:])
+
+
+def native_fractions(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, ...]) -> sparse.csr_array:
+    """How much of each native voxel each template block voxel fills: the partial-volume integral of the template over thick voxels.
+
+    Parameters
+    ----------
+    fitted : TemplateMap
+    template : Template
+    affine : (4, 4) array
+    shape : (3,) tuple
+        Grid of the image.
+
+    Returns
+    -------
+    (x * y * z, bx * by * bz) float32 CSR array
+        Rows sum to 1 where the block reaches, and are empty elsewhere. ``fractions @ weights.ravel()`` brings a block map into the image.
+
+    Notes
+    -----
+    Each template voxel is cut into parts at most half a native voxel apart; each part counts with its native volume.
+    """
+    grid = Grid(shape, np.asarray(affine, float))  # type: ignore[arg-type]
+    present = np.flatnonzero(np.isfinite(fitted.block[0, 0, :, 0]))
+    first, last = int(present[0]), int(present[-1]) + 1
+    block = grid.voxel(fitted.block[:, :, first:last].astype(float))
+    step = np.array([np.percentile(np.abs(np.diff(block, axis=i)).max(axis=-1), 95) for i in range(3)])
+    parts = np.maximum(1, np.ceil(step / 0.5)).astype(int)
+    volume = np.abs(np.linalg.det(np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1))).ravel()
+    index = np.stack(np.indices(block.shape[:3]), axis=-1).reshape(-1, 3)
+    column = np.ravel_multi_index(tuple((index + (0, 0, first)).T), fitted.block.shape[:3])
+    total = sparse.csr_array((int(np.prod(shape)), int(np.prod(fitted.block.shape[:3]))), dtype=np.float64)
+    for part in np.ndindex(*parts):
+        offset = (np.asarray(part) + 0.5) / parts - 0.5
+        voxel = np.floor((_at(block, index + offset) if any(offset) else block.reshape(-1, 3)) + 0.5).astype(int)
+        inside = ((voxel >= 0) & (voxel < shape)).all(axis=1)
+        row = np.ravel_multi_index(tuple(voxel[inside].T), shape)
+        total = total + sparse.coo_array((volume[inside], (row, column[inside])), shape=total.shape).tocsr()
+    sums = np.asarray(total.sum(axis=1)).ravel()
+    scale = sparse.dia_array((1 / np.where(sums > 0, sums, 1)[None], [0]), shape=(len(sums), len(sums)))
+    return sparse.csr_array(scale @ total).astype(np.float32)
+
+
+def scatter(fractions: sparse.csr_array, template: Template, weights: sparse.csr_array) -> sparse.csr_array:
+    """Bring packed weights (row, voxel) into the image: (row, x * y * z) CSR. `fractions` is from `native_fractions`."""
+    index = np.ravel_multi_index(tuple((template.packing.ijk.astype(int) - np.asarray(template.corner)).T), template.cord.shape)
+    return sparse.csr_array(weights @ fractions[:, index].T)
