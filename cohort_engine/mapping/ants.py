@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 
 from cohort_engine.template.packing import FloatArray, Grid
 
+MEAN_SQUARES, CORRELATION = "meansquares", "CC"
+RADIUS = 2
+"""Radius (voxels) of the neighbourhood of `CORRELATION`; mean squares have none."""
 OUTSIDE = 1e5
 """Displacement (mm) of a voxel that has no counterpart: it lands outside of any image, and is background."""
 
 
 def deform(
-    fixed: FloatArray, moving: FloatArray, spacing: FloatArray, *, seed: int, iterations: tuple[int, ...], flow_sigma: float
-) -> NDArray[np.float32]:
-    """Register two images on one grid with symmetric diffeomorphic normalisation, mean squares.
+    fixed: FloatArray, moving: FloatArray, spacing: FloatArray, *, seed: int, iterations: tuple[int, ...], flow_sigma: float,
+    metric: str = MEAN_SQUARES,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Register two images on one grid with symmetric diffeomorphic normalisation; nothing moves along the third axis.
 
     Parameters
     ----------
@@ -34,6 +38,8 @@ def deform(
         From coarse to fine.
     flow_sigma : float
         Smoothing of the update field, voxels.
+    metric : str
+        `MEAN_SQUARES` for images of one contrast, `CORRELATION` (local, radius 2 voxels) for different ones.
 
     Returns
     -------
@@ -53,8 +59,8 @@ def deform(
     with tempfile.TemporaryDirectory(prefix="ants-") as folder:
         images = (ants.from_numpy(np.ascontiguousarray(a, np.float32), spacing=[float(s) for s in spacing]) for a in (fixed, moving))
         found = ants.registration(
-            *images, "SyNOnly", initial_transform="identity", outprefix=f"{folder}/", syn_metric="meansquares", reg_iterations=iterations,
-            flow_sigma=flow_sigma, random_seed=seed, restrict_transformation=(1, 1, 0),
+            *images, "SyNOnly", initial_transform="identity", outprefix=f"{folder}/", syn_metric=metric, syn_sampling=RADIUS,
+            reg_iterations=iterations, flow_sigma=flow_sigma, random_seed=seed, restrict_transformation=(1, 1, 0),
         )  # fmt: skip
         warp = next(p for p in found["fwdtransforms"] if Path(p).name.endswith("Warp.nii.gz"))
         field = ants.image_read(warp).numpy()

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from cohort_engine.engine.stages import StageInput, run_mtr
+from cohort_engine.engine.stages import StageInput, coregister_off, run_mtr
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.io.volume import Volume, write_volume
 
@@ -31,7 +32,9 @@ def make_inputs(tmp_path: Path):
             affine = off_affine if role == "mt_off" and off_affine is not None else np.eye(4)
             write_volume(files[role], Volume(np.asarray(data, np.float32), np.asarray(affine, float)))
         positions = np.asarray(xyz, np.float32)
-        return StageInput(files, {}, {"coregister": "none", "low_signal": 0.05} | params, SimpleNamespace(), lambda path: {"fit/mt": positions}[path])  # type: ignore[arg-type]
+        return StageInput(
+            files, {}, {"coregister": "none", "low_signal": 0.05, "seed": 1} | params, SimpleNamespace(), lambda path: {"fit/mt": positions}[path]
+        )  # type: ignore[arg-type]
 
     return make
 
@@ -65,6 +68,27 @@ def test_an_empty_image_is_refused(make_inputs) -> None:
 def test_swapped_images_are_refused(make_inputs) -> None:
     with pytest.raises(InputError, match="MT-o"):
         run_mtr(make_inputs(on=100.0, off=60.0))
+
+
+def test_syn_undoes_a_bend_that_shifts_cannot() -> None:
+    rng = np.random.default_rng(1)
+    shape = (64, 64, 5)
+    texture = np.stack([ndimage.gaussian_filter(rng.normal(size=shape[:2]), 2.5) for _ in range(shape[2])], axis=-1)
+    texture = 100 + 400 * texture
+    i, j = np.indices(shape[:2])
+    bump = 1.5 * np.exp(-((i - 32) ** 2 + (j - 32) ** 2) / (2 * 8**2))
+    bent = np.stack([ndimage.map_coordinates(texture[..., k], [i + bump, j], order=3, mode="nearest") for k in range(shape[2])], axis=-1)
+    mask = np.zeros(shape, np.float32)
+    mask[27:37, 27:37] = 1
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    on, off, cord = (Volume(np.asarray(a, np.float32), affine) for a in (0.6 * texture, bent, mask))
+    inside = mask > 0
+
+    def error(how: str) -> float:
+        moved, _ = coregister_off(on, off, cord, how)
+        return float(np.sqrt(np.mean((moved - texture)[inside] ** 2)))
+
+    assert error("deformable") < 0.5 * error("slicewise") < 0.25 * error("none")
 
 
 def test_co_registration_of_an_image_with_itself_moves_nothing(make_inputs) -> None:

@@ -64,7 +64,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     greedy = replace(FIT, resources={"gpu": 1})
     template = TemplateError(expected="template a", found="b", where="store", remedy="Load a.")
     plan = Plan.of(config(tmp_path), [subject(tmp_path, 0)], (greedy, MTR), TEMPLATE, (WorkerOffer(GIB // 4),), problems=[template])
-    with pytest.raises(ResourceError, match=r"3 problems.*\(1\).*template a.*\(2\).*'gpu': 1.*\(3\).*about 1\.\d GiB"):
+    with pytest.raises(ResourceError, match=r"3 problems.*\(1\).*template a.*\(2\).*'gpu': 1.*\(3\).*about 0\.\d GiB"):
         plan.validate()
 
 
