@@ -213,7 +213,7 @@ def _failure(row: int, stage: str, key: str, error: Exception) -> LedgerEntry:
     found = scrub(str(error)) or "no message"
     return replace(
         entry, message=f"in {Path(frame.filename).name}:{frame.lineno} ({frame.name}): {found}",
-        remedy="This is not a message for users: please report it.",
+        remedy='A stage met something unforeseen: please report it. "cohort-engine retry" runs it again.',
     )  # fmt: skip
 
 
