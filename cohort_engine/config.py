@@ -91,7 +91,7 @@ class MtrConfig(Section):
 class ReduceConfig(Section):
     """Tables (stage ``reduce``, the whole cohort at once)."""
 
-    estimators: tuple[Literal["wa"], ...] = (schema.WA,)
+    estimators: tuple[Literal["wa", "bin", "median", "ml", "map", "max"], ...] = (schema.WA,)
     """Estimators to tabulate."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""

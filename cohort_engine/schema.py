@@ -53,9 +53,16 @@ N = "n"
 COVERAGE = "coverage"
 COMPANIONS: Mapping[str, str] = {
     STD: "weighted population standard deviation over the voxels of the cell",
+    SE: "standard error, template voxels counted as independent",
     N: "sum of the region's weights over valid voxels (soft voxel count)",
     COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
 }
+
+ESTIMATORS: Mapping[str, tuple[str, ...]] = {
+    WA: (STD, N, COVERAGE), BIN: (STD, N, COVERAGE), MEDIAN: (STD, N, COVERAGE),
+    ML: (STD, SE, N, COVERAGE), MAP: (STD, SE, N, COVERAGE), MAX: (N, COVERAGE),
+}  # fmt: skip
+"""Estimator -> the companions its tables have."""
 
 # --- contrasts, roles of files ----------------------------------------------------------------------------------------
 T2W = "t2w"
@@ -237,11 +244,13 @@ def table_specs(metric_name: str, estimator: str, space: str = SPACE_TEMPLATE) -
         f"{TABLES}/{space}/{table_name(metric_name, estimator)}", f"{m.long_name}, {estimator}", m.units,
         (SUBJECT, LEVEL, REGION), valid_range=m.valid_range, chunks={SUBJECT: SUBJECT_BLOCK},
     )  # fmt: skip
-    units = {STD: m.units, N: "voxel", COVERAGE: "1"}
-    ranges = {STD: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
+    if estimator not in ESTIMATORS:
+        raise unknown_name("estimator", estimator, list(ESTIMATORS), where="estimator")
+    units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
+    ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
     return {VALUE: base} | {
-        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {text}", units=units[c], valid_range=ranges[c])
-        for c, text in COMPANIONS.items()
+        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {COMPANIONS[c]}", units=units[c], valid_range=ranges[c])
+        for c in ESTIMATORS[estimator]
     }
 
 

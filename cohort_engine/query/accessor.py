@@ -230,15 +230,14 @@ class CohortAccessor:
         names = {key: spec.name for key, spec in schema.table_specs(metric, estimator).items()}
         if self._tabulated(names.values(), ranges, chosen, limit):
             cells = ds[list(names.values())].sel({schema.LEVEL: [r.name for r in ranges], schema.REGION: [r.name for r in chosen]})
-            enough = cells[names[schema.COVERAGE]] >= np.float32(limit)
-            cells = (
-                cells.assign({names[k]: cells[names[k]].where(enough) for k in (schema.VALUE, schema.STD)}) if limit > self.min_coverage else cells
-            )
+            if limit > self.min_coverage:
+                enough = cells[names[schema.COVERAGE]] >= np.float32(limit)
+                cells = cells.assign({n: cells[n].where(enough) for k, n in names.items() if k not in (schema.N, schema.COVERAGE)})
         else:
             cells = tract_table(ds, metric=metric, levels=ranges, regions=chosen, estimator=estimator, min_coverage=limit, merge=False)
         cells = cells.rename({v: k for k, v in names.items()})
         about = {"metric": metric, "long_name": quantity.long_name, "units": quantity.units, "estimator": estimator, "min_coverage": limit}
-        return cells.assign({k: cells[k].assign_attrs(about if k == schema.VALUE else {}) for k in CELL}).assign_attrs(about)
+        return cells.assign({k: cells[k].assign_attrs(about if k == schema.VALUE else {}) for k in names}).assign_attrs(about)
 
     def tract(
         self,

@@ -32,14 +32,15 @@ def tidy(table: xr.Dataset) -> pd.DataFrame:
         participant_id, session_id and the covariates, then level, region, value, std, n, coverage. NaN stays NaN.
     """
     axes = (schema.SUBJECT, schema.LEVEL, schema.REGION)
-    cells = table[list(CELL)].transpose(*axes).compute()
+    present = [n for n in CELL if n in table]
+    cells = table[present].transpose(*axes).compute()
     sizes = [cells.sizes[d] for d in axes]
     place = np.indices(sizes).reshape(3, -1)
     first = [n for n in (schema.PARTICIPANT, schema.SESSION) if n in cells.coords]
     others = [str(n) for n, c in cells.coords.items() if c.dims == (schema.SUBJECT,) and n not in (*first, schema.SUBJECT)]
     columns = {n: cells[n].to_numpy()[place[0]] for n in (*first, *others)}
     columns |= {d: cells[d].to_numpy()[i] for d, i in zip(axes[1:], place[1:], strict=True)}
-    columns |= {n: cells[n].to_numpy().ravel() for n in CELL}
+    columns |= {n: cells[n].to_numpy().ravel() for n in present}
     return pd.DataFrame(columns)
 
 

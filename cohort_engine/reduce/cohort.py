@@ -26,7 +26,7 @@ from cohort_engine.reduce.operator import LevelRange, Operator
 from cohort_engine.template.atlas import Atlas, Region
 
 CELL = (schema.VALUE, *schema.COMPANIONS)
-"""What every cell of a table has: value, std, n, coverage."""
+"""What a cell of a table may have: value, std, se, n, coverage."""
 
 
 # --- store in, store out ----------------------------------------------------------------------------------------------
@@ -163,7 +163,8 @@ def tract_table(
     Returns
     -------
     Dataset
-        ``<metric>_<estimator>`` and ``..._std``, ``..._n``, ``..._coverage``, (subject, level, region) float32, with units.
+        ``<metric>_<estimator>`` and the companions of ``schema.ESTIMATORS`` (``..._std``, ``..._n`` ...), (subject, level, region) float32,
+        with units.
 
     Raises
     ------
@@ -180,17 +181,18 @@ def tract_table(
     chosen = [r if isinstance(r, Region) else atlas.region(r) for r in (atlas.regions if regions is None else regions)]
     operator = Operator.build(atlas, ds[schema.VOXEL_LEVEL].to_numpy(), ranges, chosen)
 
+    specs = schema.table_specs(metric, estimator)
+
     def cells(maps: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         out = kernel.estimate(operator, maps.reshape(-1, maps.shape[-1]), min_coverage=min_coverage)
-        return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in CELL)
+        return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in specs)
 
     sizes = {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}
     arrays = xr.apply_ufunc(
-        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[list(sizes)] * len(CELL), keep_attrs=False,
-        dask="parallelized", output_dtypes=[np.float32] * len(CELL), dask_gufunc_kwargs={"output_sizes": sizes},
+        cells, ds[metric], input_core_dims=[[schema.VOXEL]], output_core_dims=[list(sizes)] * len(specs), keep_attrs=False,
+        dask="parallelized", output_dtypes=[np.float32] * len(specs), dask_gufunc_kwargs={"output_sizes": sizes},
     )  # fmt: skip
-    specs = schema.table_specs(metric, estimator)
-    named = {specs[key].name: array.assign_attrs(layout.attributes_of(specs[key])) for key, array in zip(CELL, arrays, strict=True)}
+    named = {spec.name: array.assign_attrs(layout.attributes_of(spec)) for spec, array in zip(specs.values(), arrays, strict=True)}
     coords = {schema.LEVEL: layout.text(r.name for r in ranges), schema.REGION: layout.text(r.name for r in chosen)}
     table = xr.Dataset(named).assign_coords(coords)
     return ds.drop_dims([schema.LEVEL, schema.REGION], errors="ignore").merge(table) if merge else table

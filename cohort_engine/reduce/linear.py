@@ -95,7 +95,7 @@ def coefficients(gram: FloatArray, regions: Members, clusters: Members, *, prior
     gram : (..., label, label)
     regions : sequence of tuples of labels
     clusters : sequence of tuples of labels
-        Tissue clusters; each label in exactly one. Used with `prior`.
+        Tissue clusters; labels in none of them are one more. Used with `prior`.
     prior : bool
         False: ordinary least squares (``ml``). True: ridge towards the clusters' values (``map``).
 
@@ -118,6 +118,7 @@ def coefficients(gram: FloatArray, regions: Members, clusters: Members, *, prior
     [40.0, 20.0]
     """
     n_labels = gram.shape[-1]
+    clusters = _complete(clusters, n_labels)
     out = np.full((*gram.shape[:-2], len(regions), n_labels), np.nan)
     single = [i for i, r in enumerate(regions) if len(r) == 1]
     if single:
@@ -140,15 +141,27 @@ def _rows(gram: FloatArray, join: FloatArray, wanted: list[int], clusters: Membe
         inverse, estimable = _inverse(normal)
         rows, known = inverse[..., wanted, :] @ join.T, estimable[..., wanted]
     else:
-        pool = np.zeros((gram.shape[-1], len(clusters)))
-        for c, members in enumerate(clusters):
-            pool[list(members), c] = 1
+        pool = _indicator(clusters, gram.shape[-1])
         towards = np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
         mine = np.argmax((join.T @ pool)[wanted] > 0, axis=1)
         unit = np.broadcast_to(np.eye(normal.shape[-1])[:, wanted], (*normal.shape[:-1], len(wanted)))
         pull = np.swapaxes(np.linalg.solve(normal + np.eye(normal.shape[-1]), unit), -2, -1) @ join.T
         rows, known = towards[..., mine, :] + pull - (pull @ gram @ pool) @ towards, present
     return np.where((present & known)[..., None], rows, np.nan)
+
+
+def _complete(clusters: Members, n_labels: int) -> list[tuple[int, ...]]:
+    """Clusters, and one of the labels that are in none."""
+    rest = tuple(sorted(set(range(n_labels)).difference(*clusters)))
+    return [*clusters, rest] if rest else list(clusters)
+
+
+def _indicator(groups: Members, n_labels: int) -> FloatArray:
+    """(label, group) matrix of ones."""
+    out = np.zeros((n_labels, len(groups)))
+    for i, members in enumerate(groups):
+        out[list(members), i] = 1
+    return out
 
 
 def _merged(clusters: Members, region: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -171,7 +184,12 @@ def _inverse(normal: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     return inverse, known > 1 - ESTIMABLE
 
 
-def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool) -> Fit:
+def with_labels(regions: Members, gram: FloatArray) -> list[tuple[int, ...]]:
+    """Every single label, then the regions."""
+    return [*((k,) for k in range(gram.shape[-1])), *regions]
+
+
+def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, solution: FloatArray | None = None) -> Fit:
     """Estimate regions from sums.
 
     Parameters
@@ -179,6 +197,8 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool) -
     moments : Moments
         A `gram` without the leading axes of `wy` is solved once for all of them.
     regions, clusters, prior : as in `coefficients`
+    solution : (..., label and region, label), optional
+        `coefficients` of `with_labels` for this gram, where they are at hand.
 
     Returns
     -------
@@ -199,8 +219,7 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool) -
     """
     gram, wy = moments.gram, moments.wy
     n_labels = gram.shape[-1]
-    labels = tuple((k,) for k in range(n_labels))
-    every = coefficients(gram, [*labels, *regions], clusters, prior=prior)
+    every = coefficients(gram, with_labels(regions, gram), clusters, prior=prior) if solution is None else solution
     known = np.nan_to_num(every[..., :n_labels, :])
     chosen = every[..., n_labels:, :]
     beta, value = _apply(known, wy), _apply(chosen, wy)
@@ -209,9 +228,8 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool) -
     noise = np.divide(np.maximum(rss, 0), free, out=np.full(np.broadcast_shapes(rss.shape, free.shape), np.nan), where=free > 0.5)
     inflation = np.divide(moments.count, free, out=np.full_like(noise, np.nan), where=free > 0.5)
 
-    pool = np.zeros((n_labels, len(clusters)))
-    for c, members in enumerate(clusters):
-        pool[list(members), c] = 1
+    clusters = _complete(clusters, n_labels)
+    pool = _indicator(clusters, n_labels)
     project = pool @ np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
     rss0 = moments.yy - (wy * _apply(project, wy)).sum(axis=-1)
     left = np.trace(gram, axis1=-2, axis2=-1) - np.einsum("...ij,...jk,...ki->...", project, gram, gram)

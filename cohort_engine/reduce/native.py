@@ -89,7 +89,7 @@ def reduce_group(values: FloatArray, weights: FloatArray, regions: Members, clus
     whole = join @ weights
     valid = np.isfinite(values)
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
-    size, n = whole.sum(axis=1), target.sum(axis=1)
+    size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
     std = _weighted(y, target)[1]
     value, spread, se = ESTIMATORS[estimator](y, w, target, regions, clusters)
     empty = n <= 0

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cohort_engine.reduce import operator as kernel
+from cohort_engine.reduce.estimators import estimator
+from cohort_engine.reduce.linear import Moments, fit
+from cohort_engine.reduce.native import reduce_group
 from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
 from cohort_engine.template.atlas import Atlas, Region
 
@@ -111,3 +114,39 @@ def test_a_real_sized_block_gives_the_same_bits_in_any_split() -> None:
         pieces = [weighted_average(op, values[a : a + width]) for a in range(0, 150, width)]
         for key in whole:
             assert np.concatenate([p[key] for p in pieces]).tobytes() == whole[key].tobytes()
+
+
+@given(cohorts(), st.booleans(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_mixture_equals_one_image_at_a_time(cohort: tuple, prior: bool, data: st.DataObject) -> None:
+    """The cohort's solution, with shared and with own products, is that of the voxels of each cell alone."""
+    weights, level, values, ranges, regions = cohort
+    weights = weights / np.maximum(weights.sum(axis=0), 1)
+    cut = data.draw(st.integers(0, len(weights)))
+    clusters = [c for c in (tuple(range(cut)), tuple(range(cut, len(weights)))) if c]
+    atlas = Atlas(tuple(f"label {i}" for i in range(len(weights))), {}, {str(c): c for c in clusters}, sparse.csr_array(weights))
+    op = Operator.build(atlas, level, ranges, regions)
+    out = estimator("map" if prior else "ml").estimate(op, values, min_coverage=0)
+    for s, y in enumerate(values):
+        for i, r in enumerate(ranges):
+            some = np.isin(level, r.numbers) & np.isfinite(y)
+            moments = Moments.of(weights[:, some].astype(np.float64), y[some].astype(np.float64))
+            alone = fit(moments, [g.members for g in regions], clusters, prior=prior)
+            np.testing.assert_array_equal(np.isnan(out["value"][s, i]), np.isnan(alone.value))
+            np.testing.assert_allclose(out["value"][s, i], alone.value, rtol=1e-4, atol=1e-3)
+
+
+@given(cohorts())
+@settings(max_examples=60, deadline=None)
+def test_binary_median_and_maximum_equal_those_of_one_image(cohort: tuple) -> None:
+    weights, level, values, ranges, regions = cohort
+    weights = weights / np.maximum(weights.sum(axis=0), 1)
+    op = build(weights, level, ranges, regions)
+    for name in ("bin", "median", "max"):
+        out = estimator(name).estimate(op, values, min_coverage=0)["value"]
+        for s, y in enumerate(values):
+            for i, r in enumerate(ranges):
+                some = np.isin(level, r.numbers)
+                members = [g.members for g in regions]
+                cells = reduce_group(y[some].astype(np.float64), weights[:, some].astype(np.float64), members, [], estimator=name)
+                np.testing.assert_allclose(out[s, i], cells.value, rtol=1e-5, atol=1e-5)

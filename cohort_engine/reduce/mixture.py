@@ -1,0 +1,136 @@
+"""The atlas' mixture model on the packed voxel axis: ``ml`` and ``map`` for a cohort.
+
+The sums that `linear` needs are those of an ordinary tract operator with one more label ("any label touches this voxel"). The products of
+labels are fixed numbers of (atlas, level) as long as no voxel is missing: their solution is then one small matrix for all subjects. Where voxels
+are missing, the products are summed over the valid ones and solved for that subject.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cohort_engine import schema
+from cohort_engine.reduce import linear
+from cohort_engine.reduce.linear import FloatArray, Members, Moments
+from cohort_engine.reduce.operator import Operator, summarise
+from cohort_engine.template.atlas import Atlas, Region
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What the mixture model of an operator's atlas needs of the voxels, level range by level range. Make it with `Mixture.of`.
+
+    Attributes
+    ----------
+    regions, clusters : sequences of tuples of labels
+    labels : Operator
+        Its regions are all labels of the atlas, and the voxels that any label touches.
+    pairs : Operator
+        Its regions are the products of labels that occur.
+    rows, columns : (pair,) int arrays
+        Which labels a pair multiplies.
+    """
+
+    regions: Members
+    clusters: Members
+    labels: Operator
+    pairs: Operator
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    _solved: dict[tuple[int, bool], FloatArray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, operator: Operator) -> Mixture:
+        """Take the atlas, levels and regions of a tract operator."""
+        atlas = operator.atlas
+        weights = sparse.csr_array(atlas.weights.astype(np.float64))
+        here = np.isin(operator.voxel_level, [n for r in operator.levels for n in r.numbers])
+        weights = sparse.csr_array(weights @ sparse.diags_array(here.astype(np.float64)))
+        weights.eliminate_zeros()
+        touched = sparse.csr_array((np.diff(sparse.csc_array(weights).indptr) > 0).astype(np.float64)[None])
+        products = [(k, j, weights[[k]].multiply(weights[[j]])) for k in range(len(atlas.labels)) for j in range(k, len(atlas.labels))]
+        kept = [(k, j, sparse.csr_array(p)) for k, j, p in products if p.nnz or k == j]
+        labels = _operator(sparse.vstack([weights, touched], format="csr"), operator)
+        pairs = _operator(sparse.vstack([p for *_, p in kept], format="csr"), operator)
+        rows, columns = (np.array([pair[i] for pair in kept], np.intp) for i in (0, 1))
+        return cls([r.members for r in operator.regions], tuple(atlas.clusters.values()), labels, pairs, rows, columns)
+
+    @cached_property
+    def gram(self) -> FloatArray:
+        """Products of labels over all voxels: (level range, label, label)."""
+        return self._square(self.pairs.total)
+
+    def _square(self, pairs: FloatArray) -> FloatArray:
+        n_labels = len(self.labels.regions) - 1
+        out = np.zeros((*pairs.shape[:-1], n_labels, n_labels))
+        out[..., self.rows, self.columns] = pairs
+        out[..., self.columns, self.rows] = pairs
+        return out
+
+    def _coefficients(self, level: int, prior: bool) -> FloatArray:
+        """Solution for complete subjects: kept, since it depends on the atlas alone."""
+        if (level, prior) not in self._solved:
+            self._solved[level, prior] = linear.coefficients(
+                self.gram[level], linear.with_labels(self.regions, self.gram), self.clusters, prior=prior
+            )
+        return self._solved[level, prior]
+
+    def estimate(self, values: FloatArray, *, prior: bool, min_coverage: float) -> dict[str, NDArray[np.float32]]:
+        """Estimate each region of each subject.
+
+        Parameters
+        ----------
+        values : (subject, voxel) float
+            NaN where a subject has no value.
+        prior : bool
+            ``map`` rather than ``ml``.
+        min_coverage : float
+            As in `weighted_average`.
+
+        Returns
+        -------
+        dict with float32 arrays (subject, level, region)
+            ``value``, ``std`` (about the weighted average), ``se``, ``n``, ``coverage``. Missing: as in `weighted_average`, and where the valid
+            voxels do not determine a region.
+
+        Formula
+            `linear.fit` and `linear.standard_error`, a voxel's variance being that of all residuals of the level.
+        """
+        sums, total = self.labels.sums(values), self.labels.total
+        join = np.zeros((len(self.regions), self.gram.shape[-1]))
+        for i, members in enumerate(self.regions):
+            join[i, list(members)] = 1
+        out = summarise(sums[..., :-1] @ join.T, total[:, :-1] @ join.T, min_coverage=min_coverage)
+        value, error = np.full((2, *out[schema.VALUE].shape), np.nan)
+        count = sums[2, ..., -1]
+        complete = count == total[:, -1]
+        holes = np.flatnonzero(((count > 0) & ~complete).any(axis=1))
+        squares = self.pairs.valid_weight(values[holes]) if len(holes) else np.empty((0, len(total), len(self.rows)))
+        for level in range(len(total)):
+            whole = np.flatnonzero(complete[:, level] & (count[:, level] > 0))
+            part = np.flatnonzero(~complete[holes, level] & (count[holes, level] > 0))
+            some: list[tuple[NDArray[np.intp], FloatArray, FloatArray | None]] = []
+            some += [(whole, self.gram[level], self._coefficients(level, prior))] if len(whole) else []
+            some += [(holes[part], self._square(squares[part, level]), None)] if len(part) else []
+            for who, gram, solution in some:
+                wy, wyy, w = sums[:, who, level]
+                moments = Moments(w[:, :-1], wy[:, :-1], wyy[:, :-1], gram, wyy[:, -1], w[:, -1])
+                fitted = linear.fit(moments, self.regions, self.clusters, prior=prior, solution=solution)
+                value[who, level] = fitted.value
+                error[who, level] = linear.standard_error(moments, fitted, self.regions, fitted.noise[..., None])
+        keep = np.isfinite(out[schema.VALUE])
+        out[schema.VALUE] = np.where(keep, value, np.nan).astype(np.float32)
+        out[schema.SE] = np.where(keep, error, np.nan).astype(np.float32)
+        return out
+
+
+def _operator(weights: sparse.csr_array, like: Operator) -> Operator:
+    """Tract operator of other rows on the same voxels and levels."""
+    names = tuple(str(i) for i in range(weights.shape[0]))
+    atlas = Atlas(names, {}, {}, sparse.csr_array(weights))
+    return Operator.build(atlas, like.voxel_level, like.levels, tuple(Region(n, (i,)) for i, n in enumerate(names)))

@@ -1,0 +1,113 @@
+"""Estimators of one image in its own space, as arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cohort_engine.reduce.estimators import weighted_medians
+from cohort_engine.reduce.native import ESTIMATORS, reduce_group, slice_levels, weighted_median
+
+NAN = np.nan
+W = np.array([[1.0, 0.5, 0.25, 0.0]])
+Y = np.array([40.0, 20.0, 80.0, 1000.0])
+
+
+def one(estimator: str, values: np.ndarray = Y, weights: np.ndarray = W) -> dict[str, float]:
+    cells = reduce_group(values, weights, [(0,)], [(0,)], estimator=estimator)
+    return {name: getattr(cells, name).item() for name in ("value", "std", "spread", "se", "size", "n", "coverage")}
+
+
+def test_weighted_average() -> None:
+    out = one("wa")
+    mean = (40 + 10 + 20) / 1.75
+    std = np.sqrt(((40 - mean) ** 2 + 0.5 * (20 - mean) ** 2 + 0.25 * (80 - mean) ** 2) / 1.75)
+    assert (out["value"], out["std"], out["spread"], out["size"], out["n"]) == pytest.approx((mean, std, std, 1.75, 1.75))
+    assert np.isnan(out["se"])
+
+
+def test_binary_takes_halves_and_keeps_the_std_about_the_weighted_average() -> None:
+    out = one("bin")
+    assert (out["value"], out["spread"], out["size"]) == (30, 10, 1.75)
+    assert out["std"] == one("wa")["std"]
+
+
+def test_binary_without_a_half_is_missing_and_not_a_message() -> None:
+    assert np.isnan(one("bin", weights=W * 0.4)["value"])
+    assert np.isnan(one("max", weights=W * 0.4)["value"])
+
+
+def test_maximum_stays_inside_the_region() -> None:
+    assert one("max")["value"] == 40  # neither the 80 of a quarter voxel nor the 1000 outside
+
+
+def test_median() -> None:
+    # sorted 20, 40, 80 with weights 0.5, 1, 0.25: p = 0.25, 1, 1.625 of 1.75; a half is 0.875
+    assert one("median")["value"] == pytest.approx(20 + 20 * (0.875 - 0.25) / 0.75)
+
+
+def test_mixture_leaves_partial_volume_out() -> None:
+    w = np.array([[1, 0.5, 0.0, 1.0], [0, 0.5, 1.0, 0.0]])
+    y = np.array([40, 10]) @ w
+    cells = reduce_group(y, w, [(0,), (1,)], [(0, 1)], estimator="ml")
+    np.testing.assert_allclose(cells.value, [40, 10])
+    np.testing.assert_allclose(cells.spread, 0, atol=1e-6)
+    assert cells.std[0] > 5  # the half voxel counts there
+
+
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+def test_voxels_without_a_value_have_no_weight(estimator: str) -> None:
+    rng = np.random.default_rng(2)
+    w = rng.dirichlet([0.5] * 4, 60).T[:3]
+    y = rng.normal(40, 3, 60)
+    holed = y.copy()
+    holed[[3, 9, 30]] = NAN, np.inf, -np.inf
+    kept = np.isfinite(holed)
+    regions, clusters = [(0,), (1,), (0, 1, 2)], [(0, 1), (2,)]
+    a, b = (reduce_group(v, x, regions, clusters, estimator=estimator) for v, x in ((holed, w), (y[kept], w[:, kept])))
+    for name in ("value", "std", "spread", "se", "n"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name))
+    np.testing.assert_allclose(a.size, [w[0].sum(), w[1].sum(), w.sum()])
+    assert (a.coverage < 1).all()
+    np.testing.assert_array_equal(b.coverage, 1)
+
+
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+@pytest.mark.parametrize("values", [np.full(4, NAN), np.empty(0)], ids=["all missing", "no voxel"])
+def test_nothing_in_is_nan_with_coverage_zero(estimator: str, values: np.ndarray) -> None:
+    out = one(estimator, values, W[:, : len(values)])
+    assert np.isnan([out["value"], out["std"], out["spread"], out["se"]]).all()
+    assert (out["n"], out["coverage"]) == (0, 0)
+
+
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+def test_a_region_outside_the_slices_is_nan(estimator: str) -> None:
+    """The tissue has a value, and even so a label without a voxel gets none."""
+    w = np.array([[1.0, 0.5, 0.9], [0, 0, 0]])
+    cells = reduce_group(np.array([40.0, 41.0, 42.0]), w, [(0,), (1,)], [(0, 1)], estimator=estimator)
+    assert np.isfinite(cells.value).tolist() == [True, False]
+
+
+def test_medians_of_many_are_the_median_of_each() -> None:
+    rng = np.random.default_rng(4)
+    for n in (1, 2, 3, 10, 51):
+        values, weights = rng.normal(40, 5, (20, n)), rng.random(n) + 0.01
+        values[rng.random(values.shape) < 0.3] = NAN
+        values[:, 0] = 40.0
+        expected = [weighted_median(v[np.isfinite(v)], weights[None, np.isfinite(v)]).item() for v in values]
+        np.testing.assert_allclose(weighted_medians(values, weights), expected)
+
+
+def test_level_of_an_oblique_border_is_that_under_the_centre() -> None:
+    levels = np.zeros((9, 9, 6), int)
+    levels[:, :, :3], levels[:, :, 3:] = 4, 3
+    levels[:3, :, 3] = 4  # a third of the slice
+    assert slice_levels(levels, np.diag([1.0, 1.0, 3.0, 1.0])).tolist() == [4, 4, 4, 3, 3, 3]
+
+
+def test_levels_with_a_gap_and_a_single_slice() -> None:
+    levels = np.zeros((3, 3, 7), int)
+    levels[:, :, 1], levels[:, :, 5] = 5, 2
+    assert slice_levels(levels, np.eye(4)).tolist() == [0, 5, 0, 0, 0, 2, 0]
+    assert slice_levels(levels[:, :, :3], np.eye(4)).tolist() == [0, 5, 0]
+    assert slice_levels(levels * 0, np.eye(4)).tolist() == [0] * 7
