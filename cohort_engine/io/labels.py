@@ -17,6 +17,8 @@ from cohort_engine.template.packing import Grid
 INFO = "info_label.txt"
 ATLAS_FOLDER = "atlas"
 LEVELS_FILE = "template/PAM50_levels.nii.gz"
+GRID_TOLERANCE = 0.1
+"""How far (mm) the corners of one grid may lie apart in two headers: quaternions and tools round."""
 LARGEST_OVERSHOOT = 0.01
 """How far above 1 and below 0 interpolation may carry a weight."""
 
@@ -114,7 +116,7 @@ def read_levels(folder: str | Path, *, required: bool = True) -> Volume | None:
     return read_volume(path, what="vertebral levels of the label folder", dtype=np.int16)
 
 
-def require_grid(found: Grid, expected: Grid, *, what: str, like: str, tolerance: float = 1e-2) -> None:
+def require_grid(found: Grid, expected: Grid, *, what: str, like: str, tolerance: float = GRID_TOLERANCE) -> None:
     """Refuse an image whose grid is not that of another: shape, and place of the corners within `tolerance` mm.
 
     Raises

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import dask
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from cohort_engine import schema
+from cohort_engine.config import parse_config
 from cohort_engine.errors import AlignmentError, StoreError, UnknownNameError
 from cohort_engine.io import layout
+from cohort_engine.io.closing import finalise
+from cohort_engine.io.writer import init_store, write_subject
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate, tract_table
 from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
@@ -125,3 +130,59 @@ def test_a_dataset_without_its_atlas_or_with_half_its_voxels_is_refused(make_coh
         tract_table(ds.isel(voxel=slice(4)))
     with pytest.raises(StoreError, match="maps of mtr"):
         tract_table(ds.drop_vars("mtr"))
+
+
+# --- every estimator --------------------------------------------------------------------------------------------------
+EVERY = tuple(schema.ESTIMATORS)
+
+
+@pytest.fixture
+def all_tables(tmp_path: Path, tiny_template: Template) -> xr.Dataset:
+    """Cohort with the tables of all estimators: a subject without noise, one with a hole in C3, one never built."""
+    url = str(tmp_path / "every.zarr")
+    config = parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"reduce": {"estimators": EVERY, "min_coverage": 0.5}}})
+    init_store(url, template=tiny_template, config=config, subjects=pd.DataFrame({"participant_id": ["sub-1", "sub-2", "sub-3"]}))
+    pure = [40, 40 * 0.5 + 10 * 0.5, 30 * 0.5 + 10 * 0.5, 30]  # left 40, right 30, horn 10
+    for row, values in enumerate(([*pure, *pure], [*pure[:3], NAN, *pure])):
+        write_subject(url, row, {"maps/mtr": np.asarray(values, np.float32)}, template_digest=tiny_template.digest)
+    tabulate(url, estimators=EVERY, min_coverage=0.5)
+    finalise(url, allow_missing=True)
+    return open_cohort(url)
+
+
+def test_each_estimator_has_its_companions(all_tables: xr.Dataset) -> None:
+    for name, companions in schema.ESTIMATORS.items():
+        found = {n for n in all_tables if str(n) == f"mtr_{name}" or str(n).startswith(f"mtr_{name}_")}
+        assert found == {f"mtr_{name}", *(f"mtr_{name}_{c}" for c in companions)}
+    assert all_tables.mtr_map_se.attrs["units"] == "percent"
+
+
+def test_estimators_of_a_pure_mixture(all_tables: xr.Dataset) -> None:
+    first = all_tables.isel(subject=0).sel(level="C2")
+    left, right, horn = 0, 1, 2
+    np.testing.assert_allclose(first.mtr_ml[[left, right, horn]], [40, 30, 10], rtol=1e-6)  # taken apart
+    np.testing.assert_allclose(first.mtr_wa[[left, horn]], [(40 + 12.5) / 1.5, (12.5 + 10) / 1], rtol=1e-6)
+    np.testing.assert_allclose(first.mtr_bin[[left, horn]], [32.5, 22.5])
+    np.testing.assert_allclose(first.mtr_max[[left, horn]], [40, 25])
+    assert 25 < first.mtr_median[left] < 40
+    assert 30 < first.mtr_map[left] < 40  # drawn towards its tissue
+    np.testing.assert_allclose(first.mtr_ml_se[[left, right, horn]], 0, atol=1e-3)
+
+
+def test_a_hole_is_solved_for_its_subject_alone(all_tables: xr.Dataset) -> None:
+    assert all_tables.mtr_ml.sel(level="C3").values[0].tobytes() == all_tables.mtr_ml.sel(level="C2").values[0].tobytes()
+    holed = all_tables.isel(subject=1).sel(level="C3")
+    assert np.isnan(holed.mtr_ml[1])  # a third of the right tract is left: below the limit
+    np.testing.assert_allclose(holed.mtr_ml[[0, 2]], [40, 10], rtol=1e-5)
+    np.testing.assert_allclose(all_tables.mtr_map[1].sel(level="C2"), all_tables.mtr_map[0].sel(level="C2"), rtol=1e-6)
+    assert np.isnan(all_tables.mtr_map[2]).all()
+    assert (all_tables.mtr_map_coverage[2] == 0).all()
+
+
+def test_pools_and_sums_from_the_maps(all_tables: xr.Dataset) -> None:
+    for name in EVERY:
+        table = all_tables.cohort.table("mtr", "white matter", "C2:C3", estimator=name)
+        assert set(table.data_vars) == {"value", *schema.ESTIMATORS[name]}
+        assert np.isfinite(table["value"][:2]).all()
+        frame = all_tables.cohort.frame("mtr", estimator=name)
+        assert frame["value"].iloc[0] == all_tables[f"mtr_{name}"].values[0, 0, 0]
