@@ -15,7 +15,7 @@ from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.errors import AlignmentError, StoreError, UnknownNameError
 from cohort_engine.io import layout
-from cohort_engine.io.closing import finalise
+from cohort_engine.io.closing import finalise, verify
 from cohort_engine.io.writer import init_store, write_subject
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate, tract_table
@@ -147,6 +147,7 @@ def all_tables(tmp_path: Path, tiny_template: Template) -> xr.Dataset:
         write_subject(url, row, {"maps/mtr": np.asarray(values, np.float32)}, template_digest=tiny_template.digest)
     tabulate(url, estimators=EVERY, min_coverage=0.5)
     finalise(url, allow_missing=True)
+    assert [p for p in verify(url) if "tables" in str(p)] == []
     return open_cohort(url)
 
 
