@@ -41,7 +41,8 @@ def store_page() -> str:
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",
         "attributes. NaN is missing; zero is a value. The ledger lies beside the store (`<store>.ledger/<row>/<stage>.json`).", "",
-        "Shown for the contrast `mt`, the metric `mtr` and the estimators `wa` and `map`; `subjects/*` holds the typed columns of `participants.tsv`.", "",
+        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`; `subjects/*` holds the typed columns of `participants.tsv`.",
+        "",
         "| array | dims | chunk | dtype | unit | meaning |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for path, s in specs.items():
