@@ -149,12 +149,10 @@ def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], 
 
     Examples
     --------
-    >>> mask = np.zeros((3, 1, 4))
-    ... mask[0, 0, 1:3] = 1
-    ... mask[2, 0, 1] = 0.6
+    >>> mask = np.array([[1.0, 1.0], [0.0, 0.0], [0.6, 0.0]])[:, None]
     >>> cord, slices = cord_slices(mask, what="cord mask")
-    >>> cord[:, 0, 1].tolist(), slices.tolist()
-    ([1.0, 0.0, 0.0], [1, 2])
+    >>> cord[:, 0, 0].tolist(), slices.tolist()
+    ([1.0, 0.0, 0.0], [0, 1])
     """
     if mask.ndim != 3:
         raise CordError(expected="a 3-D mask", found=f"shape {mask.shape}", where=what, remedy="Give one volume.")

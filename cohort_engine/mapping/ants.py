@@ -6,6 +6,7 @@ does not matter; `displacement_field` is where RAS+ becomes LPS.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cohort_engine.template.packing import FloatArray, Grid
 MEAN_SQUARES, CORRELATION = "meansquares", "CC"
 RADIUS = 2
 """Radius (voxels) of the neighbourhood of `CORRELATION`; mean squares have none."""
+SEED = "ANTS_RANDOM_SEED"
 OUTSIDE = 1e5
 """Displacement (mm) of a voxel that has no counterpart: it lands outside of any image, and is background."""
 
@@ -33,7 +35,8 @@ def deform(
     spacing : (3,) array
         Voxel size, mm.
     seed : int
-        Of ANTs' sampling. With mean squares on every voxel it draws nothing: equal input gives equal bits, with one thread.
+        Of ANTs, where the environment does not have one (``ANTS_RANDOM_SEED``). Both metrics look at every voxel and draw nothing: bits were the
+        same with any seed and any number of threads.
     iterations : tuple of int
         From coarse to fine.
     flow_sigma : float
@@ -54,13 +57,14 @@ def deform(
     ----------
     Avants BB et al. Symmetric diffeomorphic image registration with cross-correlation. Med Image Anal 2008;12:26. doi:10.1016/j.media.2007.06.004
     """
+    os.environ.setdefault(SEED, str(seed))
     import ants
 
     with tempfile.TemporaryDirectory(prefix="ants-") as folder:
         images = (ants.from_numpy(np.ascontiguousarray(a, np.float32), spacing=[float(s) for s in spacing]) for a in (fixed, moving))
         found = ants.registration(
             *images, "SyNOnly", initial_transform="identity", outprefix=f"{folder}/", syn_metric=metric, syn_sampling=RADIUS,
-            reg_iterations=iterations, flow_sigma=flow_sigma, random_seed=seed, restrict_transformation=(1, 1, 0),
+            reg_iterations=iterations, flow_sigma=flow_sigma, restrict_transformation=(1, 1, 0),
         )  # fmt: skip
         warp = next(p for p in found["fwdtransforms"] if Path(p).name.endswith("Warp.nii.gz"))
         field = ants.image_read(warp).numpy()
@@ -88,7 +92,7 @@ def displacement_field(positions: FloatArray, affine: FloatArray) -> NDArray[np.
     [-1.0, -2.0, 3.0]
     """
     x, y, z, _ = positions.shape
-    home = Grid((x, y, z), np.asarray(affine, float)).world(np.stack(np.indices((x, y, z)), axis=-1))
+    home = Grid((x, y, z), np.asarray(affine, float)).world(np.moveaxis(np.indices((x, y, z), dtype=float), 0, -1))
     moved = np.asarray((positions - home) * np.array([-1.0, -1.0, 1.0]), np.float32)
     moved[~np.isfinite(moved).all(axis=-1)] = OUTSIDE
     return moved[:, :, :, None, :]
