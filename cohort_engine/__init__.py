@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cohort_engine.engine.runner import build as build
+    from cohort_engine.engine.build import build as build
     from cohort_engine.query.accessor import open_cohort as open_cohort
 
 _PUBLIC = {"open_cohort": "cohort_engine.query.accessor", "build": "cohort_engine.engine.build"}

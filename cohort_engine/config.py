@@ -69,7 +69,7 @@ class ComputeConfig(Section):
 class FitConfig(Section):
     """The template map (stage ``fit``)."""
 
-    contrasts: tuple[Literal["mt", "t2w"], ...] = (schema.MT,)
+    contrasts: tuple[Literal["mt", "t2w"], ...] = ("mt",)
     """Contrasts that get a template map of their own."""
     landmarks: Literal["auto", "disc", "body"] = "auto"
     """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
@@ -91,7 +91,7 @@ class MtrConfig(Section):
 class ReduceConfig(Section):
     """Tables (stage ``reduce``, the whole cohort at once)."""
 
-    estimators: tuple[Literal["wa", "bin", "median", "ml", "map", "max"], ...] = (schema.WA,)
+    estimators: tuple[Literal["wa", "bin", "median", "ml", "map", "max"], ...] = ("wa",)
     """Estimators to tabulate."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""

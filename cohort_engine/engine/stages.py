@@ -214,7 +214,8 @@ def run_fit(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     source = next(c for c in (schema.T2W, contrast) if schema.role(c, schema.LANDMARKS) in inputs.files)
     labelled = schema.role(source, schema.LANDMARKS)
     labels = read_volume(inputs.files[labelled], what=schema.ROLES[labelled], dtype=np.int32)
-    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=inputs.kinds[labelled], what=schema.ROLES[labelled])
+    kind = inputs.kinds[labelled] if inputs.params["landmarks"] == "auto" else inputs.params["landmarks"]
+    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=kind, what=schema.ROLES[labelled])
     reference = own if source == contrast else centreline(schema.role(source, schema.MASK))[1]
     levels = level_axis(reference, landmarks, inputs.template)
     fitted = fit_template_map(

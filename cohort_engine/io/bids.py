@@ -232,6 +232,20 @@ def split_name(path: str) -> ImageFile | None:
     return ImageFile(path, f"sub-{participant}", session and f"ses-{session}", image, "_".join(tail), description)
 
 
+def kind_of_landmarks(location: str) -> str | None:
+    """Tell from a file name what the numbers of landmarks mean; None where it does not say.
+
+    Examples
+    --------
+    >>> kind_of_landmarks("sub-01_T2w_label-discs_dlabel.nii.gz"), kind_of_landmarks("t2_bodies.nii.gz"), kind_of_landmarks("points.nii")
+    ('disc', 'body', None)
+    """
+    stem = re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(location).name).lower()
+    loose = (ProductRule(schema.LANDMARKS, "discs?", schema.DISC), ProductRule(schema.LANDMARKS, "bod(y|ies)|vert(ebrae)?", schema.BODY))
+    rules = (r for r in (*PRODUCTS, *loose) if r.product == schema.LANDMARKS)
+    return next((r.kind for r in rules if re.search(rf"(^|_)({r.words})$", stem)), None)
+
+
 # --- matching ---------------------------------------------------------------------------------------------------------
 def _image_candidates(rule: ImageRule, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
     def holds(f: ImageFile) -> bool:

@@ -26,7 +26,7 @@ from cohort_engine.template.packing import FloatArray, Grid
 
 REACH = 16.0
 """Half-width (mm) of the window in which the native cord is looked at."""
-RAMP = 2.0
+RAMP = 4.0
 """Width (mm) of the ramp over the contour that SyN sees."""
 MARGIN = 4.0
 """Room (mm) around both cords that SyN sees."""

@@ -1,0 +1,119 @@
+"""One image at a time: the same functions as a build, for people who only want that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cohort_engine import schema
+from cohort_engine.cord.centreline import centreline_from_mask
+from cohort_engine.cord.levels import landmarks_from_labels, level_axis
+from cohort_engine.engine.plugins import Workplace, task_folder
+from cohort_engine.errors import GeometryError, LevelError
+from cohort_engine.io.bids import kind_of_landmarks
+from cohort_engine.io.export import write_label_folder
+from cohort_engine.io.store import storage_errors
+from cohort_engine.io.volume import Volume, read_volume, same_grid, write_volume
+from cohort_engine.template.base import Template
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TO_TEMPLATE, TO_IMAGE = "warp_anat2template.nii.gz", "warp_template2anat.nii.gz"
+STRAIGHT, QUALITY = "anat2template.nii.gz", "quality.json"
+UNKNOWN = "unknown"
+
+
+def register_image(
+    image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = "auto", deformable: bool = True,
+    seed: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Register one image to the template.
+
+    Parameters
+    ----------
+    image, mask : path
+        Image, and its cord mask on the same grid. Only the geometry of the image is used; its intensities are not.
+    levels : path
+        Point labels (discs or vertebral bodies) or a cord mask labelled by level, in the image's world; the grid may be another.
+    out : path
+        Folder to make. It gets ``label/template`` and ``label/atlas`` in the layout of ``sct_warp_template``, the warps
+        ``warp_template2anat.nii.gz`` (resamples template images to the image's grid) and ``warp_anat2template.nii.gz`` (the other way), the image
+        in template space, and ``quality.json``, written last: a folder that has it is whole.
+    template : Template
+    kind : str
+        ``disc``, ``body``, or ``auto``: from the file name.
+    deformable : bool
+        Run SyN after the geometric steps.
+    seed : int
+        Of ANTs.
+
+    Returns
+    -------
+    DataFrame
+        quantity, value, unit and meaning: the numbers of ``quality.json``.
+
+    Raises
+    ------
+    InputError, GeometryError, CordError, LevelError
+        The image, the mask or the landmarks cannot be used.
+    StorageError
+        The folder cannot be written.
+    """
+    import pandas as pd
+
+    from cohort_engine.mapping import template_map as mapping
+    from cohort_engine.mapping.ants import displacement_field
+
+    moving, cord = read_volume(image, what="image"), read_volume(mask, what="cord mask")
+    if not same_grid(moving, cord):
+        raise GeometryError(
+            expected="the grid of the image", found=f"shape {cord.data.shape} against {moving.data.shape}, or another affine", where="cord mask",
+            remedy="Resample the mask onto the image.",
+        )  # fmt: skip
+    labels = read_volume(levels, what="landmarks", dtype=np.int32)
+    chosen = kind_of_landmarks(str(levels)) if kind == "auto" else kind
+    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=chosen or UNKNOWN, what="landmarks")
+    if landmarks.kind == UNKNOWN:
+        raise LevelError(
+            expected="landmarks of a known kind", found="a file name that does not say it", where="landmarks",
+            remedy="Give --kind disc (point n lies above vertebra n, 3 = C2/C3) or --kind body (point n is vertebra n).",
+        )  # fmt: skip
+    axis = level_axis(centreline_from_mask(cord.data, cord.affine, what="cord mask"), landmarks, template)
+    Workplace(seed=seed).apply()
+    with task_folder(0):
+        fitted = mapping.fit_template_map(cord.data, cord.affine, axis, template, deformable=deformable, seed=seed, what="cord mask")
+
+    folder, shape = Path(out), cord.data.shape
+    with storage_errors("output folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / QUALITY).unlink(missing_ok=True)
+    native = mapping.invert(fitted, template, cord.affine, shape)
+    fractions = mapping.native_fractions(fitted, template, cord.affine, shape)
+    tissues = {name: (fractions @ getattr(template, name).ravel()).reshape(shape) for name in ("cord", "wm", "gm", "csf")}
+    numbers = np.where(tissues["cord"] >= 0.5, _levels(native, template), 0)
+    weights = mapping.scatter(fractions, template, template.atlas.weights)
+    write_label_folder(folder, template=template, weights=weights, levels=numbers, affine=cord.affine, **tissues)
+    block = template.block_grid
+    for name, positions, grid in ((TO_IMAGE, native, cord.grid), (TO_TEMPLATE, fitted.block, block)):
+        affine = np.asarray(grid.affine, np.float64)
+        write_volume(folder / name, Volume(displacement_field(positions, affine), affine), intent="vector")
+    straight = mapping.sample(moving.data, moving.affine, fitted.block)
+    write_volume(folder / STRAIGHT, Volume(straight, np.asarray(block.affine, np.float64)))
+    rows = [(key, fitted.quality[key], unit, text) for key, (text, unit) in schema.FIT_QC.items()]
+    quality = {key: None if np.isnan(value) else round(value, 6) for key, value, _, _ in rows}
+    with storage_errors("output folder"):
+        (folder / QUALITY).write_text(json.dumps({"template": template.name, "template_digest": template.digest, **quality}, indent=2) + "\n")
+    return pd.DataFrame(rows, columns=["quantity", "value", "unit", "meaning"])
+
+
+def _levels(native: np.ndarray[Any, Any], template: Template) -> np.ndarray[Any, Any]:
+    """Level number of each native voxel from its template position; 0 where there is none."""
+    known = np.isfinite(native).all(axis=-1)
+    row = np.rint(template.grid.voxel(native[known])[:, 2]).astype(int)
+    out = np.zeros(known.shape, np.int16)
+    out[known] = template.slice_level[np.clip(row, 0, len(template.slice_level) - 1)]
+    return out
