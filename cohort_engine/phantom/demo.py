@@ -107,21 +107,27 @@ def compare(cohort: xr.Dataset, study: Simulation) -> pd.DataFrame:
 
 
 def error_summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute error and bias (percentage points) of cells of at least `MIN_VOXELS` native voxels.
+    """Mean absolute error and bias (percentage points) of what has at least `MIN_VOXELS` native voxels.
+
+    Single tracts with their levels pooled (few tracts have so many voxels in one level), then every level and region.
 
     Examples
     --------
-    >>> cells = pd.DataFrame({"region": "white matter", "native_voxels": [40, 40, 9], "error_wa": [1.0, -0.5, 9.0], "error_raw": [2.0, 1.0, 9.0]})
-    >>> row = error_summary(cells).iloc[2]
+    >>> cell = {"participant_id": "sub-1", "region": "white matter", "n": 8.0, "wa": 40.0, "raw": 39.0}
+    >>> cells = pd.DataFrame([{**cell, "value": v, "native_voxels": k} for v, k in [(41.0, 40), (39.5, 40), (49.0, 9)]])
+    >>> row = error_summary(cells.assign(error_wa=cells["value"] - cells["wa"], error_raw=cells["value"] - cells["raw"])).iloc[2]
     >>> row["cells"], float(row["mean absolute error"]), float(row["bias"]), float(row["largest"])
-    ('all regions', 0.75, 0.25, 1.0)
+    ('level x region', 0.75, 0.25, 1.0)
     """
-    large = cells[cells["native_voxels"] >= MIN_VOXELS]
-    tracts = large[large[schema.REGION].str.match("WM (left|right) ")]
+    tracts = cells[cells[schema.REGION].str.match("WM (left|right) ")].dropna(subset=["error_wa", "error_raw"])
+    weighted = tracts.assign(**{e: tracts[e] * tracts[schema.N] for e in ("error_wa", "error_raw")})
+    pooled = weighted.groupby([schema.PARTICIPANT, schema.REGION])[["error_wa", "error_raw", schema.N, "native_voxels"]].sum()
+    pooled = pooled.assign(**{e: pooled[e] / pooled[schema.N] for e in ("error_wa", "error_raw")})
     rows = []
-    for name, part in (("single tracts", tracts), ("all regions", large)):
+    for name, part in (("tract, levels pooled", pooled), ("level x region", cells)):
+        large = part[part["native_voxels"] >= MIN_VOXELS]
         for truth, words in TRUTHS.items():
-            error = part[f"error_{truth}"].dropna().to_numpy()
+            error = large[f"error_{truth}"].dropna().to_numpy()
             numbers = (np.abs(error).mean(), error.mean(), np.abs(error).max()) if len(error) else (np.nan,) * 3
             rows.append([name, words, len(error), *numbers])
     return pd.DataFrame(rows, columns=["cells", "against", "count", "mean absolute error", "bias", "largest"])
