@@ -35,6 +35,8 @@ ITERATIONS = (10, 6)
 FLOW_SIGMA = 1.5
 ALONG = 2
 """SyN sees every second template slice: the outline changes slowly along the cord."""
+MISS = 0.02
+"""Largest distance (mm) at which `invert` calls a voxel found."""
 PAD = 8
 """Slices repeated at both ends, so that the ends are held by what continues there."""
 
@@ -86,7 +88,9 @@ def fit_template_map(
     Returns
     -------
     TemplateMap
-        Covers the template slices whose place lies within the mask, to half a slice beyond its outer slices.
+        Covers the template slices whose place lies within the mask, to half a slice beyond its outer slices. Its Dice compares outlines, those of
+        the image interpolated along the cord; sampling the mask itself gives less where slices are thick and lean (0.98 against 0.998 in 5 mm
+        slices).
 
     Raises
     ------
@@ -113,17 +117,15 @@ def fit_template_map(
     depth = block_depth(target, spacing[:2])
     match = _match_sections(straight, depth, x, y, arc, spacing)
     a, b = match.place(x[:, None, None], y[None, :, None])
-    block = np.full((*grid.shape, 3), np.nan, np.float32)
-    here = block[:, :, first:last]
-    here[...] = straight.world(a, b, arc)
-    before = after = _agreement(cord, affine, here, target)
+    before = after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
     jacobian = (np.nan, np.nan)
     if deformable:
         move = _syn(straight.depth(a, b, arc), depth, spacing, seed)
         a, b = match.place(x[:, None, None] + move[..., 0], y[None, :, None] + move[..., 1])
-        here[...] = straight.world(a, b, arc)
-        after = _agreement(cord, affine, here, target)
+        after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
         jacobian = _jacobian_extremes(move, spacing, target >= 0.5)
+    block = np.full((*grid.shape, 3), np.nan, np.float32)
+    block[:, :, first:last] = straight.world(a, b, arc)
     inside = _inside(block[template.cord >= 0.5], _grid(cord.shape, affine))
     quality = {
         schema.DICE: after, schema.DICE_GEOMETRY: before, schema.RESIDUAL: levels.residual, schema.JACOBIAN_MIN: jacobian[0],
@@ -169,10 +171,8 @@ def _jacobian_extremes(move: FloatArray, spacing: FloatArray, inside: NDArray[np
     return float(determinant.min()), float(determinant.max())
 
 
-def _agreement(cord: FloatArray, affine: FloatArray, positions: FloatArray, target: FloatArray) -> float:
-    """Dice of the mask, sampled as a metric would be, with the template's cord."""
-    warped, wanted = sample(cord, affine, positions) >= 0.5, target >= 0.5
-    return float(2 * (warped & wanted).sum() / (warped.sum() + wanted.sum()))
+def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def _grid(shape: tuple[int, ...], affine: FloatArray) -> Grid:
@@ -281,8 +281,7 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     for _ in range(4):
         miss = wanted - _at(block, at)
         at = np.clip(at + np.linalg.solve(_at(derivative, at), miss[..., None])[..., 0], -0.5, np.asarray(block.shape[:3]) - 0.5)
-    size = np.abs(np.linalg.det(grid.affine[:3, :3])) ** (1 / 3)
-    kept = np.linalg.norm(wanted - _at(block, at), axis=1) < 0.1 * size
+    kept = np.linalg.norm(wanted - _at(block, at), axis=1) < MISS
     positions = template.block_grid.world(at + np.array([0, 0, first]))
     out[tuple(ijk[kept].T)] = positions[kept]
     return out
