@@ -1,0 +1,18 @@
+"""The template of the tests with real scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cohort_engine.template import load_template
+from cohort_engine.template.base import Template
+
+
+@pytest.fixture(scope="session")
+def pam50(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """PAM50, its cache in a folder of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return load_template("PAM50", path=real_data / "PAM50")
