@@ -16,6 +16,9 @@ from cohort_engine.errors import CohortError
 if TYPE_CHECKING:
     import pandas as pd
 
+WIDE = 140
+"""Columns of a table that goes to a file."""
+
 app = typer.Typer(
     name="cohort-engine",
     help="Spinal-cord quantitative MRI for whole cohorts: a BIDS study becomes a PAM50-space Zarr store with tract-wise tables.",
@@ -58,6 +61,8 @@ def _say(*parts: Any) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(highlight=False, soft_wrap=True, width=WIDE)
     for part in parts:
         console.print(part)
 

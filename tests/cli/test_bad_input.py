@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 from cohort_engine.cli import app
 from cohort_engine.config import load_config
 from cohort_engine.engine.build import BuildReport, build
-from cohort_engine.errors import CohortError, StorageError, TemplateError
+from cohort_engine.errors import CohortError, ResourceError, StorageError, TemplateError
 from cohort_engine.query.accessor import open_cohort
 
 
@@ -112,7 +111,7 @@ CASES = {
     "four": Case(four_d, "mtr", "InputError", "MT-off image", "shape"),
     "zero": Case(all_zero, "mtr", "InputError", "MT-on image", "zero"),
     "nan": Case(nan_affine, "mtr", "InputError", "MT-off image", "nan|NaN"),
-    "swapped": Case(swapped, "mtr", "InputError", "MT-o", "negative"),
+    "swapped": Case(swapped, "mtr", "InputError", "MT-off image", "MTR below 0"),
     "geometry": Case(other_geometry, "mtr", "GeometryError", "MT-off image", "voxels"),
     "gap": Case(mask_gap, "fit_mt", "CordError", "cord mask of the MT-on image", "no cord in slices"),
     "empty": Case(empty_mask, "fit_mt", "CordError", "cord mask of the MT-on image", "empty"),
@@ -199,9 +198,15 @@ def test_wrong_template(make_study: Callable[..., Path]) -> None:
         build(load_config(file))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="/dev/full and /proc are Linux's")
-def test_a_place_that_cannot_be_written(make_study: Callable[..., Path]) -> None:
+def test_a_full_disk(make_study: Callable[..., Path]) -> None:
     file = make_study("a").with_suffix(".yaml")
     file.write_text(file.read_text().replace("store: study.zarr", "store: /proc/study.zarr"))
-    with pytest.raises(StorageError, match="store"):
+    with pytest.raises(ResourceError, match=r"free disk, found 0 B\. Free space"):
+        build(load_config(file))
+
+
+def test_a_place_that_cannot_be_written(make_study: Callable[..., Path]) -> None:
+    file = make_study("a").with_suffix(".yaml")
+    file.write_text(file.read_text().replace("store: study.zarr", f"store: {file.name}/study.zarr"))
+    with pytest.raises(StorageError, match="laying out the store|store"):
         build(load_config(file))
