@@ -26,8 +26,9 @@ from cohort_engine.template.packing import FloatArray, Grid
 
 REACH = 16.0
 """Half-width (mm) of the window in which the native cord is looked at."""
-RAMP = 4.0
-"""Width (mm) of the ramp over the contour that SyN sees."""
+RAMP = 1.0
+"""Width (mm) of the ramp over the contour that SyN sees. Known maps are met within 0.07 mm (median) with 1 mm, 0.13 with 2 and 0.23 with 4, the Dice
+of real masks is the same: what is pulled at far from the outline moves the inside."""
 MARGIN = 4.0
 """Room (mm) around both cords that SyN sees."""
 ITERATIONS = (10, 6)
