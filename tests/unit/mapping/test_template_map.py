@@ -31,13 +31,12 @@ def cord_errors(fitted, scan, template):
 @pytest.mark.parametrize(
     ("voxel", "tilt", "bend"),
     [
-        (ISO, 0, {"stretch": 0.9, "wide": 0.9, "flat": 0.85}),
         (ISO, 15, {"stretch": 1.1, "waist": 0.4}),
         (THICK, 12, {"stretch": 0.95, "wide": 1.05, "waist": 0.25}),
         (FIVE, 7, {"wide": 0.9}),
-        (ISO, 0, {"turn": 8.0}),
+        (ISO, 0, {"turn": 8.0, "wide": 0.9, "flat": 0.85}),
     ],
-    ids=["smaller", "compressed, oblique", "5 mm slices", "16.5 mm slices", "turned"],
+    ids=["compressed, oblique", "5 mm slices", "16.5 mm slices", "turned, smaller"],
 )
 def test_a_known_map_is_found(make_scan, template, voxel, tilt, bend):
     scan = make_scan(voxel, tilt=tilt, **bend)
@@ -63,8 +62,8 @@ def test_the_inside_turns_with_the_outline(make_scan, template):
 
 @pytest.mark.parametrize(
     ("voxel", "bend"),
-    [(ISO, {}), (ISO, {"wide": 0.75, "flat": 1.1}), (THICK, {}), (THICK, {"waist": 0.35}), (FIVE, {})],
-    ids=["1 mm", "round", "5 mm slices", "compressed", "16.5 mm slices"],
+    [(ISO, {"wide": 0.75, "flat": 1.1}), (THICK, {}), (THICK, {"waist": 0.35}), (FIVE, {})],
+    ids=["round", "5 mm slices", "compressed", "16.5 mm slices"],
 )
 def test_the_edge_is_not_drawn_in_or_out(make_scan, template, voxel, bend):
     """Radius of equal area of the template's cord carried into the image, against the true one."""
@@ -230,7 +229,7 @@ def test_scatter_brings_packed_weights(make_scan, template):
 
 def test_partial_volumes_recover_what_points_miss(make_scan, template):
     """A thick voxel averages the tissue inside it: 50 in the cord, 0 around it. Weights integrated over voxels give 50 back, point weights do not."""
-    scan = make_scan(THICK, waist=0.2)
+    scan = make_scan(THICK, waist=0.2, length=40.0)
     fine = 3  # parts of a voxel along each axis
     parts = (np.moveaxis(np.indices(tuple(fine * n for n in scan.mask.shape)), 0, -1).reshape(-1, 3) + 0.5) / fine - 0.5
     at = scan.bend.template(parts @ scan.affine[:3, :3].T + scan.affine[:3, 3])
