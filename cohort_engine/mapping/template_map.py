@@ -26,9 +26,10 @@ from cohort_engine.template.packing import FloatArray, Grid
 
 REACH = 16.0
 """Half-width (mm) of the window in which the native cord is looked at."""
-RAMP = 1.0
-"""Width (mm) of the ramp over the contour that SyN sees. Known maps are met within 0.07 mm (median) with 1 mm, 0.13 with 2 and 0.23 with 4, the Dice
-of real masks is the same: what is pulled at far from the outline moves the inside."""
+RAMP = 4.0
+"""Width (mm) of the ramp over the contour that SyN sees. A narrow ramp follows the pixels of the mask, which hold more cord than their neighbours
+outside: on simulated 0.9 x 0.9 x 5 mm masks the MTR of tracts came out 0.57 points too high with 1 mm, 0.35 with 3 and 0.09 with 4. The price is a
+position error of 0.30 instead of 0.27 mm (median)."""
 MARGIN = 4.0
 """Room (mm) around both cords that SyN sees."""
 ITERATIONS = (10, 6)
