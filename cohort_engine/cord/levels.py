@@ -222,6 +222,22 @@ def level_axis(centreline: Centreline, landmarks: Landmarks, template: Template,
     return LevelAxis(centreline, arc, z, _leave_one_out(arc, z))
 
 
+def levels_at(z: FloatArray, template: Template) -> NDArray[np.int64]:
+    """Vertebral level number at world z (mm) of the template; 0 where it has none.
+
+    Examples
+    --------
+    >>> from cohort_engine.template.parametric import parametric_cord
+    >>> template = parametric_cord(spacing=2, top="C2", bottom="C3")
+    >>> levels_at(np.array([-1e3, template.landmark_z("body", 3), template.landmark_z("body", 2)]), template).tolist()
+    [0, 3, 2]
+    """
+    start, step = template.grid.affine[2, 2:][::-1]
+    k = np.rint((np.asarray(z, float) - start) / step)
+    inside = (k >= 0) & (k < len(template.slice_level))
+    return np.where(inside, template.slice_level[np.where(inside, k, 0).astype(np.int64)], 0).astype(np.int64)
+
+
 def transfer(axis: LevelAxis, centreline: Centreline, *, what: str = "vertebral landmarks") -> LevelAxis:
     """Carry levels to the centreline of another image of the session, through scanner coordinates.
 

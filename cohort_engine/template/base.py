@@ -76,6 +76,12 @@ class Template:
         return Grid(self.cord.shape, affine)
 
     @property
+    def z(self) -> FloatArray:
+        """World z (mm) of the slices of the full grid, from the bottom."""
+        z: FloatArray = self.grid.affine[2, 3] + self.grid.affine[2, 2] * np.arange(self.grid.shape[2])
+        return z
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """Names of the levels the template has voxels in, from the top down."""
         present = np.unique(self.packing.level)

@@ -10,7 +10,8 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
 from cohort_engine.io.volume import read_volume
-from cohort_engine.qmri.morphometry import (
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.schema import (
     ANGLE_AP,
     ANGLE_RL,
     AREA,
@@ -21,10 +22,6 @@ from cohort_engine.qmri.morphometry import (
     LENGTH,
     ORIENTATION,
     SOLIDITY,
-    group_slices,
-    measure_slices,
-    slice_arc,
-    template_profile,
 )
 from cohort_engine.template import load_template
 
