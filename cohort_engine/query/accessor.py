@@ -86,8 +86,9 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
     -------
     Dataset
         Dimensions subject, voxel, level, region, z, stage. Coordinates: every column of the subject table and the row number along subject, index,
-        position and level along voxel, names along level, region and stage, mm along z and its level number (``z_level``). Variables: maps (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``,
-        ``mtr_wa_n``, ``mtr_wa_coverage``), profiles (``profile_area``) and their tables by level (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
+        position and level along voxel, names along level, region and stage, mm along z and its level number (``z_level``). Variables: maps
+        (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``), profiles (``profile_area``) and their tables by level
+        (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
         A subject column whose name is taken (or is that of a table cell, ``n``) is called ``subjects_<name>``. Attributes are the store's;
         ``finalised`` is empty until it is closed. Rows of people who withdrew are left out; the others keep their number.
 
@@ -320,7 +321,7 @@ class CohortAccessor:
             parts.append(xr.Dataset(cells | {schema.N: n, schema.COVERAGE: coverage}))
         axis = xr.Variable(schema.LEVEL, layout.text(r.name for r in ranges))
         about = {**ds[name].attrs, "measure": measure, "min_coverage": limit}
-        pooled = xr.concat(parts, dim=axis).transpose(schema.SUBJECT, ...)  # type: ignore[type-var]
+        pooled = xr.concat(parts, dim=axis).transpose(schema.SUBJECT, ...)
         out = pooled.expand_dims({schema.REGION: layout.text([CORD])}, axis=-1).assign_attrs(about)
         out[schema.VALUE].attrs.update(about)
         return out
