@@ -311,9 +311,9 @@ def shape(
 ) -> None:
     """Measure the cord of one mask: area, diameters, form, tilt and symmetry by slice or level."""
     from cohort_engine.engine.shape import shape as run
-    from cohort_engine.template import load_template
+    from cohort_engine.template import load_heights
 
-    reference = load_template(template, path=template_path) if levels is not None else None
+    reference = load_heights(template, path=template_path) if levels is not None else None
     table = run(mask, levels, kind=kind, per=per, template=reference, normalise=pam50)
     if out is None:
         typer.echo(table.csv(), nl=False)

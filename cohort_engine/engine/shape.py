@@ -15,9 +15,9 @@ from cohort_engine.cord.centreline import Centreline, centreline_from_mask
 from cohort_engine.cord.levels import LevelAxis, landmarks_from_labels, level_axis, levels_at
 from cohort_engine.engine.columns import Columns, runs
 from cohort_engine.errors import LevelError, unknown_name
-from cohort_engine.io.volume import Volume, read_volume
+from cohort_engine.io.volume import Volume, read_nonzero
 from cohort_engine.qmri.morphometry import Grouped, group_slices, measure_slices, slice_arc, template_profile
-from cohort_engine.template.base import Template
+from cohort_engine.template.base import Heights, Template
 from cohort_engine.template.packing import FloatArray
 
 SLICE = "slice"
@@ -54,7 +54,7 @@ class Cord:
         Pieces of the mask in the slice; above 1 the largest was measured.
     axis : LevelAxis, optional
         Where the centreline lies in the template; None without landmarks.
-    template : Template, optional
+    template : Heights, optional
     """
 
     centreline: Centreline
@@ -62,7 +62,7 @@ class Cord:
     values: dict[str, FloatArray]
     pieces: NDArray[np.int64]
     axis: LevelAxis | None = None
-    template: Template | None = None
+    template: Heights | None = None
 
     @cached_property
     def level(self) -> NDArray[np.int64]:
@@ -86,7 +86,7 @@ def _reached(axis: LevelAxis, arc: FloatArray) -> NDArray[np.bool_]:
     return np.asarray((arc >= axis.knot_arc[0] - REACH) & (arc <= axis.knot_arc[-1] + REACH))
 
 
-def measure_cord(mask: Volume, labels: Volume | None, template: Template | None, *, kind: str = schema.DISC, what: tuple[str, str]) -> Cord:
+def measure_cord(mask: Volume, labels: Volume | None, template: Heights | None, *, kind: str = schema.DISC, what: tuple[str, str]) -> Cord:
     """Measure the cord of one image.
 
     Parameters
@@ -94,7 +94,7 @@ def measure_cord(mask: Volume, labels: Volume | None, template: Template | None,
     mask : Volume
     labels : Volume, optional
         Point labels, or a mask labelled by level; any grid in the same scanner space.
-    template : Template, optional
+    template : Heights, optional
         What the landmarks are placed in; needed with `labels`.
     kind : str
         Of point labels.
@@ -162,7 +162,7 @@ def shape(
     *,
     kind: str = AUTO,
     per: str = SLICE,
-    template: Template | None = None,
+    template: Heights | None = None,
     normalise: bool = False,
 ) -> Columns:
     """Measure the cord of one mask, and write it down as the Spinal Cord Toolbox would.
@@ -177,7 +177,7 @@ def shape(
         ``disc`` (3 is C2/C3), ``body`` (2 is C2), or ``auto``: body where the file name says so, else disc.
     per : str
         One row a ``slice``, or a ``level``.
-    template : Template, optional
+    template : Heights, optional
         Needed with `levels`.
     normalise : bool
         Along the template's z (PAM50): slices are then those of the template.
@@ -208,8 +208,8 @@ def shape(
     for name, choices, where in ((per, PER, "per"), (kind, KINDS, "kind")):
         if name not in choices:
             raise unknown_name("choice", name, list(choices), where=where)
-    image = mask if isinstance(mask, Volume) else read_volume(mask, what=MASK)
-    labels = levels if isinstance(levels, Volume) or levels is None else read_volume(levels, what=LANDMARKS, dtype=np.int32)
+    image = mask if isinstance(mask, Volume) else _read_around(mask, MASK)
+    labels = levels if isinstance(levels, Volume) or levels is None else _read_around(levels, LANDMARKS)
     if kind == AUTO:
         kind = schema.BODY if isinstance(levels, str | Path) and ("body" in Path(levels).name or "bodies" in Path(levels).name) else schema.DISC
     cord = measure_cord(image, labels, template, kind=kind, what=(MASK, LANDMARKS))
@@ -220,6 +220,21 @@ def shape(
     if normalise and template is not None:
         return _table(cord.profiles(), np.asarray(template.slice_level, np.int64), None, per)
     return _table(cord.values, cord.level, cord.pieces, per)
+
+
+def _read_around(location: str | Path, what: str) -> Volume:
+    """Read an image that is mostly zero, cut in x and y to what is not; slices keep their numbers."""
+    grid, index, values = read_nonzero(location, what=what)
+    ijk = np.stack(np.unravel_index(index, grid.shape), axis=1)
+    if len(ijk) == 0:
+        return Volume(np.zeros((1, 1, grid.shape[2]), np.float32), np.asarray(grid.affine, np.float64))
+    corner, end = ijk.min(axis=0), ijk.max(axis=0) + 1
+    corner[2], end[2] = 0, grid.shape[2]
+    data = np.zeros(end - corner, np.float32)
+    data[tuple((ijk - corner).T)] = values
+    affine = np.array(grid.affine, np.float64)
+    affine[:3, 3] = grid.world(corner.astype(float))
+    return Volume(data, affine)
 
 
 def _table(values: dict[str, FloatArray], level: NDArray[np.int64], pieces: NDArray[np.int64] | None, per: str) -> Columns:

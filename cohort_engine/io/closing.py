@@ -313,8 +313,13 @@ def _limits(array: zarr.Array[Any]) -> tuple[float, float]:
 
 
 def _coverage(root: zarr.Group, path: str) -> Callable[[int], bool]:
-    """Whether the image of a row covers any of the cord, by the quality number of its contrast; unknown counts as yes."""
+    """Whether a row must have data where its stage is done: its image covers some of the cord, by the quality number of the contrast.
+
+    Unknown counts as yes. Of the profiles, the area is in every imported table; the others need not be.
+    """
     group, _, name = path.rpartition("/")
+    if group == schema.PROFILES:
+        return lambda row: name == schema.AREA
     contrast = schema.METRICS[name].contrast if group == schema.MAPS and name in schema.METRICS else name
     try:
         values = np.asarray(layout.array_at(root, f"{schema.QC}/{contrast}_{schema.FIT_COVERAGE}")[...])
