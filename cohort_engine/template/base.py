@@ -9,16 +9,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import LevelError, TemplateError
 from cohort_engine.template.atlas import Atlas
 from cohort_engine.template.packing import Grid, Packing
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -119,6 +121,8 @@ class Template(Heights):
 
 def sparse_rows(columns: list[tuple[NDArray[np.int64], FloatArray]], n_columns: int) -> sparse.csr_array:
     """Build a (row, column) CSR array from one (indices, values) pair a row, indices sorted, zeros dropped."""
+    from scipy import sparse
+
     kept = [(i[v != 0], v[v != 0]) for i, v in columns]
     order = [np.argsort(i, kind="stable") for i, _ in kept]
     indptr = np.cumsum([0, *(len(i) for i, _ in kept)])
