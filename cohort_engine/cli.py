@@ -303,6 +303,48 @@ def extract(
         table.write(out)
 
 
+@app.command()
+def shape(
+    mask: Annotated[Path, typer.Argument(help="Cord mask, soft or binary.")],
+    levels: Annotated[Path | None, typer.Option("--levels", help="Landmarks: point labels, or a mask labelled by level.")] = None,
+    kind: Annotated[str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto.")] = "auto",
+    per: Annotated[str, typer.Option("--per", help="slice or level.")] = "slice",
+    pam50: Annotated[bool, typer.Option("--pam50", help="Along the template's z axis, slice numbers and all.")] = False,
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; by default it is printed.")] = None,
+) -> None:
+    """Measure the cord of one mask: area, diameters, form, tilt and symmetry by slice or level."""
+    from cohort_engine.engine.shape import shape as run
+    from cohort_engine.template import load_heights
+
+    reference = load_heights(template, path=template_path) if levels is not None else None
+    table = run(mask, levels, kind=kind, per=per, template=reference, normalise=pam50)
+    if out is None:
+        typer.echo(table.csv(), nl=False)
+    else:
+        table.write(out)
+
+
+@app.command("import-morphometry")
+def import_tables(
+    tables: Annotated[Path, typer.Argument(help="Folder or tar archive of PAM50-normalised per-slice tables, one a subject.")],
+    participants: Annotated[Path, typer.Option("--participants", help="participants.tsv with the covariates.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL of the cohort store to make.")],
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+) -> None:
+    """Make a cohort store of morphometry tables of the Spinal Cord Toolbox."""
+    from cohort_engine.engine.importing import import_morphometry
+    from cohort_engine.template import load_template
+
+    report = import_morphometry(tables, out, participants=participants, template=load_template(template, path=template_path))
+    _say(
+        f"[bold]Store[/] {_plain(out)}: {report.subjects} subjects, {report.without_covariates} of them not in the participants table; "
+        f"{report.without_table} participants have no table"
+    )
+
+
 # --- templates --------------------------------------------------------------------------------------------------------
 @template_app.command("install")
 def template_install(

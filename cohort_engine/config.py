@@ -88,6 +88,13 @@ class MtrConfig(Section):
     """A voxel is NaN where MT-off is at or below this fraction of the cord's median MT-off."""
 
 
+class ShapeConfig(Section):
+    """Morphometry of the cord (stage ``shape``): ``profiles/*`` along the template, and values by level."""
+
+    source: Literal["t2w", "tables"] | None = None
+    """``t2w`` measures the T2w cord mask, placed by its landmarks; ``tables`` marks a store made by import-morphometry; by default none."""
+
+
 class ReduceConfig(Section):
     """Tables (stage ``reduce``, the whole cohort at once)."""
 
@@ -106,6 +113,8 @@ class StagesConfig(Section):
     """Template map."""
     mtr: MtrConfig = MtrConfig()
     """MTR."""
+    shape: ShapeConfig = ShapeConfig()
+    """Morphometry."""
     reduce: ReduceConfig = ReduceConfig()
     """Tables."""
 

@@ -36,12 +36,12 @@ def config_page() -> str:
 
 def store_page() -> str:
     """Every array of a store."""
-    specs = schema.store_specs(contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP))
+    specs = schema.store_specs(contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP), shape=True)
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",
         "attributes. NaN is missing; zero is a value. The ledger lies beside the store (`<store>.ledger/<row>/<stage>.json`).", "",
-        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`; `subjects/*` holds the typed columns of `participants.tsv`.",
+        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, and with morphometry (`stages.shape.source`); `subjects/*` holds the typed columns of `participants.tsv`.",
         "",
         "| array | dims | chunk | dtype | unit | meaning |", "|---|---|---|---|---|---|",
     ]  # fmt: skip

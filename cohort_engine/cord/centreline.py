@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.interpolate import CubicSpline
-from scipy.linalg import solveh_banded
 
 from cohort_engine.errors import CordError
 from cohort_engine.template.packing import FloatArray, apply_affine
@@ -279,28 +277,30 @@ def _curve(centres: FloatArray, affine: FloatArray, smoothing: float) -> Centrel
     across = np.cross(affine[:3, 0], affine[:3, 1])
     spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
     u = (centres[:, 2] - centres[0, 2]) * spacing
-    spline = CubicSpline(u, _smooth(points, spacing, smoothing), bc_type="natural" if len(u) > 2 else "not-a-knot")
+    values, bend = _smooth(points, spacing, smoothing)
     fine = np.linspace(0.0, u[-1], max(2, int(np.ceil(u[-1] / STEP)) + 1))
-    inner, ends = spline(fine), spline(u[[0, -1]], 1)
+    below = np.clip((fine / spacing).astype(int), 0, len(u) - 2)
+    t = (fine / spacing - below)[:, None]
+    cubic = (((1 - t) ** 3 - (1 - t)) * bend[below] + (t**3 - t) * bend[below + 1]) * spacing**2 / 6
+    inner = (1 - t) * values[below] + t * values[below + 1] + cubic
+    rise = np.diff(values, axis=0)[[0, -1]] / spacing
+    ends = rise + np.array([[-1.0], [1.0]]) * bend[[1, -2]] * spacing / 6
     half = np.linspace(0.0, 0.5 * spacing, int(np.ceil(0.5 * spacing / STEP)) + 1)[1:, None]
     curve = np.concatenate([inner[0] - half[::-1] * ends[0], inner, inner[-1] + half * ends[1]])
     return Centreline.through(curve)
 
 
-def _smooth(values: FloatArray, spacing: float, wavelength: float) -> FloatArray:
-    """Values (n, m) of the cubic smoothing spline at its equidistant knots; see `centreline_from_mask`."""
+def _smooth(values: FloatArray, spacing: float, wavelength: float) -> tuple[FloatArray, FloatArray]:
+    """Values (n, m) and second derivatives (n, m) of the natural cubic smoothing spline at its equidistant knots; see `centreline_from_mask`."""
     n = len(values)
-    if n < 3 or wavelength <= 0:
-        return values
-    penalty = (wavelength / (2 * np.pi)) ** 4 / spacing
-    q = np.diff(np.eye(n), n=2, axis=0).T / spacing  # (n, n - 2): second differences
-    inner = n - 2
-    bands = np.zeros((3, inner))
-    bands[2] = spacing * 2 / 3 + penalty * 6 / spacing**2
-    bands[1, 1:] = spacing / 6 - penalty * 4 / spacing**2
-    bands[0, 2:] = penalty / spacing**2
-    gamma = solveh_banded(bands[max(0, 3 - inner) :], q.T @ values)
-    return values - penalty * (q @ gamma)
+    bend = np.zeros(values.shape)
+    if n < 3:
+        return values, bend
+    penalty = (max(wavelength, 0.0) / (2 * np.pi)) ** 4 / spacing
+    q = np.diff(np.eye(n), n=2, axis=0) / spacing  # (n - 2, n): second differences
+    r = spacing * (np.eye(n - 2) * 2 / 3 + (np.eye(n - 2, k=1) + np.eye(n - 2, k=-1)) / 6)
+    bend[1:-1] = np.linalg.solve(r + penalty * q @ q.T, q @ values)
+    return values - penalty * q.T @ bend[1:-1], bend
 
 
 def _interpolate(at: FloatArray, knots: FloatArray, values: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.errors import GeometryError, LevelError
-from cohort_engine.template.base import Template
+from cohort_engine.template.base import Heights
 from cohort_engine.template.packing import FloatArray, apply_affine
 
 FARTHEST = 30.0
@@ -158,7 +158,7 @@ class LevelAxis:
         return np.r_[s[0] - FAR, s, s[-1] + FAR], np.r_[z[0] - FAR * below, z, z[-1] + FAR * above]
 
 
-def level_axis(centreline: Centreline, landmarks: Landmarks, template: Template, *, what: str = "vertebral landmarks") -> LevelAxis:
+def level_axis(centreline: Centreline, landmarks: Landmarks, template: Heights, *, what: str = "vertebral landmarks") -> LevelAxis:
     """Match arc length along the centreline to the template's z through the landmarks.
 
     Left out are landmarks that the template does not know (a pontomedullary label among discs), those more than 20 mm beyond the ends of the mask,
@@ -220,6 +220,22 @@ def level_axis(centreline: Centreline, landmarks: Landmarks, template: Template,
             remedy="Check the numbers: they grow downwards.",
         )
     return LevelAxis(centreline, arc, z, _leave_one_out(arc, z))
+
+
+def levels_at(z: FloatArray, template: Heights) -> NDArray[np.int64]:
+    """Vertebral level number at world z (mm) of the template; 0 where it has none.
+
+    Examples
+    --------
+    >>> from cohort_engine.template.parametric import parametric_cord
+    >>> template = parametric_cord(spacing=2, top="C2", bottom="C3")
+    >>> levels_at(np.array([-1e3, template.landmark_z("body", 3), template.landmark_z("body", 2)]), template).tolist()
+    [0, 3, 2]
+    """
+    start, step = template.grid.affine[2, 2:][::-1]
+    k = np.rint((np.asarray(z, float) - start) / step)
+    inside = (k >= 0) & (k < len(template.slice_level))
+    return np.where(inside, template.slice_level[np.where(inside, k, 0).astype(np.int64)], 0).astype(np.int64)
 
 
 def transfer(axis: LevelAxis, centreline: Centreline, *, what: str = "vertebral landmarks") -> LevelAxis:

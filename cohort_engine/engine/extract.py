@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.errors import GeometryError, InputError, LevelError, StorageError, UnknownNameError, unknown_name
+from cohort_engine.engine.columns import Columns, runs
+from cohort_engine.errors import GeometryError, InputError, LevelError, UnknownNameError, unknown_name
 from cohort_engine.io.labels import NativeAtlas, read_atlas, read_levels, require_grid
 from cohort_engine.io.volume import Volume, read_volume, require_signal
 from cohort_engine.reduce.native import ESTIMATORS, reduce_group, slice_levels
 from cohort_engine.template.atlas import Region
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SLICE, ALL = "slice", "all"
 PER = (schema.LEVEL, SLICE, ALL)
 METRIC = "metric image"
 
 
-@dataclass(frozen=True, eq=False)
-class Extraction:
+class Extraction(Columns):
     """A table as columns of equal length; the numbers are float64 and NaN where there is none.
 
     Attributes
@@ -39,38 +32,6 @@ class Extraction:
         them; then ``SE()`` (standard error, ml and map), ``Spread()`` (standard deviation about the estimate), ``Coverage`` (share of the region
         that has a value) and ``N [vox]`` (soft voxels that have one).
     """
-
-    columns: dict[str, list[Any]]
-
-    def __len__(self) -> int:
-        return len(self.columns["Label"])
-
-    def frame(self) -> pd.DataFrame:
-        """Return the table as a DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.columns)
-
-    def csv(self) -> str:
-        """Text of the table; a missing number is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if v != v else v for v in row] for row in zip(*self.columns.values(), strict=True))
-        return text.getvalue()
-
-    def write(self, path: str | Path) -> None:
-        """Write the table as CSV, whole or not at all."""
-        aside = Path(path).with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            aside.write_text(self.csv())
-            aside.replace(path)
-        except OSError as error:
-            raise StorageError(
-                expected="room for the table", found=error.strerror or "an error", where="table to write", remedy="Check the folder and its space."
-            ) from error
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def extract(
@@ -174,7 +135,7 @@ def _groups(of_slice: NDArray[np.int64], levels: str | None, slices: str | None,
     wanted = _levels(levels) if levels else present
     if (levels or per == schema.LEVEL) and not set(wanted) & set(present):
         raise LevelError(
-            expected=f"levels of the image ({_runs(present) or 'it has none'})", found=_runs(wanted) or "none", where="levels",
+            expected=f"levels of the image ({runs(present) or 'it has none'})", found=runs(wanted) or "none", where="levels",
             remedy="Choose levels that the image covers; 1 = C1, 8 = T1.",
         )  # fmt: skip
     if per == schema.LEVEL:
@@ -202,8 +163,8 @@ def _table(
         return stacked.ravel().tolist()
 
     return Extraction({
-        "Slice (I->S)": [_runs(g.slices) for _ in regions for g in groups],
-        "VertLevel": [_runs(g.levels) for _ in regions for g in groups],
+        "Slice (I->S)": [runs(g.slices) for _ in regions for g in groups],
+        "VertLevel": [runs(g.levels) for _ in regions for g in groups],
         "Label": [r.name for r in regions for _ in groups],
         "Size [vox]": column("size"), f"{estimator.upper()}()": column("value"), "STD()": column("std"),
         "SE()": column("se"), "Spread()": column("spread"), "Coverage": column("coverage"), "N [vox]": column("n"),
@@ -229,14 +190,3 @@ def _numbers(text: str, *, where: str, names: bool = False) -> list[int]:
             )  # fmt: skip
         out += range(int(ends[0]), int(ends[-1]) + 1)
     return sorted(set(out))
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    """Write sorted numbers as SCT does: ``3:5;8``."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return ";".join(f"{a}:{b}" if b > a else f"{a}" for a, b in runs)

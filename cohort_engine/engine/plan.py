@@ -163,9 +163,9 @@ def _layout(config: Config, template: Template, subjects: int, stages: int, colu
     """Return bytes of the arrays that grow with the cohort, and objects of the whole store and its ledger."""
     sizes = {
         schema.SUBJECT: subjects, schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels),
-        schema.REGION: len(template.atlas.regions), schema.STAGE: stages,
+        schema.REGION: len(template.atlas.regions), schema.STAGE: stages, schema.Z: len(template.z),
     }  # fmt: skip
-    specs = schema.store_specs(contrasts=config.stages.fit.contrasts, metrics=config.stages.metrics, estimators=config.stages.reduce.estimators)
+    specs = layout.specs_of(config.science())
     fixed = {spec.path: values.shape for spec, values in layout.fixed_arrays(template)} | {layout.STAGE_NAMES.path: (stages,)}
     groups = {schema.SUBJECTS, schema.STAGES, schema.TABLES, *(path.rpartition("/")[0] for path in (*specs, *fixed))}
     size, objects = 0, 1 + len(groups) + 2 * len(fixed) + columns * (1 + math.ceil(subjects / layout.COLUMN_BLOCK)) + subjects * stages

@@ -172,7 +172,13 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     if registry is None:
         _load_entry_points()
         registry = STAGES
-    wanted = [*(fit_name(c) for c in config.stages.fit.contrasts), *config.stages.metrics]
+    if config.stages.shape.source == schema.PROFILE_TABLES:
+        raise ConfigError(
+            expected=f"{schema.T2W} or nothing", found=f"{schema.PROFILE_TABLES!r}, the mark of imported tables", where="stages.shape.source",
+            remedy=f"Write source: {schema.T2W}, or add to that store with import-morphometry.",
+        )  # fmt: skip
+    shape = [schema.SHAPE] if config.stages.shape.source else []
+    wanted = [*(fit_name(c) for c in config.stages.fit.contrasts), *config.stages.metrics, *shape]
     for name in wanted:
         if name not in registry:
             raise unknown_name("stage", name, list(registry), where="stages.metrics")
@@ -246,6 +252,25 @@ def _fit_stage(contrast: str) -> Stage:
 
 FIT_MEMORY = 400.0
 """antspyx, a 1 mm T2w mask of the whole neck, SyN on the straightened block: 260 MiB measured with PAM50."""
+
+# --- shape: morphometry of the T2w cord --------------------------------------------------------------------------------
+T2W_PAIR = (schema.role(schema.T2W, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS))
+
+
+def run_shape(inputs: StageInput) -> dict[str, Array]:
+    """Measure the cord of the T2w mask: ``profiles/*`` (z,) along the template and ``tables/shape/*`` (level,)."""
+    from cohort_engine.engine.shape import measure_cord, subject_arrays
+
+    mask, marks = T2W_PAIR
+    labels = read_volume(inputs.files[marks], what=schema.ROLES[marks], dtype=np.int32)
+    words = (schema.ROLES[mask], schema.ROLES[marks])
+    return subject_arrays(measure_cord(inputs.volume(mask), labels, inputs.template, kind=inputs.kinds[marks], what=words), inputs.template)
+
+
+def shape_params(config: Config) -> dict[str, Any]:
+    """All of ``stages.shape``."""
+    return config.stages.shape.model_dump(mode="json")
+
 
 # --- mtr --------------------------------------------------------------------------------------------------------------
 MT_MASK = schema.role(schema.MT, schema.MASK)
@@ -342,6 +367,12 @@ def _grid(volume: Volume) -> str:
 
 for _contrast in (schema.MT, schema.T2W):
     register(_fit_stage(_contrast))
+register(
+    Stage(
+        name=schema.SHAPE, version="1", run=run_shape, params=shape_params, roles=T2W_PAIR,
+        writes=tuple(p for p, s in schema.shape_specs().items() if schema.SUBJECT in s.dims), memory=300.0,
+    )
+)  # fmt: skip
 register(
     Stage(
         name=schema.MTR, version="1", run=run_mtr, params=mtr_params, roles=(schema.MT_ON, schema.MT_OFF, MT_MASK), needs=(fit_name(schema.MT),),

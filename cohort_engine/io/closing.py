@@ -65,7 +65,7 @@ def finalise(url: str, stages: Sequence[str] | None = None, *, allow_missing: bo
 
 def due_stages(root: zarr.Group) -> tuple[str, ...]:
     """Stages that write the template maps and metrics of the store's configuration, upstream first."""
-    return tuple(stage for path in layout.declared(root) if (stage := layout.stage_of(path)))
+    return tuple(dict.fromkeys(stage for path in layout.declared(root) if (stage := layout.stage_of(path))))
 
 
 def withdrawn(root: zarr.Group) -> NDArray[np.bool_]:
@@ -313,8 +313,13 @@ def _limits(array: zarr.Array[Any]) -> tuple[float, float]:
 
 
 def _coverage(root: zarr.Group, path: str) -> Callable[[int], bool]:
-    """Whether the image of a row covers any of the cord, by the quality number of its contrast; unknown counts as yes."""
+    """Whether a row must have data where its stage is done: its image covers some of the cord, by the quality number of the contrast.
+
+    Unknown counts as yes. Of the profiles, the area is in every imported table; the others need not be.
+    """
     group, _, name = path.rpartition("/")
+    if group == schema.PROFILES:
+        return lambda row: name == schema.AREA
     contrast = schema.METRICS[name].contrast if group == schema.MAPS and name in schema.METRICS else name
     try:
         values = np.asarray(layout.array_at(root, f"{schema.QC}/{contrast}_{schema.FIT_COVERAGE}")[...])

@@ -192,12 +192,25 @@ def is_text(array: zarr.Array[Any]) -> bool:
     return array.dtype.kind not in "fiub"
 
 
+def specs_of(science: Mapping[str, Any]) -> dict[str, VariableSpec]:
+    """Every variable that ``config.science()`` asks for, by path (subject columns aside)."""
+    stages = science["stages"]
+    shape = stages.get("shape", {}).get("source") is not None  # stores older than the key have none
+    specs = schema.store_specs(
+        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]), shape=shape
+    )
+    return specs | ({level_spec(schema.SHAPE).path: level_spec(schema.SHAPE)} if shape else {})
+
+
+def template_axes(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
+    """Return the axes of morphometry with their values: those of ``profiles`` and of ``tables/shape``."""
+    z, level = schema.Z_AXIS
+    return [(z, template.z), (level, template.slice_level), (level_spec(schema.SHAPE), text(template.levels))]
+
+
 def declared(root: zarr.Group) -> dict[str, VariableSpec]:
     """Every variable that the store's own configuration asks for, by path."""
-    stages = json.loads(str(root.attrs[SCIENCE]))["stages"]
-    specs = schema.store_specs(
-        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"])
-    )
+    specs = specs_of(json.loads(str(root.attrs[SCIENCE])))
     identity = {s.path: s for s in (schema.subject_spec(c, "str") for c in (schema.PARTICIPANT, schema.SESSION))}
     return identity | {s.path: s for s in (LABELS, level_spec(), region_spec())} | specs
 
@@ -207,11 +220,12 @@ def stage_of(path: str) -> str | None:
 
     Examples
     --------
-    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("subjects/age")
-    ('fit_mt', 'mtr', None)
+    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("profiles/area"), stage_of("subjects/age")
+    ('fit_mt', 'mtr', 'shape', None)
     """
     group, _, name = path.rpartition("/")
-    return {schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name}.get(group)
+    axis = {s.path for s in schema.Z_AXIS}
+    return None if path in axis else {schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name, schema.PROFILES: schema.SHAPE}.get(group)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError
+from cohort_engine.io.store import read_bytes
 from cohort_engine.io.tree import Tree, place
 
 TABLE = "participants.tsv"
@@ -130,6 +131,16 @@ def read_participants(tree: Tree) -> Participants:
     for path, raw in zip(sessions, tree.read_many(sessions, what="sessions table"), strict=True):
         frames.append((path.partition("/")[0], _table(raw or b"", "sessions table")))
 
+    return _participants(frames, _dictionary(tree))
+
+
+def read_participants_file(location: str) -> Participants:
+    """Read one participants table, whatever its name; errors as of `read_participants`."""
+    return _participants([(None, _table(read_bytes(location, what=TABLE), TABLE))], {})
+
+
+def _participants(frames: Sequence[tuple[str | None, pd.DataFrame]], dictionary: Mapping[str, Mapping[str, Any]]) -> Participants:
+    """Join tables: that of all participants (None), and those of the sessions of one."""
     values: dict[Person, dict[str, str]] = {}
     for participant, frame in frames:
         where = TABLE if participant is None else "sessions table"
@@ -150,7 +161,7 @@ def read_participants(tree: Tree) -> Participants:
                 )
             values[person] = {str(c): v for c, v in record.items() if v}
     columns = dict.fromkeys(c for _, frame in frames for c in frame.columns if c not in (schema.PARTICIPANT, schema.SESSION))
-    return Participants(tuple(columns), values, _dictionary(tree))
+    return Participants(tuple(columns), values, dictionary)
 
 
 def sidecar_covariates(tree: Tree, images: Sequence[str | None], *, without: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:

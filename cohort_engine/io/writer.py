@@ -148,14 +148,16 @@ def _lay_out(root: zarr.Group, template: Template, config: Config, total: int) -
     """Create what is missing, and make every subject axis `total` long."""
     sizes = {
         schema.SUBJECT: total, schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.STAGE: 0,
-        schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
+        schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions), schema.Z: len(template.z),
     }  # fmt: skip
-    stages = config.stages
-    specs = schema.store_specs(contrasts=stages.fit.contrasts, metrics=stages.metrics, estimators=stages.reduce.estimators)
+    specs = layout.specs_of(config.science())
     present = layout.arrays(root)
     for path, spec in specs.items():
         if path not in present and set(spec.dims) <= set(sizes):
             layout.create(root, spec, tuple(sizes[d] for d in spec.dims))
+    for spec, values in layout.template_axes(template):
+        if spec.path in specs:
+            layout.array_at(root, spec.path)[...] = values
     for array in present.values():
         if layout.dims_of(array)[:1] == (schema.SUBJECT,) and array.shape[0] != total:
             array.resize((total, *array.shape[1:]))

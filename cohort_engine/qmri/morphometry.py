@@ -18,40 +18,26 @@ from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.qmri.region import HALF, Intervals, Outline
+from cohort_engine.schema import (
+    ANGLE_AP,
+    ANGLE_RL,
+    AREA,
+    AREA_LEFT,
+    AREA_RIGHT,
+    DIAMETER_AP,
+    DIAMETER_AP_ELLIPSE,
+    DIAMETER_RL,
+    ECCENTRICITY,
+    LENGTH,
+    MEASURES,
+    ORIENTATION,
+    ORIENTATION_SIZE,
+    SOLIDITY,
+    SUMMED,
+    SYMMETRY,
+)
 from cohort_engine.template.packing import FloatArray, apply_affine
 
-AREA = "area"
-AREA_RIGHT = "area_right"
-AREA_LEFT = "area_left"
-SYMMETRY = "symmetry"
-DIAMETER_AP = "diameter_ap"
-DIAMETER_AP_ELLIPSE = "diameter_ap_ellipse"
-DIAMETER_RL = "diameter_rl"
-ECCENTRICITY = "eccentricity"
-SOLIDITY = "solidity"
-ORIENTATION = "orientation"
-ANGLE_AP = "angle_ap"
-ANGLE_RL = "angle_rl"
-LENGTH = "length"
-MEASURES: Mapping[str, tuple[str, str]] = {
-    AREA: ("cross-sectional area at right angles to the cord", "mm2"),
-    AREA_RIGHT: ("part of the area on the right of the centroid", "mm2"),
-    AREA_LEFT: ("part of the area on the left of the centroid", "mm2"),
-    SYMMETRY: ("Dice overlap of the cross-section with its mirror image, right for left", "1"),
-    DIAMETER_AP: ("mean front-to-back extent of the 3 mm around the centroid", "mm"),
-    DIAMETER_AP_ELLIPSE: ("front-to-back axis of the ellipse with the same second moments", "mm"),
-    DIAMETER_RL: ("right-to-left axis of the ellipse with the same second moments", "mm"),
-    ECCENTRICITY: ("eccentricity of the ellipse with the same second moments", "1"),
-    SOLIDITY: ("area over area of the convex hull", "1"),
-    ORIENTATION: ("turn of the ellipse's right-to-left axis, right side to the front, seen along the cord", "degree"),
-    ANGLE_AP: ("lean of the cord to the right against the normal of the slice (a turn about the front-to-back axis)", "degree"),
-    ANGLE_RL: ("lean of the cord to the front against the normal of the slice (a turn about the right-to-left axis)", "degree"),
-    LENGTH: ("length of the cord within the slice", "mm"),
-}
-"""Measure -> what it is, and its unit."""
-
-SUMMED = frozenset({LENGTH})
-"""Measures that add up over slices; all others average."""
 EMPTY = 1e-6
 """Mask values up to this are background."""
 BAND = 3.0
@@ -207,6 +193,7 @@ def measure_slices(
         ECCENTRICITY: np.sqrt(np.clip(1 - short_axis / long_axis, 0.0, 1.0)),
         SOLIDITY: np.minimum(inside / outline.hull_area(), 1.0),
         ORIENTATION: np.degrees(turn),
+        ORIENTATION_SIZE: np.degrees(np.abs(turn)),
         ANGLE_AP: np.degrees(np.arctan2(tangent @ to_right, rise)),
         ANGLE_RL: np.degrees(np.arctan2(tangent @ np.cross(normal, to_right), rise)),
         LENGTH: np.subtract(*(slice_arc(centreline, affine, here + side) for side in (0.5, -0.5))),

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 MIN_COVERAGE = 0.75
 """Coverage limit where a store does not say which one its tables were made with."""
 
+PROFILE_VARIABLES = {m: f"profile_{m}" for m in schema.MEASURES if m not in schema.SUMMED}
+"""Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
+CORD = "spinal cord"
+"""Region of whole cross-sections."""
+
 Names = str | Sequence[str]
 
 
@@ -80,9 +85,10 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
     Returns
     -------
     Dataset
-        Dimensions subject, voxel, level, region, stage. Coordinates: every column of the subject table and the row number along subject, index,
-        position and level along voxel, names along level, region and stage. Variables: maps (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``,
-        ``mtr_wa_n``, ``mtr_wa_coverage``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
+        Dimensions subject, voxel, level, region, z, stage. Coordinates: every column of the subject table and the row number along subject, index,
+        position and level along voxel, names along level, region and stage, mm along z and its level number (``z_level``). Variables: maps
+        (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``), profiles (``profile_area``) and their tables by level
+        (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
         A subject column whose name is taken (or is that of a table cell, ``n``) is called ``subjects_<name>``. Attributes are the store's;
         ``finalised`` is empty until it is closed. Rows of people who withdrew are left out; the others keep their number.
 
@@ -96,22 +102,29 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
     root = layout.open_root(url)
     rows = layout.row_count(root)
     tables = f"{schema.TABLES}/{space}"
-    groups = (tables, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+    shape = f"{schema.TABLES}/{schema.SHAPE}"
+    groups = (tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
     with storage_errors("store"):
         found = {path: array for path, array in layout.arrays(root).items() if path.rpartition("/")[0] in groups}
         atlas, voxels = (dict[str, Any](root[group].attrs) for group in (schema.ATLAS, schema.VOXELS))
     extra: dict[str, Any] = {k: json.dumps(atlas[k]) for k in (layout.UNIONS, layout.CLUSTERS)}
     extra |= {k: np.ravel(voxels[k]).tolist() for k in (layout.GRID_SHAPE, layout.GRID_AFFINE)}
-    names = {schema.ATLAS: ATLAS_VARIABLES, schema.STAGES: {s.name: f"{schema.STAGES}_{s.name}" for s in schema.FIXED if s.group == schema.STAGES}}
+    names = {
+        schema.PROFILES: PROFILE_VARIABLES,
+        schema.ATLAS: ATLAS_VARIABLES,
+        schema.STAGES: {s.name: f"{schema.STAGES}_{s.name}" for s in schema.FIXED if s.group == schema.STAGES},
+    }
     data: dict[str, xr.Variable] = {schema.SUBJECT: xr.Variable(schema.SUBJECT, np.arange(rows), {"long_name": "row of the store"})}
     coords: dict[str, xr.Variable] = {schema.SUBJECT: data[schema.SUBJECT]}
     for path in sorted(found, key=lambda p: (groups.index(p.rpartition("/")[0]), p)):
         group, _, name = path.rpartition("/")
+        if group == shape and name == schema.LEVEL and name in data:
+            continue  # the same axis
         variable = _variable(url, path, found[path], rows, block, lazy=group != schema.SUBJECTS)
         name = names.get(group, {}).get(name, name)
         name = f"{group}_{name}" if name in data or name in CELL else name
         data[name] = variable
-        if group in (schema.SUBJECTS, schema.VOXELS) or variable.dims == (name,):
+        if group in (schema.SUBJECTS, schema.VOXELS) or variable.dims == (name,) or name == schema.Z_LEVEL:
             coords[name] = variable
     ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, dict(root.attrs) | extra)
     present = ds[schema.PARTICIPANT].to_numpy() != ""
@@ -268,12 +281,59 @@ class CohortAccessor:
         cells = cells.isel({dim: 0 for dim, single in one.items() if single})
         return cells if full else cells[schema.VALUE].rename(metric)
 
+    def profile(self, measure: str, levels: Names | None = None, *, min_coverage: float | None = None) -> xr.Dataset:
+        """Pool a profile over levels: ``value``, ``std``, ``n`` and ``coverage`` (subject, level, region), lazily.
+
+        Every slice of the template counts the same; the one region is the whole cord.
+
+        Parameters
+        ----------
+        measure : str
+            One of `schema.MEASURES` that has a profile.
+        levels : str or sequence of str, optional
+            As in `table`.
+        min_coverage : float, optional
+            Smallest share of the slices with a value; by default the tables' own.
+
+        Returns
+        -------
+        Dataset of float64, NaN where the coverage is below the limit, or 0
+            ``std`` is the population standard deviation along the cord, ``n`` the number of slices.
+
+        Raises
+        ------
+        UnknownNameError
+            No such profile, or no such level.
+        """
+        ds, limit = self._ds, self.min_coverage if min_coverage is None else min_coverage
+        name = PROFILE_VARIABLES.get(measure)
+        if name is None or name not in ds:
+            raise unknown_name("profile", measure, [m for m, n in PROFILE_VARIABLES.items() if n in ds], where="cohort dataset")
+        ranges = [LevelRange.parse(n, self.levels) for n in (self.levels if levels is None else _as_list(levels, separator=","))]
+        parts = []
+        for r in ranges:
+            within = np.flatnonzero(np.isin(ds[schema.Z_LEVEL].to_numpy(), r.numbers))
+            values = ds[name].isel({schema.Z: within})
+            n = values.notnull().sum(schema.Z)
+            coverage = n / max(1, len(within))
+            enough = (n > 0) & (coverage >= limit)
+            cells = {schema.VALUE: values.mean(schema.Z).where(enough), schema.STD: values.std(schema.Z).where(enough)}
+            parts.append(xr.Dataset(cells | {schema.N: n, schema.COVERAGE: coverage}))
+        axis = xr.Variable(schema.LEVEL, layout.text(r.name for r in ranges))
+        about = {**ds[name].attrs, "measure": measure, "min_coverage": limit}
+        pooled = xr.concat(parts, dim=axis).transpose(schema.SUBJECT, ...)
+        out = pooled.expand_dims({schema.REGION: layout.text([CORD])}, axis=-1).assign_attrs(about)
+        out[schema.VALUE].attrs.update(about)
+        return out
+
     def frame(
         self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA, min_coverage: float | None = None
     ) -> pd.DataFrame:
-        """Tidy table, one row per subject, level and region: see `query.frame.tidy`."""
+        """Tidy table of a metric or a measure of the cord, one row per subject, level and region: see `query.frame.tidy`."""
         from cohort_engine.query.frame import tidy
 
+        if metric in schema.MEASURES:
+            return tidy(self.profile(metric, levels, min_coverage=min_coverage))
         return tidy(self.table(metric, regions, levels, estimator=estimator, min_coverage=min_coverage))
 
     # --- images ---

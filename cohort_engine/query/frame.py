@@ -109,7 +109,7 @@ KEYS = ("tract", "level", "by", "estimator", "coverage")
 
 
 def parse_query(text: str) -> Query:
-    """Read a question: a metric, then ``key=value`` words.
+    """Read a question: a metric, or a measure of the cord (``area``), then ``key=value`` words.
 
     ========================  ======================================================================
     ``tract='...'``           a tract, both sides of a pair, a union, or a sum ``'a + b'``; repeat it for several
@@ -145,9 +145,17 @@ def parse_query(text: str) -> Query:
         given[key].append(value.strip())
     many = {key: tuple(v.strip() for value in given[key] for v in value.split(",")) for key in ("level", "by")}
     return Query(
-        metric=schema.metric(words[0], where=WHERE).name, tracts=tuple(given["tract"]), levels=many["level"], by=many["by"],
+        metric=_quantity(words[0]), tracts=tuple(given["tract"]), levels=many["level"], by=many["by"],
         estimator=(given["estimator"] or [schema.WA])[-1], min_coverage=_share(given["coverage"][-1]) if given["coverage"] else None,
     )  # fmt: skip
+
+
+def _quantity(name: str) -> str:
+    """Check the name of a metric, or of a measure that has a profile."""
+    known = [*schema.METRICS, *(m for m in schema.MEASURES if m not in schema.SUMMED)]
+    if name not in known:
+        raise unknown_name("metric", name, known, where=WHERE)
+    return name
 
 
 def _share(text: str) -> float:

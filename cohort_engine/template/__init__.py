@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cohort_engine.errors import unknown_name
 
 if TYPE_CHECKING:
-    from cohort_engine.template.base import Template
+    from cohort_engine.template.base import Heights, Template
 
 NAMES = ("PAM50", "parametric")
 
@@ -41,3 +41,12 @@ def load_template(name: str, *, path: str | Path | None = None) -> Template:
             return parametric_cord()
         case _:
             raise unknown_name("template", name, list(NAMES), where="template.name")
+
+
+def load_heights(name: str, *, path: str | Path | None = None) -> Heights:
+    """Load what places a cord along a template, without its maps and atlas; arguments and errors as of `load_template`."""
+    if name.lower() == "pam50":
+        from cohort_engine.template import pam50
+
+        return pam50.load_heights(path)
+    return load_template(name, path=path)

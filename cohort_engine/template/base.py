@@ -9,52 +9,81 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import LevelError, TemplateError
 from cohort_engine.template.atlas import Atlas
 from cohort_engine.template.packing import Grid, Packing
 
+if TYPE_CHECKING:
+    from scipy import sparse
+
 FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Template:
-    """A reference space of the straight spinal cord.
+class Heights:
+    """Where the vertebrae lie along a template: all that it takes to place a cord, and quick to load.
 
     Attributes
     ----------
     name, version : str
     grid : Grid
         Full grid of the template's volumes, axes ordered R->L increasing x, y, z (RAS+).
-    corner : (3,) tuple of int
-        Grid index of the first voxel of the block that the dense maps below cover.
-    cord, wm, gm, csf : (x, y, z) float32 arrays on the block, 0 to 1
     slice_level : (grid z,) int8
         Vertebral level number of each grid slice, 0 where there is none.
     landmarks : {kind: {number: z}}
         World z (mm) of the landmarks, kind `schema.DISC` (n = disc above vertebra n) and `schema.BODY` (n = mid-body).
+    """
+
+    name: str
+    version: str
+    grid: Grid
+    slice_level: NDArray[np.int8]
+    landmarks: Mapping[str, Mapping[int, float]]
+
+    @property
+    def z(self) -> FloatArray:
+        """World z (mm) of the slices of the full grid, from the bottom."""
+        z: FloatArray = self.grid.affine[2, 3] + self.grid.affine[2, 2] * np.arange(self.grid.shape[2])
+        return z
+
+    def landmark_z(self, kind: str, number: int) -> float:
+        """World z (mm) of a landmark; an error names what the template has."""
+        known = self.landmarks.get(kind, {})
+        if number not in known:
+            raise LevelError(
+                expected=f"a {kind} number of the template ({', '.join(map(str, sorted(known)))})", found=str(number), where="vertebral landmarks",
+                remedy=f"Disc n is the disc above vertebra n (3 = C2/C3); body n is vertebra n (2 = C2, 9 = T2). Template {self.name}.",
+            )  # fmt: skip
+        return float(known[number])
+
+
+@dataclass(frozen=True, eq=False)
+class Template(Heights):
+    """A reference space of the straight spinal cord.
+
+    Attributes
+    ----------
+    name, version, grid, slice_level, landmarks : see `Heights`
+    corner : (3,) tuple of int
+        Grid index of the first voxel of the block that the dense maps below cover.
+    cord, wm, gm, csf : (x, y, z) float32 arrays on the block, 0 to 1
     packing : Packing
         The packed voxel axis.
     atlas : Atlas
         Weights on the packed axis.
     """
 
-    name: str
-    version: str
-    grid: Grid
     corner: tuple[int, int, int]
     cord: FloatArray
     wm: FloatArray
     gm: FloatArray
     csf: FloatArray
-    slice_level: NDArray[np.int8]
-    landmarks: Mapping[str, Mapping[int, float]]
     packing: Packing
     atlas: Atlas
 
@@ -81,16 +110,6 @@ class Template:
         present = np.unique(self.packing.level)
         return tuple(schema.LEVEL_NAMES[n - 1] for n in present if n > 0)
 
-    def landmark_z(self, kind: str, number: int) -> float:
-        """World z (mm) of a landmark; an error names what the template has."""
-        known = self.landmarks.get(kind, {})
-        if number not in known:
-            raise LevelError(
-                expected=f"a {kind} number of the template ({', '.join(map(str, sorted(known)))})", found=str(number), where="vertebral landmarks",
-                remedy=f"Disc n is the disc above vertebra n (3 = C2/C3); body n is vertebra n (2 = C2, 9 = T2). Template {self.name}.",
-            )  # fmt: skip
-        return float(known[number])
-
     def check_digest(self, digest: str, *, where: str) -> None:
         """Refuse to work on something made with another template."""
         if digest != self.digest:
@@ -102,6 +121,8 @@ class Template:
 
 def sparse_rows(columns: list[tuple[NDArray[np.int64], FloatArray]], n_columns: int) -> sparse.csr_array:
     """Build a (row, column) CSR array from one (indices, values) pair a row, indices sorted, zeros dropped."""
+    from scipy import sparse
+
     kept = [(i[v != 0], v[v != 0]) for i, v in columns]
     order = [np.argsort(i, kind="stable") for i, _ in kept]
     indptr = np.cumsum([0, *(len(i) for i, _ in kept)])

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import StorageError, TemplateError
 from cohort_engine.template.atlas import Atlas, parse_info
-from cohort_engine.template.base import Template, sparse_rows
+from cohort_engine.template.base import Heights, Template, sparse_rows
 from cohort_engine.template.packing import FloatArray, Grid, Packing
 
 NAME = "PAM50"
@@ -159,9 +159,19 @@ def load_pam50(folder: str | Path | None = None, *, release: Release | None = No
     -----
     The first load reads 44 volumes; what was read is kept under ``$XDG_CACHE_HOME/cohort_engine``, keyed by the files' bytes.
     """
-    release = release or official()
-    root = _root(Path(folder or os.environ.get(FOLDER_VARIABLE) or installed_folder()))
+    root, release = _place(folder, release)
     return _compile(_volumes(root, release), _info(root, release), release)
+
+
+def load_heights(folder: str | Path | None = None, *, release: Release | None = None) -> Heights:
+    """Load the heights of PAM50's vertebrae alone: see `load_pam50`."""
+    root, release = _place(folder, release)
+    volumes = _volumes(root, release)
+    return Heights(NAME, release.version, volumes[LEVELS].grid, _slice_level(volumes[LEVELS]), _all_landmarks(volumes))
+
+
+def _place(folder: str | Path | None, release: Release | None) -> tuple[Path, Release]:
+    return _root(Path(folder or os.environ.get(FOLDER_VARIABLE) or installed_folder())), release or official()
 
 
 def installed_folder() -> Path:
@@ -378,7 +388,7 @@ def _compile(volumes: Mapping[str, Sparse], info: str, release: Release) -> Temp
     return Template(
         name=NAME, version=release.version, grid=grid, corner=(int(corner[0]), int(corner[1]), int(corner[2])),
         cord=dense[CORD], wm=dense[WM], gm=dense[GM], csf=dense[CSF], slice_level=slice_level,
-        landmarks={schema.DISC: _landmarks(volumes[DISCS]), schema.BODY: _landmarks(volumes[BODIES])},
+        landmarks=_all_landmarks(volumes),
         packing=Packing(grid, ijk, slice_level[ijk[:, 2]]),
         atlas=Atlas(labels, unions, clusters, weights),
     )  # fmt: skip
@@ -395,6 +405,10 @@ def _slice_level(levels: Sparse) -> NDArray[np.int8]:
             expected="each level to be one run of slices, C1 on top", found="a level in pieces", where=f"{_WHERE}: {LEVELS}", remedy=_REMEDY
         )
     return level
+
+
+def _all_landmarks(volumes: Mapping[str, Sparse]) -> dict[str, dict[int, float]]:
+    return {schema.DISC: _landmarks(volumes[DISCS]), schema.BODY: _landmarks(volumes[BODIES])}
 
 
 def _landmarks(points: Sparse) -> dict[int, float]:

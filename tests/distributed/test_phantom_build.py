@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohort_engine.config import Config, parse_config
+from cohort_engine.config import Config, StagesConfig, parse_config
 from cohort_engine.engine.build import build
+from cohort_engine.io.closing import verify
 from cohort_engine.phantom.study import simulate
 from cohort_engine.template import load_template
 
@@ -61,3 +62,21 @@ def test_a_repaired_swap_is_built_and_nobody_else_again(study: Path, tmp_path: P
     import cohort_engine
 
     assert np.isfinite(cohort_engine.open_cohort(str(tmp_path / "study.zarr"))["mtr"].isel(subject=1)).any()
+
+
+def test_morphometry_alone(study: Path, tmp_path: Path) -> None:
+    """The phantom's cord is an ellipse of known diameters; a subject without landmarks lacks an input, and that is all."""
+    import cohort_engine
+
+    shutil.copytree(study / "bids", tmp_path / "bids")
+    for path in (tmp_path / "bids").rglob("sub-HC001*T2w_label-discs*"):
+        path.unlink()
+    stages = {"metrics": [], "fit": {"contrasts": []}, "shape": {"source": "t2w"}}
+    report = build(config(tmp_path).model_copy(update={"stages": StagesConfig.model_validate(stages)}))
+    assert [(e.subject, e.stage, e.status) for e in report.entries] == [(1, "shape", "missing_input")]
+    assert verify(str(tmp_path / "study.zarr")) == []
+    ds = cohort_engine.open_cohort(str(tmp_path / "study.zarr"))
+    assert np.isfinite(ds["area"].sel(level="C3")).to_numpy().tolist() == [True, False]
+    cells = ds.isel(subject=0).sel(level="C3")
+    assert float(cells["area"]) == pytest.approx(np.pi / 4 * float(cells["diameter_ap_ellipse"] * cells["diameter_rl"]), rel=0.03)
+    assert float(cells["slices"]) > 10

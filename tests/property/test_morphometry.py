@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.levels import LevelAxis
-from cohort_engine.qmri.morphometry import (
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, template_profile
+from cohort_engine.schema import (
     AREA,
     AREA_LEFT,
     AREA_RIGHT,
@@ -19,9 +20,6 @@ from cohort_engine.qmri.morphometry import (
     ORIENTATION,
     SOLIDITY,
     SYMMETRY,
-    group_slices,
-    measure_slices,
-    template_profile,
 )
 
 LEAN = st.floats(-35, 35)

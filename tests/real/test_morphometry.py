@@ -5,12 +5,15 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from cohort_engine import schema
+from cohort_engine.cli import app
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
 from cohort_engine.io.volume import read_volume
-from cohort_engine.qmri.morphometry import (
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.schema import (
     ANGLE_AP,
     ANGLE_RL,
     AREA,
@@ -21,10 +24,6 @@ from cohort_engine.qmri.morphometry import (
     LENGTH,
     ORIENTATION,
     SOLIDITY,
-    group_slices,
-    measure_slices,
-    slice_arc,
-    template_profile,
 )
 from cohort_engine.template import load_template
 
@@ -117,3 +116,15 @@ def test_all_measures_of_a_whole_mask_are_quick(cord):
         seconds.append(time.process_time() - start)
     assert mask.data.shape == (64, 320, 320)
     assert min(seconds) < 0.2
+
+
+@pytest.mark.parametrize("landmarks", ["seg_labeled", "seg_labeled_discs"])
+def test_the_command_gives_the_published_levels(folder, real_data, tmp_path, landmarks):
+    mask, levels = (next(folder.glob(f"*T2w_{n}.nii.gz")) for n in ("seg", landmarks))
+    out = tmp_path / "levels.csv"
+    options = ["--levels", levels, "--per", "level", "--template-path", real_data / "PAM50", "-o", out]
+    result = CliRunner().invoke(app, ["shape", str(mask), *map(str, options)])
+    assert result.exit_code == 0, result.output
+    ours = pd.read_csv(out).set_index("VertLevel")
+    theirs = pd.read_csv(folder / "t2w_shape_perlevel.csv").set_index("VertLevel")
+    assert np.abs(ours["MEAN(area)"].loc[theirs.index] - theirs["MEAN(area)"]).max() <= 0.5

@@ -46,7 +46,8 @@ def tiny_template() -> Template:
     cord = mask.astype(np.float32)
     landmarks = {schema.DISC: {2: 41.0, 3: 40.5}, schema.BODY: {2: 40.5, 3: 40.0}}
     return Template(
-        "tiny", "1", grid, (0, 0, 0), cord, cord, 0 * cord, 0 * cord, np.array([3, 2], np.int8), landmarks, packing, atlas
+        name="tiny", version="1", grid=grid, corner=(0, 0, 0), cord=cord, wm=cord, gm=0 * cord, csf=0 * cord,
+        slice_level=np.array([3, 2], np.int8), landmarks=landmarks, packing=packing, atlas=atlas,
     )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ from scipy.spatial.transform import Rotation
 from cohort_engine.cord.centreline import Centreline, centreline_from_mask
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, GeometryError
-from cohort_engine.qmri.morphometry import (
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.qmri.region import Intervals, Outline
+from cohort_engine.schema import (
     ANGLE_AP,
     ANGLE_RL,
     AREA,
@@ -22,12 +24,7 @@ from cohort_engine.qmri.morphometry import (
     ORIENTATION,
     SOLIDITY,
     SYMMETRY,
-    group_slices,
-    measure_slices,
-    slice_arc,
-    template_profile,
-)  # fmt: skip
-from cohort_engine.qmri.region import Intervals, Outline
+)
 
 FINE = 6
 

@@ -1,0 +1,256 @@
+"""Morphometry of one image: cord mask and landmarks in, values by slice, by level and along the template out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask
+from cohort_engine.cord.levels import LevelAxis, landmarks_from_labels, level_axis, levels_at
+from cohort_engine.engine.columns import Columns, runs
+from cohort_engine.errors import LevelError, unknown_name
+from cohort_engine.io.volume import Volume, read_nonzero
+from cohort_engine.qmri.morphometry import Grouped, group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.template.base import Heights, Template
+from cohort_engine.template.packing import FloatArray
+
+SLICE = "slice"
+PER = (SLICE, schema.LEVEL)
+AUTO = "auto"
+KINDS = (AUTO, schema.DISC, schema.BODY)
+MASK, LANDMARKS = "cord mask", "vertebral landmarks"
+
+TITLES = {
+    schema.AREA: "area", schema.AREA_RIGHT: "area_right", schema.AREA_LEFT: "area_left", schema.SYMMETRY: "symmetry",
+    schema.ANGLE_AP: "angle_AP", schema.ANGLE_RL: "angle_RL", schema.DIAMETER_AP: "diameter_AP", schema.DIAMETER_AP_ELLIPSE: "diameter_AP_ellipse",
+    schema.DIAMETER_RL: "diameter_RL", schema.ECCENTRICITY: "eccentricity", schema.ORIENTATION: "orientation",
+    schema.ORIENTATION_SIZE: "orientation_size", schema.SOLIDITY: "solidity", schema.LENGTH: "length",
+}  # fmt: skip
+"""Measure -> what it is called in tables, as in those of the Spinal Cord Toolbox where it has the measure."""
+
+
+REACH = 20.0
+"""Beyond the outer landmarks a level is a guess, and after this many mm along the cord none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cord:
+    """A measured cord.
+
+    Attributes
+    ----------
+    centreline : Centreline
+    arc : (z,) float64
+        Arc length at which the centreline crosses each slice of the image, mm.
+    values : {measure: (z,) float64}
+        NaN in slices without cord.
+    pieces : (z,) int
+        Pieces of the mask in the slice; above 1 the largest was measured.
+    axis : LevelAxis, optional
+        Where the centreline lies in the template; None without landmarks.
+    template : Heights, optional
+    """
+
+    centreline: Centreline
+    arc: FloatArray
+    values: dict[str, FloatArray]
+    pieces: NDArray[np.int64]
+    axis: LevelAxis | None = None
+    template: Heights | None = None
+
+    @cached_property
+    def level(self) -> NDArray[np.int64]:
+        """Vertebral level number (z,) of each slice, by its place in the template; 0 where there is none, and beyond `REACH`."""
+        if self.axis is None or self.template is None:
+            return np.zeros(len(self.arc), np.int64)
+        return np.where(_reached(self.axis, self.arc), levels_at(self.axis.z(self.arc), self.template), 0)
+
+    def profiles(self) -> dict[str, FloatArray]:
+        """Each measure but `schema.SUMMED` along the template's z (z,); NaN more than `REACH` beyond the outer landmarks."""
+        if self.axis is None or self.template is None:
+            raise LevelError(
+                expected="vertebral landmarks", found="none", where=LANDMARKS, remedy="Give an image of numbered discs, or a mask labelled by level."
+            )
+        names = [n for n in self.values if n not in schema.SUMMED]
+        found = template_profile(np.stack([self.values[n] for n in names]), self.arc, self.axis, self.template.z)
+        return dict(zip(names, np.where(_reached(self.axis, self.axis.arc(self.template.z)), found, np.nan), strict=True))
+
+
+def _reached(axis: LevelAxis, arc: FloatArray) -> NDArray[np.bool_]:
+    return np.asarray((arc >= axis.knot_arc[0] - REACH) & (arc <= axis.knot_arc[-1] + REACH))
+
+
+def measure_cord(mask: Volume, labels: Volume | None, template: Heights | None, *, kind: str = schema.DISC, what: tuple[str, str]) -> Cord:
+    """Measure the cord of one image.
+
+    Parameters
+    ----------
+    mask : Volume
+    labels : Volume, optional
+        Point labels, or a mask labelled by level; any grid in the same scanner space.
+    template : Heights, optional
+        What the landmarks are placed in; needed with `labels`.
+    kind : str
+        Of point labels.
+    what : pair of str
+        Words of the roles of mask and labels, for messages.
+
+    Returns
+    -------
+    Cord
+    """
+    line = centreline_from_mask(mask.data, mask.affine, what=what[0])
+    values, pieces = measure_slices(mask.data, mask.affine, line, what=what[0])
+    arc = slice_arc(line, mask.affine, np.arange(mask.data.shape[2]))
+    if labels is None or template is None:
+        return Cord(line, arc, values, pieces)
+    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=kind, what=what[1])
+    return Cord(line, arc, values, pieces, level_axis(line, landmarks, template, what=what[1]), template)
+
+
+def store_arrays(profiles: dict[str, FloatArray], groups: Grouped, split: NDArray[np.int64] | None, template: Template) -> dict[str, NDArray[Any]]:
+    """Lay profiles and values by level out as one subject's row of a store.
+
+    Parameters
+    ----------
+    profiles : {measure: (z,)}
+        On the template's z.
+    groups : Grouped
+        By level number.
+    split : (group,) int array, optional
+        Slices in several pieces; None where nobody counted.
+    template : Template
+
+    Returns
+    -------
+    {path: array}
+        The variables of ``schema.shape_specs()``; NaN where something was not measured.
+    """
+    rows = np.array([schema.level_number(n) for n in template.levels])
+    known = np.isin(groups.groups, rows)
+    at = np.searchsorted(rows, groups.groups[known])
+
+    def table(values: NDArray[Any], empty: float = np.nan) -> FloatArray:
+        out = np.full(len(rows), empty)
+        out[at] = values[known]
+        return out
+
+    tables = {n: table(v) for n, v in groups.value.items()}
+    tables |= {f"{n}_{schema.STD}": table(v) for n, v in groups.std.items() if n not in schema.SUMMED}
+    tables[schema.SLICES] = table(groups.n[schema.AREA], 0.0)
+    if split is not None:
+        tables[schema.SPLIT_SLICES] = table(split, 0.0)
+    return {schema.profile_spec(n).path: v for n, v in profiles.items()} | {f"{schema.TABLES}/{schema.SHAPE}/{n}": v for n, v in tables.items()}
+
+
+def subject_arrays(cord: Cord, template: Template) -> dict[str, NDArray[Any]]:
+    """Return what the stage ``shape`` writes for one subject: see `store_arrays`."""
+    groups = group_slices(cord.values, cord.level)
+    split = np.array([int(np.sum((cord.level == n) & (cord.pieces > 1))) for n in groups.groups], np.int64)
+    return store_arrays(cord.profiles(), groups, split, template)
+
+
+def shape(
+    mask: str | Path | Volume,
+    levels: str | Path | Volume | None = None,
+    *,
+    kind: str = AUTO,
+    per: str = SLICE,
+    template: Heights | None = None,
+    normalise: bool = False,
+) -> Columns:
+    """Measure the cord of one mask, and write it down as the Spinal Cord Toolbox would.
+
+    Parameters
+    ----------
+    mask : path or Volume
+        Cord mask, 0 to 1; a soft one counts with its values.
+    levels : path or Volume, optional
+        Disc or body points, or a mask labelled by level.
+    kind : str
+        ``disc`` (3 is C2/C3), ``body`` (2 is C2), or ``auto``: body where the file name says so, else disc.
+    per : str
+        One row a ``slice``, or a ``level``.
+    template : Heights, optional
+        Needed with `levels`.
+    normalise : bool
+        Along the template's z (PAM50): slices are then those of the template.
+
+    Returns
+    -------
+    Columns
+        ``Slice (I->S)`` (from 0 at the bottom) and ``VertLevel``, then ``MEAN()`` and ``STD()`` of each measure and ``SUM(length)``; last ``Slices``,
+        how many were measured, and ``Pieces``, the most pieces of the mask in any of them (empty along the template). An STD of one slice is empty.
+
+    Raises
+    ------
+    LevelError
+        Levels or the template's z were asked for, and there are no usable landmarks.
+    UnknownNameError
+        A grouping or kind nobody has heard of.
+    CohortError
+        The mask cannot be measured: see `qmri.morphometry.measure_slices`.
+
+    Examples
+    --------
+    >>> data = np.zeros((12, 10, 4))
+    >>> data[1:11, 1:9, 1:] = 1
+    >>> table = shape(Volume(data, np.diag([1.0, 1.0, 5.0, 1.0])))
+    >>> table.columns["Slice (I->S)"], table.columns["MEAN(area)"], table.columns["SUM(length)"]
+    (['1', '2', '3'], [80.0, 80.0, 80.0], [5.0, 5.0, 5.0])
+    """
+    for name, choices, where in ((per, PER, "per"), (kind, KINDS, "kind")):
+        if name not in choices:
+            raise unknown_name("choice", name, list(choices), where=where)
+    image = mask if isinstance(mask, Volume) else _read_around(mask, MASK)
+    labels = levels if isinstance(levels, Volume) or levels is None else _read_around(levels, LANDMARKS)
+    if kind == AUTO:
+        kind = schema.BODY if isinstance(levels, str | Path) and ("body" in Path(levels).name or "bodies" in Path(levels).name) else schema.DISC
+    cord = measure_cord(image, labels, template, kind=kind, what=(MASK, LANDMARKS))
+    if (per == schema.LEVEL or normalise) and cord.axis is None:
+        raise LevelError(
+            expected="vertebral landmarks", found="none", where=LANDMARKS, remedy="Add --levels: numbered discs, or a mask labelled by level."
+        )
+    if normalise and template is not None:
+        return _table(cord.profiles(), np.asarray(template.slice_level, np.int64), None, per)
+    return _table(cord.values, cord.level, cord.pieces, per)
+
+
+def _read_around(location: str | Path, what: str) -> Volume:
+    """Read an image that is mostly zero, cut in x and y to what is not; slices keep their numbers."""
+    grid, index, values = read_nonzero(location, what=what)
+    ijk = np.stack(np.unravel_index(index, grid.shape), axis=1)
+    if len(ijk) == 0:
+        return Volume(np.zeros((1, 1, grid.shape[2]), np.float32), np.asarray(grid.affine, np.float64))
+    corner, end = ijk.min(axis=0), ijk.max(axis=0) + 1
+    corner[2], end[2] = 0, grid.shape[2]
+    data = np.zeros(end - corner, np.float32)
+    data[tuple((ijk - corner).T)] = values
+    affine = np.array(grid.affine, np.float64)
+    affine[:3, 3] = grid.world(corner.astype(float))
+    return Volume(data, affine)
+
+
+def _table(values: dict[str, FloatArray], level: NDArray[np.int64], pieces: NDArray[np.int64] | None, per: str) -> Columns:
+    found = np.flatnonzero(np.isfinite(values[schema.AREA]) | (0 if pieces is None else pieces > 0))
+    group = level[found] if per == schema.LEVEL else found + 1
+    grouped = group_slices({n: v[found] for n, v in values.items()}, group)
+    members = [found[group == n] for n in grouped.groups]
+    columns: dict[str, list[Any]] = {
+        "Slice (I->S)": [runs(m.tolist()) for m in members],
+        "VertLevel": [runs(sorted({int(level[k]) for k in m if level[k] > 0})) for m in members],
+    }
+    for name, title in TITLES.items():
+        if name in schema.SUMMED:
+            columns[f"SUM({title})"] = grouped.value[name].tolist() if name in values else [np.nan] * len(members)
+        else:
+            columns[f"MEAN({title})"], columns[f"STD({title})"] = grouped.value[name].tolist(), grouped.std[name].tolist()
+    columns["Slices"] = grouped.n[schema.AREA].tolist()
+    columns["Pieces"] = [""] * len(members) if pieces is None else [int(pieces[m].max()) for m in members]
+    return Columns(columns)
