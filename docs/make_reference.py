@@ -18,7 +18,16 @@ def config_page() -> str:
 
     def walk(model: type[Section], name: str) -> None:
         sections = []
-        lines.extend([f"## `{name}`" if name else "## Sections", "", (model.__doc__ or "").strip().splitlines()[0], "", "| key | default | meaning |", "|---|---|---|"])
+        lines.extend(
+            [
+                f"## `{name}`" if name else "## Sections",
+                "",
+                (model.__doc__ or "").strip().splitlines()[0],
+                "",
+                "| key | default | meaning |",
+                "|---|---|---|",
+            ]
+        )
         for key, info in model.model_fields.items():
             if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
                 sections.append((info.annotation, f"{name}.{key}" if name else key))
@@ -41,7 +50,8 @@ def store_page() -> str:
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",
         "attributes. NaN is missing; zero is a value. The ledger lies beside the store (`<store>.ledger/<row>/<stage>.json`).", "",
-        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, and with morphometry (`stages.shape.source`); `subjects/*` holds the typed columns of `participants.tsv`.",
+        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, and with morphometry (`stages.shape.source`);",
+        "`subjects/*` holds the typed columns of `participants.tsv`.",
         "",
         "| array | dims | chunk | dtype | unit | meaning |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
