@@ -187,7 +187,8 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
 
 
 def _explain(error: ValidationError, where: str) -> ConfigError | Exception:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key also leaves its own unset
     *parents, key = (str(p) for p in first["loc"])
     place = ": ".join([where, ".".join(parents)] if parents else [where])
     if first["type"] == "extra_forbidden":
