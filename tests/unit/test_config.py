@@ -42,7 +42,7 @@ def test_relative_paths_are_beside_the_file_and_urls_stay(tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["data: [", "- a\n- b\n", ""])
 def test_what_is_no_study_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "study.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="study.yaml"):
+    with pytest.raises(ConfigError, match=r"study\.yaml"):
         load_config(tmp_path / "study.yaml")
 
 
