@@ -41,6 +41,10 @@ STAGES = "stages"
 
 # --- spaces, estimators, companions -----------------------------------------------------------------------------------
 SPACE_TEMPLATE = "template"
+SPACE_NATIVE = "native"
+SPACES = (SPACE_TEMPLATE, SPACE_NATIVE)
+INTEGRAL = "integral"
+INTERPOLATE = "interpolate"
 WA = "wa"
 BIN = "bin"
 MEDIAN = "median"
@@ -238,23 +242,40 @@ def table_name(metric_name: str, estimator: str, companion: str | None = None) -
 
 
 def table_specs(metric_name: str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
-    """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``."""
+    """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
+
+    Least squares is not bounded by the data: where few voxels tell labels apart, ``ml`` and ``map`` may leave the range of the metric.
+    A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
+    """
     m = metric(metric_name)
     base = VariableSpec(
         f"{TABLES}/{space}/{table_name(metric_name, estimator)}", f"{m.long_name}, {estimator}", m.units,
-        (SUBJECT, LEVEL, REGION), valid_range=m.valid_range, chunks={SUBJECT: SUBJECT_BLOCK},
+        (SUBJECT, LEVEL, REGION), valid_range=None if estimator in (ML, MAP) else m.valid_range,
+        chunks={SUBJECT: SUBJECT_BLOCK if space == SPACE_TEMPLATE else 1},
     )  # fmt: skip
     if estimator not in ESTIMATORS:
         raise unknown_name("estimator", estimator, list(ESTIMATORS), where="estimator")
     units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
     ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
     return {VALUE: base} | {
-        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {COMPANIONS[c]}", units=units[c], valid_range=ranges[c])
+        c: replace(
+            base,
+            path=f"{base.path}_{c}",
+            long_name=f"{base.long_name}: {COMPANIONS[c].replace(SPACE_TEMPLATE, space)}",
+            units=units[c],
+            valid_range=ranges[c],
+        )
         for c in ESTIMATORS[estimator]
     }
 
 
 VALUE = "value"
+
+
+def native_stage(metric_name: str) -> str:
+    """Name of the stage that fills a metric's native tables."""
+    return f"{metric_name}_{SPACE_NATIVE}"
+
 
 # --- quality numbers --------------------------------------------------------------------------------------------------
 DICE = "dice"
@@ -285,6 +306,12 @@ METRIC_QC: Mapping[str, tuple[str, str]] = {
     CORD_MEDIAN: ("median over the cord mask", "percent"),
 }
 """Quality numbers of a metric: ``qc/<metric>_<key>``."""
+
+SPACE_DIFFERENCE = "space_difference"
+SPACE_QC: Mapping[str, tuple[str, str]] = {
+    SPACE_DIFFERENCE: ("median over cells of the absolute difference between native and template space, first estimator", "percent"),
+}
+"""Quality numbers of a metric's native tables: ``qc/<metric>_<key>``."""
 
 
 def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]]) -> dict[str, VariableSpec]:
@@ -341,8 +368,10 @@ FIXED: tuple[VariableSpec, ...] = (
 """Variables every store has, whatever its metrics."""
 
 
-def store_specs(*, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...]) -> dict[str, VariableSpec]:
-    """Return every variable of a store with these contrasts, metrics and estimators, by path (subject columns aside).
+def store_specs(
+    *, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], spaces: tuple[str, ...] = (SPACE_TEMPLATE,)
+) -> dict[str, VariableSpec]:
+    """Return every variable of a store with these contrasts, metrics, estimators and spaces, by path (subject columns aside).
 
     Examples
     --------
@@ -359,7 +388,10 @@ def store_specs(*, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimat
         for m in metrics:
             yield map_spec(m)
             yield from qc_specs(m, METRIC_QC).values()
-            for e in estimators:
-                yield from table_specs(m, e).values()
+            if SPACE_NATIVE in spaces:
+                yield from qc_specs(m, SPACE_QC).values()
+            for space in spaces:
+                for e in estimators:
+                    yield from table_specs(m, e, space).values()
 
     return {s.path: s for s in every()}

@@ -18,7 +18,16 @@ def config_page() -> str:
 
     def walk(model: type[Section], name: str) -> None:
         sections = []
-        lines.extend([f"## `{name}`" if name else "## Sections", "", (model.__doc__ or "").strip().splitlines()[0], "", "| key | default | meaning |", "|---|---|---|"])
+        lines.extend(
+            [
+                f"## `{name}`" if name else "## Sections",
+                "",
+                (model.__doc__ or "").strip().splitlines()[0],
+                "",
+                "| key | default | meaning |",
+                "|---|---|---|",
+            ]
+        )
         for key, info in model.model_fields.items():
             if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
                 sections.append((info.annotation, f"{name}.{key}" if name else key))
@@ -36,7 +45,7 @@ def config_page() -> str:
 
 def store_page() -> str:
     """Every array of a store."""
-    specs = schema.store_specs(contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP))
+    specs = schema.store_specs(contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP), spaces=schema.SPACES)
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",

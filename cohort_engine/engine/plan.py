@@ -165,8 +165,12 @@ def _layout(config: Config, template: Template, subjects: int, stages: int, colu
         schema.SUBJECT: subjects, schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels),
         schema.REGION: len(template.atlas.regions), schema.STAGE: stages,
     }  # fmt: skip
-    specs = schema.store_specs(contrasts=config.stages.fit.contrasts, metrics=config.stages.metrics, estimators=config.stages.reduce.estimators)
-    fixed = {spec.path: values.shape for spec, values in layout.fixed_arrays(template)} | {layout.STAGE_NAMES.path: (stages,)}
+    wanted = config.stages
+    specs = schema.store_specs(
+        contrasts=wanted.fit.contrasts, metrics=wanted.metrics, estimators=wanted.reduce.estimators, spaces=wanted.reduce.spaces
+    )
+    names = [pair for space in wanted.reduce.spaces for pair in layout.table_names(template, space)]
+    fixed = {spec.path: values.shape for spec, values in (*layout.fixed_arrays(template), *names)} | {layout.STAGE_NAMES.path: (stages,)}
     groups = {schema.SUBJECTS, schema.STAGES, schema.TABLES, *(path.rpartition("/")[0] for path in (*specs, *fixed))}
     size, objects = 0, 1 + len(groups) + 2 * len(fixed) + columns * (1 + math.ceil(subjects / layout.COLUMN_BLOCK)) + subjects * stages
     for spec in specs.values():

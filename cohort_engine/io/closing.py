@@ -65,7 +65,7 @@ def finalise(url: str, stages: Sequence[str] | None = None, *, allow_missing: bo
 
 def due_stages(root: zarr.Group) -> tuple[str, ...]:
     """Stages that write the template maps and metrics of the store's configuration, upstream first."""
-    return tuple(stage for path in layout.declared(root) if (stage := layout.stage_of(path)))
+    return tuple(dict.fromkeys(stage for path in layout.declared(root) if (stage := layout.stage_of(path))))
 
 
 def withdrawn(root: zarr.Group) -> NDArray[np.bool_]:

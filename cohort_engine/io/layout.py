@@ -93,7 +93,12 @@ def fixed_arrays(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
         f"{schema.ATLAS}/{schema.WEIGHT}": atlas.weights.data.astype(np.float32),
     }
     fixed = [(s, values[s.path]) for s in schema.FIXED if s.path in values]
-    return [*fixed, (LABELS, text(atlas.labels)), (level_spec(), text(template.levels)), (region_spec(), text(r.name for r in atlas.regions))]
+    return [*fixed, (LABELS, text(atlas.labels)), *table_names(template)]
+
+
+def table_names(template: Template, space: str = schema.SPACE_TEMPLATE) -> list[tuple[VariableSpec, NDArray[Any]]]:
+    """Return the names along the tables of a space."""
+    return [(level_spec(space), text(template.levels)), (region_spec(space), text(r.name for r in template.atlas.regions))]
 
 
 def group_attributes(template: Template) -> dict[str, dict[str, Any]]:
@@ -195,11 +200,13 @@ def is_text(array: zarr.Array[Any]) -> bool:
 def declared(root: zarr.Group) -> dict[str, VariableSpec]:
     """Every variable that the store's own configuration asks for, by path."""
     stages = json.loads(str(root.attrs[SCIENCE]))["stages"]
+    spaces = tuple(stages["reduce"].get("spaces", (schema.SPACE_TEMPLATE,)))
     specs = schema.store_specs(
-        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"])
-    )
+        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]),
+        spaces=spaces,
+    )  # fmt: skip
     identity = {s.path: s for s in (schema.subject_spec(c, "str") for c in (schema.PARTICIPANT, schema.SESSION))}
-    return identity | {s.path: s for s in (LABELS, level_spec(), region_spec())} | specs
+    return identity | {s.path: s for s in (LABELS, *(names(space) for space in spaces for names in (level_spec, region_spec)))} | specs
 
 
 def stage_of(path: str) -> str | None:
@@ -207,11 +214,13 @@ def stage_of(path: str) -> str | None:
 
     Examples
     --------
-    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("subjects/age")
-    ('fit_mt', 'mtr', None)
+    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("tables/native/mtr_map_se"), stage_of("subjects/age")
+    ('fit_mt', 'mtr', 'mtr_native', None)
     """
     group, _, name = path.rpartition("/")
-    return {schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name}.get(group)
+    native = f"{schema.TABLES}/{schema.SPACE_NATIVE}"
+    metric = next((m for m in schema.METRICS if name.startswith(f"{m}_")), None)
+    return {schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name, native: metric and schema.native_stage(metric)}.get(group)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

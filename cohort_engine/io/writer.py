@@ -151,8 +151,12 @@ def _lay_out(root: zarr.Group, template: Template, config: Config, total: int) -
         schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
     }  # fmt: skip
     stages = config.stages
-    specs = schema.store_specs(contrasts=stages.fit.contrasts, metrics=stages.metrics, estimators=stages.reduce.estimators)
+    reduce = stages.reduce
+    specs = schema.store_specs(contrasts=stages.fit.contrasts, metrics=stages.metrics, estimators=reduce.estimators, spaces=reduce.spaces)
     present = layout.arrays(root)
+    for spec, values in (pair for space in reduce.spaces for pair in layout.table_names(template, space)):
+        if spec.path not in present:
+            layout.create(root, spec, values.shape)[...] = values
     for path, spec in specs.items():
         if path not in present and set(spec.dims) <= set(sizes):
             layout.create(root, spec, tuple(sizes[d] for d in spec.dims))
