@@ -111,7 +111,7 @@ def level_tables(
     level : (voxel,) int
         Level number of each voxel.
     reach : (2, level, label) float
-        Weight of the label in the level that lies in the image, and all of it.
+        Weight of the label in each of `levels` that lies in the image, and all of it.
     levels : sequence of int
     regions, clusters : sequences of tuples of labels
     estimator : str

@@ -41,8 +41,10 @@ def test_the_store_holds_both_spaces(study: Path) -> None:
     store = str(study / "study.zarr")
     assert verify(store) == []
     there, native = (xr.open_zarr(store, group=f"tables/{space}", zarr_format=3, consolidated=False) for space in ("template", "native"))
-    assert there.mtr_map.dims == native.mtr_map.dims and there.region.equals(native.region)
-    assert native.mtr_map_n.attrs["units"] == "voxel" and float(native.mtr_map_n.sum()) < 0.2 * float(there.mtr_map_n.sum())
+    assert there.mtr_map.dims == native.mtr_map.dims
+    assert there.region.equals(native.region)
+    assert native.mtr_map_n.attrs["units"] == "voxel"
+    assert float(native.mtr_map_n.sum()) < 0.2 * float(there.mtr_map_n.sum())
     apart = cohort_engine.open_cohort(store)["mtr_space_difference"].to_numpy()
     median = np.nanmedian(np.abs(there.mtr_wa - native.mtr_wa), axis=(1, 2))
     assert apart == pytest.approx(median, rel=1e-4)
@@ -55,5 +57,7 @@ def test_native_values_come_near_the_raw_truth(study: Path) -> None:
     cells = found.merge(truth, on=["participant_id", "level", "region"]).dropna(subset=["value"])
     cells = cells[(cells.native_voxels >= 30) & cells.region.str.match("WM (left|right) ")]
     error = cells.value - cells.raw
-    assert len(error) > 20 and error.abs().mean() < 3 and abs(error.mean()) < 2
+    assert len(error) > 20
+    assert error.abs().mean() < 3
+    assert abs(error.mean()) < 2
     assert np.isfinite(cells.se).all()
