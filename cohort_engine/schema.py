@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,11 +40,11 @@ QC = "qc"
 STAGES = "stages"
 
 # --- spaces, estimators, companions -----------------------------------------------------------------------------------
-SPACE_TEMPLATE = "template"
-SPACE_NATIVE = "native"
+SPACE_TEMPLATE: Final = "template"
+SPACE_NATIVE: Final = "native"
 SPACES = (SPACE_TEMPLATE, SPACE_NATIVE)
-INTEGRAL = "integral"
-INTERPOLATE = "interpolate"
+INTEGRAL: Final = "integral"
+INTERPOLATE: Final = "interpolate"
 WA = "wa"
 BIN = "bin"
 MEDIAN = "median"
