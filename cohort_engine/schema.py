@@ -45,7 +45,7 @@ SPACE_NATIVE: Final = "native"
 SPACES = (SPACE_TEMPLATE, SPACE_NATIVE)
 INTEGRAL: Final = "integral"
 INTERPOLATE: Final = "interpolate"
-WA = "wa"
+WA: Final = "wa"
 BIN = "bin"
 MEDIAN = "median"
 ML = "ml"
@@ -70,7 +70,7 @@ ESTIMATORS: Mapping[str, tuple[str, ...]] = {
 
 # --- contrasts, roles of files ----------------------------------------------------------------------------------------
 T2W = "t2w"
-MT = "mt"
+MT: Final = "mt"
 MT_ON = "mt_on"
 MT_OFF = "mt_off"
 MASK = "mask"
