@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,8 +40,12 @@ QC = "qc"
 STAGES = "stages"
 
 # --- spaces, estimators, companions -----------------------------------------------------------------------------------
-SPACE_TEMPLATE = "template"
-WA = "wa"
+SPACE_TEMPLATE: Final = "template"
+SPACE_NATIVE: Final = "native"
+SPACES = (SPACE_TEMPLATE, SPACE_NATIVE)
+INTEGRAL: Final = "integral"
+INTERPOLATE: Final = "interpolate"
+WA: Final = "wa"
 BIN = "bin"
 MEDIAN = "median"
 ML = "ml"
@@ -66,7 +70,7 @@ ESTIMATORS: Mapping[str, tuple[str, ...]] = {
 
 # --- contrasts, roles of files ----------------------------------------------------------------------------------------
 T2W = "t2w"
-MT = "mt"
+MT: Final = "mt"
 MT_ON = "mt_on"
 MT_OFF = "mt_off"
 MASK = "mask"
@@ -238,18 +242,29 @@ def table_name(metric_name: str, estimator: str, companion: str | None = None) -
 
 
 def table_specs(metric_name: str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
-    """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``."""
+    """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
+
+    Least squares is not bounded by the data: where few voxels tell labels apart, ``ml`` and ``map`` may leave the range of the metric.
+    A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
+    """
     m = metric(metric_name)
     base = VariableSpec(
         f"{TABLES}/{space}/{table_name(metric_name, estimator)}", f"{m.long_name}, {estimator}", m.units,
-        (SUBJECT, LEVEL, REGION), valid_range=m.valid_range, chunks={SUBJECT: SUBJECT_BLOCK},
+        (SUBJECT, LEVEL, REGION), valid_range=None if estimator in (ML, MAP) else m.valid_range,
+        chunks={SUBJECT: SUBJECT_BLOCK if space == SPACE_TEMPLATE else 1},
     )  # fmt: skip
     if estimator not in ESTIMATORS:
         raise unknown_name("estimator", estimator, list(ESTIMATORS), where="estimator")
     units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
     ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
     return {VALUE: base} | {
-        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {COMPANIONS[c]}", units=units[c], valid_range=ranges[c])
+        c: replace(
+            base,
+            path=f"{base.path}_{c}",
+            long_name=f"{base.long_name}: {COMPANIONS[c].replace(SPACE_TEMPLATE, space)}",
+            units=units[c],
+            valid_range=ranges[c],
+        )
         for c in ESTIMATORS[estimator]
     }
 
@@ -347,6 +362,11 @@ def shape_specs() -> dict[str, VariableSpec]:
     return {s.path: s for s in every()}
 
 
+def native_stage(metric_name: str) -> str:
+    """Name of the stage that fills a metric's native tables."""
+    return f"{metric_name}_{SPACE_NATIVE}"
+
+
 # --- quality numbers --------------------------------------------------------------------------------------------------
 DICE = "dice"
 DICE_GEOMETRY = "dice_geometry"
@@ -376,6 +396,12 @@ METRIC_QC: Mapping[str, tuple[str, str]] = {
     CORD_MEDIAN: ("median over the cord mask", "percent"),
 }
 """Quality numbers of a metric: ``qc/<metric>_<key>``."""
+
+SPACE_DIFFERENCE = "space_difference"
+SPACE_QC: Mapping[str, tuple[str, str]] = {
+    SPACE_DIFFERENCE: ("median over cells of the absolute difference between native and template space, first estimator", "percent"),
+}
+"""Quality numbers of a metric's native tables: ``qc/<metric>_<key>``."""
 
 
 def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]]) -> dict[str, VariableSpec]:
@@ -432,8 +458,13 @@ FIXED: tuple[VariableSpec, ...] = (
 """Variables every store has, whatever its metrics."""
 
 
-def store_specs(*, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], shape: bool = False) -> dict[str, VariableSpec]:
-    """Return every variable of a store with these contrasts, metrics and estimators, with morphometry or without, by path (subject columns aside).
+def store_specs(
+    *, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], spaces: tuple[str, ...] = (SPACE_TEMPLATE,),
+    shape: bool = False,
+) -> dict[str, VariableSpec]:  # fmt: skip
+    """Return every variable of a store with these contrasts, metrics, estimators and spaces, by path (subject columns aside).
+
+    `shape` adds morphometry.
 
     Examples
     --------
@@ -450,8 +481,11 @@ def store_specs(*, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimat
         for m in metrics:
             yield map_spec(m)
             yield from qc_specs(m, METRIC_QC).values()
-            for e in estimators:
-                yield from table_specs(m, e).values()
+            if SPACE_NATIVE in spaces:
+                yield from qc_specs(m, SPACE_QC).values()
+            for space in spaces:
+                for e in estimators:
+                    yield from table_specs(m, e, space).values()
         if shape:
             yield from shape_specs().values()
 

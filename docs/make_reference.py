@@ -45,7 +45,9 @@ def config_page() -> str:
 
 def store_page() -> str:
     """Every array of a store."""
-    specs = schema.store_specs(contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP), shape=True)
+    specs = schema.store_specs(
+        contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP), spaces=schema.SPACES, shape=True
+    )
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",

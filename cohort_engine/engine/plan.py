@@ -166,7 +166,8 @@ def _layout(config: Config, template: Template, subjects: int, stages: int, colu
         schema.REGION: len(template.atlas.regions), schema.STAGE: stages, schema.Z: len(template.z),
     }  # fmt: skip
     specs = layout.specs_of(config.science())
-    fixed = {spec.path: values.shape for spec, values in layout.fixed_arrays(template)} | {layout.STAGE_NAMES.path: (stages,)}
+    names = [pair for space in config.stages.reduce.spaces for pair in layout.table_names(template, space)]
+    fixed = {spec.path: values.shape for spec, values in (*layout.fixed_arrays(template), *names)} | {layout.STAGE_NAMES.path: (stages,)}
     groups = {schema.SUBJECTS, schema.STAGES, schema.TABLES, *(path.rpartition("/")[0] for path in (*specs, *fixed))}
     size, objects = 0, 1 + len(groups) + 2 * len(fixed) + columns * (1 + math.ceil(subjects / layout.COLUMN_BLOCK)) + subjects * stages
     for spec in specs.values():

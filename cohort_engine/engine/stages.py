@@ -80,6 +80,8 @@ class Stage:
         What a worker must offer (``{"gpu": 1}``); empty for any worker.
     memory : float
         Working memory beyond the worker's own, MiB: what the plan checks.
+    image : callable of `StageInput` to (`Volume`, quality numbers), optional
+        The metric in the image's own space, of a stage that samples one: its native tables are made from it.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: float = 512.0
+    image: Callable[[StageInput], tuple[Volume, Mapping[str, float]]] | None = None
 
     def select(self, files: Mapping[str, str]) -> dict[str, str]:
         """Pick the files this stage uses out of all a subject has.
@@ -182,15 +185,18 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     for name in wanted:
         if name not in registry:
             raise unknown_name("stage", name, list(registry), where="stages.metrics")
-    for name in wanted:
-        for upstream in registry[name].needs:
-            if upstream not in wanted:
+    chosen = {name: registry[name] for name in wanted}
+    if schema.SPACE_NATIVE in config.stages.reduce.spaces:
+        chosen |= {s.name: s for s in (native_stage(registry[m], config) for m in config.stages.metrics)}
+    for name, stage in chosen.items():
+        for upstream in stage.needs:
+            if upstream not in chosen:
                 raise ConfigError(
                     expected=f"stage {upstream}, which {name} needs", found=f"{list(config.stages.fit.contrasts)}", where="stages.fit.contrasts",
                     remedy=f"Add {upstream.removeprefix('fit_')} to stages.fit.contrasts.",
                 )  # fmt: skip
-    order = TopologicalSorter({name: registry[name].needs for name in dict.fromkeys(wanted)}).static_order()
-    return tuple(registry[name] for name in order)
+    order = TopologicalSorter({name: stage.needs for name, stage in chosen.items()}).static_order()
+    return tuple(chosen[name] for name in order)
 
 
 def _load_entry_points() -> None:
@@ -287,6 +293,14 @@ SYN_PAD = 3
 def run_mtr(inputs: StageInput) -> dict[str, Array]:
     """Sample the magnetization transfer ratio at the template map: ``maps/mtr`` (voxel,) percent and its quality numbers."""
     from cohort_engine.mapping.template_map import sample
+
+    image, quality = mtr_image(inputs)
+    values = sample(image.data, image.affine, inputs.load(schema.fit_spec(schema.MT).path))
+    return {schema.map_spec(schema.MTR).path: values.astype(np.float32)} | _quality(schema.MTR, schema.METRIC_QC, quality)
+
+
+def mtr_image(inputs: StageInput) -> tuple[Volume, dict[str, float]]:
+    """Magnetization transfer ratio (percent) on the grid of the MT-on image, NaN where it cannot be known, and its quality numbers."""
     from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
 
     on, off, cord = (inputs.volume(r) for r in (schema.MT_ON, schema.MT_OFF, MT_MASK))
@@ -306,8 +320,7 @@ def run_mtr(inputs: StageInput) -> dict[str, Array]:
         schema.SHIFT: shift, schema.FLAGGED: float(np.mean(flagged[mask])), schema.NEGATIVE: float(np.mean(ratio[mask] < 0)),
         schema.CORD_MEDIAN: float(np.nanmedian(ratio[mask])),
     }  # fmt: skip
-    values = sample(ratio, on.affine, inputs.load(schema.fit_spec(schema.MT).path))
-    return {schema.map_spec(schema.MTR).path: values.astype(np.float32)} | _quality(schema.MTR, schema.METRIC_QC, quality)
+    return Volume(ratio, on.affine), quality
 
 
 def coregister_off(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1) -> tuple[Array, float]:
@@ -360,6 +373,68 @@ def mtr_params(config: Config) -> dict[str, Any]:
     return config.stages.mtr.model_dump(mode="json") | {"seed": config.stages.fit.seed}
 
 
+# --- native space ----------------------------------------------------------------------------------------------------
+def run_native(inputs: StageInput, *, metric: str, image: Callable[[StageInput], tuple[Volume, Mapping[str, float]]]) -> dict[str, Array]:
+    """Reduce a metric in the image itself, over the atlas brought there by the template map: ``tables/native/<metric>_*`` (level, region).
+
+    The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
+    """
+    from cohort_engine.mapping.native import native_atlas
+    from cohort_engine.reduce.estimators import estimator as find_estimator
+    from cohort_engine.reduce.native import level_tables
+    from cohort_engine.reduce.operator import template_operator
+
+    template, estimators, least = inputs.template, inputs.params["estimators"], inputs.params["min_coverage"]
+    volume = image(inputs)[0]
+    positions = inputs.load(schema.fit_spec(schema.metric(metric).contrast).path)
+    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how=inputs.params["native"])
+    values = volume.data.reshape(-1)[atlas.voxel].astype(np.float64)
+    out: dict[str, Array] = {}
+    levels = [schema.level_number(name) for name in template.levels]
+    for name in estimators:
+        cells = level_tables(
+            values, atlas.weights, atlas.level, atlas.reach, levels, [r.members for r in template.atlas.regions],
+            tuple(template.atlas.clusters.values()), estimator=name, min_coverage=least,
+        )  # fmt: skip
+        out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
+    packed = inputs.load(schema.map_spec(metric).path)
+    there = find_estimator(estimators[0]).estimate(template_operator(template), packed[None], min_coverage=least)[schema.VALUE][0]
+    apart = np.abs(there - out[schema.table_specs(metric, estimators[0], schema.SPACE_NATIVE)[schema.VALUE].path])
+    apart = apart[np.isfinite(apart)]
+    return out | _quality(metric, schema.SPACE_QC, {schema.SPACE_DIFFERENCE: float(np.median(apart)) if len(apart) else np.nan})
+
+
+def native_stage(stage: Stage, config: Config) -> Stage:
+    """Return the stage that fills the native tables of a metric, given the metric's own stage and the estimators that are asked for.
+
+    Raises
+    ------
+    ConfigError
+        The metric's stage has no image in native space.
+    """
+    metric, reduce = stage.name, config.stages.reduce
+    if stage.image is None:
+        raise ConfigError(
+            expected=f"a metric that has an image of its own for {schema.SPACE_NATIVE} tables", found=metric, where="stages.reduce.spaces",
+            remedy=f"Leave {schema.SPACE_NATIVE} out, or give the stage an `image`.",
+        )  # fmt: skip
+    tables = [spec.path for e in reduce.estimators for spec in schema.table_specs(metric, e, schema.SPACE_NATIVE).values()]
+    own = {"estimators": list(reduce.estimators), "min_coverage": reduce.min_coverage, "native": reduce.native}
+    return Stage(
+        name=schema.native_stage(metric), version=f"{stage.version}.1", run=partial(run_native, metric=metric, image=stage.image),
+        params=partial(_native_params, stage.params, own), roles=stage.roles, alternatives=stage.alternatives, needs=(*stage.needs, stage.name),
+        writes=(*tables, *(s.path for s in schema.qc_specs(metric, schema.SPACE_QC).values())), resources=stage.resources, memory=NATIVE_MEMORY,
+    )  # fmt: skip
+
+
+def _native_params(of_metric: Callable[[Config], Mapping[str, Any]], own: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    return {**of_metric(config), **own}
+
+
+NATIVE_MEMORY = 600.0
+"""Shares of the template's voxels in the image's, and the reduction's operator, MiB."""
+
+
 def _grid(volume: Volume) -> str:
     shape, spacing = volume.grid.shape, volume.grid.spacing
     return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{s:.3g}' for s in spacing)} mm"
@@ -377,5 +452,6 @@ register(
     Stage(
         name=schema.MTR, version="1", run=run_mtr, params=mtr_params, roles=(schema.MT_ON, schema.MT_OFF, MT_MASK), needs=(fit_name(schema.MT),),
         writes=(schema.map_spec(schema.MTR).path, *(s.path for s in schema.qc_specs(schema.MTR, schema.METRIC_QC).values())), memory=250.0,
+        image=mtr_image,
     )
 )  # fmt: skip

@@ -93,7 +93,12 @@ def fixed_arrays(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
         f"{schema.ATLAS}/{schema.WEIGHT}": atlas.weights.data.astype(np.float32),
     }
     fixed = [(s, values[s.path]) for s in schema.FIXED if s.path in values]
-    return [*fixed, (LABELS, text(atlas.labels)), (level_spec(), text(template.levels)), (region_spec(), text(r.name for r in atlas.regions))]
+    return [*fixed, (LABELS, text(atlas.labels)), *table_names(template)]
+
+
+def table_names(template: Template, space: str = schema.SPACE_TEMPLATE) -> list[tuple[VariableSpec, NDArray[Any]]]:
+    """Return the names along the tables of a space."""
+    return [(level_spec(space), text(template.levels)), (region_spec(space), text(r.name for r in template.atlas.regions))]
 
 
 def group_attributes(template: Template) -> dict[str, dict[str, Any]]:
@@ -197,9 +202,15 @@ def specs_of(science: Mapping[str, Any]) -> dict[str, VariableSpec]:
     stages = science["stages"]
     shape = stages.get("shape", {}).get("source") is not None  # stores older than the key have none
     specs = schema.store_specs(
-        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]), shape=shape
-    )
+        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]),
+        spaces=spaces_of(science), shape=shape,
+    )  # fmt: skip
     return specs | ({level_spec(schema.SHAPE).path: level_spec(schema.SHAPE)} if shape else {})
+
+
+def spaces_of(science: Mapping[str, Any]) -> tuple[str, ...]:
+    """Spaces that ``config.science()`` asks tables for."""
+    return tuple(science["stages"]["reduce"].get("spaces", (schema.SPACE_TEMPLATE,)))  # stores older than the key have none
 
 
 def template_axes(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
@@ -210,9 +221,10 @@ def template_axes(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]
 
 def declared(root: zarr.Group) -> dict[str, VariableSpec]:
     """Every variable that the store's own configuration asks for, by path."""
-    specs = specs_of(json.loads(str(root.attrs[SCIENCE])))
+    science = json.loads(str(root.attrs[SCIENCE]))
+    specs, spaces = specs_of(science), spaces_of(science)
     identity = {s.path: s for s in (schema.subject_spec(c, "str") for c in (schema.PARTICIPANT, schema.SESSION))}
-    return identity | {s.path: s for s in (LABELS, level_spec(), region_spec())} | specs
+    return identity | {s.path: s for s in (LABELS, *(names(space) for space in spaces for names in (level_spec, region_spec)))} | specs
 
 
 def stage_of(path: str) -> str | None:
@@ -220,12 +232,17 @@ def stage_of(path: str) -> str | None:
 
     Examples
     --------
-    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("profiles/area"), stage_of("subjects/age")
-    ('fit_mt', 'mtr', 'shape', None)
+    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("profiles/area"), stage_of("tables/native/mtr_map_se"), stage_of("subjects/age")
+    ('fit_mt', 'mtr', 'shape', 'mtr_native', None)
     """
     group, _, name = path.rpartition("/")
-    axis = {s.path for s in schema.Z_AXIS}
-    return None if path in axis else {schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name, schema.PROFILES: schema.SHAPE}.get(group)
+    if path in {s.path for s in schema.Z_AXIS}:
+        return None
+    native = f"{schema.TABLES}/{schema.SPACE_NATIVE}"
+    metric = next((m for m in schema.METRICS if name.startswith(f"{m}_")), None)
+    return {
+        schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name, schema.PROFILES: schema.SHAPE, native: metric and schema.native_stage(metric),
+    }.get(group)  # fmt: skip
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

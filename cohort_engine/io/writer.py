@@ -152,6 +152,9 @@ def _lay_out(root: zarr.Group, template: Template, config: Config, total: int) -
     }  # fmt: skip
     specs = layout.specs_of(config.science())
     present = layout.arrays(root)
+    for spec, values in (pair for space in config.stages.reduce.spaces for pair in layout.table_names(template, space)):
+        if spec.path not in present:
+            layout.create(root, spec, values.shape)[...] = values
     for path, spec in specs.items():
         if path not in present and set(spec.dims) <= set(sizes):
             layout.create(root, spec, tuple(sizes[d] for d in spec.dims))

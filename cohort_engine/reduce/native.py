@@ -5,7 +5,7 @@ Each function takes values (voxel,) and weights (label, voxel) of one group, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -95,6 +95,47 @@ def reduce_group(values: FloatArray, weights: FloatArray, regions: Members, clus
     empty = n <= 0
     value, std, spread, se = (np.where(empty, np.nan, a) for a in (value, std, spread, se))
     return Cells(value, std, spread, se, size, n)
+
+
+def level_tables(
+    values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], regions: Members,
+    clusters: Members, *, estimator: str, min_coverage: float,
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Reduce one image to (level, region) cells: the row of a subject in the native tables.
+
+    Parameters
+    ----------
+    values : (voxel,) float
+        NaN where the metric has no value.
+    weights : (label, voxel) float, 0 to 1
+    level : (voxel,) int
+        Level number of each voxel.
+    reach : (2, level, label) float
+        Weight of the label in each of `levels` that lies in the image, and all of it.
+    levels : sequence of int
+    regions, clusters : sequences of tuples of labels
+    estimator : str
+    min_coverage : float
+        A cell with less of its region in the data is NaN.
+
+    Returns
+    -------
+    dict of (level, region) float32 arrays
+        ``value`` and the companions of `schema.ESTIMATORS`. Coverage is the share that lies in the image times the share of it that has a value.
+    """
+    keys = (schema.VALUE, *schema.ESTIMATORS[estimator])
+    out = {key: np.full((len(levels), len(regions)), np.nan) for key in keys}
+    for i, number in enumerate(levels):
+        some = level == number
+        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator)
+        seen, whole = np.array([reach[:, i, list(members)].sum(axis=1) for members in regions]).T
+        coverage = cells.coverage * np.divide(seen, whole, out=np.zeros(len(regions)), where=whole > 0)
+        low = (coverage < min_coverage) | (coverage <= 0)
+        kept = {schema.N: cells.n, schema.COVERAGE: coverage}
+        rest = {schema.VALUE: cells.value, schema.STD: cells.std, schema.SE: cells.se}
+        for key in keys:
+            out[key][i] = kept[key] if key in kept else np.where(low, np.nan, rest[key])
+    return {key: array.astype(np.float32) for key, array in out.items()}
 
 
 def _weighted(y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:

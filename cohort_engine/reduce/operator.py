@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from scipy import sparse
 from cohort_engine import schema
 from cohort_engine.errors import AlignmentError, UnknownNameError, unknown_name
 from cohort_engine.template.atlas import Atlas, Region
+from cohort_engine.template.base import Template
 
 if TYPE_CHECKING:
     from cohort_engine.reduce.mixture import Mixture
@@ -287,6 +288,12 @@ def _membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> sparse.c
     rows = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     columns = np.searchsorted(items, [m for g in groups for m in g])
     return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(groups), len(items)))
+
+
+@lru_cache(maxsize=2)
+def template_operator(template: Template) -> Operator:
+    """Build the operator of a template's own levels and regions, once per process."""
+    return Operator.build(template.atlas, template.packing.level, [LevelRange.parse(n) for n in template.levels], template.atlas.regions)
 
 
 def weighted_average(operator: Operator, values: FloatArray, *, min_coverage: float = 0.75) -> dict[str, NDArray[np.float32]]:

@@ -1,0 +1,63 @@
+"""Native tables of a simulated study: both spaces are in the store, and both come near the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import cohort_engine
+from cohort_engine.config import parse_config
+from cohort_engine.engine.build import build
+from cohort_engine.io.closing import verify
+from cohort_engine.phantom.study import simulate
+from cohort_engine.template import load_template
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("native")
+    simulate(root / "bids", template=load_template("parametric"), patients=1, controls=1, seed=3)
+    config = parse_config(
+        {
+            "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")},
+            "template": {"name": "parametric"},
+            "compute": {"cluster": "synchronous"},
+            "stages": {"reduce": {"spaces": ["template", "native"], "estimators": ["wa", "ml", "map"]}},
+        }
+    )
+    report = build(config)
+    assert report.exit_code == 0, report.failures.to_string()
+    assert list(report.counts) == ["fit_mt", "mtr", "mtr_native"]
+    again = build(config)
+    assert all(c["cached"] == 2 for c in again.counts.values())
+    return root
+
+
+def test_the_store_holds_both_spaces(study: Path) -> None:
+    store = str(study / "study.zarr")
+    assert verify(store) == []
+    there, native = (xr.open_zarr(store, group=f"tables/{space}", zarr_format=3, consolidated=False) for space in ("template", "native"))
+    assert there.mtr_map.dims == native.mtr_map.dims
+    assert there.region.equals(native.region)
+    assert native.mtr_map_n.attrs["units"] == "voxel"
+    assert float(native.mtr_map_n.sum()) < 0.2 * float(there.mtr_map_n.sum())
+    apart = cohort_engine.open_cohort(store)["mtr_space_difference"].to_numpy()
+    median = np.nanmedian(np.abs(there.mtr_wa - native.mtr_wa), axis=(1, 2))
+    assert apart == pytest.approx(median, rel=1e-4)
+    assert (apart < 2).all()
+
+
+def test_native_values_come_near_the_raw_truth(study: Path) -> None:
+    truth = pd.read_csv(study / "bids/derivatives/truth/truth.tsv", sep="\t")
+    found = cohort_engine.open_cohort(str(study / "study.zarr"), space="native").cohort.frame("mtr", estimator="map")
+    cells = found.merge(truth, on=["participant_id", "level", "region"]).dropna(subset=["value"])
+    cells = cells[(cells.native_voxels >= 15) & cells.region.str.match("WM (left|right) ")]
+    error = cells.value - cells.raw
+    assert len(error) > 20
+    assert error.abs().mean() < 3
+    assert abs(error.mean()) < 2
+    assert np.isfinite(cells.se).all()
