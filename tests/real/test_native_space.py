@@ -69,7 +69,7 @@ def slices(text: str) -> list[int]:
 
 @pytest.mark.parametrize(("how", "mean", "largest"), [("integral", 1.1, 4.5), ("interpolate", 0.75, 4.5)])
 def test_map_against_published_values(anat: Path, template, image: Volume, positions, how, mean, largest) -> None:
-    """Hold what was reached: interpolated at voxel centres as SCT does 0.67 points (bias -0.39), as an integral over thick voxels 1.01 (bias +0.87)."""
+    """Hold what was reached: at voxel centres, as SCT does, 0.67 points (bias -0.39); integrated over voxels 1.01 (bias +0.87)."""
     atlas = native_atlas(positions, template, image.affine, image.data.shape, how=how)
     regions = {r.name.lower(): r for r in template.atlas.regions}
     values = image.data.reshape(-1)[atlas.voxel].astype(float)
