@@ -64,6 +64,12 @@ class TemplateMap:
         packed: NDArray[np.float32] = self.block[i, j, k]
         return packed
 
+    def slab(self) -> tuple[FloatArray, int]:
+        """Positions in the slices that the map covers, and the block index of the first of them."""
+        covered = np.flatnonzero(np.isfinite(self.block[0, 0, :, 0]))
+        first, last = int(covered[0]), int(covered[-1]) + 1
+        return self.block[:, :, first:last].astype(float), first
+
 
 def fit_template_map(
     cord: NDArray[Any], affine: FloatArray, levels: LevelAxis, template: Template, *, deformable: bool = True, seed: int = 1,
@@ -270,10 +276,9 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
 
     grid = _grid(shape, affine)
     out = np.full((*shape, 3), np.nan, np.float32)
-    present = np.flatnonzero(np.isfinite(fitted.block[0, 0, :, 0]))
-    first, last = int(present[0]), int(present[-1]) + 1
-    block = fitted.block[:, :, first:last].astype(float)
-    low, high = (np.clip(np.round(f(grid.voxel(block).reshape(-1, 3))), 0, np.asarray(shape) - 1).astype(int) for f in (_least, _most))
+    block, first = fitted.slab()
+    voxel = np.clip(np.rint(grid.voxel(block).reshape(-1, 3)), 0, np.asarray(shape) - 1).astype(int)
+    low, high = voxel.min(axis=0), voxel.max(axis=0)
     ijk = np.stack(np.meshgrid(*(np.arange(a, b + 1) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1).reshape(-1, 3)
     wanted = grid.world(ijk.astype(float))
     every = tuple(slice(None, None, n) for n in (4, 4, 2))
@@ -287,14 +292,6 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     positions = template.block_grid.world(at + np.array([0, 0, first]))
     out[tuple(ijk[kept].T)] = positions[kept]
     return out
-
-
-def _least(a: FloatArray) -> FloatArray:
-    return np.asarray(a.min(axis=0))
-
-
-def _most(a: FloatArray) -> FloatArray:
-    return np.asarray(a.max(axis=0))
 
 
 def _at(values: FloatArray, index: FloatArray) -> FloatArray:
@@ -325,9 +322,8 @@ def native_fractions(fitted: TemplateMap, template: Template, affine: FloatArray
     Each template voxel is cut into parts at most half a native voxel apart; each part counts with its native volume.
     """
     grid = _grid(shape, affine)
-    present = np.flatnonzero(np.isfinite(fitted.block[0, 0, :, 0]))
-    first, last = int(present[0]), int(present[-1]) + 1
-    block = grid.voxel(fitted.block[:, :, first:last].astype(float))
+    slab, first = fitted.slab()
+    block = grid.voxel(slab)
     step = np.array([np.percentile(np.abs(np.diff(block, axis=i)).max(axis=-1), 95) for i in range(3)])
     parts = np.maximum(1, np.ceil(step / 0.5)).astype(int)
     volume = np.abs(np.linalg.det(np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1))).ravel()
