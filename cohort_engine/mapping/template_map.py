@@ -27,9 +27,9 @@ from cohort_engine.template.packing import FloatArray, Grid
 REACH = 16.0
 """Half-width (mm) of the window in which the native cord is looked at."""
 RAMP = 4.0
-"""Width (mm) of the ramp over the contour that SyN sees. A narrow ramp follows the pixels of the mask, which hold more cord than their neighbours
-outside: on simulated 0.9 x 0.9 x 5 mm masks the MTR of tracts came out 0.57 points too high with 1 mm, 0.35 with 3 and 0.09 with 4. The price is a
-position error of 0.30 instead of 0.27 mm (median)."""
+"""Width (mm) of the ramp over the contour that SyN sees. On simulated 0.9 x 0.9 x 5 mm masks the MTR of tracts came out 0.57, 0.85, 0.35 and
+0.09 points too high with 1, 2, 3 and 4 mm (``tests/benchmarks/test_ramp.py``), likely because a narrow ramp follows the pixels of the mask, which
+hold more cord than their neighbours outside. The price is a position error of 0.30 instead of 0.27 mm (median)."""
 MARGIN = 4.0
 """Room (mm) around both cords that SyN sees."""
 ITERATIONS = (10, 6)
