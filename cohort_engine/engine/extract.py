@@ -152,11 +152,11 @@ def _table(
     values = image.data.reshape(-1)[atlas.voxel].astype(np.float64)
     members = [r.members for r in regions]
     clusters = tuple(atlas.naming.clusters.values())
-    slices = atlas.slices
+    places = np.stack(np.unravel_index(atlas.voxel, image.data.shape), axis=-1)
     cells = []
     for group in groups:
-        some = np.isin(slices, group.slices)
-        cells.append(reduce_group(values[some], atlas.weights[:, some], members, clusters, estimator=estimator))
+        some = np.isin(places[:, 2], group.slices)
+        cells.append(reduce_group(values[some], atlas.weights[:, some], members, clusters, estimator=estimator, places=places[some]))
 
     def column(of: str) -> list[float]:
         stacked: NDArray[np.float64] = np.stack([getattr(c, of) for c in cells], axis=1)

@@ -56,6 +56,24 @@ class StageInput:
         return read_volume(self.files[role], what=schema.ROLES[role])
 
 
+@dataclass(frozen=True, eq=False)
+class MetricImage:
+    """A metric on the grid of an image.
+
+    Attributes
+    ----------
+    volume : Volume
+        NaN where the metric cannot be known.
+    quality : mapping of str to float
+    signal : (x, y, z) array, optional
+        Of a ratio, what it is divided by: a voxel mixes signals, not ratios.
+    """
+
+    volume: Volume
+    quality: Mapping[str, float]
+    signal: Array | None = None
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a subject.
@@ -80,7 +98,7 @@ class Stage:
         What a worker must offer (``{"gpu": 1}``); empty for any worker.
     memory : float
         Working memory beyond the worker's own, MiB: what the plan checks.
-    image : callable of `StageInput` to (`Volume`, quality numbers), optional
+    image : callable of `StageInput` to `MetricImage`, optional
         The metric in the image's own space, of a stage that samples one: its native tables are made from it.
     """
 
@@ -94,7 +112,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: float = 512.0
-    image: Callable[[StageInput], tuple[Volume, Mapping[str, float]]] | None = None
+    image: Callable[[StageInput], MetricImage] | None = None
 
     def select(self, files: Mapping[str, str]) -> dict[str, str]:
         """Pick the files this stage uses out of all a subject has.
@@ -294,13 +312,13 @@ def run_mtr(inputs: StageInput) -> dict[str, Array]:
     """Sample the magnetization transfer ratio at the template map: ``maps/mtr`` (voxel,) percent and its quality numbers."""
     from cohort_engine.mapping.template_map import sample
 
-    image, quality = mtr_image(inputs)
-    values = sample(image.data, image.affine, inputs.load(schema.fit_spec(schema.MT).path))
-    return {schema.map_spec(schema.MTR).path: values.astype(np.float32)} | _quality(schema.MTR, schema.METRIC_QC, quality)
+    image = mtr_image(inputs)
+    values = sample(image.volume.data, image.volume.affine, inputs.load(schema.fit_spec(schema.MT).path))
+    return {schema.map_spec(schema.MTR).path: values.astype(np.float32)} | _quality(schema.MTR, schema.METRIC_QC, image.quality)
 
 
-def mtr_image(inputs: StageInput) -> tuple[Volume, dict[str, float]]:
-    """Magnetization transfer ratio (percent) on the grid of the MT-on image, NaN where it cannot be known, and its quality numbers."""
+def mtr_image(inputs: StageInput) -> MetricImage:
+    """Magnetization transfer ratio (percent) on the grid of the MT-on image; its signal is MT-off there."""
     from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
 
     on, off, cord = (inputs.volume(r) for r in (schema.MT_ON, schema.MT_OFF, MT_MASK))
@@ -320,7 +338,7 @@ def mtr_image(inputs: StageInput) -> tuple[Volume, dict[str, float]]:
         schema.SHIFT: shift, schema.FLAGGED: float(np.mean(flagged[mask])), schema.NEGATIVE: float(np.mean(ratio[mask] < 0)),
         schema.CORD_MEDIAN: float(np.nanmedian(ratio[mask])),
     }  # fmt: skip
-    return Volume(ratio, on.affine), quality
+    return MetricImage(Volume(ratio, on.affine), quality, moved)
 
 
 def coregister_off(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1) -> tuple[Array, float]:
@@ -374,27 +392,33 @@ def mtr_params(config: Config) -> dict[str, Any]:
 
 
 # --- native space ----------------------------------------------------------------------------------------------------
-def run_native(inputs: StageInput, *, metric: str, image: Callable[[StageInput], tuple[Volume, Mapping[str, float]]]) -> dict[str, Array]:
+def run_native(inputs: StageInput, *, metric: str, image: Callable[[StageInput], MetricImage]) -> dict[str, Array]:
     """Reduce a metric in the image itself, over the atlas brought there by the template map: ``tables/native/<metric>_*`` (level, region).
 
+    With integrated weights, those of a ratio are shares of the voxel's signal (`reduce.native.signal_weights`).
     The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
     """
     from cohort_engine.mapping.native import native_atlas
     from cohort_engine.reduce.estimators import estimator as find_estimator
-    from cohort_engine.reduce.native import level_tables
+    from cohort_engine.reduce.native import level_tables, signal_weights
     from cohort_engine.reduce.operator import template_operator
 
     template, estimators, least = inputs.template, inputs.params["estimators"], inputs.params["min_coverage"]
-    volume = image(inputs)[0]
+    found, clusters = image(inputs), tuple(template.atlas.clusters.values())
+    volume, how = found.volume, inputs.params["native"]
     positions = inputs.load(schema.fit_spec(schema.metric(metric).contrast).path)
-    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how=inputs.params["native"])
+    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how=how)
     values = volume.data.reshape(-1)[atlas.voxel].astype(np.float64)
+    places = np.stack(np.unravel_index(atlas.voxel, volume.data.shape), axis=-1)
+    weights = atlas.weights
+    if found.signal is not None and how == schema.INTEGRAL:
+        weights = signal_weights(weights, found.signal.reshape(-1)[atlas.voxel].astype(np.float64), places[:, 2], clusters)
     out: dict[str, Array] = {}
     levels = [schema.level_number(name) for name in template.levels]
     for name in estimators:
         cells = level_tables(
-            values, atlas.weights, atlas.level, atlas.reach, levels, [r.members for r in template.atlas.regions],
-            tuple(template.atlas.clusters.values()), estimator=name, min_coverage=least,
+            values, weights, atlas.level, atlas.reach, levels, [r.members for r in template.atlas.regions], clusters, estimator=name,
+            min_coverage=least, places=places,
         )  # fmt: skip
         out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
     packed = inputs.load(schema.map_spec(metric).path)
@@ -421,7 +445,7 @@ def native_stage(stage: Stage, config: Config) -> Stage:
     tables = [spec.path for e in reduce.estimators for spec in schema.table_specs(metric, e, schema.SPACE_NATIVE).values()]
     own = {"estimators": list(reduce.estimators), "min_coverage": reduce.min_coverage, "native": reduce.native}
     return Stage(
-        name=schema.native_stage(metric), version=f"{stage.version}.1", run=partial(run_native, metric=metric, image=stage.image),
+        name=schema.native_stage(metric), version=f"{stage.version}.2", run=partial(run_native, metric=metric, image=stage.image),
         params=partial(_native_params, stage.params, own), roles=stage.roles, alternatives=stage.alternatives, needs=(*stage.needs, stage.name),
         writes=(*tables, *(s.path for s in schema.qc_specs(metric, schema.SPACE_QC).values())), resources=stage.resources, memory=NATIVE_MEMORY,
     )  # fmt: skip

@@ -319,26 +319,38 @@ def native_fractions(fitted: TemplateMap, template: Template, affine: FloatArray
 
     Notes
     -----
-    Each template voxel is cut into parts at most half a native voxel apart; each part counts with its native volume.
+    The template between its voxel centres is what linear interpolation makes of it, here as everywhere else: a voxel reaches to its neighbours'
+    centres with a weight that falls to zero there. Each is cut into parts at most a third of a native voxel apart, which count with their native volume.
+    Taking the voxels as boxes instead narrows the edge of the cord: simulated tracts came out 0.6 points of MTR too low.
     """
     grid = _grid(shape, affine)
     slab, first = fitted.slab()
     block = grid.voxel(slab)
     step = np.array([np.percentile(np.abs(np.diff(block, axis=i)).max(axis=-1), 95) for i in range(3)])
-    parts = np.maximum(1, np.ceil(step / 0.5)).astype(int)
+    parts = np.maximum(1, np.ceil(2 * step / 0.33)).astype(int)
     volume = np.abs(np.linalg.det(np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1))).ravel()
     index = np.moveaxis(np.indices(block.shape[:3]), 0, -1).reshape(-1, 3)
     column = np.ravel_multi_index(tuple((index + np.array([0, 0, first])).T), fitted.block.shape[:3])
     total = sparse.csr_array((int(np.prod(shape)), int(np.prod(fitted.block.shape[:3]))), dtype=np.float64)
     for part in np.ndindex(*parts):
-        offset = (np.asarray(part) + 0.5) / parts - 0.5
-        voxel = np.floor((_at(block, index + offset) if any(offset) else block.reshape(-1, 3)) + 0.5).astype(int)
+        offset = (2 * np.asarray(part) + 1) / parts - 1
+        voxel = np.floor(_between(block, offset) + 0.5).astype(int).reshape(-1, 3)
         inside = ((voxel >= 0) & (voxel < shape)).all(axis=1)
         row = np.ravel_multi_index(tuple(voxel[inside].T), shape)
-        total = total + sparse.coo_array((volume[inside], (row, column[inside])), shape=total.shape).tocsr()
+        amount = np.prod(1 - np.abs(offset)) * volume[inside]
+        total = total + sparse.coo_array((amount, (row, column[inside])), shape=total.shape).tocsr()
     sums = np.add.reduceat(np.r_[total.data, 0.0], total.indptr[:-1])
     total.data /= np.repeat(sums, np.diff(total.indptr))
     return total.astype(np.float32)
+
+
+def _between(values: FloatArray, offset: FloatArray) -> FloatArray:
+    """Linear interpolation of (x, y, z, ...) values at a fixed offset (3,) from every index, each within 1; the ends are repeated."""
+    for axis, step in enumerate(offset):
+        if step:
+            index = np.clip(np.arange(values.shape[axis]) + int(np.sign(step)), 0, values.shape[axis] - 1)
+            values = (1 - abs(step)) * values + abs(step) * np.take(values, index, axis=axis)
+    return values
 
 
 def scatter(fractions: sparse.csr_array, template: Template, weights: sparse.csr_array) -> sparse.csr_array:

@@ -238,7 +238,7 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     return Fit(value, beta, chosen, noise, spread, inflation)
 
 
-def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: FloatArray) -> FloatArray:
+def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: FloatArray, *, neighbours: FloatArray | float = 1.0) -> FloatArray:
     """Give the standard error of each region (..., region): the noise through the coefficients, and what the model itself assumes.
 
     Parameters
@@ -246,11 +246,12 @@ def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: Float
     moments, fitted, regions : of the same `fit`
     noise : (..., region) or (..., 1)
         Variance of a voxel, for instance ``fitted.noise[..., None]``.
+    neighbours : (..., region) or float
+        How much larger the variance is than that of independent voxels, see `reduce.native.neighbour_variance`.
 
     Formula
-        ``se^2 = noise u'Gu + spread |Gu - t|^2``: u the coefficients, t the region's true mixture (its members by their weights). The second term
-        is the expected squared bias: of ``map`` because it pulls towards the cluster, of both because a union is fitted as one value.
-        Voxels count as independent.
+        ``se^2 = neighbours noise u'Gu + spread |Gu - t|^2``: u the coefficients, t the region's true mixture (its members by their weights). The
+        second term is the expected squared bias: of ``map`` because it pulls towards the cluster, of both because a union is fitted as one value.
 
     Examples
     --------
@@ -268,7 +269,7 @@ def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: Float
         target[..., i, list(members)] = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
     through = (reached * fitted.coefficients).sum(axis=-1)
     bias = ((reached - target) ** 2).sum(axis=-1)
-    variance = noise * through + np.asarray(fitted.spread)[..., None] * bias
+    variance = neighbours * noise * through + np.asarray(fitted.spread)[..., None] * bias
     error: FloatArray = np.sqrt(np.maximum(variance, 0))
     return error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from cohort_engine.reduce.linear import FloatArray, Members
 
 HALF = 0.5
 """Share of a voxel from which `bin` and `max` count it to a region."""
+NEAR = tuple(d for d in product((-1, 0, 1), repeat=3) if d > (0, 0, 0) and np.count_nonzero(d) < 3)
+"""Offsets to the voxels that share a face or an edge with one, one of each pair."""
+WHOLE = 0.99
+"""Share of a voxel that labels must fill for its signal to tell what tissues look like."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +62,9 @@ Result = tuple[FloatArray, FloatArray, FloatArray]
 """value, spread, se."""
 
 
-def reduce_group(values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str) -> Cells:
+def reduce_group(
+    values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str, places: NDArray[np.integer[Any]] | None = None
+) -> Cells:
     """Estimate every region from one group of slices.
 
     Parameters
@@ -68,6 +75,9 @@ def reduce_group(values: FloatArray, weights: FloatArray, regions: Members, clus
     regions, clusters : sequences of tuples of labels
     estimator : str
         A key of `ESTIMATORS`.
+    places : (voxel, 3) int, optional
+        Index of each voxel in the image, slices along the last axis: standard errors then know which voxels are neighbours (`neighbour_variance`).
+        Without, voxels count as independent.
 
     Returns
     -------
@@ -91,7 +101,8 @@ def reduce_group(values: FloatArray, weights: FloatArray, regions: Members, clus
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
     std = _weighted(y, target)[1]
-    value, spread, se = ESTIMATORS[estimator](y, w, target, regions, clusters)
+    group = Group(y, w, target, regions, clusters, None if places is None else places[valid])
+    value, spread, se = ESTIMATORS[estimator](group)
     empty = n <= 0
     value, std, spread, se = (np.where(empty, np.nan, a) for a in (value, std, spread, se))
     return Cells(value, std, spread, se, size, n)
@@ -99,7 +110,7 @@ def reduce_group(values: FloatArray, weights: FloatArray, regions: Members, clus
 
 def level_tables(
     values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], regions: Members,
-    clusters: Members, *, estimator: str, min_coverage: float,
+    clusters: Members, *, estimator: str, min_coverage: float, places: NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Reduce one image to (level, region) cells: the row of a subject in the native tables.
 
@@ -117,6 +128,8 @@ def level_tables(
     estimator : str
     min_coverage : float
         A cell with less of its region in the data is NaN.
+    places : (voxel, 3) int, optional
+        As in `reduce_group`.
 
     Returns
     -------
@@ -127,7 +140,8 @@ def level_tables(
     out = {key: np.full((len(levels), len(regions)), np.nan) for key in keys}
     for i, number in enumerate(levels):
         some = level == number
-        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator)
+        where = None if places is None else places[some]
+        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where)
         seen, whole = np.array([reach[:, i, list(members)].sum(axis=1) for members in regions]).T
         coverage = cells.coverage * np.divide(seen, whole, out=np.zeros(len(regions)), where=whole > 0)
         low = (coverage < min_coverage) | (coverage <= 0)
@@ -151,36 +165,49 @@ def _absent(target: FloatArray) -> FloatArray:
     return np.full(len(target), np.nan)
 
 
-def _average(y: FloatArray, w: FloatArray, target: FloatArray, regions: Members, clusters: Members) -> Result:
-    return *_weighted(y, target), _absent(target)
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The voxels of one group of slices that have a value: values (voxel,), weights (label, voxel), target (region, voxel), places (voxel, 3)."""
+
+    values: FloatArray
+    weights: FloatArray
+    target: FloatArray
+    regions: Members
+    clusters: Members
+    places: NDArray[np.integer[Any]] | None
 
 
-def _binary(y: FloatArray, w: FloatArray, target: FloatArray, regions: Members, clusters: Members) -> Result:
-    return *_weighted(y, (target >= HALF).astype(float)), _absent(target)
+def _average(group: Group) -> Result:
+    return *_weighted(group.values, group.target), _absent(group.target)
 
 
-def _maximum(y: FloatArray, w: FloatArray, target: FloatArray, regions: Members, clusters: Members) -> Result:
-    inside = np.where(target >= HALF, y, -np.inf).max(axis=1, initial=-np.inf)
-    return np.where(np.isfinite(inside), inside, np.nan), _absent(target), _absent(target)
+def _binary(group: Group) -> Result:
+    return *_weighted(group.values, (group.target >= HALF).astype(float)), _absent(group.target)
 
 
-def _median(y: FloatArray, w: FloatArray, target: FloatArray, regions: Members, clusters: Members) -> Result:
-    value = weighted_median(y, target)
-    n = target.sum(axis=1)
-    square = (target * (y - value[:, None]) ** 2).sum(axis=1)
-    return value, np.sqrt(np.divide(square, n, out=_absent(target), where=n > 0)), _absent(target)
+def _maximum(group: Group) -> Result:
+    inside = np.where(group.target >= HALF, group.values, -np.inf).max(axis=1, initial=-np.inf)
+    return np.where(np.isfinite(inside), inside, np.nan), _absent(group.target), _absent(group.target)
 
 
-def _mixture(y: FloatArray, w: FloatArray, target: FloatArray, regions: Members, clusters: Members, *, prior: bool) -> Result:
-    moments = linear.Moments.of(w, y)
-    fitted = linear.fit(moments, regions, clusters, prior=prior)
-    residual = y - fitted.labels @ w
-    n = target.sum(axis=1)
-    noise = np.divide(target @ residual**2, n, out=_absent(target), where=n > 0) * fitted.inflation
-    return fitted.value, np.sqrt(noise), linear.standard_error(moments, fitted, regions, noise)
+def _median(group: Group) -> Result:
+    value = weighted_median(group.values, group.target)
+    n = group.target.sum(axis=1)
+    square = (group.target * (group.values - value[:, None]) ** 2).sum(axis=1)
+    return value, np.sqrt(np.divide(square, n, out=_absent(group.target), where=n > 0)), _absent(group.target)
 
 
-ESTIMATORS: Mapping[str, Callable[[FloatArray, FloatArray, FloatArray, Members, Members], Result]] = {
+def _mixture(group: Group, *, prior: bool) -> Result:
+    moments = linear.Moments.of(group.weights, group.values)
+    fitted = linear.fit(moments, group.regions, group.clusters, prior=prior)
+    residual = group.values - fitted.labels @ group.weights
+    n = group.target.sum(axis=1)
+    noise = np.divide(group.target @ residual**2, n, out=_absent(group.target), where=n > 0) * fitted.inflation
+    alike: FloatArray | float = 1.0 if group.places is None else neighbour_variance(fitted.coefficients @ group.weights, residual, group.places)
+    return fitted.value, np.sqrt(noise), linear.standard_error(moments, fitted, group.regions, noise, neighbours=alike)
+
+
+ESTIMATORS: Mapping[str, Callable[[Group], Result]] = {
     schema.WA: _average,
     schema.BIN: _binary,
     schema.MEDIAN: _median,
@@ -188,11 +215,101 @@ ESTIMATORS: Mapping[str, Callable[[FloatArray, FloatArray, FloatArray, Members, 
     schema.MAP: partial(_mixture, prior=True),
     schema.MAX: _maximum,
 }
-"""Functions of values (voxel,), weights (label, voxel), weights (region, voxel), members and clusters, by SCT's name.
+"""Functions of a `Group`, by SCT's name.
 
 ``wa``: sum w y / sum w. ``bin``: mean where w >= 0.5. ``max``: largest value where w >= 0.5. ``median``: `weighted_median`.
 ``ml`` and ``map``: `linear.coefficients`; their noise is the residuals' variance weighted by the region, so that noisy surroundings do not count.
 """
+
+
+def neighbour_variance(coefficients: FloatArray, residual: FloatArray, places: NDArray[np.integer[Any]]) -> FloatArray:
+    """Variance of linear estimates over voxels that resemble their neighbours, relative to independent voxels: (region,), at least 1.
+
+    What a template map gets wrong by a fraction of a voxel, it gets wrong along a whole edge and in the next slice; noise that was interpolated is
+    shared as well. Residuals show both.
+
+    Parameters
+    ----------
+    coefficients : (region, voxel) float
+        What each voxel adds to each estimate.
+    residual : (voxel,) float
+        Value minus model.
+    places : (voxel, 3) int
+        Index in the image, slices along the last axis, without doubles.
+
+    Formula
+        ``1 + 2 sum_d rho_d sum c_v c_(v+d) / sum c_v^2`` over the offsets d in `NEAR`, ``rho_d = mean(r_v r_(v+d)) / mean(r^2)``.
+
+    Examples
+    --------
+    >>> row = np.array([[0, 0, 0], [1, 0, 0], [5, 5, 0], [6, 5, 0]])
+    >>> neighbour_variance(np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]), np.array([2.0, 2.0, -2.0, -2.0]), row).tolist()
+    [2.0, 1.0]
+    """
+    square = (coefficients**2).sum(axis=1)
+    scale = float(np.mean(residual**2)) if len(residual) else 0.0
+    if not scale > 0:
+        return np.ones(len(coefficients))
+    at = places - places.min(axis=0) + 1
+    index = np.full(at.max(axis=0) + 2, -1)
+    index[tuple(at.T)] = np.arange(len(at))
+    shared = np.zeros(len(coefficients))
+    for offset in NEAR:
+        other = index[tuple((at + offset).T)]
+        first = np.flatnonzero(other >= 0)
+        if len(first):
+            second = other[first]
+            shared += 2 * np.mean(residual[first] * residual[second]) / scale * (coefficients[:, first] * coefficients[:, second]).sum(axis=1)
+    return np.maximum(1 + np.divide(shared, square, out=np.zeros_like(square), where=square > 0), 1)
+
+
+def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.integer[Any]], clusters: Members) -> FloatArray:
+    """Weights of a ratio: how much of a voxel's *signal* comes from each label, where `weights` says how much of its volume.
+
+    A voxel mixes signals, not ratios: half cerebrospinal fluid with 1.35 times the signal of white matter takes more than half of a voxel's MTR.
+
+    Parameters
+    ----------
+    weights : (label, voxel) float, 0 to 1
+    signal : (voxel,) float
+        What the ratio is divided by (MT-off). NaN where unknown.
+    slices : (voxel,) int
+        Slice of each voxel: receive sensitivity and coil distance cancel within a slice.
+    clusters : sequence of tuples of labels
+        Tissues of one signal each.
+
+    Returns
+    -------
+    (label, voxel) float
+        ``w_kv s_k / sum_j w_jv s_j`` times ``sum_j w_jv``: what labels fill of the voxel stays. The same weights where the tissues cannot be told apart.
+
+    Formula
+        s of a cluster is the median over slices of its least-squares signal relative to the first cluster's, from the voxels that labels fill.
+        MTR of a voxel: ``sum_k w_k (off_k - on_k) / sum_k w_k off_k = sum_k w_k off_k MTR_k / sum_k w_k off_k``.
+
+    Examples
+    --------
+    >>> w = np.array([[1.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.5, 1.0]])
+    >>> signal_weights(w, np.array([100.0, 100.0, 200.0, 300.0]), np.zeros(4, int), [(0,), (1,)]).round(3).tolist()
+    [[1.0, 1.0, 0.25, 0.0], [0.0, 0.0, 0.75, 1.0]]
+    """
+    tissues = [tuple(c) for c in clusters]
+    parts = np.stack([weights[list(c)].sum(axis=0) for c in tissues])
+    usable = np.isfinite(signal) & (weights.sum(axis=0) >= WHOLE)
+    found = []
+    for k in np.unique(slices[usable]):
+        some = usable & (slices == k)
+        values, _, rank, _ = np.linalg.lstsq(parts[:, some].T, signal[some], rcond=None)
+        if rank == len(tissues) and (values > 0).all():
+            found.append(values / values[0])
+    if not found:
+        return weights
+    relative = np.ones(len(weights))
+    for members, value in zip(tissues, np.median(found, axis=0), strict=True):
+        relative[list(members)] = value
+    mixed = weights * relative[:, None]
+    total = mixed.sum(axis=0)
+    return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
 
 
 def weighted_median(values: FloatArray, weights: FloatArray) -> FloatArray:
