@@ -16,7 +16,7 @@ from cohort_engine.io.volume import Volume, read_volume
 from cohort_engine.mapping.native import native_atlas
 from cohort_engine.mapping.template_map import fit_template_map
 from cohort_engine.qmri.mt import mtr
-from cohort_engine.reduce.native import reduce_group
+from cohort_engine.reduce.native import reduce_group, signal_weights
 from cohort_engine.template.pam50 import load_pam50
 
 pytestmark = pytest.mark.real
@@ -34,15 +34,15 @@ def anat(real_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def image(anat: Path) -> Volume:
-    """MTR in percent; MT-off brought onto MT-on by the stored warp (ITK: mm, LPS), cubic."""
+def image(anat: Path) -> tuple[Volume, np.ndarray]:
+    """MTR in percent, and MT-off; MT-off brought onto MT-on by the stored warp (ITK: mm, LPS), cubic."""
     folder, prefix = anat / "MTS", f"{PREFIX}acq-"
     on, off = (nib.as_closest_canonical(nib.load(folder / f"{prefix}{k}_MTS.nii.gz")) for k in ("MTon", "MToff"))
     warp = np.asarray(nib.load(folder / f"warp_{prefix}MToff_MTS2{prefix}MTon_MTS.nii.gz").dataobj)[:, :, :, 0] * [-1, -1, 1]
     warp[np.abs(warp) > 1e3] = 0
     world = nib.affines.apply_affine(on.affine, np.stack(np.meshgrid(*map(np.arange, on.shape), indexing="ij"), -1)) + warp
     moved = map_coordinates(off.get_fdata(), np.moveaxis(nib.affines.apply_affine(np.linalg.inv(off.affine), world), -1, 0), order=3, mode="nearest")
-    return Volume(mtr(moved, on.get_fdata(), floor=0.0)[0], on.affine)
+    return Volume(mtr(moved, on.get_fdata(), floor=0.0)[0], on.affine), moved
 
 
 @pytest.fixture(scope="module")
@@ -67,28 +67,36 @@ def slices(text: str) -> list[int]:
     return [k for e in ends for k in range(e[0], e[-1] + 1)]
 
 
-@pytest.mark.parametrize(("how", "mean", "largest"), [("integral", 1.1, 4.5), ("interpolate", 0.75, 4.5)])
-def test_map_against_published_values(anat: Path, template, image: Volume, positions, how, mean, largest) -> None:
-    """Hold what was reached: at voxel centres, as SCT does, 0.67 points (bias -0.39); integrated over voxels 1.01 (bias +0.87)."""
-    atlas = native_atlas(positions, template, image.affine, image.data.shape, how=how)
-    regions = {r.name.lower(): r for r in template.atlas.regions}
-    values = image.data.reshape(-1)[atlas.voxel].astype(float)
-    depth = image.data.shape[2]
+@pytest.mark.parametrize(("how", "mean", "largest"), [("interpolate", 0.75, 4.5), ("integral", 1.6, 5.5)])
+def test_map_against_published_values(anat: Path, template, image: tuple[Volume, np.ndarray], positions, how, mean, largest) -> None:
+    """Hold what was reached. SCT's way, weights at voxel centres: 0.67 points apart (bias -0.39), the largest in a cell of 3.4 voxels.
+
+    Our way, integrated weights as shares of the signal, is higher by design: simulated cords, whose truth is known, come out 2.5 points too low with
+    weights at voxel centres and the true map (`tests/benchmarks/test_native_space.py`).
+    """
+    volume, off = image
+    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how=how)
+    regions, clusters = {r.name.lower(): r for r in template.atlas.regions}, tuple(template.atlas.clusters.values())
+    values = volume.data.reshape(-1)[atlas.voxel].astype(float)
+    places = np.stack(np.unravel_index(atlas.voxel, volume.data.shape), axis=-1)
+    weights = signal_weights(atlas.weights, off.reshape(-1)[atlas.voxel], places[:, 2], clusters) if how == "integral" else atlas.weights
     pairs = []
     for row in published(anat / "MTS", regions):
-        some = np.isin(atlas.voxel % depth, slices(row["Slice (I->S)"]))
-        members, clusters = [regions[row["Label"].lower()].members], tuple(template.atlas.clusters.values())
-        cells = reduce_group(values[some], atlas.weights[:, some], members, clusters, estimator="map")
-        pairs.append((float(row["MAP()"]), cells.value[0], float(row["Size [vox]"]), cells.size[0]))
-    theirs, ours, their_size, our_size = np.array(pairs).T
+        some = np.isin(places[:, 2], slices(row["Slice (I->S)"]))
+        members = [regions[row["Label"].lower()].members]
+        cells = reduce_group(values[some], weights[:, some], members, clusters, estimator="map", places=places[some])
+        pairs.append((float(row["MAP()"]), cells.value[0], cells.se[0], float(row["Size [vox]"]), atlas.weights[list(members[0])][:, some].sum()))
+    theirs, ours, se, their_size, our_size = np.array(pairs).T
     error = ours - theirs
     ratio = our_size.sum() / their_size.sum()
     figures = (
         f"{how}: {len(error)} values, mean |difference| {np.abs(error).mean():.3f}, largest {np.abs(error).max():.2f}, bias {error.mean():+.3f}, "
+        f"r {np.corrcoef(theirs, ours)[0, 1]:.3f}, within 1.96 se {np.mean(np.abs(error) <= 1.96 * se):.2f}, size ratio {ratio:.3f}, "
+        f"cells {np.percentile(our_size / their_size, [5, 50, 95]).round(3)}"
     )
-    figures += f"r {np.corrcoef(theirs, ours)[0, 1]:.3f}, size ratio {ratio:.3f}, cells {np.percentile(our_size / their_size, [5, 50, 95]).round(3)}"
     print(figures)
     assert len(error) == 51
     assert np.abs(error).mean() < mean, figures
     assert np.abs(error).max() < largest, figures
+    assert np.corrcoef(theirs, ours)[0, 1] > 0.965, figures
     assert ratio == pytest.approx(1, abs=0.04), figures
