@@ -320,8 +320,8 @@ def native_fractions(fitted: TemplateMap, template: Template, affine: FloatArray
     Notes
     -----
     The template between its voxel centres is what linear interpolation makes of it, here as everywhere else: a voxel reaches to its neighbours'
-    centres with a weight that falls to zero there. Each is cut into parts at most a third of a native voxel apart, which count with their native volume.
-    Taking the voxels as boxes instead narrows the edge of the cord: simulated tracts came out 0.6 points of MTR too low.
+    centres with a weight that falls to zero there. Each is cut into parts at most a third of a native voxel apart; a part counts with its native
+    volume. Taking the voxels as boxes instead narrows the edge of the cord: simulated tracts came out 0.6 points of MTR too low.
     """
     grid = _grid(shape, affine)
     slab, first = fitted.slab()

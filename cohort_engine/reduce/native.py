@@ -260,7 +260,8 @@ def neighbour_variance(coefficients: FloatArray, residual: FloatArray, places: N
         if len(first):
             second = other[first]
             shared += 2 * np.mean(residual[first] * residual[second]) / scale * (coefficients[:, first] * coefficients[:, second]).sum(axis=1)
-    return np.maximum(1 + np.divide(shared, square, out=np.zeros_like(square), where=square > 0), 1)
+    ratio: FloatArray = np.maximum(1 + np.divide(shared, square, out=np.zeros_like(square), where=square > 0), 1)
+    return ratio
 
 
 def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.integer[Any]], clusters: Members) -> FloatArray:
@@ -281,7 +282,7 @@ def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.i
     Returns
     -------
     (label, voxel) float
-        ``w_kv s_k / sum_j w_jv s_j`` times ``sum_j w_jv``: what labels fill of the voxel stays. The same weights where the tissues cannot be told apart.
+        ``w_kv s_k / sum_j w_jv s_j`` times ``sum_j w_jv``: what labels fill of the voxel stays. Where the tissues cannot be told apart, `weights`.
 
     Formula
         s of a cluster is the median over slices of its least-squares signal relative to the first cluster's, from the voxels that labels fill.

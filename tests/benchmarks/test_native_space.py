@@ -1,7 +1,7 @@
 """Native `map` and `ml` of simulated studies against the raw truth: error, bias, and what the standard errors promise.
 
-Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_native_space.py``. No tract reaches 30 voxels of 5 mm in one level:
-those of at least 15 are judged.
+Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_native_space.py``. No tract reaches 30 voxels of 5 mm in one
+level: those of at least 15 are judged.
 """
 
 from __future__ import annotations
