@@ -117,7 +117,8 @@ def simulate(
     from cohort_engine.phantom.study import simulate as run
     from cohort_engine.template import load_template
 
-    run(out, template=load_template(template, path=template_path), patients=patients, controls=controls, seed=seed)
+    loaded = load_template(template, path=template_path)
+    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path)
     _say(f"{patients + controls} subjects in {out}")
 
 
