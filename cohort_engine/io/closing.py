@@ -341,8 +341,8 @@ def compact(url: str, out_url: str) -> None:
 
     The chunk inside a shard stays one subject, so a freeze reads like the store it was made from, with a 64th of the objects. It is for
     reading: tasks cannot write to it, and `withdraw` works on it. The root's attributes are written last, so a copy that was cut short is no
-    store, and the next try replaces it. Memory: twice `BLOCK_BYTES`, and three times the largest object, which zarr puts together in memory (noisy PAM50
-    template maps, objects of 135 MB: 0.65 GiB).
+    store, and the next try replaces it. Memory: twice `BLOCK_BYTES`, and three times the largest object, which zarr puts together in memory
+    (noisy PAM50 template maps, objects of 135 MB: 0.65 GiB).
 
     Raises
     ------
