@@ -5,6 +5,7 @@ Exit codes: 0 all well, 1 some subjects failed, 2 could not run.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +39,7 @@ TemplatePath = Annotated[Path | None, typer.Option("--template-path", help="Fold
 
 def main() -> None:
     """Run the command line; a `CohortError` is one line on standard error and exit code 2."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy loads: the matrices are small, and waiting threads use the processor up
     try:
         app()
     except CohortError as error:
@@ -115,7 +117,8 @@ def simulate(
     from cohort_engine.phantom.study import simulate as run
     from cohort_engine.template import load_template
 
-    run(out, template=load_template(template, path=template_path), patients=patients, controls=controls, seed=seed)
+    loaded = load_template(template, path=template_path)
+    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path)
     _say(f"{patients + controls} subjects in {out}")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -14,11 +16,42 @@ from cohort_engine.config import Config, parse_config
 from cohort_engine.template.base import Template
 from cohort_engine.template.parametric import parametric_cord
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-os.environ.setdefault("ANTS_RANDOM_SEED", "1")
+OURS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "ANTS_RANDOM_SEED")
+"""Set for the tests; nobody sets them who types a command."""
+for _name in OURS:
+    os.environ.setdefault(_name, "1")
 
 DATA_VARIABLE = "COHORT_ENGINE_TEST_DATA"
+
+
+LAUNCH = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+"""A process of its own: a child is charged for the memory of the parent that forks it, and this one has little."""
+
+
+class Cost(NamedTuple):
+    """Processor time (s, user and system) and peak memory (MiB)."""
+
+    seconds: float
+    memory: float
+
+
+@pytest.fixture(scope="session")
+def cost() -> Callable[..., Cost]:
+    """Run ``cohort-engine`` with arguments, a few times, and return the least it took."""
+    pytest.importorskip("resource", reason="not on this system")
+
+    def measure(*arguments: object, rounds: int = 3) -> Cost:
+        command = [sys.executable, "-c", LAUNCH, sys.executable, "-m", "cohort_engine.cli", *map(str, arguments)]
+        environment = {k: v for k, v in os.environ.items() if k not in OURS}
+        runs = [subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split() for _ in range(rounds)]
+        return Cost(*(min(map(float, column)) for column in zip(*runs, strict=True)))
+
+    return measure
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from cohort_engine.io.store import local_path, remove_leftovers, storage_errors
 SHARD = 64
 """Subjects in one object of a freeze."""
 BLOCK_BYTES = 64 * 2**20
-"""Data read at once by `verify`."""
+"""Data held at once by `verify` and `compact`."""
 _LISTED = 20
 
 
@@ -341,7 +341,8 @@ def compact(url: str, out_url: str) -> None:
 
     The chunk inside a shard stays one subject, so a freeze reads like the store it was made from, with a 64th of the objects. It is for
     reading: tasks cannot write to it, and `withdraw` works on it. The root's attributes are written last, so a copy that was cut short is no
-    store, and the next try replaces it. Memory: about five times `SHARD` rows of the widest array (PAM50 template map: 0.9 GiB).
+    store, and the next try replaces it. Memory: twice `BLOCK_BYTES`, and three times the largest object, which zarr puts together in memory
+    (noisy PAM50 template maps, objects of 135 MB: 0.65 GiB).
 
     Raises
     ------
@@ -369,7 +370,10 @@ def compact(url: str, out_url: str) -> None:
 
 
 def _copy(path: str, source: zarr.Array[Any], target: zarr.Array[Any]) -> None:
-    step = max(1, (target.shards or source.shape)[0])
+    """Copy block by block; a shard of several blocks is written again with each of them, and is the same in the end."""
+    shard = (target.shards or source.shape)[0]
+    row_bytes = max(1, math.prod(source.shape[1:]) * source.dtype.itemsize)
+    step = max(1, shard // math.ceil(shard * row_bytes / BLOCK_BYTES) if target.shards else shard)
     for first in range(0, source.shape[0], step):
         block = slice(first, first + step)
         values = np.asarray(source[block])

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import yaml
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError
@@ -69,6 +70,7 @@ class Simulation:
 def simulate(
     out: str | Path, *, template: Template, patients: int = 8, controls: int = 4, sites: int = 2, seed: int = 0,
     imperfection: Imperfection = Imperfection(),  # noqa: B008 (frozen)
+    template_path: str | Path | None = None,
 ) -> Simulation:  # fmt: skip
     """Write a simulated study.
 
@@ -84,6 +86,8 @@ def simulate(
         The same seed gives the same bytes. A subject does not depend on how many others there are.
     imperfection : Imperfection
         Noise, motion, bias field and mask wobble.
+    template_path : path, optional
+        Folder that `template` was loaded from, for the study file; without it a build takes the installed copy.
 
     Returns
     -------
@@ -116,7 +120,9 @@ def simulate(
     participants, truths, areas_of_all = pd.DataFrame(people), pd.concat(cells, ignore_index=True), pd.concat(areas, ignore_index=True)
     _write_dataset(root, template, participants, {"truth": truths, "csa": areas_of_all}, seed)
     study_file = root.with_name(f"{root.name}.yaml")
-    study_file.write_text(f"data:\n  bids: {root.name}\n  store: {root.name}.zarr\ntemplate:\n  name: {template.name}\n")
+    place = {"path": str(Path(template_path).resolve())} if template_path is not None else {}
+    study = {"data": {"bids": root.name, "store": f"{root.name}.zarr"}, "template": {"name": template.name, **place}}
+    study_file.write_text(yaml.safe_dump(study, sort_keys=False))
     return Simulation(root, study_file, participants, truths)
 
 

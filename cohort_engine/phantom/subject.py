@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from cohort_engine import schema
 from cohort_engine.io.volume import Volume
+from cohort_engine.mapping.template_map import sample
 from cohort_engine.phantom import images
 from cohort_engine.phantom.anatomy import Anatomy, draw_anatomy, neck, neck_slices
 from cohort_engine.phantom.images import Texture
@@ -320,10 +320,7 @@ def _truth(template: Template, anatomy: Anatomy, tissue: Tissue, shifts: NDArray
     levels = tuple(LevelRange.parse(name) for name in template.levels)
     operator = Operator.build(template.atlas, template.packing.level, levels, regions)
     xyz = anatomy.world(template.packing.xyz)
-    at = perfect.grid.voxel(xyz)
-    inside = ((at >= 0) & (at <= np.array(perfect.data.shape) - 1.0)).all(-1)
-    sampled = np.where(inside, map_coordinates(perfect.data, at.T, order=1, mode="nearest"), np.nan)
-    cells = weighted_average(operator, sampled[None].astype(np.float32))
+    cells = weighted_average(operator, sample(perfect.data, perfect.affine, xyz)[None])
     return Truth(
         anatomy, tissue, xyz.astype(np.float32), shifts, perfect, template.levels, tuple(r.name for r in regions),
         regional_truth(template, tissue, levels, regions), cells[schema.VALUE][0], cells[schema.COVERAGE][0],

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from cohort_engine.cord.centreline import Centreline
+from cohort_engine.cord.centreline import Centreline, number_pieces
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.qmri.region import HALF, Intervals, Outline
@@ -210,8 +209,8 @@ def _cord(mask: NDArray[Any], what: str) -> tuple[FloatArray, NDArray[np.int64],
     filled = ~(mask <= EMPTY)  # NaN too
     box = []
     for axis in range(3):
-        held = np.flatnonzero(filled.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(held[0], held[-1] + 1) if held.size else slice(0, 0))
+        reach = np.flatnonzero(filled.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(reach[0], reach[-1] + 1) if reach.size else slice(0, 0))
     part = np.asarray(mask[tuple(box)], float).transpose(2, 0, 1)
     low, high = float(np.fmin.reduce(mask, axis=None, initial=0)), float(np.fmax.reduce(part, axis=None, initial=0))
     if low < -TOLERANCE or high > 1 + TOLERANCE:
@@ -220,17 +219,17 @@ def _cord(mask: NDArray[Any], what: str) -> tuple[FloatArray, NDArray[np.int64],
             remedy="Give the cord alone, 1 inside and 0 outside (or the fraction).",
         )  # fmt: skip
     pieces = np.zeros(mask.shape[2], np.int64)
-    in_plane = np.zeros((3, 3, 3), bool)
-    in_plane[1] = True
-    labels, count = ndimage.label(filled[tuple(box)].transpose(2, 0, 1), structure=in_plane)
+    labels, count = number_pieces(filled[tuple(box)].transpose(2, 0, 1))
     unknown = np.isnan(part)
     weight = np.where(unknown, 0.0, np.clip(part, 0.0, 1.0))
+    held = np.nonzero(labels)
+    piece = labels[held]
 
     def per_piece(of: NDArray[Any]) -> FloatArray:
-        return np.asarray(np.bincount(labels.ravel(), weights=of.ravel(), minlength=count + 1), float)
+        return np.asarray(np.bincount(piece, weights=of[held], minlength=count + 1), float)
 
     home = np.zeros(count + 1, np.int64)
-    home[labels] = np.arange(len(part))[:, None, None]
+    home[piece] = held[0]
     size, reached, holes = per_piece(weight), per_piece(weight >= HALF), per_piece(unknown)
     candidates = 1 + np.flatnonzero(reached[1:])
     candidates = candidates[np.lexsort((-size[candidates], home[candidates]))]

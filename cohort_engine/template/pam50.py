@@ -160,13 +160,14 @@ def load_pam50(folder: str | Path | None = None, *, release: Release | None = No
     The first load reads 44 volumes; what was read is kept under ``$XDG_CACHE_HOME/cohort_engine``, keyed by the files' bytes.
     """
     root, release = _place(folder, release)
-    return _compile(_volumes(root, release), _info(root, release), release)
+    every = [f for f in release.files if f.endswith(".nii.gz")]
+    return _compile(_volumes(root, release, every), _info(root, release), release)
 
 
 def load_heights(folder: str | Path | None = None, *, release: Release | None = None) -> Heights:
-    """Load the heights of PAM50's vertebrae alone: see `load_pam50`."""
+    """Load the heights of PAM50's vertebrae alone, from three of its volumes: see `load_pam50`."""
     root, release = _place(folder, release)
-    volumes = _volumes(root, release)
+    volumes = _volumes(root, release, [LEVELS, DISCS, BODIES])
     return Heights(NAME, release.version, volumes[LEVELS].grid, _slice_level(volumes[LEVELS]), _all_landmarks(volumes))
 
 
@@ -230,10 +231,9 @@ def _root(folder: Path) -> Path:
     return next((c for c in (folder, *(p for ps in below for p in ps)) if (c / INFO).is_file()), folder)
 
 
-def _volumes(root: Path, release: Release) -> dict[str, Sparse]:
-    """Every volume of the release, from the cache if it holds these very files."""
+def _volumes(root: Path, release: Release, paths: list[str]) -> dict[str, Sparse]:
+    """Volumes of the release, from the cache if it holds these very files."""
     _refuse_missing([f for f in release.files if not os.access(root / f, os.R_OK)], release)
-    paths = [f for f in release.files if f.endswith(".nii.gz")]
     cache = _cache_file(root, paths)
     volumes = _read_cache(cache, paths, release)
     if volumes is None:

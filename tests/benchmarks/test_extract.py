@@ -1,10 +1,7 @@
-"""Speed of the estimators for a cohort, and of one image as a process. Run with ``pytest --benchmark-only tests/benchmarks/test_extract.py -s``."""
+"""Speed of the estimators for a cohort. Run with ``pytest --benchmark-only tests/benchmarks/test_extract.py -s``."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.operator import LevelRange, Operator
 from cohort_engine.schema import SUBJECT_BLOCK
@@ -47,15 +43,3 @@ def test_a_thousand_subjects(benchmark: Any, operator: Operator, name: str, hole
     print(f"\n{name}: {benchmark.stats.stats.min:.2f} s for {SUBJECTS} subjects on {THREADS} threads")
     if name == "map":
         assert benchmark.stats.stats.min < 5
-
-
-@pytest.mark.parametrize("name", ["wa", "map"])
-def test_one_image_as_a_process(benchmark: Any, real_data: Path, tmp_path: Path, name: str) -> None:
-    """256 x 256 x 22 voxels, 37 labels, 43 regions x 8 levels."""
-    folder = real_data / "dcm_ou/sub-HC003U/ses-spinalcord/anat/MTS"
-    image = read_volume(folder / "sub-HC003U_ses-spinalcord_acq-MTon_MTS.nii.gz", what="metric image")
-    write_volume(tmp_path / "metric.nii.gz", Volume(image.data, image.affine))
-    options = {"--metric": tmp_path / "metric.nii.gz", "--labels": folder / "label", "--estimator": name, "--per": "level", "-o": tmp_path / "t.csv"}
-    command = [sys.executable, "-m", "cohort_engine.cli", "extract", *(str(p) for o in options.items() for p in o)]
-    benchmark.pedantic(subprocess.run, args=(command,), kwargs={"check": True, "env": os.environ | {"OMP_NUM_THREADS": "1"}}, rounds=3)
-    print(f"\n{name}: {benchmark.stats.stats.min:.2f} s wall for one image, the process included")

@@ -1,8 +1,3 @@
-import os
-import resource
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -32,18 +27,3 @@ def test_measure_slices(benchmark, cord):
 def test_with_the_centreline(benchmark, cord):
     mask, affine = cord()
     benchmark(lambda: measure_slices(mask, affine, centreline_from_mask(mask, affine, what="cord mask")))
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("options", [[], ["--per", "level"], ["--pam50"]], ids=["slices", "levels", "pam50"])
-def test_one_mask_as_a_process(benchmark, real_data, tmp_path, options):
-    """64 x 320 x 320 voxels; with levels, PAM50 is loaded from its cache. Processor time of the whole process."""
-    folder = real_data / "dcm_ou/sub-HC003U/ses-spinalcord/anat/T2w"
-    mask, discs = (folder / f"sub-HC003U_ses-spinalcord_T2w_{n}.nii.gz" for n in ("seg", "seg_labeled_discs"))
-    placed = ["--levels", str(discs), "--template-path", str(real_data / "PAM50")] if options else []
-    command = [sys.executable, "-m", "cohort_engine.cli", "shape", str(mask), *placed, *options, "-o", str(tmp_path / "t.csv")]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    benchmark.pedantic(subprocess.run, args=(command,), kwargs={"check": True, "env": os.environ | {"OMP_NUM_THREADS": "1"}}, rounds=3)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3
-    print(f"\n{' '.join(options) or 'slices'}: {seconds:.2f} s of processor, {after.ru_maxrss / 1024:.0f} MiB at most")

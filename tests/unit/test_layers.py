@@ -89,3 +89,15 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     code = f"import sys, cohort_engine.cli; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_morphometry_of_one_image_loads_no_scipy() -> None:
+    """scipy would take a third of the time of a process that measures one mask."""
+    heavy = ["scipy.ndimage", "scipy.sparse", "scipy.spatial", "pandas", "xarray", "zarr", "dask", "rich"]
+    code = (
+        "import sys, numpy as np; from cohort_engine.engine.shape import shape; from cohort_engine.io.volume import Volume;"
+        "from cohort_engine.template import pam50; mask = np.zeros((12, 12, 9)); mask[2:9, 3:8] = 1;"
+        f"shape(Volume(mask, np.eye(4))); print([m for m in {heavy} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

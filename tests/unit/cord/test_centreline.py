@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from cohort_engine.cord.centreline import SMOOTHING, Centreline, centreline_from_mask, cord_slices, runs
+from cohort_engine.cord.centreline import SMOOTHING, Centreline, centreline_from_mask, cord_slices, number_pieces, runs
 from cohort_engine.errors import CordError
 
 WHAT = "cord mask of the MT-on image"
@@ -59,6 +60,28 @@ def test_projection_is_exact_between_the_points():
     found, distance = line.project(line.position(arc) + 3 * e_x - 4 * e_y)
     assert found == pytest.approx(arc, abs=1e-3)
     assert distance == pytest.approx(5, abs=1e-4)
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.6, 0.9, 1.0])
+def test_pieces_are_those_of_scipy_in_its_order(share):
+    rng = np.random.default_rng(7)
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = True
+    for shape in ((6, 23, 17), (3, 1, 9), (2, 8, 1), (0, 4, 4)):
+        inside = rng.random(shape) < share
+        piece, count = number_pieces(inside)
+        expected, number = ndimage.label(inside, structure=in_plane)
+        assert count == number
+        assert (piece == expected).all()
+
+
+def test_a_spiral_is_one_piece():
+    turns = np.array([[[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]], bool)
+    assert number_pieces(turns)[1] == 1
+    turns[0, 2, 3] = turns[0, 3, 1] = True
+    turns[0, 1, 4] = turns[0, 2, 0] = False
+    assert number_pieces(turns)[1] == 2
 
 
 # --- from a mask ------------------------------------------------------------------------------------------------------

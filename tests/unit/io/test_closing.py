@@ -242,6 +242,17 @@ def test_a_freeze_holds_the_same_in_fewer_files(build, tmp_path, few_in_a_shard)
     assert verify(out) == []
 
 
+def test_a_freeze_does_not_depend_on_the_blocks_it_was_copied_in(build, tmp_path, few_in_a_shard, monkeypatch):
+    url, data = build(10, done=[0, 3, 4, 6, 9]), []
+    finalise(url, allow_missing=True)
+    for name, size in (("whole", closing.BLOCK_BYTES), ("rows", 1)):
+        monkeypatch.setattr(closing, "BLOCK_BYTES", size)
+        compact(url, str(tmp_path / name))
+        data.append({p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != "zarr.json"})
+    assert data[0] == data[1]
+    assert len(data[0]) > 20
+
+
 def test_a_freeze_is_for_reading(build, tmp_path, small_template, make_config):
     url, out = build(1), str(tmp_path / "freeze.zarr")
     finalise(url)

@@ -75,3 +75,14 @@ def test_only_patients_are_ill(study):
 def test_nothing_is_overwritten(study, cord):
     with pytest.raises(InputError, match="empty folder"):
         simulate(study.bids, template=cord, patients=1, controls=0)
+
+
+def test_the_study_file_says_where_the_template_lies(cord, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = simulate("deep/study", template=cord, patients=0, controls=1, seed=4, template_path="PAM50")
+    assert load_config(study.study_file).template.path == str(tmp_path / "PAM50")
+    assert load_config(study.study_file).template.name == cord.name
+
+
+def test_without_a_folder_the_study_file_names_none(study):
+    assert study.study_file.read_text() == "data:\n  bids: study\n  store: study.zarr\ntemplate:\n  name: parametric\n"

@@ -18,7 +18,7 @@ import pytest
 from cohort_engine.errors import StorageError, TemplateError, UnknownNameError
 from cohort_engine.template import load_template, pam50
 from cohort_engine.template.base import Template
-from cohort_engine.template.pam50 import Release, describe, install_pam50, load_pam50, read_sparse
+from cohort_engine.template.pam50 import Release, describe, install_pam50, load_heights, load_pam50, read_sparse
 from cohort_engine.template.parametric import CLUSTERS, LABELS, UNIONS, parametric_cord
 
 BROKEN = "atlas/PAM50_atlas_07.nii.gz"
@@ -239,6 +239,16 @@ def test_the_second_load_reads_no_volume(make_folder, release, tmp_path, monkeyp
     assert len(caches(tmp_path)) == 1
     monkeypatch.setattr(pam50, "read_sparse", None)
     assert load_pam50(folder, release=release).digest == first.digest
+
+
+def test_heights_need_three_volumes(make_folder, release, monkeypatch):
+    folder = make_folder()
+    whole, read = load_pam50(folder, release=release), []
+    monkeypatch.setattr(pam50, "read_sparse", lambda path: read.append(path.name) or read_sparse(path))
+    heights = load_heights(folder, release=release)
+    assert sorted(read) == sorted(f.rpartition("/")[2] for f in (pam50.LEVELS, pam50.DISCS, pam50.BODIES))
+    assert heights.landmarks == whole.landmarks
+    assert (heights.slice_level == whole.slice_level).all()
 
 
 @pytest.mark.parametrize("harm", [lambda b: b[:-500], lambda b: b"", lambda b: b[:5000] + b"\x00\x01\x02\x03" + b[5004:]])
