@@ -96,7 +96,6 @@ def test_what_partial_volume_costs_where_the_map_is_true(benchmark: Any) -> None
     ways = [(how, by_signal) for how in ("interpolate", "integral") for by_signal in (False, True)]
     found = benchmark.pedantic(lambda: {way: errors(*way) for way in ways}, rounds=1, iterations=1)
     for (how, by_signal), error in found.items():
-        print(
-            f"{how}, shares of the {'signal' if by_signal else 'volume'}: {len(error)} tracts, mean {np.abs(error).mean():.2f}, bias {error.mean():+.2f}"
-        )
+        shares = "signal" if by_signal else "volume"
+        print(f"{how}, shares of the {shares}: {len(error)} tracts, mean {np.abs(error).mean():.2f}, bias {error.mean():+.2f}")
     assert np.abs(found["integral", True]).mean() < 0.3 < np.abs(found["interpolate", False]).mean()

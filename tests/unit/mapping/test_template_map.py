@@ -263,7 +263,7 @@ def test_fractions_by_hand(tiny_template):
     affine[:3, 3] = [-0.75, -1.5, 40.25]  # one voxel in y and z holds the whole block
     fractions = native_fractions(identity, tiny_template, affine, (3, 1, 1))
     weights = scatter(fractions, tiny_template, sparse.csr_array(tiny_template.atlas.weights))
-    # left tract: 1 in voxel x = 1, 0.5 in x = 2, linear between; an eighth of each reaches over the border. Three rows in y, of which the atlas has one
+    # left tract: 1 in voxel x = 1, 0.5 in x = 2, linear between; an eighth of each reaches over the border. One row in y of three
     assert weights.toarray()[0] == pytest.approx([(7 / 8 + 0.5 / 8) / 6, (1 / 8 + 0.5 * 7 / 8) / 6, 0])
 
 
