@@ -71,8 +71,9 @@ def small_template() -> Template:
 
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., Config]:
-    """Return a study configuration with these sections, and placeholders for its places."""
-    return lambda **sections: parse_config({"data": {"bids": "bids", "store": "store"}, **sections})
+    """Return a study configuration with these sections, and placeholders for its places; tables in template space unless the sections say otherwise."""
+    plain = {"data": {"bids": "bids", "store": "store"}, "stages": {"reduce": {"spaces": ["template"]}}}
+    return lambda **sections: parse_config({**plain, **sections})
 
 
 @pytest.fixture

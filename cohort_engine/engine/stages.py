@@ -188,7 +188,7 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     --------
     >>> from cohort_engine.config import parse_config
     >>> [s.name for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))]
-    ['fit_mt', 'mtr']
+    ['fit_mt', 'mtr', 'mtr_native']
     """
     if registry is None:
         _load_entry_points()

@@ -36,7 +36,7 @@ def test_error_and_intervals_against_the_raw_truth(benchmark: Any, tmp_path: Pat
             "data": {"bids": str(tmp_path / "bids"), "store": str(tmp_path / "study.zarr")},
             "template": {"name": "parametric"},
             "compute": {"cluster": "local", "workers": 2},
-            "stages": {"reduce": {"spaces": ["template", "native"], "estimators": list(ESTIMATORS)}},
+            "stages": {"reduce": {"estimators": list(ESTIMATORS)}},
         }
     )
     report = benchmark.pedantic(build, args=(config,), rounds=1, iterations=1)

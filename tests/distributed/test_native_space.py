@@ -26,7 +26,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")},
             "template": {"name": "parametric"},
             "compute": {"cluster": "synchronous"},
-            "stages": {"reduce": {"spaces": ["template", "native"], "estimators": ["wa", "ml", "map"]}},
+            "stages": {"reduce": {"estimators": ["wa", "ml", "map"]}},
         }
     )
     report = build(config)

@@ -29,7 +29,7 @@ def config(root: Path, **compute: object) -> Config:
             "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")},
             "template": {"name": "parametric"},
             "compute": {"cluster": "synchronous"} | compute,
-            "stages": {"fit": {"deformable": False}},
+            "stages": {"fit": {"deformable": False}, "reduce": {"spaces": ["template"]}},
         }
     )
 

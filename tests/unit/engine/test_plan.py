@@ -20,7 +20,8 @@ GIB = 2**30
 
 
 def config(tmp_path: Path, **compute: object) -> Config:
-    return parse_config({"data": {"bids": "b", "store": str(tmp_path / "s.zarr")}, "compute": compute})
+    stages = {"reduce": {"spaces": ["template"]}}
+    return parse_config({"data": {"bids": "b", "store": str(tmp_path / "s.zarr")}, "compute": compute, "stages": stages})
 
 
 def subject(tmp_path: Path, row: int, *, lacks: str = "") -> Subject:
