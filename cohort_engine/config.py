@@ -100,11 +100,11 @@ class ReduceConfig(Section):
 
     estimators: tuple[Literal["wa", "bin", "median", "ml", "map", "max"], ...] = ("wa",)
     """Estimators to tabulate."""
-    spaces: tuple[Literal["template", "native"], ...] = Field(default=schema.SPACES, min_length=1)
+    spaces: tuple[Literal["template", "native"], ...] = Field(default=(schema.SPACE_TEMPLATE, schema.SPACE_NATIVE), min_length=1)
     """``template`` reduces the packed maps; ``native`` also brings the atlas into each image (stage ``<metric>_native``)."""
     native: Literal["integral", "interpolate"] = schema.INTEGRAL
-    """Atlas in the image: its ``integral`` over each voxel, as shares of the signal where the metric is a ratio; or SCT's way, its value at the voxel's
-    centre (``interpolate``)."""
+    """Atlas in the image: its ``integral`` over each voxel, as shares of the signal where the metric is a ratio; or SCT's way, its value at the centre
+    of each voxel (``interpolate``)."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""
 
