@@ -103,8 +103,8 @@ class ReduceConfig(Section):
     spaces: tuple[Literal["template", "native"], ...] = Field(default=(schema.SPACE_TEMPLATE, schema.SPACE_NATIVE), min_length=1)
     """``template`` reduces the packed maps; ``native`` also brings the atlas into each image (stage ``<metric>_native``)."""
     native: Literal["integral", "interpolate"] = schema.INTEGRAL
-    """Atlas in the image: its ``integral`` over each voxel, as shares of the signal where the metric is a ratio; or SCT's way, its value at the centre
-    of each voxel (``interpolate``)."""
+    """Atlas in the image: its ``integral`` over each voxel, as shares of the signal where the metric is a ratio; or SCT's way, its value at the
+    centre of each voxel (``interpolate``)."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""
 
