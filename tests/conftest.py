@@ -71,7 +71,7 @@ def small_template() -> Template:
 
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., Config]:
-    """Return a study configuration with these sections, and placeholders for its places; tables in template space unless the sections say otherwise."""
+    """Return a study configuration with these sections and placeholders for its places; tables in template space unless a section says otherwise."""
     plain = {"data": {"bids": "bids", "store": "store"}, "stages": {"reduce": {"spaces": ["template"]}}}
     return lambda **sections: parse_config({**plain, **sections})
 
