@@ -451,7 +451,8 @@ def native_stage(stage: Stage, config: Config) -> Stage:
     return Stage(
         name=schema.native_stage(metric), version=f"{stage.version}.1",
         run=partial(run_native, metric=metric, image=stage.image, atlas=stage.atlas or fitted_atlas),
-        params=partial(_native_params, stage.params, own), roles=(*stage.roles, *stage.atlas_roles), alternatives=stage.alternatives, needs=(*stage.needs, stage.name),
+        params=partial(_native_params, stage.params, own), roles=(*stage.roles, *stage.atlas_roles),
+        alternatives=stage.alternatives, needs=(*stage.needs, stage.name),
         writes=(*tables, *(s.path for s in schema.qc_specs(metric, schema.SPACE_QC).values())), resources=stage.resources, memory=NATIVE_MEMORY,
     )  # fmt: skip
 
