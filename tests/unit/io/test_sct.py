@@ -59,7 +59,8 @@ def test_each_naming_fills_each_role(tmp_path: Path, names: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
-    "warp", ["mt/warp_template2anat", "warp_template2mt1", "mt/warp_PAM50_t22mt1", "mt/warp_PAM50_t2s2anat", "warp_template2anat", "x/warp_template2mts"]
+    "warp",
+    ["mt/warp_template2anat", "warp_template2mt1", "mt/warp_PAM50_t22mt1", "mt/warp_PAM50_t2s2anat", "warp_template2anat", "x/warp_template2mts"],
 )
 def test_names_of_a_warp(tmp_path: Path, warp: str) -> None:
     assert roles(study(tmp_path, [f"sub-01/{warp}.nii.gz"]), tmp_path) == {f"{warp}.nii.gz": "mt_from_template"}
@@ -80,7 +81,8 @@ def test_a_folder_tells_contrasts_apart(tmp_path: Path) -> None:
 
 def test_two_for_one_role_are_that_subjects_error(tmp_path: Path) -> None:
     found = study(
-        tmp_path, ["sub-01/mt/warp_template2mt.nii.gz", "sub-01/mt/warp_template2anat.nii.gz", "sub-01/mt/mtr.nii.gz", "sub-02/mt/warp_template2mt.nii.gz"]
+        tmp_path,
+        ["sub-01/mt/warp_template2mt.nii.gz", "sub-01/mt/warp_template2anat.nii.gz", "sub-01/mt/mtr.nii.gz", "sub-02/mt/warp_template2mt.nii.gz"],
     )
     assert list(found.problems) == [(0, "mt_from_template")]
     assert "expected one warp from the template to the MT image, found 2" in str(found.problems[0, "mt_from_template"])
