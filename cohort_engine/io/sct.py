@@ -8,7 +8,8 @@ name and folder tell them apart (`CONTRASTS`); where they do not, that is the su
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -137,23 +138,19 @@ def _image(tree: Tree, path: str, person: Person) -> ImageFile | None:
 
 def _results(tree: Tree, paths: Sequence[str]) -> tuple[dict[str, str], dict[str, InputError]]:
     """Give each role of a result its file or folder, or say why not."""
-    found: dict[str, set[str]] = {}
-    neutral: dict[str, set[str]] = {}
-    for path in paths:
-        label = LABELS.match(path)
-        name = _PERSON.sub("", re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(path).name.lower()))
-        for product, words in RESULTS.items():
-            m = None if label or not path.endswith(bids.IMAGE_SUFFIXES) else re.fullmatch(words, name)
-            if m and product not in PRODUCTS:
-                found.setdefault(product, set()).add(path)
-            elif m:
-                _sort(found, neutral, product, path, m["image"])
-        if label:
-            _sort(found, neutral, schema.LABEL_FOLDER, label["folder"], (label["image"] or NEUTRAL).lower())
-    for product in PRODUCTS:
-        found.setdefault(schema.role(schema.MT, product), set()).update(
-            neutral.get(product, ()) if not found.get(schema.role(schema.MT, product)) else ()
-        )
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    neutral: defaultdict[str, set[str]] = defaultdict(set)
+    for product, path, image in _products(paths):
+        contrast = _contrast(path, image)
+        if product not in PRODUCTS:
+            found[product].add(path)
+        elif contrast is None:
+            neutral[product].add(path)
+        elif contrast:
+            found[schema.role(contrast, product)].add(path)
+    for product, of in neutral.items():
+        if not found[role := schema.role(schema.MT, product)]:
+            found[role] = of
     files = {role: tree.location(next(iter(of))) for role, of in found.items() if len(of) == 1}
     problems = {
         role: InputError(
@@ -165,19 +162,20 @@ def _results(tree: Tree, paths: Sequence[str]) -> tuple[dict[str, str], dict[str
     return files, problems
 
 
-def _sort(found: dict[str, set[str]], neutral: dict[str, set[str]], product: str, path: str, image: str) -> None:
-    """Put a warp or label folder down for the contrast that its name, or else the nearest telling folder, says."""
-    contrast = (
-        _contrast(image)
-        if image != NEUTRAL
-        else next((c for p in reversed(PurePosixPath(path).parts[1:-1]) if (c := _contrast(p.lower())) is not None), None)
-    )
-    if contrast is None and image == NEUTRAL:
-        neutral.setdefault(product, set()).add(path)
-    elif contrast:
-        found.setdefault(schema.role(contrast, product), set()).add(path)
+def _products(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Every result among files: what it is, its file or folder, and the name of its image."""
+    for path in paths:
+        if label := LABELS.match(path):
+            yield schema.LABEL_FOLDER, label["folder"], (label["image"] or NEUTRAL).lower()
+        elif path.endswith(bids.IMAGE_SUFFIXES):
+            name = _PERSON.sub("", re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(path).name.lower()))
+            for product, words in RESULTS.items():
+                if m := re.fullmatch(words, name):
+                    yield product, path, m.groupdict().get("image", "")
 
 
-def _contrast(words: str) -> str | None:
-    """Contrast that a word stands for, ``""`` for one of no interest, None for a word that says nothing."""
-    return next((c for c, known in CONTRASTS.items() if re.fullmatch(known, words)), None)
+def _contrast(path: str, image: str) -> str | None:
+    """Contrast that the name of an image says, or else the nearest folder; ``""`` for one of no interest, None where nothing says one."""
+    words = [image] if image != NEUTRAL else [p.lower() for p in reversed(PurePosixPath(path).parts[1:-1])]
+    said = (next((c for c, known in CONTRASTS.items() if re.fullmatch(known, w)), None) for w in words)
+    return next((c for c in said if c is not None), None if image == NEUTRAL else "")

@@ -80,6 +80,8 @@ def check_convention(field: FloatArray, affine: FloatArray, cord: BoolArray, tem
         "voxels in place of mm, RAS in place of LPS": spacing * TO_LPS,
     }  # fmt: skip
     found = cord_dice(field_positions(field, affine), cord, template)
+    if found > 1 - BETTER:
+        return found
     others = {
         name: cord_dice(field_positions(np.where(np.abs(field) < FARTHEST, field * factor, np.inf), affine), cord, template)
         for name, factor in readings.items()

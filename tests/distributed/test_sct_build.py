@@ -127,7 +127,8 @@ def test_one_warp_is_turned_round(root: Path, one_warp: BuildReport) -> None:
     distance = np.linalg.norm(read_subject(here, 0, "fit/mt") - read_subject(there, 0, "fit/mt"), axis=1)
     distance = distance[np.isfinite(distance)]
     cells = apart(*(table(Path(s), "template").mtr_wa for s in (here, there)))
-    figures = f"position: median {np.median(distance):.3f}, 99 % {np.percentile(distance, 99):.3f} mm; cells: mean {cells.mean():.3f}, largest {cells.max():.2f}"
+    figures = f"position: median {np.median(distance):.3f}, 99 % {np.percentile(distance, 99):.3f} mm; "
+    figures += f"cells: mean {cells.mean():.3f}, largest {cells.max():.2f}"
     print(figures)
     assert np.median(distance) < 0.1, figures
     assert np.percentile(distance, 99) < 0.4, figures
@@ -239,6 +240,7 @@ def drop_last_label(mt: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "ras": (scaled(-1, -1, 1), "fit_mt", "InputError", "numbers that fit as RAS in place of LPS"),
+    "voxels": (scaled(1 / 0.9, 1 / 0.9, 1 / 5), "fit_mt", "InputError", "numbers that fit as voxels in place of mm"),
     "metres": (scaled(*[1e-3] * 3), "fit_mt", "InputError", "numbers that fit as metres in place of mm"),
     "none": (lambda mt: (mt / TO_IMAGE).unlink(), "fit_mt", "MissingInputError", "no warp from the template to the MT image"),
     "image": (lambda mt: shutil.copy(mt / "mtr.nii.gz", mt / TO_IMAGE), "fit_mt", "InputError", "displacements of shape"),

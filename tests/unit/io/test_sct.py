@@ -20,7 +20,8 @@ SHORT = {
 }  # fmt: skip
 HEAD = "sub-01_ses-a_acq-MT"
 LONG = {
-    f"ses-a/anat/MTS/{HEAD}on_MTS.nii.gz": "mt_on", f"ses-a/anat/MTS/{HEAD}off_MTS.nii.gz": "mt_off", f"ses-a/anat/MTS/{HEAD}on_MTS_seg.nii.gz": "mt_mask",
+    f"ses-a/anat/MTS/{HEAD}on_MTS.nii.gz": "mt_on", f"ses-a/anat/MTS/{HEAD}off_MTS.nii.gz": "mt_off",
+    f"ses-a/anat/MTS/{HEAD}on_MTS_seg.nii.gz": "mt_mask",
     f"ses-a/anat/MTS/warp_{HEAD}off_MTS2{HEAD}on_MTS.nii.gz": "mt_off_warp", "ses-a/anat/MTS/warp_template2anat.nii.gz": "mt_from_template",
     "ses-a/anat/MTS/label/atlas/info_label.txt": "mt_label_folder", "ses-a/anat/T2w/sub-01_ses-a_T2w_seg.nii.gz": "t2w_mask",
     "ses-a/anat/T2w/sub-01_ses-a_T2w_seg_labeled.nii.gz": "t2w_landmarks", "ses-a/anat/T2w/label/template/PAM50_levels.nii.gz": "t2w_label_folder",

@@ -100,7 +100,7 @@ def test_the_opposite_warp_is_taken_as_it_is(seen: Any, positions: np.ndarray, t
     found = np.isfinite(packed[:, 0])
     np.testing.assert_allclose(packed[found], seen.bend.native(template.packing.xyz)[found], atol=1e-4)
     assert np.median(residual) < 0.05
-    far, residual = packed_by_opposite(there + [0, 0, 4.0], grid.affine, positions, seen.affine, template, slices(seen))
+    far, residual = packed_by_opposite(there + np.array([0, 0, 4.0]), grid.affine, positions, seen.affine, template, slices(seen))
     assert np.median(residual) > 3
     assert np.isfinite(far).any()
 
@@ -131,6 +131,6 @@ def test_wrong_numbers_are_told_apart(seen: Any, positions: np.ndarray, template
 
 
 def test_a_warp_of_another_image(seen: Any, positions: np.ndarray, template: Template) -> None:
-    field = displacement_field(positions + [4.0, 0, 0], seen.affine)[:, :, :, 0]
+    field = displacement_field(positions + np.array([4.0, 0, 0]), seen.affine)[:, :, :, 0]
     with pytest.raises(InputError, match=r"expected a warp that brings the template's cord onto the cord mask \(Dice 0\.85\)"):
         check(seen, field, template)
