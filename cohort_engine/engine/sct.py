@@ -26,6 +26,8 @@ from cohort_engine.template.packing import Grid
 LEAST = {schema.LABEL_FOLDER: 0.85, schema.MASK: 0.5}
 """Least Dice of the template's cord, brought into the image by the warp, with that of the label folder (made by the same warp: 0.99 in a published
 subject) and with the mask (0.97 there; a pathology may lower it)."""
+WARP_MEMORY = 400.0
+"""A field of a whole field of view, 256 x 256 x 22, and template points as neighbours of its voxels, MiB: a worker with PAM50 peaked at 364."""
 FARTHEST_APART = 1.0
 """Largest median distance (mm) at which two opposite warps pass for one registration."""
 
@@ -196,7 +198,7 @@ for _contrast in (schema.MT, schema.T2W):
         Stage(
             name=fit_name(_contrast), version="sct-1", run=partial(run_warp, contrast=_contrast), params=no_params,
             roles=(schema.role(_contrast, schema.FROM_TEMPLATE),), alternatives=opposite_or_not(_contrast),
-            writes=(schema.fit_spec(_contrast).path, *(s.path for s in schema.qc_specs(_contrast, QUALITY).values())), memory=700.0,
+            writes=(schema.fit_spec(_contrast).path, *(s.path for s in schema.qc_specs(_contrast, QUALITY).values())), memory=WARP_MEMORY,
         ),
         schema.SCT,
     )  # fmt: skip

@@ -254,6 +254,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "label": (lambda mt: next(mt.glob("label/atlas/*_07.nii.gz")).unlink(), "mtr_native", "MissingInputError", "1 absent: parametric_atlas_07"),
     "levels": (lambda mt: next(mt.glob("label/template/*_levels.nii.gz")).unlink(), "mtr_native", "MissingInputError", "found none"),
     "info": (lambda mt: (mt / "label/atlas/info_label.txt").unlink(), "mtr_native", "MissingInputError", "info_label.txt"),
+    "unlabelled": (lambda mt: shutil.rmtree(mt / "label"), "mtr_native", "MissingInputError", "no label folder of the MT image"),
     "names": (rename_label, "mtr_native", "TemplateError", "found 37, 1 of them with another name"),
     "fewer": (drop_last_label, "mtr_native", "TemplateError", "found 36"),
 }
@@ -264,11 +265,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
 def broken(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildReport, list[str]]:
     folder = tmp_path_factory.mktemp("broken")
     head, line = (root / "bids/participants.tsv").read_text().splitlines()
-    names = [*BROKEN, "well"]
+    names = [*BROKEN, "well", "unmasked"]
     for name in names:
         shutil.copytree(root / "sct/sub-HC001", folder / f"sct/sub-{name}")
         if name in BROKEN:
             BROKEN[name][0](folder / f"sct/sub-{name}/mt")
+    (folder / "sct/sub-unmasked/mt/mt1_seg.nii.gz").unlink()
     (folder / "sct/participants.tsv").write_text("\n".join([head, *(line.replace("sub-HC001", f"sub-{n}") for n in names)]) + "\n")
     report = build(config(folder, "sct", "s.zarr"))
     return report, sorted(names)
@@ -289,9 +291,13 @@ def test_a_broken_folder_is_told(broken: tuple[BuildReport, list[str]], name: st
 def test_the_others_finish(broken: tuple[BuildReport, list[str]]) -> None:
     report, names = broken
     assert report.exit_code == 1
-    row = next(i for i, n in report.names.items() if n == "sub-well")
     assert report.counts["shape"]["done"] == len(names)
-    assert np.isfinite(read_subject(report.url, row, "maps/mtr")).any()
+    assert report.counts["mtr_native"]["done"] == 2
+    for name in ("sub-well", "sub-unmasked"):
+        row = next(i for i, n in report.names.items() if n == name)
+        assert np.isfinite(read_subject(report.url, row, "maps/mtr")).any()
+        assert np.isfinite(read_subject(report.url, row, "tables/native/mtr_map")).any()
+    assert np.isnan(read_subject(report.url, row, "qc/mt_dice"))
     assert verify(report.url) == []
 
 
