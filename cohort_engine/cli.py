@@ -124,13 +124,15 @@ def simulate(
 
 @app.command()
 def index(
-    bids: Annotated[str, typer.Argument(help="Folder or URL of a BIDS dataset.")],
+    bids: Annotated[str, typer.Argument(help="Folder or URL of a BIDS dataset; with --source sct a folder of subject folders.")],
     derivatives: Annotated[list[str] | None, typer.Option(help="Derivative folders; by default all under derivatives/.")] = None,
+    source: Annotated[str, typer.Option(help="bids, or sct: results of the Spinal Cord Toolbox.")] = "bids",
 ) -> None:
     """List the subjects of a study and what each of them lacks."""
-    from cohort_engine.io.bids import index_study
+    from cohort_engine.config import parse_config
+    from cohort_engine.engine.build import index as run
 
-    study = index_study(bids, derivatives=tuple(derivatives or ()))
+    study = run(parse_config({"data": {"bids": bids, "store": "", "derivatives": derivatives or [], "source": source}}, where="index").data)
     missing = study.missing()
     _say(_table(study.present().reset_index(names="file"), f"{len(study)} subjects, {len(study) - len(missing)} complete"))
     if len(missing):

@@ -26,8 +26,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the study is, and where the cohort goes."""
 
+    source: Literal["bids", "sct"] = schema.BIDS
+    """``bids`` computes from images, masks and landmarks; ``sct`` takes what the Spinal Cord Toolbox left behind: warps, labels, metric images."""
     bids: str
-    """Folder or URL of the BIDS dataset."""
+    """Folder or URL of the BIDS dataset; with ``source: sct`` the folder of the subject folders."""
     store: str
     """Folder or URL of the cohort store to make (``study.zarr``)."""
     derivatives: tuple[str, ...] = ()
@@ -102,9 +104,9 @@ class ReduceConfig(Section):
     """Estimators to tabulate."""
     spaces: tuple[Literal["template", "native"], ...] = Field(default=(schema.SPACE_TEMPLATE, schema.SPACE_NATIVE), min_length=1)
     """``template`` reduces the packed maps; ``native`` also brings the atlas into each image (stage ``<metric>_native``)."""
-    native: Literal["integral", "interpolate"] = schema.INTEGRAL
-    """Atlas in the image: its ``integral`` over each voxel, as shares of the signal where the metric is a ratio; or SCT's way, its value at the
-    centre of each voxel (``interpolate``)."""
+    native: Literal["signal", "integral", "interpolate"] = schema.SIGNAL
+    """Atlas in the image: its ``integral`` over each voxel; the same as shares of the voxel's ``signal`` where the metric is a ratio; or SCT's way,
+    its value at the centre of each voxel (``interpolate``)."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""
 
@@ -137,8 +139,12 @@ class Config(Section):
     """Scientific parameters."""
 
     def science(self) -> dict[str, Any]:
-        """Return the part that changes numbers, without a path or a name of anybody: safe to store."""
-        return {"template": {"name": self.template.name}, "stages": self.stages.model_dump(mode="json")}
+        """Return the part that changes numbers, without a path or a name of anybody: safe to store.
+
+        A source is named where it is not `schema.BIDS`, so that stores made before there were two keep their hash.
+        """
+        source = {} if self.data.source == schema.BIDS else {"source": self.data.source}
+        return {"template": {"name": self.template.name}, "stages": self.stages.model_dump(mode="json"), **source}
 
     @property
     def science_hash(self) -> str:

@@ -43,6 +43,7 @@ STAGES = "stages"
 SPACE_TEMPLATE: Final = "template"
 SPACE_NATIVE: Final = "native"
 SPACES = (SPACE_TEMPLATE, SPACE_NATIVE)
+SIGNAL: Final = "signal"
 INTEGRAL: Final = "integral"
 INTERPOLATE: Final = "interpolate"
 WA: Final = "wa"
@@ -75,6 +76,13 @@ MT_ON = "mt_on"
 MT_OFF = "mt_off"
 MASK = "mask"
 LANDMARKS = "landmarks"
+FROM_TEMPLATE = "from_template"
+TO_TEMPLATE = "to_template"
+LABEL_FOLDER = "label_folder"
+WARP = "warp"
+MOVED = "moved"
+IMAGE = "image"
+MTR = "mtr"
 
 
 def role(contrast: str, kind: str) -> str:
@@ -90,8 +98,22 @@ ROLES: Mapping[str, str] = {
     MT_OFF: "MT-off image",
     role(MT, MASK): "cord mask of the MT-on image",
     role(MT, LANDMARKS): "vertebral landmarks of the MT-on image",
+    role(MT, FROM_TEMPLATE): "warp from the template to the MT image",
+    role(MT, TO_TEMPLATE): "warp from the MT image to the template",
+    role(MT, LABEL_FOLDER): "label folder of the MT image",
+    role(MTR, IMAGE): "MTR image",
+    role(MT_OFF, WARP): "warp from the MT-off to the MT-on image",
+    role(MT_OFF, MOVED): "MT-off image on the grid of the MT-on image",
+    role(T2W, FROM_TEMPLATE): "warp from the template to the T2w image",
+    role(T2W, TO_TEMPLATE): "warp from the T2w image to the template",
+    role(T2W, LABEL_FOLDER): "label folder of the T2w image",
 }
 """Role -> the words a message uses for it. Files have roles; messages name roles, never paths."""
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+BIDS: Final = "bids"
+SCT: Final = "sct"
+"""Where subjects come from: images with masks and landmarks, or what the Spinal Cord Toolbox made of them."""
 
 # --- landmarks --------------------------------------------------------------------------------------------------------
 DISC = "disc"
@@ -209,7 +231,6 @@ class MetricSpec:
     inputs: tuple[str, ...]
 
 
-MTR = "mtr"
 METRICS: Mapping[str, MetricSpec] = {
     MTR: MetricSpec(MTR, "magnetization transfer ratio", "percent", (-100.0, 100.0), MT, (MT_ON, MT_OFF)),
 }
@@ -389,6 +410,14 @@ FIT_QC: Mapping[str, tuple[str, str]] = {
 }
 """Quality numbers of a template map: ``qc/<contrast>_<key>``."""
 
+INVERSE_RESIDUAL = "inverse_residual"
+LABEL_DICE = "label_dice"
+WARP_QC: Mapping[str, tuple[str, str]] = {
+    INVERSE_RESIDUAL: ("distance between a template voxel and where the image's warp puts its place, 95th percentile", "mm"),
+    LABEL_DICE: ("Dice of the label folder's cord with the template cord brought there by the warp", "1"),
+}
+"""Further quality numbers of a template map that was read from a warp: ``qc/<contrast>_<key>``."""
+
 METRIC_QC: Mapping[str, tuple[str, str]] = {
     SHIFT: ("largest in-plane shift found between the two images", "mm"),
     FLAGGED: ("fraction of cord voxels set to NaN by the low-signal and saturation rule", "1"),
@@ -460,11 +489,11 @@ FIXED: tuple[VariableSpec, ...] = (
 
 def store_specs(
     *, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], spaces: tuple[str, ...] = (SPACE_TEMPLATE,),
-    shape: bool = False,
+    shape: bool = False, source: str = BIDS,
 ) -> dict[str, VariableSpec]:  # fmt: skip
     """Return every variable of a store with these contrasts, metrics, estimators and spaces, by path (subject columns aside).
 
-    `shape` adds morphometry.
+    `shape` adds morphometry, `source` the quality numbers of warps.
 
     Examples
     --------
@@ -477,7 +506,7 @@ def store_specs(
         yield from FIXED
         for c in contrasts:
             yield fit_spec(c)
-            yield from qc_specs(c, FIT_QC).values()
+            yield from qc_specs(c, {**FIT_QC, **WARP_QC} if source == SCT else FIT_QC).values()
         for m in metrics:
             yield map_spec(m)
             yield from qc_specs(m, METRIC_QC).values()

@@ -46,13 +46,19 @@ def config_page() -> str:
 def store_page() -> str:
     """Every array of a store."""
     specs = schema.store_specs(
-        contrasts=(schema.MT,), metrics=tuple(schema.METRICS), estimators=(schema.WA, schema.MAP), spaces=schema.SPACES, shape=True
+        contrasts=(schema.MT,),
+        metrics=tuple(schema.METRICS),
+        estimators=(schema.WA, schema.MAP),
+        spaces=schema.SPACES,
+        shape=True,
+        source=schema.SCT,
     )
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",
         "attributes. NaN is missing; zero is a value. The ledger lies beside the store (`<store>.ledger/<row>/<stage>.json`).", "",
-        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, and with morphometry (`stages.shape.source`);",
+        "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, with morphometry (`stages.shape.source`), and with the",
+        "quality numbers of warps (`qc/mt_inverse_residual`, `qc/mt_label_dice`) that only `data.source: sct` has;",
         "`subjects/*` holds the typed columns of `participants.tsv`.",
         "",
         "| array | dims | chunk | dtype | unit | meaning |", "|---|---|---|---|---|---|",

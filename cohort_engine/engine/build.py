@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
-from cohort_engine.config import Config
+from cohort_engine.config import Config, DataConfig
 from cohort_engine.engine.clusters import Pool, make_pool
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.plan import Plan
@@ -20,6 +20,7 @@ from cohort_engine.errors import CohortError, StorageError, StoreError, Template
 from cohort_engine.io import layout
 from cohort_engine.io.bids import Study, index_study, kind_column
 from cohort_engine.io.ledger import LedgerEntry, read_ledger
+from cohort_engine.io.sct import index_results
 from cohort_engine.io.writer import IDENTITY, check_template, init_store
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
@@ -79,6 +80,14 @@ class BuildReport:
         if self.trouble:
             table.caption = f"The store is not closed. {self.trouble}"
         return table
+
+
+INDEX: Mapping[str, Callable[..., Study]] = {schema.BIDS: index_study, schema.SCT: index_results}
+
+
+def index(data: DataConfig) -> Study:
+    """List the subjects of a study and their files; errors as of `io.bids.index_study`."""
+    return INDEX[data.source](data.bids, derivatives=data.derivatives, include=data.include, exclude=data.exclude)
 
 
 def plan(config: Config, *, stages: Sequence[Stage] | None = None) -> Plan:
@@ -166,7 +175,7 @@ class _Build:
         self.config = config
         self.stages = stages_of(config) if stages is None else tuple(stages)
         self.template = _template(config)
-        self.study = index_study(config.data.bids, derivatives=config.data.derivatives, include=config.data.include, exclude=config.data.exclude)
+        self.study = index(config.data)
 
     def plan(self, pool: Pool) -> Plan:
         url, problems = self.config.data.store, list[CohortError]()
@@ -239,9 +248,12 @@ def _subjects(study: Study, rows: Iterable[int]) -> list[Subject]:
         table = study.files[list(columns.values())].to_numpy()
         return [{role: str(v) for role, v in zip(columns, line, strict=True) if v is not None} for line in table]
 
-    files = present({role: role for role in schema.ROLES})
-    kinds = present({role: kind_column(role) for role in schema.ROLES if kind_column(role) in study.files})
-    return [Subject(*parts) for parts in zip(rows, files, kinds, strict=True)]
+    files = present({role: role for role in study.roles})
+    kinds = present({role: kind_column(role) for role in study.roles if kind_column(role) in study.files})
+    problems: list[dict[str, CohortError]] = [{} for _ in files]
+    for (row, role), error in study.problems.items():
+        problems[row][role] = error
+    return [Subject(*parts) for parts in zip(rows, files, kinds, problems, strict=True)]
 
 
 def _unfinished(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:

@@ -154,9 +154,9 @@ def _inputs(subjects: Sequence[Subject], stages: Sequence[Stage]) -> tuple[set[s
 
 
 def _file_bytes(locations: set[str]) -> int:
-    """Add up local files; what is not there is left to the stage that needs it."""
+    """Add up local files, and those of folders; what is not there is left to the stage that needs it."""
     paths = [p for p in map(local_path, locations) if p is not None]
-    return sum(p.stat().st_size for p in paths if p.is_file())
+    return sum(f.stat().st_size for p in paths for f in (p.rglob("*") if p.is_dir() else (p,)) if f.is_file())
 
 
 def _layout(config: Config, template: Template, subjects: int, stages: int, columns: int) -> tuple[int, int]:

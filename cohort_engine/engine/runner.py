@@ -32,6 +32,7 @@ from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError
 from cohort_engine.io.ledger import LedgerEntry, read_entry, write_entry
 from cohort_engine.io.store import local_path, read_bytes, storage_errors
 from cohort_engine.io.writer import read_subject, write_subject
+from cohort_engine.provenance import digest
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,14 @@ class Subject:
     files : mapping of role to location
         The files the study has for it.
     kinds : mapping of landmark role to `schema.DISC` or `schema.BODY`
+    problems : mapping of role to CohortError
+        Why the study has no file of a role: told in place of its absence.
     """
 
     row: int
     files: Mapping[str, str] = field(repr=False)
     kinds: Mapping[str, str] = field(repr=False, default_factory=dict)
+    problems: Mapping[str, CohortError] = field(repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,9 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
     started = time.monotonic()
     key = ""
     try:
+        for role in stage.lacking(subject.files):
+            if role in subject.problems:
+                raise subject.problems[role]
         files = stage.select(subject.files)
         kinds = {r: k for r, k in subject.kinds.items() if r in files}
         content = {r: content_hash(location, what=schema.ROLES[r]) for r, location in files.items()}
@@ -161,7 +168,7 @@ def _record(job: Job, row: int, entry: LedgerEntry | None, before: LedgerEntry |
 
 
 def content_hash(location: str, *, what: str) -> str:
-    """Return the sha256 of a file's content, in hex.
+    """Return the sha256 of a file's content, in hex; of a folder's, names and content of all files below it.
 
     Raises
     ------
@@ -173,6 +180,9 @@ def content_hash(location: str, *, what: str) -> str:
     path = local_path(location)
     if path is None:
         return hashlib.sha256(read_bytes(location, what=what)).hexdigest()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return digest([(p.relative_to(path).as_posix(), content_hash(str(p), what=what)) for p in files])
     try:
         with storage_errors(what), path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,9 +18,12 @@ from cohort_engine.io.export import write_label_folder
 from cohort_engine.io.store import storage_errors
 from cohort_engine.io.volume import Volume, read_volume, same_grid, write_volume
 from cohort_engine.template.base import Template
+from cohort_engine.template.packing import Grid
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cohort_engine.mapping.template_map import TemplateMap
 
 TO_TEMPLATE, TO_IMAGE = "warp_anat2template.nii.gz", "warp_template2anat.nii.gz"
 STRAIGHT, QUALITY = "anat2template.nii.gz", "quality.json"
@@ -66,7 +69,6 @@ def register_image(
     import pandas as pd
 
     from cohort_engine.mapping import template_map as mapping
-    from cohort_engine.mapping.ants import displacement_field
 
     moving, cord = read_volume(image, what="image"), read_volume(mask, what="cord mask")
     if not same_grid(moving, cord):
@@ -87,27 +89,49 @@ def register_image(
     with task_folder(0):
         fitted = mapping.fit_template_map(cord.data, cord.affine, axis, template, deformable=deformable, seed=seed, what="cord mask")
 
-    folder, shape = Path(out), cord.data.shape
+    folder = Path(out)
     with storage_errors("output folder"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / QUALITY).unlink(missing_ok=True)
-    native = mapping.invert(fitted, template, cord.affine, shape)
-    fractions = mapping.native_fractions(fitted, template, cord.affine, shape)
-    tissues = {name: (fractions @ getattr(template, name).ravel()).reshape(shape) for name in ("cord", "wm", "gm", "csf")}
-    numbers = np.where(tissues["cord"] >= 0.5, _levels(native, template), 0)
-    weights = mapping.scatter(fractions, template, template.atlas.weights)
-    write_label_folder(folder, template=template, weights=weights, levels=numbers, affine=cord.affine, **tissues)
-    block = template.block_grid
-    for name, positions, grid in ((TO_IMAGE, native, cord.grid), (TO_TEMPLATE, fitted.block, block)):
-        affine = np.asarray(grid.affine, np.float64)
-        write_volume(folder / name, Volume(displacement_field(positions, affine), affine), intent="vector")
+    write_registration(folder, fitted, template, cord.grid)
     straight = mapping.sample(moving.data, moving.affine, fitted.block)
-    write_volume(folder / STRAIGHT, Volume(straight, np.asarray(block.affine, np.float64)))
+    write_volume(folder / STRAIGHT, Volume(straight, np.asarray(template.block_grid.affine, np.float64)))
     rows = [(key, fitted.quality[key], unit, text) for key, (text, unit) in schema.FIT_QC.items()]
     quality = {key: None if np.isnan(value) else round(value, 6) for key, value, _, _ in rows}
     with storage_errors("output folder"):
         (folder / QUALITY).write_text(json.dumps({"template": template.name, "template_digest": template.digest, **quality}, indent=2) + "\n")
     return pd.DataFrame(rows, columns=["quantity", "value", "unit", "meaning"])
+
+
+def write_registration(folder: Path, fitted: TemplateMap, template: Template, grid: Grid) -> None:
+    """Write a template map in the layout of the Spinal Cord Toolbox: ``label/``, and the warps both ways.
+
+    Parameters
+    ----------
+    folder : Path
+        Exists.
+    fitted : TemplateMap
+    template : Template
+    grid : Grid
+        Of the image.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    from cohort_engine.mapping import template_map as mapping
+    from cohort_engine.mapping.ants import displacement_field
+
+    affine, shape = np.asarray(grid.affine, np.float64), grid.shape
+    native = mapping.invert(fitted, template, affine, shape)
+    fractions = mapping.native_fractions(fitted, template, affine, shape)
+    tissues = {name: (fractions @ getattr(template, name).ravel()).reshape(shape) for name in ("cord", "wm", "gm", "csf")}
+    numbers = np.where(tissues["cord"] >= 0.5, _levels(native, template), 0)
+    weights = mapping.scatter(fractions, template, template.atlas.weights)
+    write_label_folder(folder, template=template, weights=weights, levels=numbers, affine=affine, **tissues)
+    for name, positions, where in ((TO_IMAGE, native, affine), (TO_TEMPLATE, fitted.block, np.asarray(template.block_grid.affine, np.float64))):
+        write_volume(folder / name, Volume(displacement_field(positions, where), where), intent="vector")
 
 
 def _levels(native: np.ndarray[Any, Any], template: Template) -> np.ndarray[Any, Any]:

@@ -7,11 +7,11 @@ A stage sees its input files, its parameters, the template, and what upstream st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from graphlib import TopologicalSorter
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from cohort_engine.errors import ConfigError, GeometryError, MissingInputError, 
 from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid
 from cohort_engine.provenance import digest
 from cohort_engine.template.base import Template
+
+if TYPE_CHECKING:
+    from cohort_engine.mapping.native import WarpedAtlas
 
 Array = NDArray[Any]
 ENTRY_POINTS = "cohort_engine.stages"
@@ -100,6 +103,10 @@ class Stage:
         Working memory beyond the worker's own, MiB: what the plan checks.
     image : callable of `StageInput` to `MetricImage`, optional
         The metric in the image's own space, of a stage that samples one: its native tables are made from it.
+    atlas : callable of (`StageInput`, contrast, `MetricImage`) to `WarpedAtlas`, optional
+        The atlas in that space; by default through the template map.
+    atlas_roles : tuple of str
+        Files that `atlas` needs.
     """
 
     name: str
@@ -112,7 +119,9 @@ class Stage:
     needs: tuple[str, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: float = 512.0
-    image: Callable[[StageInput], MetricImage] | None = None
+    image: ImageOf | None = None
+    atlas: AtlasOf | None = None
+    atlas_roles: tuple[str, ...] = ()
 
     def select(self, files: Mapping[str, str]) -> dict[str, str]:
         """Pick the files this stage uses out of all a subject has.
@@ -159,15 +168,21 @@ class Stage:
         return digest(self.name, self.version, dict(content), dict(kinds), dict(params), template, list(upstream))
 
 
+ImageOf = Callable[[StageInput], MetricImage]
+AtlasOf = Callable[[StageInput, str, MetricImage], "WarpedAtlas"]
+
 STAGES: dict[str, Stage] = {}
 """Every stage by name. A fit stage is called ``fit_<contrast>``, a metric's stage like the metric."""
+BY_SOURCE: dict[str, dict[str, Stage]] = {schema.BIDS: {}}
+"""Source of the subjects -> the stages that differ from `STAGES`, by the same names."""
 
 
-def register(stage: Stage) -> Stage:
-    """Add a stage to `STAGES`; a name is given once."""
-    if stage.name in STAGES:
+def register(stage: Stage, source: str | None = None) -> Stage:
+    """Add a stage to `STAGES`, or in its place for one source; a name is given once."""
+    stages = STAGES if source is None else BY_SOURCE.setdefault(source, {})
+    if stage.name in stages:
         raise ConfigError(expected="a new stage name", found=f"{stage.name!r} twice", where="stages", remedy="Choose another name.")
-    STAGES[stage.name] = stage
+    stages[stage.name] = stage
     return stage
 
 
@@ -192,7 +207,7 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     """
     if registry is None:
         _load_entry_points()
-        registry = STAGES
+        registry = STAGES | BY_SOURCE[config.data.source]
     if config.stages.shape.source == schema.PROFILE_TABLES:
         raise ConfigError(
             expected=f"{schema.T2W} or nothing", found=f"{schema.PROFILE_TABLES!r}, the mark of imported tables", where="stages.shape.source",
@@ -218,7 +233,9 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
 
 
 def _load_entry_points() -> None:
-    """Register the stages of other packages, once."""
+    """Register the stages of the other source, and of other packages, once."""
+    import cohort_engine.engine.sct  # noqa: F401
+
     for point in entry_points(group=ENTRY_POINTS):
         found = point.load()
         for stage in (found,) if isinstance(found, Stage) else found:
@@ -252,7 +269,7 @@ def run_fit(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
         cord.data, cord.affine, levels if source == contrast else transfer(levels, own), inputs.template,
         deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.ROLES[schema.role(contrast, schema.MASK)],
     )  # fmt: skip
-    return {schema.fit_spec(contrast).path: fitted.packed(inputs.template)} | _quality(contrast, schema.FIT_QC, fitted.quality)
+    return {schema.fit_spec(contrast).path: fitted.packed(inputs.template)} | quality_arrays(contrast, schema.FIT_QC, fitted.quality)
 
 
 def fit_params(config: Config) -> dict[str, Any]:
@@ -260,7 +277,8 @@ def fit_params(config: Config) -> dict[str, Any]:
     return config.stages.fit.model_dump(mode="json", exclude={"contrasts"})
 
 
-def _quality(prefix: str, quantities: Mapping[str, tuple[str, str]], values: Mapping[str, float]) -> dict[str, Array]:
+def quality_arrays(prefix: str, quantities: Mapping[str, tuple[str, str]], values: Mapping[str, float]) -> dict[str, Array]:
+    """Lay quality numbers out as a stage returns them; NaN for those that are not given."""
     return {spec.path: np.asarray(values.get(key, np.nan), np.float32) for key, spec in schema.qc_specs(prefix, quantities).items()}
 
 
@@ -308,13 +326,13 @@ SYN_PAD = 3
 """Slices repeated at both ends: SyN holds the border of its volume still."""
 
 
-def run_mtr(inputs: StageInput) -> dict[str, Array]:
-    """Sample the magnetization transfer ratio at the template map: ``maps/mtr`` (voxel,) percent and its quality numbers."""
+def run_metric(inputs: StageInput, *, metric: str, image: ImageOf) -> dict[str, Array]:
+    """Sample a metric at the template map of its contrast: ``maps/<metric>`` (voxel,) and its quality numbers."""
     from cohort_engine.mapping.template_map import sample
 
-    image = mtr_image(inputs)
-    values = sample(image.volume.data, image.volume.affine, inputs.load(schema.fit_spec(schema.MT).path))
-    return {schema.map_spec(schema.MTR).path: values.astype(np.float32)} | _quality(schema.MTR, schema.METRIC_QC, image.quality)
+    found = image(inputs)
+    values = sample(found.volume.data, found.volume.affine, inputs.load(schema.fit_spec(schema.metric(metric).contrast).path))
+    return {schema.map_spec(metric).path: values.astype(np.float32)} | quality_arrays(metric, schema.METRIC_QC, found.quality)
 
 
 def mtr_image(inputs: StageInput) -> MetricImage:
@@ -332,13 +350,17 @@ def mtr_image(inputs: StageInput) -> MetricImage:
         require_signal(volume, what=schema.ROLES[role])
     mask = cord.data > 0.5
     moved, shift = coregister_off(on, off, cord, inputs.params["coregister"], seed=inputs.params["seed"])
-    ratio, flagged = mtr(moved, on.data, floor=cord_floor(moved, mask, inputs.params["low_signal"]))
+    ratio = mtr(moved, on.data, floor=cord_floor(moved, mask, inputs.params["low_signal"]))[0]
     check_not_swapped(ratio, mask)
-    quality = {
-        schema.SHIFT: shift, schema.FLAGGED: float(np.mean(flagged[mask])), schema.NEGATIVE: float(np.mean(ratio[mask] < 0)),
-        schema.CORD_MEDIAN: float(np.nanmedian(ratio[mask])),
+    return MetricImage(Volume(ratio, on.affine), metric_quality(ratio, mask, shift), moved)
+
+
+def metric_quality(values: Array, mask: Array, shift: float = np.nan) -> dict[str, float]:
+    """Quality numbers of a metric (x, y, z) over its cord."""
+    return {
+        schema.SHIFT: shift, schema.FLAGGED: float(np.mean(~np.isfinite(values[mask]))), schema.NEGATIVE: float(np.mean(values[mask] < 0)),
+        schema.CORD_MEDIAN: float(np.nanmedian(values[mask])),
     }  # fmt: skip
-    return MetricImage(Volume(ratio, on.affine), quality, moved)
 
 
 def coregister_off(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1) -> tuple[Array, float]:
@@ -392,40 +414,51 @@ def mtr_params(config: Config) -> dict[str, Any]:
 
 
 # --- native space ----------------------------------------------------------------------------------------------------
-def run_native(inputs: StageInput, *, metric: str, image: Callable[[StageInput], MetricImage]) -> dict[str, Array]:
-    """Reduce a metric in the image itself, over the atlas brought there by the template map: ``tables/native/<metric>_*`` (level, region).
+def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
+    """Bring the atlas into an image through the template map of its contrast.
 
-    With integrated weights, those of a ratio are shares of the voxel's signal (`reduce.native.signal_weights`).
-    The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
+    With `schema.SIGNAL`, its integral over each voxel becomes shares of the signal (`reduce.native.signal_weights`) if the metric is a ratio.
     """
     from cohort_engine.mapping.native import native_atlas
+    from cohort_engine.reduce.native import signal_weights
+
+    shape, how = image.volume.data.shape, inputs.params["native"]
+    way = schema.INTEGRAL if how == schema.SIGNAL else how
+    atlas = native_atlas(inputs.load(schema.fit_spec(contrast).path), inputs.template, image.volume.affine, shape, how=way)
+    if image.signal is None or how != schema.SIGNAL:
+        return atlas
+    signal = image.signal.reshape(-1)[atlas.voxel].astype(np.float64)
+    clusters = tuple(inputs.template.atlas.clusters.values())
+    return replace(atlas, weights=signal_weights(atlas.weights, signal, atlas.voxel % shape[2], clusters))
+
+
+def run_native(inputs: StageInput, *, metric: str, image: ImageOf, atlas: AtlasOf) -> dict[str, Array]:
+    """Reduce a metric in the image itself, over the atlas as it lies there: ``tables/native/<metric>_*`` (level, region).
+
+    The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
+    """
     from cohort_engine.reduce.estimators import estimator as find_estimator
-    from cohort_engine.reduce.native import level_tables, signal_weights
+    from cohort_engine.reduce.native import level_tables
     from cohort_engine.reduce.operator import template_operator
 
     template, estimators, least = inputs.template, inputs.params["estimators"], inputs.params["min_coverage"]
-    found, clusters = image(inputs), tuple(template.atlas.clusters.values())
-    volume, how = found.volume, inputs.params["native"]
-    positions = inputs.load(schema.fit_spec(schema.metric(metric).contrast).path)
-    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how=how)
-    values = volume.data.reshape(-1)[atlas.voxel].astype(np.float64)
-    places = np.stack(np.unravel_index(atlas.voxel, volume.data.shape), axis=-1)
-    weights = atlas.weights
-    if found.signal is not None and how == schema.INTEGRAL:
-        weights = signal_weights(weights, found.signal.reshape(-1)[atlas.voxel].astype(np.float64), places[:, 2], clusters)
+    found = image(inputs)
+    warped = atlas(inputs, schema.metric(metric).contrast, found)
+    values = found.volume.data.reshape(-1)[warped.voxel].astype(np.float64)
+    places = np.stack(np.unravel_index(warped.voxel, found.volume.data.shape), axis=-1)
     out: dict[str, Array] = {}
     levels = [schema.level_number(name) for name in template.levels]
     for name in estimators:
         cells = level_tables(
-            values, weights, atlas.level, atlas.reach, levels, [r.members for r in template.atlas.regions], clusters, estimator=name,
-            min_coverage=least, places=places,
+            values, warped.weights, warped.level, warped.reach, levels, [r.members for r in template.atlas.regions],
+            tuple(template.atlas.clusters.values()), estimator=name, min_coverage=least, places=places,
         )  # fmt: skip
         out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
     packed = inputs.load(schema.map_spec(metric).path)
     there = find_estimator(estimators[0]).estimate(template_operator(template), packed[None], min_coverage=least)[schema.VALUE][0]
     apart = np.abs(there - out[schema.table_specs(metric, estimators[0], schema.SPACE_NATIVE)[schema.VALUE].path])
     apart = apart[np.isfinite(apart)]
-    return out | _quality(metric, schema.SPACE_QC, {schema.SPACE_DIFFERENCE: float(np.median(apart)) if len(apart) else np.nan})
+    return out | quality_arrays(metric, schema.SPACE_QC, {schema.SPACE_DIFFERENCE: float(np.median(apart)) if len(apart) else np.nan})
 
 
 def native_stage(stage: Stage, config: Config) -> Stage:
@@ -445,8 +478,10 @@ def native_stage(stage: Stage, config: Config) -> Stage:
     tables = [spec.path for e in reduce.estimators for spec in schema.table_specs(metric, e, schema.SPACE_NATIVE).values()]
     own = {"estimators": list(reduce.estimators), "min_coverage": reduce.min_coverage, "native": reduce.native}
     return Stage(
-        name=schema.native_stage(metric), version=f"{stage.version}.2", run=partial(run_native, metric=metric, image=stage.image),
-        params=partial(_native_params, stage.params, own), roles=stage.roles, alternatives=stage.alternatives, needs=(*stage.needs, stage.name),
+        name=schema.native_stage(metric), version=f"{stage.version}.2",
+        run=partial(run_native, metric=metric, image=stage.image, atlas=stage.atlas or fitted_atlas),
+        params=partial(_native_params, stage.params, own), roles=(*stage.roles, *stage.atlas_roles),
+        alternatives=stage.alternatives, needs=(*stage.needs, stage.name),
         writes=(*tables, *(s.path for s in schema.qc_specs(metric, schema.SPACE_QC).values())), resources=stage.resources, memory=NATIVE_MEMORY,
     )  # fmt: skip
 
@@ -474,7 +509,8 @@ register(
 )  # fmt: skip
 register(
     Stage(
-        name=schema.MTR, version="1", run=run_mtr, params=mtr_params, roles=(schema.MT_ON, schema.MT_OFF, MT_MASK), needs=(fit_name(schema.MT),),
+        name=schema.MTR, version="1", run=partial(run_metric, metric=schema.MTR, image=mtr_image), params=mtr_params,
+        roles=(schema.MT_ON, schema.MT_OFF, MT_MASK), needs=(fit_name(schema.MT),),
         writes=(schema.map_spec(schema.MTR).path, *(s.path for s in schema.qc_specs(schema.MTR, schema.METRIC_QC).values())), memory=250.0,
         image=mtr_image,
     )

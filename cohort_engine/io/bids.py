@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from cohort_engine import schema
-from cohort_engine.errors import MissingInputError, unknown_name
+from cohort_engine.errors import InputError, MissingInputError, unknown_name
 from cohort_engine.io import store
 from cohort_engine.io.participants import Person, read_participants, sidecar_covariates
 from cohort_engine.io.tree import Tree, place
@@ -98,6 +98,9 @@ DESCRIPTIONS = ("manual", "")
 PRODUCT_OF: Mapping[str, str] = {schema.T2W: schema.T2W, schema.MT: schema.MT_ON}
 """Contrast -> role of the image its mask and landmarks are drawn on."""
 
+ROLES = tuple(r for r in schema.ROLES if r in {i.role for i in IMAGES} | {schema.role(c, p.product) for c in PRODUCT_OF for p in PRODUCTS})
+"""What a BIDS dataset can give."""
+
 IMAGE_SUFFIXES = (".nii.gz", ".nii")
 COVARIATES_EXPECTED = (schema.GROUP, schema.SITE, schema.AGE, schema.SEX)
 
@@ -112,39 +115,70 @@ class Study:
     subjects : DataFrame
         `schema.PARTICIPANT`, `schema.SESSION` (``""`` where there are none), then typed covariates: float64 with NaN, or text with ``""``.
     files : DataFrame
-        Same index; one column a role of ``schema.ROLES`` with path, URL or None, and `kind_column` of each landmark role.
+        Same index; one column a role with path, URL or None, and `kind_column` of each landmark role.
     units : dict
         Unit of a numeric covariate, where it is known.
     notes : DataFrame
         What was decided or left out: participant, session, role, note. For the screen of the person who runs the study.
+    problems : dict of (row, role) to InputError
+        Why a subject's file of a role could not be chosen: the subject's failure, not the study's.
+    expected : tuple of str
+        Roles that everybody should have; those that can stand for each other are not among them.
     """
 
     subjects: pd.DataFrame
     files: pd.DataFrame
     units: dict[str, str] = field(default_factory=dict)
     notes: pd.DataFrame = field(default_factory=lambda: _frame([], NOTE_COLUMNS))
+    problems: Mapping[tuple[int, str], InputError] = field(default_factory=dict)
+    expected: tuple[str, ...] = ROLES
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles that the source of this study can give."""
+        return [r for r in schema.ROLES if r in self.files]
 
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def missing(self, roles: Iterable[str] = tuple(schema.ROLES), covariates: Iterable[str] = COVARIATES_EXPECTED) -> pd.DataFrame:
+    def missing(self, roles: Iterable[str] | None = None, covariates: Iterable[str] = COVARIATES_EXPECTED) -> pd.DataFrame:
         """List who is incomplete: one line a subject, indexed by row, with the words of the absent files and the absent covariates.
 
-        Covariates that the study does not have at all are not counted against anybody.
+        By default the roles that are `expected`. Covariates that the study does not have at all are not counted against anybody.
         """
         known = [c for c in covariates if c in self.subjects]
         lines = {}
         for row in self.subjects.index:
-            files = [schema.ROLES[r] for r in _known_roles(roles) if self.files.at[row, r] is None]
+            files = [schema.ROLES[r] for r in _known_roles(self.expected if roles is None else roles) if self.files.at[row, r] is None]
             values = [c for c in known if _absent(self.subjects.at[row, c])]
             if files or values:
                 lines[row] = [*self.subjects.loc[row, [schema.PARTICIPANT, schema.SESSION]], ", ".join(files), ", ".join(values)]
         return pd.DataFrame.from_dict(lines, orient="index", columns=[schema.PARTICIPANT, schema.SESSION, FILES, COVARIATES], dtype=object)
 
-    def present(self, roles: Iterable[str] = tuple(schema.ROLES)) -> pd.DataFrame:
-        """Count subjects with and without each role, indexed by the words of the role."""
-        counts = {schema.ROLES[r]: int(self.files[r].notna().sum()) for r in _known_roles(roles)}
+    def present(self, roles: Iterable[str] | None = None) -> pd.DataFrame:
+        """Count subjects with and without each role (by default all of this study's), indexed by the words of the role."""
+        counts = {schema.ROLES[r]: int(self.files[r].notna().sum()) for r in _known_roles(self.roles if roles is None else roles)}
         return pd.DataFrame({"present": counts, "missing": {words: len(self) - n for words, n in counts.items()}}, index=list(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was found for one person.
+
+    Attributes
+    ----------
+    files, kinds : dict of role to location, of landmark role to kind
+    notes : list of (role, note)
+    sidecar : str, optional
+        Path of an image beside whose JSON covariates are looked up.
+    problems : dict of role to InputError
+    """
+
+    files: dict[str, str]
+    kinds: dict[str, str] = field(default_factory=dict)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    sidecar: str | None = None
+    problems: dict[str, InputError] = field(default_factory=dict)
 
 
 def kind_column(role: str) -> str:
@@ -278,8 +312,8 @@ def _product_candidates(product: str, image: str, files: Sequence[ImageFile], ch
     return [(f, matched[f][1]) for f in sorted((f for f in matched if f.image == owner.image), key=rank)]
 
 
-def _match(raw: Sequence[ImageFile], products: Sequence[ImageFile]) -> tuple[dict[str, ImageFile], dict[str, str], list[tuple[str, str]]]:
-    """Give each role its file: the files, the kinds of landmarks, and what was decided."""
+def match(raw: Sequence[ImageFile], products: Sequence[ImageFile]) -> Choice:
+    """Give each image, mask and landmark role its file."""
     chosen: dict[str, ImageFile] = {}
     kinds: dict[str, str] = {}
     notes: list[tuple[str, str]] = []
@@ -300,7 +334,8 @@ def _match(raw: Sequence[ImageFile], products: Sequence[ImageFile]) -> tuple[dic
             take(role, [f for f, _ in found])
             if found and found[0][1].kind:
                 kinds[role] = found[0][1].kind
-    return chosen, kinds, notes
+    sidecar = next((chosen[r.role].path for r in IMAGES if r.role in chosen), None)
+    return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, sidecar)
 
 
 # --- index ------------------------------------------------------------------------------------------------------------
@@ -350,12 +385,22 @@ def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable
     if not tree.paths:
         raise MissingInputError(expected="a BIDS dataset", found="no files", where="data.bids", remedy="Check the path in the study file.")
     trees = _derivative_trees(tree, tuple(derivatives))
-    raw, strays = _image_files(tree, "", len(trees))
-    products = _by_person([f for order, (other, prefix) in enumerate(trees) for f in _image_files(other, prefix, order)[0]] + raw)
-    images = _by_person(raw)
+    raw, strays = image_files(tree, "", len(trees))
+    products = by_person([f for order, (other, prefix) in enumerate(trees) for f in image_files(other, prefix, order)[0]] + raw)
+    images = by_person(raw)
 
+    def choose(person: Person) -> Choice:
+        return match(images[person], products[person])
+
+    return make_study(tree, people_of(tree, images), choose, roles=ROLES, include=include, exclude=exclude, strays=strays)
+
+
+def make_study(
+    tree: Tree, everybody: Sequence[Person], choose: Callable[[Person], Choice], *, roles: Sequence[str], include: Iterable[str],
+    exclude: Iterable[str], strays: Iterable[tuple[str, str, str]] = (), expected: tuple[str, ...] = ROLES,
+) -> Study:  # fmt: skip
+    """Join people, the participants table and what was found for each of them; arguments and errors as of `index_study` and `Study`."""
     table = read_participants(tree)
-    everybody = _people(tree, images)
     kept = _selected({p for p, _ in everybody} | table.names, tuple(include), tuple(exclude))
     people = [person for person in everybody if person[0] in kept]
     if not people:
@@ -368,11 +413,14 @@ def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable
     files: list[list[str | None]] = []
     notes: list[tuple[str, str, str, str]] = []
     sidecars: list[str | None] = []
-    for person in people:
-        chosen, kinds, decided = _match(images[person], products[person])
-        files.append([*(chosen[r].location if r in chosen else None for r in schema.ROLES), *map(kinds.get, landmark_roles)])
-        notes += [(*person, role, note) for role, note in decided]
-        sidecars.append(next((chosen[r.role].path for r in IMAGES if r.role in chosen), None))
+    problems: dict[tuple[int, str], InputError] = {}
+    for row, person in enumerate(people):
+        choice = choose(person)
+        files.append([*map(choice.files.get, roles), *map(choice.kinds.get, landmark_roles)])
+        problems |= {(row, role): error for role, error in choice.problems.items()}
+        notes += [(*person, role, note) for role, note in choice.notes]
+        notes += [(*person, role, f"found {error.found}: left out") for role, error in choice.problems.items()]
+        sidecars.append(choice.sidecar)
     covariates, units = table.rows(people)
     measured, measured_units = sidecar_covariates(tree, sidecars, without=[str(c) for c in covariates.columns])
     notes += [(*person, "", "has files, but no row in the participants table: no covariates") for person in people if person[0] not in table.names]
@@ -381,9 +429,11 @@ def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable
     notes += [(p, s, "", f"{name} lies in the folder of somebody else: ignored") for p, s, name in strays if p in kept]
     return Study(
         pd.concat([_frame(people, [schema.PARTICIPANT, schema.SESSION]), covariates, measured], axis=1),
-        _frame(files, [*schema.ROLES, *map(kind_column, landmark_roles)]),
+        _frame(files, [*roles, *map(kind_column, landmark_roles)]),
         units | measured_units,
         _frame(notes, NOTE_COLUMNS),
+        problems,
+        expected,
     )
 
 
@@ -408,7 +458,7 @@ def _derivative_trees(tree: Tree, names: tuple[str, ...]) -> list[tuple[Tree, st
     return found
 
 
-def _image_files(tree: Tree, prefix: str, order: int) -> tuple[list[ImageFile], list[tuple[str, str, str]]]:
+def image_files(tree: Tree, prefix: str, order: int) -> tuple[list[ImageFile], list[tuple[str, str, str]]]:
     """Split the names of a dataset; a file whose name contradicts its folder is a stray (participant, session, name)."""
     found, strays = [], []
     for path in tree.paths:
@@ -422,7 +472,7 @@ def _image_files(tree: Tree, prefix: str, order: int) -> tuple[list[ImageFile], 
     return found, strays
 
 
-def _people(tree: Tree, images: Mapping[Person, Sequence[ImageFile]]) -> list[Person]:
+def people_of(tree: Tree, images: Mapping[Person, Sequence[ImageFile]]) -> list[Person]:
     """Everybody with a file. Loose files beside session folders are a row only when there is an image among them."""
     seen = {(at.participant, at.session) for p in tree.paths if (at := place(p)) and not at.prefix} | {p for p, files in images.items() if files}
     in_sessions = {p for p, s in seen if s}
@@ -439,7 +489,8 @@ def _selected(known: set[str], include: tuple[str, ...], exclude: tuple[str, ...
     return (names(include, "data.include") or known) - names(exclude, "data.exclude")
 
 
-def _by_person(files: Iterable[ImageFile]) -> defaultdict[Person, list[ImageFile]]:
+def by_person(files: Iterable[ImageFile]) -> defaultdict[Person, list[ImageFile]]:
+    """Sort files by whose they are."""
     out: defaultdict[Person, list[ImageFile]] = defaultdict(list)
     for f in files:
         out[f.participant, f.session].append(f)

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from cohort_engine.errors import GeometryError, InputError, MissingInputError
 from cohort_engine.io.volume import Volume, read_nonzero, read_volume
-from cohort_engine.template.atlas import Naming, label_files, parse_info
+from cohort_engine.template.atlas import Naming, label_files, numbered_files, parse_info
 from cohort_engine.template.packing import Grid
 
 INFO = "info_label.txt"
 ATLAS_FOLDER = "atlas"
-LEVELS_FILE = "template/PAM50_levels.nii.gz"
+TEMPLATE_FOLDER = "template"
+CORD, LEVELS = 3, 7
+"""Numbers of the cord mask and the vertebral levels in ``template/info_label.txt``."""
+USUAL = {CORD: "PAM50_cord.nii.gz", LEVELS: "PAM50_levels.nii.gz"}
+"""Their names in a folder without that list."""
 GRID_TOLERANCE = 0.1
 """How far (mm) the corners of one grid may lie apart in two headers: quaternions and tools round."""
 LARGEST_OVERSHOOT = 0.01
@@ -98,7 +102,7 @@ def read_atlas(folder: str | Path) -> NativeAtlas:
 
 
 def read_levels(folder: str | Path, *, required: bool = True) -> Volume | None:
-    """Read ``label/template/PAM50_levels.nii.gz``: vertebral level numbers, int16.
+    """Read the vertebral level numbers in ``label/template``, int16.
 
     Returns
     -------
@@ -110,10 +114,24 @@ def read_levels(folder: str | Path, *, required: bool = True) -> Volume | None:
     MissingInputError, InputError
         See `read_volume`.
     """
-    path = _atlas_folder(Path(folder)).parent / LEVELS_FILE
+    path = _template_file(folder, LEVELS)
     if not required and not path.exists():
         return None
     return read_volume(path, what="vertebral levels of the label folder", dtype=np.int16)
+
+
+def read_cord(folder: str | Path) -> Volume:
+    """Read the template's cord in ``label/template``: 0 to 1; errors as of `read_volume`."""
+    return read_volume(_template_file(folder, CORD), what="cord of the label folder")
+
+
+def _template_file(folder: str | Path, number: int) -> Path:
+    inner = _atlas_folder(Path(folder)).parent / TEMPLATE_FOLDER
+    try:
+        names = numbered_files((inner / INFO).read_text(encoding="utf-8", errors="replace"))
+    except (OSError, KeyError, ValueError):
+        names = {}
+    return inner / names.get(number, USUAL[number])
 
 
 def require_grid(found: Grid, expected: Grid, *, what: str, like: str, tolerance: float = GRID_TOLERANCE) -> None:

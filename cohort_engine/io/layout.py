@@ -203,7 +203,7 @@ def specs_of(science: Mapping[str, Any]) -> dict[str, VariableSpec]:
     shape = stages.get("shape", {}).get("source") is not None  # stores older than the key have none
     specs = schema.store_specs(
         contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]),
-        spaces=spaces_of(science), shape=shape,
+        spaces=spaces_of(science), shape=shape, source=science.get("source", schema.BIDS),
     )  # fmt: skip
     return specs | ({level_spec(schema.SHAPE).path: level_spec(schema.SHAPE)} if shape else {})
 

@@ -149,8 +149,40 @@ def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.i
     return Grid((shape[0], shape[1], shape[2]), affine), np.ravel_multi_index(ijk, shape), values
 
 
-def _stored(location: str | Path, what: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Voxels as they lie in the file (3-D, slopes applied, perhaps read-only) and their affine, or an error that says why not."""
+def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read a field of vectors: NIfTI of shape (x, y, z, 1, 3), as ITK and ANTs write displacements.
+
+    Parameters
+    ----------
+    location, what : as in `read_volume`
+
+    Returns
+    -------
+    vectors : (x, y, z, 3) float32 array
+        Axes turned to RAS+; the components are as stored, in whatever frame they were written. Missing: as stored, often a huge number.
+    affine : (4, 4) float64
+        Voxel index to world, RAS+ mm.
+
+    Raises
+    ------
+    MissingInputError, InputError, StorageError
+        As `read_volume`; another shape.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "warp.nii.gz")
+    >>> write_volume(path, Volume(np.zeros((2, 3, 4, 1, 3), np.float32), np.eye(4)), intent="vector")
+    >>> read_vectors(path, what="warp")[0].shape
+    (2, 3, 4, 3)
+    """
+    data, affine = _stored(location, what, vectors=True)
+    orientation, affine = _orientation(affine, data.shape)
+    return np.ascontiguousarray(_turned(data, orientation), np.float32), affine
+
+
+def _stored(location: str | Path, what: str, *, vectors: bool = False) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Voxels as they lie in the file (3-D, or with a fourth axis of vectors; slopes applied, perhaps read-only) and their affine, or an error."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -170,7 +202,7 @@ def _stored(location: str | Path, what: str) -> tuple[NDArray[Any], NDArray[np.f
         raise InputError(
             expected="a readable NIfTI header", found=_first_line(error), where=what, remedy="The header is damaged: export the image again."
         ) from error
-    _check_shape(shape, what)
+    _check_vectors(shape, what) if vectors else _check_shape(shape, what)
     if stored.kind not in "iuf":
         raise InputError(expected="real numbers", found=f"voxels of type {stored}", where=what, remedy="Give a magnitude image.")
     _check_affine(affine, codes, what)
@@ -184,7 +216,7 @@ def _stored(location: str | Path, what: str) -> tuple[NDArray[Any], NDArray[np.f
         raise InputError(
             expected=f"{'x'.join(map(str, shape))} voxels", found="fewer", where=what, remedy="The file is cut short: copy it again."
         ) from error
-    return data.reshape(shape[:3], order="F"), affine
+    return data.reshape((*shape[:3], 3) if vectors else shape[:3], order="F"), affine
 
 
 def _orientation(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -192,7 +224,7 @@ def _orientation(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[N
     import nibabel as nib
 
     orientation = nib.orientations.io_orientation(affine)
-    return orientation, affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    return orientation, affine @ nib.orientations.inv_ornt_aff(orientation, shape[:3])
 
 
 def _turned(data: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[Any]:
@@ -350,6 +382,14 @@ def _check_shape(shape: tuple[int, ...], what: str) -> None:
         raise InputError(
             expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give one volume, for instance with fslroi or sct_image -split t."
         )
+
+
+def _check_vectors(shape: tuple[int, ...], what: str) -> None:
+    if len(shape) != 5 or shape[3:] != (1, 3) or 0 in shape:
+        raise InputError(
+            expected="displacements of shape (x, y, z, 1, 3), as ITK and ANTs write them", found=f"shape {shape}", where=what,
+            remedy="Give the warp itself, not an image that it made; a field of another tool must be converted.",
+        )  # fmt: skip
 
 
 def _check_affine(affine: NDArray[np.float64], codes: tuple[int, int], what: str) -> None:

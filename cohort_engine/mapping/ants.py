@@ -21,6 +21,9 @@ RADIUS = 2
 SEED = "ANTS_RANDOM_SEED"
 OUTSIDE = 1e5
 """Displacement (mm) of a voxel that has no counterpart: it lands outside of any image, and is background."""
+FARTHEST = 1e4
+"""Displacement (mm) from which on a voxel has no counterpart: tools write `OUTSIDE`, or the largest float."""
+TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def deform(
@@ -93,6 +96,33 @@ def displacement_field(positions: FloatArray, affine: FloatArray) -> NDArray[np.
     """
     x, y, z, _ = positions.shape
     home = Grid((x, y, z), np.asarray(affine, float)).world(np.moveaxis(np.indices((x, y, z), dtype=float), 0, -1))
-    moved = np.asarray((positions - home) * np.array([-1.0, -1.0, 1.0]), np.float32)
+    moved = np.asarray((positions - home) * TO_LPS, np.float32)
     moved[~np.isfinite(moved).all(axis=-1)] = OUTSIDE
     return moved[:, :, :, None, :]
+
+
+def field_positions(field: FloatArray, affine: FloatArray) -> FloatArray:
+    """Turn a displacement field of ANTs or ITK into positions: the inverse of `displacement_field`.
+
+    Parameters
+    ----------
+    field : (x, y, z, 3) array
+        Displacements, LPS mm, on a grid with axes in any order.
+    affine : (4, 4) array
+        Of the grid, RAS+ mm.
+
+    Returns
+    -------
+    (x, y, z, 3) float64 array
+        Where the value of each voxel is to be taken from, RAS+ mm. Missing: NaN where a component is not finite or `FARTHEST` or more.
+
+    Examples
+    --------
+    >>> field_positions(np.array([[[[-1.0, -2.0, 3.0]], [[0.0, 3.4e38, 0.0]]]]), np.eye(4)).reshape(2, 3).tolist()
+    [[1.0, 2.0, 3.0], [nan, nan, nan]]
+    """
+    x, y, z, _ = field.shape
+    home = Grid((x, y, z), np.asarray(affine, float)).world(np.moveaxis(np.indices((x, y, z), dtype=float), 0, -1))
+    with np.errstate(invalid="ignore"):
+        known: NDArray[np.bool_] = np.asarray((np.abs(field) < FARTHEST).all(axis=-1))
+    return np.where(known[..., None], home + np.where(known[..., None], field, 0.0) * TO_LPS, np.nan)

@@ -78,16 +78,24 @@ def native_atlas(
     warped = scatter(fractions, template, template.atlas.weights)
     voxel = np.unique(warped.indices).astype(np.int64)
     in_slice = slice_levels(at[inside, 2], template.packing.ijk[inside, 2], template.slice_level, shape[2])
-    return WarpedAtlas(voxel, warped[:, voxel].toarray().astype(np.float64), in_slice[voxel % shape[2]], _reach(inside, template))
+    return WarpedAtlas(voxel, warped[:, voxel].toarray().astype(np.float64), in_slice[voxel % shape[2]], reach(inside, template))
 
 
 def dense_positions(positions: FloatArray, template: Template) -> NDArray[np.float32]:
     """Continue a packed template map (voxel, 3) over the slices of the template's block: (bx, by, bz, 3), NaN in slices without the cord.
 
-    Around the packed voxels, the affine map of the slice plus the residual of the nearest packed voxel.
+    See `continue_slices`.
     """
     block = np.full((*template.cord.shape, 3), np.nan, np.float32)
     block[tuple((template.packing.ijk.astype(int) - np.asarray(template.corner)).T)] = positions
+    return continue_slices(block)
+
+
+def continue_slices(block: NDArray[Any]) -> NDArray[Any]:
+    """Continue known positions (x, y, z, 3) over whole slices, in place: around them, the affine map of the slice plus the nearest residual.
+
+    A slice that knows fewer than six voxels becomes NaN.
+    """
     plane = np.stack([np.ones(block.shape[:2]), *np.indices(block.shape[:2])], axis=-1)
     for k in range(block.shape[2]):
         known = np.isfinite(block[:, :, k, 0])
@@ -127,8 +135,8 @@ def slice_levels(native: FloatArray, template: NDArray[Any], level: NDArray[Any]
     return out
 
 
-def _reach(inside: NDArray[np.bool_], template: Template) -> FloatArray:
-    """Weight of each label in each level that lies in the image, and all of it: (2, level, label)."""
+def reach(inside: NDArray[np.bool_], template: Template) -> FloatArray:
+    """Weight of each label in each level that lies in the image, and all of it: (2, level, label). `inside` is per packed voxel."""
     numbers = [schema.level_number(name) for name in template.levels]
     of_level = (template.packing.level[None] == np.asarray(numbers)[:, None]).astype(float)
     return np.stack([np.asarray(template.atlas.weights @ (of_level * some).T).T for some in (inside, np.ones(len(inside)))])

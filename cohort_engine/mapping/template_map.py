@@ -268,12 +268,7 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     (x, y, z, 3) float32 array
         Template world, RAS+ mm; NaN for voxels that the map's block does not reach.
 
-    Notes
-    -----
-    The nearest mapped voxel is the first guess; Newton's method with the local derivative of the map refines it.
     """
-    from scipy.spatial import cKDTree
-
     grid = _grid(shape, affine)
     out = np.full((*shape, 3), np.nan, np.float32)
     block, first = fitted.slab()
@@ -281,20 +276,51 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     low, high = voxel.min(axis=0), voxel.max(axis=0)
     ijk = np.stack(np.meshgrid(*(np.arange(a, b + 1) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1).reshape(-1, 3)
     wanted = grid.world(ijk.astype(float))
-    every = tuple(slice(None, None, n) for n in (4, 4, 2))
-    start = np.moveaxis(np.indices(block.shape[:3]), 0, -1)[every].reshape(-1, 3)
-    at = start[cKDTree(block[every].reshape(-1, 3)).query(wanted)[1]].astype(float)
-    derivative = np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1)
-    for _ in range(4):
-        miss = wanted - _at(block, at)
-        at = np.clip(at + np.linalg.solve(_at(derivative, at), miss[..., None])[..., 0], -0.5, np.asarray(block.shape[:3]) - 0.5)
-    kept = np.linalg.norm(wanted - _at(block, at), axis=1) < MISS
+    at, miss = locate(block, wanted, every=(4, 4, 2))
+    kept = miss < MISS
     positions = template.block_grid.world(at + np.array([0, 0, first]))
     out[tuple(ijk[kept].T)] = positions[kept]
     return out
 
 
-def _at(values: FloatArray, index: FloatArray) -> FloatArray:
+def locate(block: FloatArray, wanted: FloatArray, *, every: tuple[int, int, int] = (1, 1, 1), steps: int = 4) -> tuple[FloatArray, FloatArray]:
+    """Find where an array of positions takes given values.
+
+    Parameters
+    ----------
+    block : (x, y, z, 3) array
+        Positions, mm, finite and smooth; linear between voxels.
+    wanted : (n, 3) array
+        Mm.
+    every : (3,) tuple of int
+        Stride at which the first guess is searched.
+    steps : int
+        Of Newton's method.
+
+    Returns
+    -------
+    at : (n, 3) array
+        Fractional index into the block, at most half a voxel outside.
+    miss : (n,) array
+        Distance between ``block[at]`` and what was wanted, mm.
+
+    Notes
+    -----
+    The nearest mapped voxel is the first guess; Newton's method with the local derivative of the map refines it.
+    """
+    from scipy.spatial import cKDTree
+
+    stride = tuple(slice(None, None, n) for n in every)
+    start = np.moveaxis(np.indices(block.shape[:3]), 0, -1)[stride].reshape(-1, 3)
+    at = start[cKDTree(block[stride].reshape(-1, 3)).query(wanted)[1]].astype(float)
+    derivative = np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1)
+    for _ in range(steps):
+        miss = wanted - interpolate(block, at)
+        at = np.clip(at + np.linalg.solve(interpolate(derivative, at), miss[..., None])[..., 0], -0.5, np.asarray(block.shape[:3]) - 0.5)
+    return at, np.linalg.norm(wanted - interpolate(block, at), axis=1)
+
+
+def interpolate(values: FloatArray, index: FloatArray) -> FloatArray:
     """Linear interpolation of (x, y, z, ...) values at fractional indices (n, 3)."""
     flat = values.reshape(*values.shape[:3], -1)
     out = np.stack([ndimage.map_coordinates(flat[..., k], index.T, order=1, mode="nearest") for k in range(flat.shape[-1])], axis=-1)

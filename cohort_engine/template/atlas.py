@@ -175,8 +175,19 @@ def label_files(text: str) -> tuple[str, ...]:
     >>> label_files("# Keyword=IndivLabels\n0, WM left, a.nii.gz\n1, WM right, b.nii.gz")
     ('a.nii.gz', 'b.nii.gz')
     """
-    files = {int(number): file for number, *_, file in _sections(text)["IndivLabels"]}
+    files = numbered_files(text)
     return tuple(files[i] for i in range(len(files)))
+
+
+def numbered_files(text: str) -> dict[int, str]:
+    r"""Return the file name under each number of an ``info_label.txt``.
+
+    Examples
+    --------
+    >>> numbered_files("# Keyword=IndivLabels\n3, spinal cord mask (binary), cord.nii.gz\n7, levels, levels.nii.gz")
+    {3: 'cord.nii.gz', 7: 'levels.nii.gz'}
+    """
+    return {int(number): file for number, *_, file in _sections(text)["IndivLabels"]}
 
 
 def _sections(text: str) -> dict[str, list[list[str]]]:

@@ -67,7 +67,7 @@ def slices(text: str) -> list[int]:
     return [k for e in ends for k in range(e[0], e[-1] + 1)]
 
 
-@pytest.mark.parametrize(("how", "mean", "largest"), [("interpolate", 0.75, 4.5), ("integral", 1.6, 5.5)])
+@pytest.mark.parametrize(("how", "mean", "largest"), [("interpolate", 0.75, 4.5), ("signal", 1.6, 5.5)])
 def test_map_against_published_values(anat: Path, template, image: tuple[Volume, np.ndarray], positions, how, mean, largest) -> None:
     """Hold what was reached. SCT's way, weights at voxel centres: 0.67 points apart (bias -0.39), the largest in a cell of 3.4 voxels.
 
@@ -75,11 +75,11 @@ def test_map_against_published_values(anat: Path, template, image: tuple[Volume,
     weights at voxel centres and the true map (`tests/benchmarks/test_native_space.py`).
     """
     volume, off = image
-    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how=how)
+    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how="integral" if how == "signal" else how)
     regions, clusters = {r.name.lower(): r for r in template.atlas.regions}, tuple(template.atlas.clusters.values())
     values = volume.data.reshape(-1)[atlas.voxel].astype(float)
     places = np.stack(np.unravel_index(atlas.voxel, volume.data.shape), axis=-1)
-    weights = signal_weights(atlas.weights, off.reshape(-1)[atlas.voxel], places[:, 2], clusters) if how == "integral" else atlas.weights
+    weights = signal_weights(atlas.weights, off.reshape(-1)[atlas.voxel], places[:, 2], clusters) if how == "signal" else atlas.weights
     pairs = []
     for row in published(anat / "MTS", regions):
         some = np.isin(places[:, 2], slices(row["Slice (I->S)"]))

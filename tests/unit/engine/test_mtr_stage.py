@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cohort_engine.engine.stages import StageInput, coregister_off, run_mtr
+from cohort_engine.engine.stages import STAGES, StageInput, coregister_off
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.io.volume import Volume, write_volume
 
 SHAPE = (24, 24, 4)
+run_mtr = STAGES["mtr"].run
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def index(root, **options):
 
 def names(study, row=0):
     """Role -> file name of one subject, absent roles left out."""
-    return {role: Path(f).name for role in schema.ROLES if (f := study.files.at[row, role]) is not None}
+    return {role: Path(f).name for role in study.roles if (f := study.files.at[row, role]) is not None}
 
 
 def notes(study):

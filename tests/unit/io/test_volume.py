@@ -15,7 +15,7 @@ import pytest
 
 from cohort_engine.errors import InputError, MissingInputError, StorageError
 from cohort_engine.io import store
-from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid, write_volume
+from cohort_engine.io.volume import Volume, read_vectors, read_volume, require_signal, same_grid, write_volume
 
 WHAT = "MT-off image"
 RAMP = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
@@ -320,3 +320,35 @@ def test_same_grid_sees_a_turn_at_the_far_corner():
     turned[0, 2] = 1e-4
     long = np.zeros((2, 2, 201))
     assert not same_grid(Volume(long, np.eye(4)), Volume(long, turned))
+
+
+VECTORS = np.arange(2 * 3 * 4 * 3, dtype=np.float32).reshape(2, 3, 4, 1, 3)
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_axes_of_a_field_are_turned_and_its_components_are_not(nifti, signs):
+    flipped = VECTORS[tuple(slice(None, None, s) for s in signs)]
+    affine = np.diag([*signs, 1.0])
+    affine[:3, 3] = [0 if s > 0 else n - 1 for s, n in zip(signs, VECTORS.shape, strict=False)]
+    vectors, found = read_vectors(nifti(flipped, affine), what=WHAT)
+    np.testing.assert_array_equal(vectors, VECTORS[:, :, :, 0])
+    np.testing.assert_allclose(found, np.eye(4))
+
+
+def test_a_field_keeps_its_largest_floats(nifti):
+    data = VECTORS.copy()
+    data[0, 0, 0] = np.finfo(np.float32).max
+    assert read_vectors(nifti(data), what=WHAT)[0].max() == np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 3), (2, 3, 4, 1, 2), (2, 3, 4, 2, 3)])
+def test_an_image_is_no_field(nifti, shape):
+    with pytest.raises(InputError, match=r"displacements of shape \(x, y, z, 1, 3\)"):
+        read_vectors(nifti(np.zeros(shape, np.float32)), what=WHAT)
+
+
+def test_a_field_cut_short(nifti):
+    path = nifti(VECTORS)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="cut short"):
+        read_vectors(path, what=WHAT)
