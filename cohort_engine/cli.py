@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 template_app = typer.Typer(help="Install and inspect templates.", no_args_is_help=True)
 app.add_typer(template_app, name="template")
+train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
 
 StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML); see configs/studies/.", metavar="STUDY.yaml")]
 StoreUrl = Annotated[str, typer.Argument(help="Folder or URL of the cohort store.", metavar="STORE")]
@@ -373,6 +375,29 @@ def template_info(name: Annotated[str, typer.Argument()] = "PAM50", template_pat
         "weights": t.atlas.weights.nnz, "levels": " ".join(t.levels), "regions": len(t.atlas.regions),
     }  # fmt: skip
     _say(_table(pd.DataFrame({"": list(facts), t.name: [str(v) for v in facts.values()]})))
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+@train_app.command("cord")
+def train_cord(
+    config: Annotated[Path, typer.Argument(help="Training file (YAML); see configs/training/.", metavar="CONFIG.yaml")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints and weights; what is there is continued.")] = Path("runs/cord"),
+    net: Annotated[list[str] | None, typer.Option("--net", help="Only this network (coarse, fine); may be repeated.")] = None,
+    template_path: TemplatePath = None,
+) -> None:
+    """Train the networks that find and draw the cord, on synthetic slices alone; again = continue."""
+    from cohort_engine.engine.training import load_training
+    from cohort_engine.engine.training import train_cord as run
+
+    training = load_training(config)
+    if template_path is not None:
+        training = training.model_copy(update={"template": training.template.model_copy(update={"path": str(template_path)})})
+
+    def say(figures: dict[str, Any]) -> None:
+        _say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+
+    for name, weights in run(training, out, nets=tuple(net or ()), say=say).items():
+        _say(f"[bold]{_plain(name)}[/] {_plain(str(weights))}")
 
 
 @app.callback(invoke_without_command=True)
