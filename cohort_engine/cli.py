@@ -37,6 +37,9 @@ Row = Annotated[int, typer.Argument(help="Row of the subject in the store.", met
 TemplateName = Annotated[str, typer.Option("--template", help="PAM50, or the built-in parametric cord.")]
 TemplatePath = Annotated[Path | None, typer.Option("--template-path", help="Folder of PAM50, where it is not installed.")]
 
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Half = Annotated[bool | None, typer.Option("--half/--full", help="Compute in bfloat16; by default on a GPU only.")]
+
 
 def main() -> None:
     """Run the command line; a `CohortError` is one line on standard error and exit code 2."""
@@ -280,6 +283,41 @@ def register(
         image, mask=mask, levels=levels, out=out, kind=kind, template=load_template(template, path=template_path), deformable=deformable, seed=seed
     )  # fmt: skip
     _say(_table(quality, f"{out}", digits=3))
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask to write.")],
+    soft: Annotated[Path | None, typer.Option("--soft", help="Write the part of each voxel that is cord here as well.")] = None,
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Segment the spinal cord. An image without one gives an empty mask; what is odd is printed."""
+    from cohort_engine.engine.segment import segment_image
+
+    _say(_found(segment_image(image, out, soft=soft, device=device, half=half)))
+
+
+@app.command()
+def centerline(
+    image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV of slice, x, y, z (mm) and confidence; or .nii.gz, one voxel a slice.")],
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Find the centreline of the spinal cord as one optimal curve through all slices."""
+    from cohort_engine.engine.segment import centreline_image
+
+    _say(_found(centreline_image(image, out, device=device, half=half)))
+
+
+def _found(segmentation: Any) -> str:
+    from cohort_engine.cord.segment import FLAGS
+
+    slices, flags = segmentation.slices, [f"[yellow]{f}[/]: {FLAGS[f]}" for f in segmentation.flags]
+    where = f"cord in {len(slices)} slices, {slices[0]} to {slices[-1]} from the bottom" if len(slices) else "no slice with cord"
+    return "\n".join([where, *flags])
 
 
 @app.command()

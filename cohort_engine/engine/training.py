@@ -136,4 +136,6 @@ def _save(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None
         save_file(tensors, aside, metadata)
         aside.replace(path)
     except OSError as error:
-        raise StorageError(expected="room for a checkpoint", found=error.strerror or str(error), where=path.name, remedy="Free some space.") from error
+        raise StorageError(
+            expected="room for a checkpoint", found=error.strerror or str(error), where=path.name, remedy="Free some space."
+        ) from error

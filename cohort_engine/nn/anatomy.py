@@ -104,7 +104,7 @@ def anatomy_of(template: Template, spine: NDArray[Any] | None = None) -> Anatomy
     ahead[max(0, round(centre[0]) - half) : round(centre[0]) + half, round(centre[1]) + round(5 / spacing / step) :] = True
     body = bone & ahead
     span = round(DISC_SPAN / spacing / step)
-    disc = ndimage.binary_closing(np.pad(body, ((0, 0), (0, 0), (span, span))), np.ones((1, 1, span)))[:, :, span:-span] & ~bone
+    disc = ndimage.binary_closing(np.pad(body, ((0, 0), (0, 0), (span, span))), np.ones((1, 1, span), bool))[:, :, span:-span] & ~bone
     soft = np.stack([ndimage.gaussian_filter(m.astype(np.float32), 0.6).transpose(2, 1, 0) for m in (bone, disc)])
     return Anatomy(section, spacing, (x, y), soft, spacing * step, centre)
 
@@ -116,8 +116,8 @@ def _distance(mask: NDArray[np.bool_], spacing: float) -> NDArray[np.float32]:
         m = np.pad(mask[z], 1)
         inner, outer = (ndimage.distance_transform_edt(s) for s in (m, ~m))
         out[z] = np.clip((np.where(m, inner - 0.5, 0.5 - outer) * spacing)[1:-1, 1:-1], -FAR, FAR)
-    present = mask.any(axis=(1, 2))
-    if present.any():
-        run = slice(int(np.argmax(present)), len(present) - int(np.argmax(present[::-1])))
+    present = np.flatnonzero(mask.any(axis=(1, 2)))
+    if len(present):
+        run = slice(int(present[0]), int(present[-1]) + 1)
         out[run] = ndimage.gaussian_filter(out[run], (SMOOTH / spacing,) * 3, mode="nearest")
     return out

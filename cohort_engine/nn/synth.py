@@ -131,7 +131,8 @@ class _Draw:
         knots = torch.cat([middle - slope, middle, middle + slope], 1)
         if c < size:
             knots = torch.nn.functional.interpolate(knots, size=(size, size), mode="bilinear", align_corners=True)
-        return knots[:, :, None]
+        out: Tensor = knots[:, :, None]
+        return out
 
 
 class Generator:
@@ -360,7 +361,7 @@ class Generator:
 
     # --- acquisition ------------------------------------------------------------------------------------------------------
     def _scanned(self, r: _Draw, image: Tensor, scan: _Scan, centre: Tensor) -> Tensor:
-        """What the scanner makes of slices (n, 3, y, x)."""
+        """Scan slices (n, 3, y, x): point spread, noise, artefacts, field of view."""
         torch, size, odds = self.torch, self.frame.size, self.odds
 
         def one(v: Tensor) -> Tensor:
@@ -419,7 +420,8 @@ class Generator:
             middle = cord + r.uniform(-3, 3, 1, 1, 1) / h
             window = ((at - middle).abs() <= half).float()
             keep = keep * (window if axis == 0 else window.mT)
-        return 1 - on * (1 - keep)
+        seen: Tensor = 1 - on * (1 - keep)
+        return seen
 
 
 class _Scan(NamedTuple):

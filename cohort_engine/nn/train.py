@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RING = 40
 """Blocks that samples are drawn from."""
+WARM_UP = 200
+"""Steps in which the rate rises, at most a tenth of all."""
 HELD_OUT = 1 << 40
 """Block numbers from here on are never trained on."""
 _STRIDE = 1_000_003
@@ -132,12 +134,13 @@ class Training:
         self.mean = self._build().requires_grad_(False)
         self.mean.load_state_dict(self.net.state_dict())
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=1e-4)
-        self.step, self._ring, self._made = 0, [], 0
+        self.step, self._made = 0, 0
         self._ring: list[synth.Batch] = []
 
     def _build(self) -> nn.Module:
         net = seeded(self.net_config.channels, self.net_config.outputs, self.config.seed)
-        return net.to(self.device, memory_format=self.torch.channels_last)
+        placed: nn.Module = net.to(self.device, memory_format=self.torch.channels_last)  # type: ignore[call-overload]
+        return placed
 
     def block(self, number: int) -> synth.Batch:
         """Return a block of samples; numbers from `HELD_OUT` on are for validation."""
@@ -161,7 +164,8 @@ class Training:
         image, label = (torch.stack([ring[i // n][k][i % n] for i in pick]).float() for k in (0, 1))
 
         def yes(odds: float) -> Tensor:
-            return torch.rand((n, 1, 1, 1), generator=r, device=self.device) < odds
+            out: Tensor = torch.rand((n, 1, 1, 1), generator=r, device=self.device) < odds
+            return out
 
         mirrored = yes(0.5)
         image, label = torch.where(mirrored, image.flip(-1), image), torch.where(mirrored, label.flip(-1), label)
@@ -175,7 +179,7 @@ class Training:
     def rate(self) -> float:
         """Learning rate of this step: a warm-up, a plateau, and a linear fall over the last part."""
         c, total = self.config, self.net_config.steps
-        return c.rate * min(1.0, (self.step + 1) / 200, max(0.0, (total - self.step) / (c.cool * total)))
+        return c.rate * min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * total), max(0.0, (total - self.step) / (c.cool * total)))
 
     def advance(self) -> float:
         """Make one step and return its loss."""
@@ -250,9 +254,7 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """Averaged weights for the package, in bfloat16."""
-        return {
-            k: (v.to(self.torch.bfloat16) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in self.mean.state_dict().items()
-        }
+        return {k: (v.to(self.torch.bfloat16) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in self.mean.state_dict().items()}
 
 
 def _cross_entropy_and_dice(logits: Tensor, target: Tensor, weight: float) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 SLICES = 3
@@ -79,6 +78,7 @@ def for_inference(weights: Mapping[str, Tensor], channels: Sequence[int], output
     net.eval().requires_grad_(False)
     for block in (m for m in net.modules() if isinstance(m, nn.Sequential)):
         for i in (0, 3):
-            block[i] = fuse_conv_bn_eval(block[i], block[i + 1])  # type: ignore[type-var]
+            block[i] = fuse_conv_bn_eval(block[i], block[i + 1])  # type: ignore[type-var,arg-type]
             block[i + 1] = nn.Identity()
-    return net.to(device=torch.device(device), dtype=dtype or torch.float32, memory_format=torch.channels_last)
+    placed: nn.Module = net.to(torch.device(device), dtype or torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
