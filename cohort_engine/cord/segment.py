@@ -276,9 +276,10 @@ def _cord_of(soft: NDArray[np.float32], image: _Located) -> NDArray[np.bool_]:
     if count == 0:
         return mask
     volume = np.bincount(pieces.ravel())[1:] * pixel * float(image.spacing[2])
-    depth = np.array([box[2].stop - box[2].start for box in ndimage.find_objects(pieces)]) * image.spacing[2]
+    spans = [box[2] for box in ndimage.find_objects(pieces)]
+    depth = np.array([s.stop - s.start for s in spans]) * image.spacing[2]
     shortest = min(SHORTEST, 0.5 * mask.shape[2] * float(image.spacing[2]))
-    certain = ndimage.maximum(np.broadcast_to(image.curve.confidence, mask.shape), pieces, np.arange(1, count + 1)) >= HALF
+    certain = np.array([image.curve.confidence[s].max() for s in spans]) >= HALF
     kept = certain & (depth >= shortest) & (volume >= PART * volume.max())
     out: NDArray[np.bool_] = np.r_[False, kept][pieces]
     return out

@@ -187,10 +187,11 @@ class Generator:
         turn, scale = r.normal() * math.radians(7), r.uniform(0.82, 1.25)
         mirror, cos, sin = r.sign(), turn.cos(), turn.sin()
         wide, deep, tall = (r.uniform(0.92, 1.09) * scale for _ in range(3))
-        bend = r.normal(2, 1, 1, 1, 1)
+        lean = (r.normal() * math.radians(scan.tilt)).clamp(-0.8, 0.8)  # against the slice's normal, forwards
+        deep = deep / lean.cos()
         curve = r.uniform(-1, 1, 2, 1, 1, 1, 1) * 0.004
-        lean_x = bend[:, 0] * math.tan(math.radians(5)) * up + curve[:, 0] * up**2
-        lean_y = bend[:, 1] * math.tan(math.radians(11)) * up + curve[:, 1] * up**2
+        lean_x = (r.normal() * math.radians(5)).tan() * up + curve[:, 0] * up**2
+        lean_y = lean.tan() * up + curve[:, 1] * up**2
         warp = r.uniform(0, 1) ** 2 * 2.2
         cells = max(3.0, size * h / 14)
         qx = mirror * (cos * px - sin * py) / wide + warp * r.field(size, cells, drift=0.15)
@@ -210,7 +211,7 @@ class Generator:
         cord_d, grey = self._look(cx, cy, slices, (0, 2))
         label = self._label(cord_d[:, 1], odds.inset)
         cord = _fraction(cord_d * mean, h)
-        has_canal, has_cord = self._presence(r)
+        in_brain, has_canal, has_cord = self._presence(r)
         cord, label = cord * has_cord, label * has_cord[:, 0]
         room = r.uniform(0.85, 1.4) * (1 - 0.15 * tight)
         kx, ky = (qx + lean_x) / (room * r.uniform(0.95, 1.35)), (qy + lean_y) / (room * r.uniform(0.85, 1.1))
@@ -220,9 +221,9 @@ class Generator:
         ring = _fraction(canal_d + r.uniform(0.3, 4.0), h) * has_canal
 
         # tissue
-        image = self._background(r, x + centre[:, 0], y + centre[:, 1], scan.gap)
+        image = self._background(r, x + centre[:, 0], y + centre[:, 1], in_brain)
         if self.bone is not None:
-            image = self._spine(r, image, qx, qy, lean_x, lean_y, slices, room)
+            image = self._spine(r, image, qx + lean_x, qy + lean_y, slices, room, lean, in_brain)
         image = _over(image, ring * r.yes(odds.ring), r.uniform(0, 1))
         image = _over(image, (_fraction(canal_d + 0.4, h) - _fraction(canal_d - 0.4, h)) * has_canal * r.yes(odds.dura), r.uniform(0, 0.4))
         white, fluid, step = self._cord_and_fluid(r)
@@ -251,12 +252,12 @@ class Generator:
         if kind < odds.thick:
             side, gap = r.uniform(0.35, 1.3), self.torch.where(r.uniform(0, 1) < 0.75, r.uniform(1.5, 8), r.uniform(8, 18))
             thickness = self.torch.where(gap < 8, gap * r.uniform(0.6, 1), r.uniform(3, 8))
-            return _Scan(side, side * r.uniform(0.85, 1.2), gap, thickness, r.yes(0.5), 4)
+            return _Scan(side, side * r.uniform(0.85, 1.2), gap, thickness, r.yes(0.5), 4, 11.0)
         if kind < odds.thick + odds.sagittal:
             gap = r.uniform(0.5, 1.2)
-            return _Scan(r.uniform(1.8, 4), r.uniform(0.4, 1.1), gap, gap, 0 * gap, 1)
+            return _Scan(r.uniform(1.8, 4), r.uniform(0.4, 1.1), gap, gap, 0 * gap, 1, 18.0)
         side, gap = r.uniform(0.6, 1.3), r.uniform(0.6, 1.3)
-        return _Scan(side, side * r.uniform(0.9, 1.1), gap, gap, 0 * gap, 1)
+        return _Scan(side, side * r.uniform(0.9, 1.1), gap, gap, 0 * gap, 1, 18.0)
 
     def _level(self, r: _Draw) -> Tensor:
         """Slice of the template in the middle, more often in its upper half; cord in view."""
@@ -283,11 +284,11 @@ class Generator:
         slope = (dx**2 + dy**2).sqrt().clamp(0.3, 3.0)
         return _fraction(distance / slope - inset, h).mean(1, keepdim=True)
 
-    def _presence(self, r: _Draw) -> tuple[Tensor, Tensor]:
-        """Whether there is a canal, and a cord in it, (n, 1, 1, 1, 1) each."""
+    def _presence(self, r: _Draw) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether this is in a brain, whether there is a canal, and a cord in it, (n, 1, 1, 1, 1) each."""
         u, odds = r.uniform(0, 1), self.odds
         empty = odds.absent + odds.brain
-        return (u >= empty).float(), (u >= empty + odds.cauda).float()
+        return (u < odds.brain).float(), (u >= empty).float(), (u >= empty + odds.cauda).float()
 
     # --- tissue -----------------------------------------------------------------------------------------------------------
     def _cord_and_fluid(self, r: _Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,9 +298,9 @@ class Generator:
         bad = (fluid < 0) | (fluid > 1.6)
         return white, self.torch.where(bad, white - step * 0.8, fluid).clamp(0, 1.6), step
 
-    def _background(self, r: _Draw, x: Tensor, y: Tensor, gap: Tensor) -> Tensor:
-        """Random regions and ellipses, (n, 3, 1, y, x); where `brain` says so, a brain in its skull."""
-        torch, frame, odds = self.torch, self.frame, self.odds
+    def _background(self, r: _Draw, x: Tensor, y: Tensor, in_brain: Tensor) -> Tensor:
+        """Random regions and ellipses, (n, 3, 1, y, x); where it is to be, a brain in its skull."""
+        torch, frame = self.torch, self.frame
         size, h = frame.size, frame.spacing
         drift = r.scalar(0.05, 0.6)
         levels = 4
@@ -320,8 +321,8 @@ class Generator:
             image = _over(image, _fraction(d, h) * on, r.uniform(0, 1.1))
             if k < 2:
                 image = _over(image, _fraction(d - 0.4 * radius, h) * on * r.yes(0.6), r.uniform(0, 1))
-        if odds.brain:
-            image = torch.where(r.yes(odds.brain) > 0, self._brain(r, fields[1], x, y), image)
+        if self.odds.brain:
+            image = torch.where(in_brain > 0, self._brain(r, fields[1], x, y), image)
         return image
 
     def _brain(self, r: _Draw, folds: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -336,14 +337,14 @@ class Generator:
         image = _over(image, 1 - _fraction(d, h), r.uniform(0, 0.1))
         return _over(image, 1 - _fraction(d + 7, h), r.uniform(0, 0.9))
 
-    def _spine(self, r: _Draw, image: Tensor, qx: Tensor, qy: Tensor, lean_x: Tensor, lean_y: Tensor, slices: Tensor, room: Tensor) -> Tensor:
+    def _spine(self, r: _Draw, image: Tensor, x: Tensor, y: Tensor, slices: Tensor, room: Tensor, lean: Tensor, in_brain: Tensor) -> Tensor:
         """Bone and discs over the background, from the middle of each slice."""
         torch, a, bone = self.torch, self.anatomy, self.bone
         assert bone is not None
         middle = slices.shape[2] // 2
-        lean_x, lean_y, z = (q[:, :, middle : middle + 1] for q in (lean_x, lean_y, slices))
-        tilt = r.normal() * math.tan(math.radians(8))
-        bx, by = (qx + lean_x) / room, (qy + lean_y) / room
+        x, y, z = (q[:, :, middle : middle + 1] for q in (x, y, slices))
+        tilt = (r.normal() * math.radians(8) - lean).clamp(-0.9, 0.9).tan()
+        bx, by = x / room, y / room
         bz = z * (a.spacing / a.bone_spacing) + tilt * by / a.bone_spacing
         depth, height, width = bone.shape[2:]
         position = (
@@ -356,6 +357,7 @@ class Generator:
         out = torch.nn.functional.grid_sample(bone, grid, align_corners=False)[0].view(2, n, k, 1, size, size)
         out = ((out - 0.5) * 2 + 0.5).clamp(0, 1)
         marrow = r.uniform(0, 1) + r.field(size, size * self.frame.spacing / 3) * r.uniform(0, 1) ** 2 * 0.12
+        out = out * (1 - in_brain)
         image = _over(image, out[0] * r.yes(self.odds.bone), marrow)
         return _over(image, out[1] * r.yes(self.odds.disc), r.uniform(0, 1))
 
@@ -367,7 +369,7 @@ class Generator:
         def one(v: Tensor) -> Tensor:
             return v.view(r.n, 1, 1, 1)
 
-        image = image * (r.field(size, 4, drift=0.1)[:, :, 0] * 0.5 * one(r.uniform(0, 1))).exp()
+        image = image * (r.field(size, 4, drift=0.1)[:, :, 0] * (0.5 * one(r.uniform(0, 1)) + 0.8 * one(r.uniform(0, 1)) ** 4)).exp()
         strength, at = one(r.yes(odds.ghost) * r.uniform(0.05, 0.2)), int(r.scalar(size / 4, 3 * size / 4))
         image = image + strength * torch.roll(image, at, 2 if r.scalar(0, 1) < 0.5 else 3)
         down_y, up_y = self._resampling(r, scan.side_y)
@@ -425,7 +427,9 @@ class Generator:
 
 
 class _Scan(NamedTuple):
-    """Voxel sides in the plane, distance between slices, slice thickness (mm, (n, 1, 1, 1, 1)); shifts between slices; parts of a slice."""
+    """Voxel sides in the plane, distance between slices, slice thickness (mm, (n, 1, 1, 1, 1)); shifts between slices; parts of a slice;
+    spread of the tilt, degrees.
+    """
 
     side_x: Tensor
     side_y: Tensor
@@ -433,6 +437,7 @@ class _Scan(NamedTuple):
     thickness: Tensor
     moving: Tensor
     parts: int
+    tilt: float
 
 
 def heat_map(label: Tensor, spacing: float, *, sigma: float = 2.5) -> Tensor:
