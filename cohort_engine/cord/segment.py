@@ -39,10 +39,10 @@ SURE = 0.6
 """A cord is only believed where the heat reaches this in some slice."""
 SMALLEST = 15.0
 """Area of the smallest cross-section that counts, mm2 (the cone's tip is thinner)."""
-SHORTEST = 8.0
-"""Length of the shortest cord that counts, mm, in an image that is longer."""
-PART = 0.1
-"""A piece of cord counts if it has at least this part of the largest piece's volume."""
+SHORTEST = 20.0
+"""Length of the shortest cord that counts, mm; in an image of less than twice that, half its height."""
+BRIDGE = 20.0
+"""Slices without cord over at most this length do not part a cord, mm."""
 NARROWEST = 12.0
 """Width of the narrowest field of view, mm."""
 
@@ -206,12 +206,8 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     found = optimal_curve(heat, coarse.spacing, height[seen])
     x, y, confidence = found.at(height)
     curve = Curve(height, x + float(target[0][0]), y + float(target[1][0]), confidence)
-    believed = confidence.max() >= SURE
-    slices = (
-        np.flatnonzero(ndimage.binary_dilation(confidence >= SEEN, iterations=max(1, round(EVERY / spacing[2]))))
-        if believed
-        else np.zeros(0, np.int64)
-    )
+    shown = ndimage.binary_dilation(confidence >= SEEN, iterations=max(1, round(EVERY / spacing[2])))
+    slices = np.flatnonzero(_bridged(shown, spacing[2]) & (confidence.max() >= SURE))
     return _Located(data, affine, spacing, curve, slices)
 
 
@@ -264,24 +260,24 @@ def _positions(box: slice, spacing: float, origin: float) -> Tensor:
 
 
 def _cord_of(soft: NDArray[np.float32], image: _Located) -> NDArray[np.bool_]:
-    """Binary cord: the largest piece of each slice, filled; then the pieces that are long and large enough."""
-    mask = soft >= HALF
-    pixel = float(image.spacing[0] * image.spacing[1])
+    """Binary cord: the largest piece of each slice, filled; of the runs of slices, those that are long and that the heat map shows."""
+    mask, (dx, dy, dz) = soft >= HALF, image.spacing
     for z in np.flatnonzero(mask.any(axis=(0, 1))):
         pieces, count = ndimage.label(mask[:, :, z])
-        sizes = np.bincount(pieces.ravel())[1:]
-        largest = ndimage.binary_fill_holes(pieces == 1 + sizes.argmax()) if count > 1 else ndimage.binary_fill_holes(mask[:, :, z])
-        mask[:, :, z] = largest if largest.sum() * pixel >= SMALLEST else False
-    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    if count == 0:
-        return mask
-    volume = np.bincount(pieces.ravel())[1:] * pixel * float(image.spacing[2])
-    spans = [box[2] for box in ndimage.find_objects(pieces)]
-    depth = np.array([s.stop - s.start for s in spans]) * image.spacing[2]
-    shortest = min(SHORTEST, 0.5 * mask.shape[2] * float(image.spacing[2]))
-    certain = np.array([image.curve.confidence[s].max() for s in spans]) >= HALF
-    kept = certain & (depth >= shortest) & (volume >= PART * volume.max())
-    out: NDArray[np.bool_] = np.r_[False, kept][pieces]
+        largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count > 1 else mask[:, :, z]
+        filled = ndimage.binary_fill_holes(largest)
+        mask[:, :, z] = filled & (filled.sum() * dx * dy >= SMALLEST)
+    runs, count = ndimage.label(_bridged(np.asarray(mask.any(axis=(0, 1))), dz))
+    for run in (np.flatnonzero(runs == n) for n in range(1, count + 1)):
+        if len(run) * dz < min(SHORTEST, 0.5 * mask.shape[2] * dz) or image.curve.confidence[run].mean() < HALF:
+            mask[:, :, run] = False
+    return mask
+
+
+def _bridged(present: NDArray[np.bool_], spacing: float) -> NDArray[np.bool_]:
+    """Close gaps of up to `BRIDGE` between slices."""
+    span = round(BRIDGE / spacing)
+    out: NDArray[np.bool_] = ndimage.binary_closing(np.pad(present, span), np.ones(span + 1, bool))[span : len(present) + span]
     return out
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from cohort_engine.config import parse_section, read_yaml
 from cohort_engine.errors import StorageError, unknown_name
+from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ def _run(run: Training, folder: Path, name: str, say: Callable[[dict[str, Any]],
         if now - saved < SAVE_EVERY and run.step < run.net_config.steps:
             continue
         _save(run.state(), folder / f"{name}.ckpt", {"key": _key(run, name)})
-        _save(run.weights(), folder / f"{name}.safetensors", {"step": str(run.step)})
-        figures = {"net": name, "step": run.step, "seconds": round(now - started, 1), "loss": float(np.mean(losses[-200:])), **run.validate()}
+        scores = run.validate()
+        _save(run.weights(), folder / f"{name}.safetensors", {DESCRIPTION: json.dumps(run.describe(scores))})
+        figures = {"net": name, "step": run.step, "seconds": round(now - started, 1), "loss": float(np.mean(losses[-200:])), **scores}
         with (folder / f"{name}.jsonl").open("a") as log:
             log.write(json.dumps(figures) + "\n")
         say(figures)

@@ -252,6 +252,16 @@ class Training:
         self.step, self._made = int(state["step"]), 0
         self._ring = []
 
+    def describe(self, scores: Mapping[str, float]) -> dict[str, Any]:
+        """Say what these weights are: what a network is built from, and how far its training went."""
+        config, net = self.config, self.net_config
+        facts = config.model_dump(include={"seed", "batch", "reuse", "rate", "cool", "average", "half"})
+        made = config.batch * (RING // 4 + 1 + self.step // config.reuse)
+        return {
+            **net.model_dump(mode="json"), "outputs": net.outputs, "template": config.template.name, **facts, "step": self.step,
+            "samples": made, "device": self.device.type, "held_out": {k: round(v, 4) for k, v in scores.items()},
+        }  # fmt: skip
+
     def weights(self) -> dict[str, Tensor]:
         """Averaged weights for the package, in bfloat16."""
         return {k: (v.to(self.torch.bfloat16) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in self.mean.state_dict().items()}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FOLDER = "data"
 CARD = "cord.json"
+DESCRIPTION = "description"
+"""Key of a file's metadata: what the network is built from, and how it was trained (`nn.train.Training.describe`)."""
 
 
 class CordNetworks(NamedTuple):
@@ -47,7 +49,7 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
     half : bool, optional
         Compute in bfloat16. By default on a GPU only: on a CPU the result would depend on whether its processor can.
     folder : path, optional
-        Of other weights: ``<net>.safetensors`` and a card; by default those of the package.
+        Of other weights: ``coarse.safetensors`` and ``fine.safetensors``, as a training leaves them; by default those of the package.
 
     Returns
     -------
@@ -65,22 +67,24 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
 @cache
 def _load(device: str, half: bool | None, folder: str | None) -> CordNetworks:
     import torch
-    from safetensors.torch import load
-
-    from cohort_engine.nn.infer import Network
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(expected="a GPU that CUDA can use", found="none", where="device", remedy="Take device cpu, or auto.")
     dtype = torch.bfloat16 if (device != "cpu" if half is None else half) else torch.float32
-    files = resources.files(__package__).joinpath(FOLDER) if folder is None else Path(folder)
-    nets = json.loads(files.joinpath(CARD).read_text())["nets"]
+    with resources.as_file(resources.files(__package__).joinpath(FOLDER)) as packaged:
+        files = packaged if folder is None else Path(folder)
+        return CordNetworks(*(_network(files / f"{name}.safetensors", device, dtype) for name in CordNetworks._fields))
 
-    def network(name: str) -> Network:
-        net = nets[name]
-        weights = load(files.joinpath(f"{name}.safetensors").read_bytes())
-        module = for_inference(weights, net["channels"], 2 if net["heat"] else 1, device=device, dtype=dtype)
-        return Network(module, net["size"], net["spacing"], 2 ** (len(net["channels"]) - 1))
 
-    return CordNetworks(network("coarse"), network("fine"))
+def _network(path: Path, device: str, dtype: Any) -> Network:
+    from safetensors import safe_open
+
+    from cohort_engine.nn.infer import Network
+
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()[DESCRIPTION])
+        weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    module = for_inference(weights, facts["channels"], facts["outputs"], device=device, dtype=dtype)
+    return Network(module, facts["size"], facts["spacing"], 2 ** (len(facts["channels"]) - 1))
