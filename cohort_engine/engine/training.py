@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cohort_engine.nn.anatomy import Anatomy
     from cohort_engine.nn.train import CordTraining, Training
 
-SAVE_EVERY = 240.0
+SAVE_EVERY = 480.0
 """Seconds between checkpoints."""
 
 
