@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +98,6 @@ def neighbours(data: NDArray[Any], slices: NDArray[np.int64], gap: float) -> Ten
     used, where = np.unique(index, return_inverse=True)
     stack = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data[:, :, used], 2, 0), np.float32))
     return stack[torch.from_numpy(where.reshape(index.shape))]
-
-
-def chunks(items: NDArray[np.int64], length: int) -> Iterator[NDArray[np.int64]]:
-    """Cut indices into runs of at most `length`."""
-    for first in range(0, len(items), length):
-        yield items[first : first + length]
 
 
 def joined(parts: Iterable[Tensor]) -> Tensor:
