@@ -29,12 +29,17 @@ app = typer.Typer(
 )
 template_app = typer.Typer(help="Install and inspect templates.", no_args_is_help=True)
 app.add_typer(template_app, name="template")
+train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
 
 StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML); see configs/studies/.", metavar="STUDY.yaml")]
 StoreUrl = Annotated[str, typer.Argument(help="Folder or URL of the cohort store.", metavar="STORE")]
 Row = Annotated[int, typer.Argument(help="Row of the subject in the store.", metavar="ROW")]
 TemplateName = Annotated[str, typer.Option("--template", help="PAM50, or the built-in parametric cord.")]
 TemplatePath = Annotated[Path | None, typer.Option("--template-path", help="Folder of PAM50, where it is not installed.")]
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Half = Annotated[bool | None, typer.Option("--half/--full", help="Compute in bfloat16; by default on a GPU only.")]
 
 
 def main() -> None:
@@ -286,6 +291,41 @@ def register(
 
 
 @app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask to write.")],
+    soft: Annotated[Path | None, typer.Option("--soft", help="Write the part of each voxel that is cord here as well.")] = None,
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Segment the spinal cord. An image without one gives an empty mask; what is odd is printed."""
+    from cohort_engine.engine.segment import segment_image
+
+    _say(_found(segment_image(image, out, soft=soft, device=device, half=half)))
+
+
+@app.command()
+def centerline(
+    image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV of slice, x, y, z (mm) and confidence; or .nii.gz, one voxel a slice.")],
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Find the centreline of the spinal cord as one optimal curve through all slices."""
+    from cohort_engine.engine.segment import centreline_image
+
+    _say(_found(centreline_image(image, out, device=device, half=half)))
+
+
+def _found(segmentation: Any) -> str:
+    from cohort_engine.cord.segment import FLAGS
+
+    slices, flags = segmentation.slices, [f"[yellow]{f}[/]: {FLAGS[f]}" for f in segmentation.flags]
+    where = f"cord in {len(slices)} slices, {slices[0]} to {slices[-1]} from the bottom" if len(slices) else "no slice with cord"
+    return "\n".join([where, *flags])
+
+
+@app.command()
 def extract(
     metric: Annotated[Path, typer.Option("--metric", help="Image to reduce, for instance an MTR map.")],
     labels: Annotated[Path, typer.Option("--labels", help="SCT's label folder, warped to the image.")],
@@ -378,6 +418,29 @@ def template_info(name: Annotated[str, typer.Argument()] = "PAM50", template_pat
         "weights": t.atlas.weights.nnz, "levels": " ".join(t.levels), "regions": len(t.atlas.regions),
     }  # fmt: skip
     _say(_table(pd.DataFrame({"": list(facts), t.name: [str(v) for v in facts.values()]})))
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+@train_app.command("cord")
+def train_cord(
+    config: Annotated[Path, typer.Argument(help="Training file (YAML); see configs/training/.", metavar="CONFIG.yaml")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints and weights; what is there is continued.")] = Path("runs/cord"),
+    net: Annotated[list[str] | None, typer.Option("--net", help="Only this network (coarse, fine); may be repeated.")] = None,
+    template_path: TemplatePath = None,
+) -> None:
+    """Train the networks that find and draw the cord, on synthetic slices alone; again = continue."""
+    from cohort_engine.engine.training import load_training
+    from cohort_engine.engine.training import train_cord as run
+
+    training = load_training(config)
+    if template_path is not None:
+        training = training.model_copy(update={"template": training.template.model_copy(update={"path": str(template_path)})})
+
+    def say(figures: dict[str, Any]) -> None:
+        _say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+
+    for name, weights in run(training, out, nets=tuple(net or ()), say=say).items():
+        _say(f"[bold]{_plain(name)}[/] {_plain(str(weights))}")
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ A YAML file becomes a `Config`; the resolved JSON is the record of a run. Only t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,9 @@ class Section(BaseModel):
     """Base of all sections: frozen, and strict about its keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class DataConfig(Section):
@@ -161,21 +164,26 @@ def load_config(path: str | Path) -> Config:
         All with the place in the file, and near names for unknown keys.
     """
     path = Path(path)
+    config = parse_config(read_yaml(path), where=path.name)
+    base = path.resolve().parent
+    data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
+    template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
+    return config.model_copy(update={"data": data, "template": template})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds sections; whatever is wrong with it is a `ConfigError`."""
     try:
         text = path.read_text()
     except OSError as error:
-        raise ConfigError(expected="a readable study file", found=error.strerror or "an error", where=str(path), remedy="Check the path.") from error
+        raise ConfigError(expected="a readable file", found=error.strerror or "an error", where=str(path), remedy="Check the path.") from error
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(expected="YAML", found=" ".join(str(error).split()), where=str(path), remedy="Check indentation and colons.") from error
     if not isinstance(raw, dict):
-        raise ConfigError(expected="sections such as data: and stages:", found=type(raw).__name__, where=str(path), remedy="See configs/studies/.")
-    config = parse_config(raw, where=path.name)
-    base = path.resolve().parent
-    data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
-    template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
-    return config.model_copy(update={"data": data, "template": template})
+        raise ConfigError(expected="sections such as template:", found=type(raw).__name__, where=str(path), remedy="See configs/.")
+    return raw
 
 
 def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
@@ -188,24 +196,31 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
     ...
     cohort_engine.errors.UnknownNameError: config: data: expected a known key, found 'derivativs'. Did you mean 'derivatives'?
     """
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error, where) from error
+    config = parse_section(Config, raw, where=where)
     for name in config.stages.metrics:
         schema.metric(name, where=f"{where}: stages.metrics")
     return config
 
 
-def _explain(error: ValidationError, where: str) -> ConfigError | Exception:
+def parse_section(kind: type[S], raw: dict[str, Any], *, where: str) -> S:
+    """Validate a nested mapping into a section of any kind; what is wrong is said in words."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, kind, where) from error
+
+
+def _explain(error: ValidationError, kind: type[Section], where: str) -> ConfigError | Exception:
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key also leaves its own unset
     *parents, key = (str(p) for p in first["loc"])
     place = ": ".join([where, ".".join(parents)] if parents else [where])
     if first["type"] == "extra_forbidden":
-        model: Any = Config
+        model: Any = kind
         for parent in parents:
-            model = model.model_fields[parent].annotation
+            if parent in model.model_fields:  # else a key of a mapping whose values are sections
+                inner = model.model_fields[parent].annotation
+                model = get_args(inner)[-1] if get_args(inner) else inner
         return unknown_name("key", key, list(model.model_fields), where=place)
     if first["type"] == "missing":
         return ConfigError(expected=f"a value for '{key}'", found="nothing", where=place, remedy=f"Add {key}: to the study file.")

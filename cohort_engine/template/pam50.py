@@ -42,6 +42,7 @@ MARGIN = 10.0
 
 INFO = "atlas/info_label.txt"
 CORD, WM, GM, CSF, LEVELS, DISCS, BODIES = (f"template/PAM50_{n}.nii.gz" for n in ("cord", "wm", "gm", "csf", "levels", "label_disc", "label_body"))
+SPINE = "template/PAM50_spine.nii.gz"
 
 _WHERE = "PAM50 template"
 _REMEDY = "Get it with 'cohort-engine template install', or name its folder: template.path in the study file, or $" + FOLDER_VARIABLE + "."
@@ -132,6 +133,12 @@ def read_sparse(path: Path) -> Sparse:
     order = np.lexsort(ijk.T)
     ras_shape = tuple(int(shape[a]) for a in np.argsort(orientation[:, 0]))
     return Sparse(Grid(ras_shape, image.affine @ to_stored), ijk[order], flat[index][order].astype(np.float32))  # type: ignore[arg-type]
+
+
+def find_spine(folder: str | Path | None = None) -> Path | None:
+    """Find the mask of the vertebrae, which the networks' training draws from; it is no part of what `load_pam50` needs or installs."""
+    path = _place(folder, None)[0] / SPINE
+    return path if path.is_file() else None
 
 
 def load_pam50(folder: str | Path | None = None, *, release: Release | None = None) -> Template:

@@ -1,0 +1,295 @@
+"""The cord in an image of any contrast, resolution and field of view: where it runs, and its border.
+
+1. A coarse network looks at whole slices a few millimetres apart, and gives a heat map of the cord's centre in each.
+2. One optimal curve through all of them is the centreline (`cord.curve`).
+3. A fine network looks at a window around the curve in every slice, and gives the part of each pixel that is cord.
+
+An image without a cord gives an empty mask and a flag, never scattered voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cohort_engine.cord.centreline import Centreline
+from cohort_engine.cord.curve import Curve, optimal_curve
+from cohort_engine.errors import CordError, InputError
+from cohort_engine.template.packing import FloatArray, apply_affine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cohort_engine.nn.infer import Network
+    from cohort_engine.nn.weights import CordNetworks
+
+EVERY = 3.6
+"""Distance of the slices that the coarse network sees, mm; thicker slices are all seen."""
+HALF = 0.5
+"""A voxel is cord where the soft mask reaches this."""
+SEEN = 0.3
+"""Heat below which a slice does not show a cord by itself."""
+SURE = 0.6
+"""A cord is only believed where the heat reaches this in some slice."""
+SMALLEST = 15.0
+"""Area of the smallest cross-section that counts, mm2 (the cone's tip is thinner)."""
+SHORTEST = 20.0
+"""Length of the shortest cord that counts, mm; in an image of less than twice that, half its height."""
+BRIDGE = 20.0
+"""Slices without cord over at most this length do not part a cord, mm."""
+NARROWEST = 12.0
+"""Width of the narrowest field of view, mm."""
+
+ABSENT = "no cord"
+BROKEN = "broken"
+UNCERTAIN = "uncertain"
+PARTIAL = "partial"
+FLAGS = {
+    ABSENT: "no cord was found: the mask is empty",
+    BROKEN: "slices without cord lie between slices with cord",
+    UNCERTAIN: "the cord hardly shows in more than a fifth of its slices",
+    PARTIAL: "the cord ends inside the image",
+}
+"""Flag -> what it means."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The cord of one image.
+
+    Attributes
+    ----------
+    soft : (x, y, z) float32 array
+        Part of each voxel that is cord, 0 to 1, on the image's grid.
+    mask : (x, y, z) bool array
+        `soft` of at least one half, one piece without holes a slice.
+    curve : Curve
+        Centre of the cord by slice; positions in mm along the image's axes, from the centre of its first voxel.
+    affine : (4, 4) array
+        Voxel to RAS+ mm.
+    flags : tuple of str
+        Keys of `FLAGS`; empty where all is well.
+    """
+
+    soft: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    curve: Curve
+    affine: FloatArray
+    flags: tuple[str, ...]
+
+    @cached_property
+    def slices(self) -> NDArray[np.int64]:
+        """Indices on axis 2 of the slices that hold cord."""
+        return np.flatnonzero(self.mask.any(axis=(0, 1)))
+
+    @cached_property
+    def confidence(self) -> FloatArray:
+        """How certain the cord's place is by slice (z,), 0 to 1."""
+        return self.curve.confidence
+
+    @cached_property
+    def points(self) -> FloatArray:
+        """Centre of the cord by slice (z, 3), RAS+ mm; NaN below and above the cord."""
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        out = apply_affine(self.affine, np.stack([self.curve.x, self.curve.y, self.curve.z], axis=1) / spacing)
+        inside = np.zeros(len(out), bool)
+        if len(self.slices):
+            inside[self.slices[0] : self.slices[-1] + 1] = True
+        out[~inside] = np.nan
+        return out
+
+    @property
+    def centreline(self) -> Centreline:
+        """The curve from the lowest to the highest slice with cord; `CordError` where there are fewer than two."""
+        if len(self.slices) < 2:
+            raise CordError(
+                expected="a cord of at least two slices", found=f"{len(self.slices)}", where="segmented cord", remedy="Exclude the image."
+            )
+        return Centreline.through(self.points[self.slices[0] : self.slices[-1] + 1])
+
+
+class _Located(NamedTuple):
+    data: NDArray[np.float32]
+    affine: FloatArray
+    spacing: FloatArray
+    curve: Curve
+    slices: NDArray[np.int64]
+
+
+def segment(data: NDArray[Any], affine: FloatArray, *, networks: CordNetworks | None = None, what: str = "image") -> Segmentation:
+    """Segment the cord of one image.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+        Grey values, axes as close to RAS+ as the scan allows (`io.volume.read_volume` turns them). NaN and negative values are no signal.
+    affine : (4, 4) array
+        Voxel to RAS+ mm.
+    networks : CordNetworks, optional
+        From `nn.weights.load_cord`; by default those of the package, on the GPU where there is one.
+    what : str
+        Words of the image's role, for messages.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    InputError
+        Not 3-D, without contrast, or narrower than 12 mm.
+    """
+    return segment_all([(data, affine)], networks=networks, what=what)[0]
+
+
+def segment_all(
+    images: Sequence[tuple[NDArray[Any], FloatArray]], *, networks: CordNetworks | None = None, what: str = "image"
+) -> list[Segmentation]:
+    """Segment several images, their windows in common batches; parameters and errors as of `segment`."""
+    from cohort_engine.nn.infer import joined
+    from cohort_engine.nn.weights import load_cord
+
+    nets = networks or load_cord()
+    located = [_locate(*_checked(data, affine, what), nets.coarse) for data, affine in images]
+    windows = [_windows(image, nets.fine) for image in located if len(image.slices)]
+    drawn = nets.fine(joined(windows))[:, 0] if windows else None
+    out, first = [], 0
+    for image in located:
+        last = first + len(image.slices)
+        out.append(_finish(image, None if drawn is None else drawn[first:last], nets.fine))
+        first = last
+    return out
+
+
+def _checked(data: NDArray[Any], affine: FloatArray, what: str) -> tuple[NDArray[np.float32], FloatArray]:
+    if data.ndim != 3:
+        raise InputError(expected="a 3-D image", found=f"shape {data.shape}", where=what, remedy="Give one volume: the whole stack of slices.")
+    values = np.array(data, np.float32)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    if values.size == 0 or np.ptp(values) == 0:
+        raise InputError(expected="an image with contrast", found="the same value everywhere", where=what, remedy="Export the image again.")
+    if np.mean(values < 0) > 0.25:
+        values -= values.min()
+    np.maximum(values, 0.0, out=values)
+    affine = np.asarray(affine, float)
+    width = np.linalg.norm(affine[:3, :2], axis=0) * values.shape[:2]
+    if width.min() < NARROWEST:
+        raise InputError(
+            expected=f"slices at least {NARROWEST:g} mm wide", found=f"{width[0]:.0f} x {width[1]:.0f} mm", where=what,
+            remedy="Give the whole slices, with the canal around the cord.",
+        )  # fmt: skip
+    return values, affine
+
+
+def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _Located:
+    """Find the curve of the cord, and the slices that may hold it."""
+    import torch
+
+    from cohort_engine.nn.infer import neighbours, resampling
+
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    depth = data.shape[2]
+    seen = np.unique(np.rint(np.linspace(0, depth - 1, max(2, int(np.ceil((depth - 1) * spacing[2] / EVERY)) + 1))).astype(np.int64))
+    target = [
+        (torch.arange(max(1, round(n * s / coarse.spacing))) + 0.5) * coarse.spacing - s / 2 for n, s in zip(data.shape, spacing[:2], strict=False)
+    ]
+    rx, ry = (resampling(n, s, t, coarse.spacing) for n, s, t in zip(data.shape, spacing[:2], target, strict=False))
+    stack = torch.cat([ry @ neighbours(data, part, spacing[2]).mT @ rx.mT for part in np.array_split(seen, max(1, len(seen) // 8))])
+    heat = coarse(stack)[:, 1].numpy()
+    height = np.arange(depth) * spacing[2]
+    found = optimal_curve(heat, coarse.spacing, height[seen])
+    x, y, confidence = found.at(height)
+    curve = Curve(height, x + float(target[0][0]), y + float(target[1][0]), confidence)
+    shown = ndimage.binary_dilation(confidence >= SEEN, iterations=max(1, round(EVERY / spacing[2])))
+    slices = np.flatnonzero(_bridged(shown, spacing[2]) & (confidence.max() >= SURE))
+    return _Located(data, affine, spacing, curve, slices)
+
+
+def _axes(image: _Located, fine: Network) -> tuple[Tensor, Tensor]:
+    """Positions (n, pixel) of the windows' pixels along x and y, mm from the centre of the image's first voxel."""
+    import torch
+
+    offset = (torch.arange(fine.size) - (fine.size - 1) / 2) * fine.spacing
+    return tuple(torch.from_numpy(c[image.slices]).float()[:, None] + offset for c in (image.curve.x, image.curve.y))  # type: ignore[return-value]
+
+
+def _windows(image: _Located, fine: Network) -> Tensor:
+    """Windows (n, 3, y, x) around the curve."""
+    import torch
+
+    from cohort_engine.nn.infer import neighbours, resampling
+
+    axes = _axes(image, fine)
+    out = []
+    for part in np.array_split(np.arange(len(image.slices)), max(1, len(image.slices) // 16)):
+        rx, ry = (resampling(n, s, a[part], fine.spacing)[:, None] for n, s, a in zip(image.data.shape, image.spacing[:2], axes, strict=False))
+        out.append(ry @ neighbours(image.data, image.slices[part], image.spacing[2]).mT @ rx.mT)
+    return torch.cat(out)
+
+
+def _finish(image: _Located, drawn: Tensor | None, fine: Network) -> Segmentation:
+    """Bring the windows back onto the image's grid, keep the cord, and say what is odd."""
+    from cohort_engine.nn.infer import resampling
+
+    soft = np.zeros(image.data.shape, np.float32)
+    if drawn is not None and len(image.slices):
+        h = fine.spacing
+        for k, z in enumerate(image.slices):
+            origin = [float(c[z]) - (fine.size - 1) / 2 * h for c in (image.curve.x, image.curve.y)]
+            boxes, onto = [], []
+            for n, s, o in zip(image.data.shape, image.spacing[:2], origin, strict=False):
+                first, last = max(0, int(np.floor((o - h) / s))), min(n, int(np.ceil((o + fine.size * h) / s)) + 1)
+                boxes.append(slice(first, max(first, last)))
+                onto.append(resampling(fine.size, h, _positions(boxes[-1], s, o), s))
+            soft[boxes[0], boxes[1], z] = (onto[0] @ drawn[k].mT @ onto[1].mT).numpy()
+    mask = _cord_of(soft, image)
+    soft *= ndimage.binary_dilation(mask, np.ones((5, 5, 1), bool)) if mask.any() else 0.0
+    return Segmentation(soft, mask, image.curve, image.affine, _flags(mask, image))
+
+
+def _positions(box: slice, spacing: float, origin: float) -> Tensor:
+    import torch
+
+    return torch.arange(box.start, box.stop, dtype=torch.float32) * spacing - origin
+
+
+def _cord_of(soft: NDArray[np.float32], image: _Located) -> NDArray[np.bool_]:
+    """Binary cord: the largest piece of each slice, filled; of the runs of slices, those that are long and that the heat map shows."""
+    mask, (dx, dy, dz) = soft >= HALF, image.spacing
+    for z in np.flatnonzero(mask.any(axis=(0, 1))):
+        pieces, count = ndimage.label(mask[:, :, z])
+        largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count > 1 else mask[:, :, z]
+        filled = ndimage.binary_fill_holes(largest)
+        mask[:, :, z] = filled & (filled.sum() * dx * dy >= SMALLEST)
+    runs, count = ndimage.label(_bridged(np.asarray(mask.any(axis=(0, 1))), dz))
+    for run in (np.flatnonzero(runs == n) for n in range(1, count + 1)):
+        if len(run) * dz < min(SHORTEST, 0.5 * mask.shape[2] * dz) or image.curve.confidence[run].mean() < HALF:
+            mask[:, :, run] = False
+    return mask
+
+
+def _bridged(present: NDArray[np.bool_], spacing: float) -> NDArray[np.bool_]:
+    """Close gaps of up to `BRIDGE` between slices."""
+    span = round(BRIDGE / spacing)
+    out: NDArray[np.bool_] = ndimage.binary_closing(np.pad(present, span), np.ones(span + 1, bool))[span : len(present) + span]
+    return out
+
+
+def _flags(mask: NDArray[np.bool_], image: _Located) -> tuple[str, ...]:
+    present: NDArray[np.bool_] = np.asarray(mask.any(axis=(0, 1)))
+    slices = np.flatnonzero(present)
+    if not len(slices):
+        return (ABSENT,)
+    inside = slice(int(slices[0]), int(slices[-1]) + 1)
+    odd = {
+        BROKEN: not present[inside].all(),
+        UNCERTAIN: bool(np.mean(image.curve.confidence[inside] < HALF) > 0.2),
+        PARTIAL: not (present[:2].any() and present[-2:].any()),
+    }
+    return tuple(flag for flag, is_so in odd.items() if is_so)

@@ -1,0 +1,85 @@
+"""The cord of one image: mask and centreline as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cohort_engine.cord.segment import ABSENT, FLAGS, Segmentation, segment
+from cohort_engine.engine.columns import Columns
+from cohort_engine.errors import CordError
+from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
+from cohort_engine.nn.weights import CordNetworks, load_cord
+
+IMAGE = "image"
+NIFTI = (".nii", ".nii.gz")
+
+
+def segment_image(
+    image: str | Path, out: str | Path, *, soft: str | Path | None = None, device: str = "auto", half: bool | None = None
+) -> Segmentation:
+    """Segment the cord of an image file.
+
+    Parameters
+    ----------
+    image : path or URL
+        One 3-D volume of any orientation, resolution, contrast and field of view.
+    out : path or URL
+        Binary mask to write: uint8, axes in RAS+ order, in the image's world.
+    soft : path or URL, optional
+        Part of each voxel that is cord, 0 to 1, float32.
+    device, half
+        See `nn.weights.load_cord`.
+
+    Returns
+    -------
+    Segmentation
+        What is odd about it is in its `flags`; an image without a cord gives an empty mask.
+
+    Raises
+    ------
+    InputError, StorageError, ConfigError
+    """
+    found = _segmented(image, load_cord(device=device, half=half))
+    affine = np.asarray(found.affine, np.float64)
+    write_volume(out, Volume(found.mask, affine))
+    if soft is not None:
+        write_volume(soft, Volume(found.soft, affine))
+    return found
+
+
+def centreline_image(image: str | Path, out: str | Path, *, device: str = "auto", half: bool | None = None) -> Segmentation:
+    """Find the centreline of the cord of an image file; parameters and errors as of `segment_image`.
+
+    Parameters
+    ----------
+    out : path or URL
+        ``.nii`` or ``.nii.gz``: one voxel a slice, the nearest. Else a CSV file: slice (from 0 at the bottom), x, y, z (RAS+ mm), confidence.
+
+    Raises
+    ------
+    CordError
+        The image shows no cord.
+    """
+    found = _segmented(image, load_cord(device=device, half=half))
+    if ABSENT in found.flags:
+        raise CordError(expected="a cord", found=FLAGS[ABSENT], where=IMAGE, remedy="Check that the image shows the spine.")
+    inside = np.flatnonzero(np.isfinite(found.points[:, 0]))
+    if str(out).endswith(NIFTI):
+        line = np.zeros(found.mask.shape, bool)
+        spacing = np.linalg.norm(found.affine[:3, :2], axis=0)
+        index = np.rint(np.stack([found.curve.x, found.curve.y], axis=1)[inside] / spacing).astype(int)
+        x, y = np.clip(index, 0, np.array(line.shape[:2]) - 1).T
+        line[x, y, inside] = True
+        write_volume(out, Volume(line, np.asarray(found.affine, np.float64)))
+        return found
+    columns = dict(zip("xyz", found.points[inside].T.round(3).tolist(), strict=True))
+    Columns({"slice": inside.tolist(), **columns, "confidence": found.confidence[inside].round(3).tolist()}).write(Path(out))
+    return found
+
+
+def _segmented(image: str | Path, networks: CordNetworks) -> Segmentation:
+    volume = read_volume(image, what=IMAGE)
+    require_signal(volume, what=IMAGE)
+    return segment(volume.data, volume.affine, networks=networks, what=IMAGE)

@@ -1,0 +1,143 @@
+"""Train the networks of the package: template in, checkpoints on the way, weights out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cohort_engine.config import parse_section, read_yaml
+from cohort_engine.errors import StorageError, unknown_name
+from cohort_engine.nn.weights import DESCRIPTION
+from cohort_engine.provenance import digest
+
+if TYPE_CHECKING:
+    from cohort_engine.nn.anatomy import Anatomy
+    from cohort_engine.nn.train import CordTraining, Training
+
+SAVE_EVERY = 480.0
+"""Seconds between checkpoints."""
+
+
+def load_training(path: str | Path) -> CordTraining:
+    """Read a training file, see configs/training/; a relative template folder is taken from the file's."""
+    from cohort_engine.nn.train import CordTraining
+
+    path = Path(path)
+    config = parse_section(CordTraining, read_yaml(path), where=path.name)
+    if config.template.path is None:
+        return config
+    folder = str(path.resolve().parent / config.template.path)
+    return config.model_copy(update={"template": config.template.model_copy(update={"path": folder})})
+
+
+def load_anatomy(name: str, path: str | Path | None = None) -> Anatomy:
+    """Prepare a template for the generator; PAM50 with its vertebrae, where the folder has them."""
+    from cohort_engine.nn.anatomy import anatomy_of
+    from cohort_engine.template import load_template, pam50
+
+    template = load_template(name, path=path)
+    spine = pam50.find_spine(path) if template.name == pam50.NAME else None
+    return anatomy_of(template, None if spine is None else pam50.read_sparse(spine).dense(np.zeros(3, np.int64), template.grid.shape))
+
+
+def train_cord(
+    config: CordTraining, out: str | Path, *, nets: tuple[str, ...] = (), say: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Path]:
+    """Train the cord networks, or continue a training that was interrupted.
+
+    Parameters
+    ----------
+    config : CordTraining
+    out : path
+        Folder for checkpoints (``<net>.ckpt``), a log (``<net>.jsonl``) and weights (``<net>.safetensors``). What is there is continued
+        if seed and network are the same; `steps` may have been changed.
+    nets : tuple of str
+        Only these; by default all.
+    say : callable, optional
+        Is told the figures of each checkpoint: step, samples, loss, seconds, and the scores on held-out samples.
+
+    Returns
+    -------
+    dict
+        Network -> its weights: the moving average over the last steps, in bfloat16.
+
+    Raises
+    ------
+    UnknownNameError, ConfigError, TemplateError, StorageError
+    """
+    import torch
+
+    from cohort_engine.nn.train import Training
+
+    for name in nets:
+        if name not in config.nets:
+            raise unknown_name("network", name, list(config.nets), where="training")
+    torch.set_num_threads(config.threads)
+    anatomy = load_anatomy(config.template.name, config.template.path)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Path] = {}
+    for name in nets or tuple(config.nets):
+        run = Training(config, name, anatomy)
+        _continue(run, folder / f"{name}.ckpt", name)
+        _run(run, folder, name, say or (lambda figures: None))
+        written[name] = folder / f"{name}.safetensors"
+    return written
+
+
+def _run(run: Training, folder: Path, name: str, say: Callable[[dict[str, Any]], None]) -> None:
+    started = saved = time.monotonic()
+    losses: list[float] = []
+    while run.step < run.net_config.steps:
+        losses.append(run.advance())
+        now = time.monotonic()
+        if now - saved < SAVE_EVERY and run.step < run.net_config.steps:
+            continue
+        _save(run.state(), folder / f"{name}.ckpt", {"key": _key(run, name)})
+        scores = run.validate()
+        _save(run.weights(), folder / f"{name}.safetensors", {DESCRIPTION: json.dumps(run.describe(scores))})
+        figures = {"net": name, "step": run.step, "seconds": round(now - started, 1), "loss": float(np.mean(losses[-200:])), **scores}
+        with (folder / f"{name}.jsonl").open("a") as log:
+            log.write(json.dumps(figures) + "\n")
+        say(figures)
+        saved = time.monotonic()
+
+
+def _key(run: Training, name: str) -> str:
+    """Hash of what makes a checkpoint another run's: everything but length and speed."""
+    config = run.config
+    net = config.nets[name].model_dump(mode="json", exclude={"steps"})
+    return digest({"net": net, "seed": config.seed, "batch": config.batch, "reuse": config.reuse, "template": config.template.name})
+
+
+def _continue(run: Training, path: Path, name: str) -> None:
+    from safetensors import safe_open
+
+    if not path.exists():
+        return
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("key") != _key(run, name):
+            raise StorageError(
+                expected="a checkpoint of the same seed, template and network", found="one of another training", where=f"{name}.ckpt",
+                remedy="Train into a new folder, or move the old one away.",
+            )  # fmt: skip
+        run.restore({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
+
+
+def _save(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors whole or not at all."""
+    from safetensors.torch import save_file
+
+    aside = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, aside, metadata)
+        aside.replace(path)
+    except OSError as error:
+        raise StorageError(
+            expected="room for a checkpoint", found=error.strerror or str(error), where=path.name, remedy="Free some space."
+        ) from error

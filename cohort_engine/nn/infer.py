@@ -1,0 +1,107 @@
+"""Inference: slices onto a network's pixels, through it, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine.nn.image import robust_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PIXELS = 64 * 64 * 32
+"""Pixels of a batch: bounds the memory, and is quickest on a CPU."""
+NEIGHBOUR = 0.7
+"""The slices above and below are at least about this far away, mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network ready to use.
+
+    Attributes
+    ----------
+    module : nn.Module
+        From `unet.for_inference`.
+    size : int
+        Pixels a side it was trained with.
+    spacing : float
+        Pixel size, mm.
+    multiple : int
+        Sides must be multiples of this.
+    """
+
+    module: nn.Module
+    size: int
+    spacing: float
+    multiple: int
+
+    def __call__(self, slices: Tensor) -> Tensor:
+        """Probabilities (n, output, y, x), float32 on the CPU, of slices (n, 3, y, x) that are not scaled yet; any size."""
+        import torch
+
+        parameter = next(self.module.parameters())
+        n, _, height, width = slices.shape
+        pad = [max(self.size, -(-side // self.multiple) * self.multiple) - side for side in (width, height)]
+        border = [p for side in pad for p in (side // 2, side - side // 2)]
+        step = max(1, PIXELS // ((height + pad[1]) * (width + pad[0])))
+        out = []
+        with torch.inference_mode():
+            for first in range(0, n, step):
+                x = torch.nn.functional.pad(robust_scale(slices[first : first + step].to(parameter.device)), border)
+                y = self.module(x.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
+                y = y[:, :, border[2] : border[2] + height, border[0] : border[0] + width]
+                out.append(y.float().sigmoid().cpu())
+        return torch.cat(out)
+
+
+def resampling(source: int, source_spacing: float, target: Tensor, target_spacing: float) -> Tensor:
+    """Matrix (..., target, source) that brings samples onto other positions along one axis.
+
+    A target takes the mean over its own width, or over a source's where that is wider (which is linear interpolation). Beyond the first
+    and last source there is nothing: a row sums to less than one there.
+
+    Parameters
+    ----------
+    source : int
+        Samples, at 0, 1, 2 ... times `source_spacing`.
+    source_spacing, target_spacing : float
+        mm.
+    target : (..., target) tensor
+        Positions, mm.
+
+    Examples
+    --------
+    >>> import torch
+    >>> resampling(3, 1.0, torch.tensor([0.5, 1.0, 9.0]), 0.5).tolist()
+    [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    import torch
+
+    width = max(source_spacing, target_spacing)
+    at = torch.arange(source, dtype=torch.float32) * source_spacing
+    gap = (target[..., None] - at).abs()
+    return ((width + source_spacing) / 2 - gap).clamp(0, min(width, source_spacing)) / width
+
+
+def neighbours(data: NDArray[Any], slices: NDArray[np.int64], gap: float) -> Tensor:
+    """Slices (n, 3, x, y), below, here and above, of a volume (x, y, z); the first and last slice are their own neighbours."""
+    import torch
+
+    step = max(1, round(NEIGHBOUR / gap))
+    index = np.clip(slices[:, None] + np.array([-step, 0, step]), 0, data.shape[2] - 1)
+    used, where = np.unique(index, return_inverse=True)
+    stack = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data[:, :, used], 2, 0), np.float32))
+    return stack[torch.from_numpy(where.reshape(index.shape))]
+
+
+def joined(parts: Iterable[Tensor]) -> Tensor:
+    """Concatenate along the first axis."""
+    import torch
+
+    return torch.cat(list(parts))

@@ -1,0 +1,275 @@
+"""Training on synthetic slices: seeded step by step, so that a run that was interrupted ends in the same bits.
+
+Step t trains on samples drawn from the newest blocks of a ring; block b is `Generator.batch` with a seed made of b, and what is drawn at
+step t with a seed made of t. So the state of a run is its step number, network, average and optimiser: there is no hidden random state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from cohort_engine.config import Section
+from cohort_engine.errors import ConfigError
+from cohort_engine.nn import synth
+from cohort_engine.nn.unet import seeded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cohort_engine.nn.anatomy import Anatomy
+
+RING = 40
+"""Blocks that samples are drawn from."""
+WARM_UP = 200
+"""Steps in which the rate rises, at most a tenth of all."""
+HELD_OUT = 1 << 40
+"""Block numbers from here on are never trained on."""
+_STRIDE = 1_000_003
+
+
+class NetConfig(Section):
+    """One network: what it sees and how long it learns."""
+
+    size: int = 64
+    """Pixels a side of a training sample."""
+    spacing: float = Field(gt=0)
+    """Pixel size, mm."""
+    jitter: float = Field(ge=0)
+    """Distance of the cord from the middle of a sample, at most, in x and y, mm."""
+    channels: tuple[int, ...] = (16, 32, 64, 96, 128)
+    """Width of each level of the U-Net."""
+    heat: bool = False
+    """Second output: a heat map of the cord's centre."""
+    steps: int = Field(ge=1)
+    """Optimiser steps."""
+    odds: dict[str, float] = Field(default_factory=dict)
+    """How often something happens in a sample, where it is not the default; see `nn.synth.Odds`."""
+
+    @property
+    def outputs(self) -> int:
+        return 2 if self.heat else 1
+
+    @property
+    def frame(self) -> synth.Frame:
+        return synth.Frame(self.size, self.spacing, self.jitter)
+
+
+class TrainTemplate(Section):
+    """Template whose label maps are drawn from."""
+
+    name: str = "PAM50"
+    """``PAM50``, or the built-in ``parametric`` cord."""
+    path: str | None = None
+    """Folder of PAM50; by default ``$COHORT_ENGINE_PAM50`` or the installed copy."""
+
+
+class CordTraining(Section):
+    """Training of the cord networks; files in configs/training/."""
+
+    nets: dict[str, NetConfig]
+    """The networks by name: ``coarse`` finds the cord, ``fine`` draws its border."""
+    template: TrainTemplate = TrainTemplate()
+    """Where samples come from."""
+    seed: int = 1
+    """Everything random follows from it."""
+    device: str = "auto"
+    """``auto`` is the GPU where there is one, else the CPU."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads."""
+    half: bool = True
+    """Multiply in bfloat16."""
+    batch: int = Field(default=32, ge=2)
+    """Samples a step and a block."""
+    reuse: int = Field(default=2, ge=1)
+    """Steps for each new block: how often a sample is seen on average."""
+    rate: float = Field(default=2e-3, gt=0)
+    """Learning rate after the warm-up."""
+    cool: float = Field(default=0.4, gt=0, le=1)
+    """Last part of the steps, in which the rate falls to zero."""
+    average: float = Field(default=0.999, gt=0, lt=1)
+    """Decay of the moving average of weights, which is what is exported."""
+
+
+class Training:
+    """One network in training.
+
+    Parameters
+    ----------
+    config : CordTraining
+    name : str
+        Which of its networks.
+    anatomy : Anatomy
+
+    Examples
+    --------
+    >>> from cohort_engine.nn.anatomy import anatomy_of
+    >>> from cohort_engine.template.parametric import parametric_cord
+    >>> net = {"size": 32, "spacing": 1.0, "jitter": 4.0, "channels": (8, 16), "steps": 4}
+    >>> config = CordTraining(nets={"fine": net}, batch=2, half=False, device="cpu")
+    >>> run = Training(config, "fine", anatomy_of(parametric_cord(spacing=1.0, top="C3", bottom="C4")))
+    >>> losses = [run.advance() for _ in range(4)]
+    >>> run.step, all(0 < x < 3 for x in losses)
+    (4, True)
+    """
+
+    def __init__(self, config: CordTraining, name: str, anatomy: Anatomy) -> None:
+        import torch
+
+        self.torch, self.config, self.net_config = torch, config, config.nets[name]
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(auto if config.device == "auto" else config.device)
+        try:
+            odds = synth.Odds(**self.net_config.odds)
+        except TypeError as error:
+            raise ConfigError(
+                expected=f"odds of {', '.join(synth.Odds.__dataclass_fields__)}", found=", ".join(self.net_config.odds), where=f"nets.{name}.odds",
+                remedy="See nn/synth.py.",
+            ) from error  # fmt: skip
+        self.generator = synth.Generator(anatomy, self.net_config.frame, odds, device=str(self.device))
+        self.net = self._build()
+        self.mean = self._build().requires_grad_(False)
+        self.mean.load_state_dict(self.net.state_dict())
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=1e-4)
+        self.step, self._made = 0, 0
+        self._ring: list[synth.Batch] = []
+
+    def _build(self) -> nn.Module:
+        net = seeded(self.net_config.channels, self.net_config.outputs, self.config.seed)
+        placed: nn.Module = net.to(self.device, memory_format=self.torch.channels_last)  # type: ignore[call-overload]
+        return placed
+
+    def block(self, number: int) -> synth.Batch:
+        """Return a block of samples; numbers from `HELD_OUT` on are for validation."""
+        return self.generator.batch(self.config.batch, self.config.seed * _STRIDE + number)
+
+    def _blocks(self) -> list[synth.Batch]:
+        """Blocks in the ring at this step; after a restart they are drawn again."""
+        newest = RING // 4 + self.step // self.config.reuse
+        for number in range(max(self._made, newest - RING + 1), newest + 1):
+            self._ring.append(synth.Batch(*(t.half() for t in self.block(number))))
+            self._made = number + 1
+        del self._ring[:-RING]
+        return self._ring
+
+    def _samples(self) -> synth.Batch:
+        """Draw a batch from the ring, and vary it at little cost."""
+        torch, n = self.torch, self.config.batch
+        r = torch.Generator(self.device).manual_seed(self.config.seed * _STRIDE + self.step)
+        ring = self._blocks()
+        pick = torch.randint(len(ring) * n, (n,), generator=r, device=self.device).tolist()
+        image, label = (torch.stack([ring[i // n][k][i % n] for i in pick]).float() for k in (0, 1))
+
+        def yes(odds: float) -> Tensor:
+            out: Tensor = torch.rand((n, 1, 1, 1), generator=r, device=self.device) < odds
+            return out
+
+        mirrored = yes(0.5)
+        image, label = torch.where(mirrored, image.flip(-1), image), torch.where(mirrored, label.flip(-1), label)
+        image = torch.where(yes(0.3), image.flip(1), image)
+        image = torch.where(yes(0.1), -image, image)
+        gain = 1 + 0.15 * torch.randn((n, 1, 1, 1), generator=r, device=self.device)
+        image = image * gain + 0.1 * torch.randn((n, 1, 1, 1), generator=r, device=self.device)
+        noise = torch.randn(image.shape, generator=r, device=self.device)
+        return synth.Batch(image + noise * torch.rand((n, 1, 1, 1), generator=r, device=self.device) ** 3 * 0.2, label)
+
+    def rate(self) -> float:
+        """Learning rate of this step: a warm-up, a plateau, and a linear fall over the last part."""
+        c, total = self.config, self.net_config.steps
+        return c.rate * min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * total), max(0.0, (total - self.step) / (c.cool * total)))
+
+    def advance(self) -> float:
+        """Make one step and return its loss."""
+        torch = self.torch
+        image, label = self._samples()
+        self.net.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.half):
+            logits = self.net(image.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(logits.float(), label)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(self.config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.mean.state_dict().values(), self.net.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(now, 1 - keep)
+                else:
+                    mean.copy_(now)
+        return float(loss.detach())
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Cross entropy and soft Dice of the cord, and of the heat map where the network draws one."""
+        total = _cross_entropy_and_dice(logits[:, :1], label, 1.0)
+        if self.net_config.heat:
+            total = total + _cross_entropy_and_dice(logits[:, 1:], synth.heat_map(label, self.net_config.spacing), 0.5)
+        return total
+
+    def validate(self, blocks: int = 6) -> dict[str, float]:
+        """Scores of the averaged network on held-out samples: mean Dice of the slices with a cord, area bias (%), false cords (share)."""
+        torch = self.torch
+        dice, drawn, true, false, empty = [], 0.0, 0.0, 0, 0
+        self.mean.eval()
+        with torch.no_grad():
+            for number in range(blocks):
+                image, label = self.block(HELD_OUT + number)
+                p = (self.mean(image.contiguous(memory_format=torch.channels_last))[:, :1].sigmoid() > 0.5).float()
+                q = (label > 0.5).float()
+                size = q.sum((1, 2, 3))
+                there = size * self.net_config.spacing**2 > synth.CUT
+                both = 2 * (p * q).sum((1, 2, 3)) / (p.sum((1, 2, 3)) + size).clamp(min=1)
+                dice += both[there].tolist()
+                drawn, true = drawn + float(p[there].sum()), true + float(q[there].sum())
+                none = label.sum((1, 2, 3)) == 0
+                empty, false = empty + int(none.sum()), false + int((p.sum((1, 2, 3))[none] * self.net_config.spacing**2 > synth.CUT).sum())
+        return {"dice": math.fsum(dice) / max(1, len(dice)), "bias": 100 * (drawn / max(true, 1e-9) - 1), "false": false / max(1, empty)}
+
+    def state(self) -> dict[str, Tensor]:
+        """All of the run, flat: what `restore` takes."""
+        out = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
+        names = [k for k, _ in self.net.named_parameters()]
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            out |= {f"adam.{names[index]}.{k}": v for k, v in moments.items()}
+        return {k: v.detach().cpu().contiguous() for k, v in out.items()} | {"step": self.torch.tensor(self.step)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state`."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+        self.net.load_state_dict(part("net."))
+        self.mean.load_state_dict(part("mean."))
+        moments: dict[int, dict[str, Any]] = {i: part(f"adam.{k}.") for i, (k, _) in enumerate(self.net.named_parameters())}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {i: m for i, m in moments.items() if m}})
+        self.step, self._made = int(state["step"]), 0
+        self._ring = []
+
+    def describe(self, scores: Mapping[str, float]) -> dict[str, Any]:
+        """Say what these weights are: what a network is built from, and how far its training went."""
+        config, net = self.config, self.net_config
+        facts = config.model_dump(include={"seed", "batch", "reuse", "rate", "cool", "average", "half"})
+        made = config.batch * (RING // 4 + 1 + self.step // config.reuse)
+        return {
+            **net.model_dump(mode="json"), "outputs": net.outputs, "template": config.template.name, **facts, "step": self.step,
+            "samples": made, "device": self.device.type, "held_out": {k: round(v, 4) for k, v in scores.items()},
+        }  # fmt: skip
+
+    def weights(self) -> dict[str, Tensor]:
+        """Averaged weights for the package, in bfloat16."""
+        return {k: (v.to(self.torch.bfloat16) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in self.mean.state_dict().items()}
+
+
+def _cross_entropy_and_dice(logits: Tensor, target: Tensor, weight: float) -> Tensor:
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    p = logits.sigmoid()
+    overlap, size = 2 * (p * target).sum((1, 2, 3)) + 1, (p * p).sum((1, 2, 3)) + (target * target).sum((1, 2, 3)) + 1
+    return binary_cross_entropy_with_logits(logits, target) + weight * (1 - (overlap / size).mean())

@@ -1,0 +1,90 @@
+"""The networks in the package: weights as safetensors, and a card that says where they come from."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cohort_engine.errors import ConfigError
+from cohort_engine.nn.unet import for_inference
+
+if TYPE_CHECKING:
+    from cohort_engine.nn.infer import Network
+
+FOLDER = "data"
+CARD = "cord.json"
+DESCRIPTION = "description"
+"""Key of a file's metadata: what the network is built from, and how it was trained (`nn.train.Training.describe`)."""
+
+
+class CordNetworks(NamedTuple):
+    """Both stages: `coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border."""
+
+    coarse: Network
+    fine: Network
+
+
+def card() -> dict[str, Any]:
+    """Return the card of the packaged weights: data, seeds, configuration, samples seen, scores by image.
+
+    Examples
+    --------
+    >>> sorted(card()["nets"])
+    ['coarse', 'fine']
+    """
+    loaded: dict[str, Any] = json.loads(resources.files(__package__).joinpath(FOLDER, CARD).read_text())
+    return loaded
+
+
+def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | Path | None = None) -> CordNetworks:
+    """Load the cord networks.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` is the GPU where there is one, else the CPU.
+    half : bool, optional
+        Compute in bfloat16. By default on a GPU only: on a CPU the result would depend on whether its processor can.
+    folder : path, optional
+        Of other weights: ``coarse.safetensors`` and ``fine.safetensors``, as a training leaves them; by default those of the package.
+
+    Returns
+    -------
+    CordNetworks
+        Kept and returned again for the same arguments.
+
+    Raises
+    ------
+    ConfigError
+        The device does not exist here.
+    """
+    return _load(device, half, None if folder is None else str(folder))
+
+
+@cache
+def _load(device: str, half: bool | None, folder: str | None) -> CordNetworks:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(expected="a GPU that CUDA can use", found="none", where="device", remedy="Take device cpu, or auto.")
+    dtype = torch.bfloat16 if (device != "cpu" if half is None else half) else torch.float32
+    with resources.as_file(resources.files(__package__).joinpath(FOLDER)) as packaged:
+        files = packaged if folder is None else Path(folder)
+        return CordNetworks(*(_network(files / f"{name}.safetensors", device, dtype) for name in CordNetworks._fields))
+
+
+def _network(path: Path, device: str, dtype: Any) -> Network:
+    from safetensors import safe_open
+
+    from cohort_engine.nn.infer import Network
+
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()[DESCRIPTION])
+        weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    module = for_inference(weights, facts["channels"], facts["outputs"], device=device, dtype=dtype)
+    return Network(module, facts["size"], facts["spacing"], 2 ** (len(facts["channels"]) - 1))

@@ -1,0 +1,96 @@
+"""Synthetic slices: a batch is a function of its seed, and its label lies a constant distance inside the cord."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cohort_engine.nn.anatomy import Anatomy, anatomy_of
+from cohort_engine.nn.image import robust_scale
+from cohort_engine.nn.synth import Frame, Generator, Odds, heat_map
+from cohort_engine.template.parametric import parametric_cord
+
+torch = pytest.importorskip("torch")
+
+FRAME = Frame(size=32, spacing=1.0, jitter=4.0)
+ALWAYS_CORD = Odds(absent=0.0, cauda=0.0, brain=0.0, compressed=0.0)
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> Anatomy:
+    return anatomy_of(parametric_cord(spacing=1.0, top="C3", bottom="C4"))
+
+
+def test_a_seed_gives_the_same_batch_and_another_seed_another(anatomy: Anatomy) -> None:
+    generator = Generator(anatomy, FRAME)
+    first, again, other = (generator.batch(6, seed=s) for s in (7, 7, 8))
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.label, again.label)
+    assert not torch.equal(first.image, other.image)
+
+
+def test_batches_are_finite_scaled_and_of_every_kind(anatomy: Anatomy) -> None:
+    generator = Generator(anatomy, FRAME)
+    batches = [generator.batch(16, seed=s) for s in range(12)]
+    image, label = (torch.cat([b[k] for b in batches]) for k in (0, 1))
+    assert torch.isfinite(image).all()
+    assert 0.7 < image.std() < 1.5
+    assert label.min() >= 0
+    assert label.max() <= 1
+    empty = (label.sum((1, 2, 3)) == 0).float().mean()
+    assert 0.03 < empty < 0.4  # no canal, no cord in it, or a brain
+
+
+def test_the_label_lies_a_constant_distance_inside_the_cord(anatomy: Anatomy) -> None:
+    areas = []
+    for inset in (0.0, 0.25, 0.5):
+        generator = Generator(anatomy, FRAME, replace(ALWAYS_CORD, inset=inset))
+        areas.append(torch.cat([generator.batch(16, seed=s).label.sum((1, 2, 3)) for s in range(4)]))
+    whole, less, least = (a[areas[2] > 20] for a in areas)
+    rim = whole.sqrt() - less.sqrt()  # of a circle: sqrt(pi) times the inset
+    assert float(rim.mean()) == pytest.approx(np.sqrt(np.pi) * 0.25, rel=0.15)
+    assert float((whole.sqrt() - least.sqrt()).mean()) == pytest.approx(np.sqrt(np.pi) * 0.5, rel=0.15)
+    assert float(rim.std() / rim.mean()) < 0.1
+
+
+def test_cords_have_the_size_of_the_template(anatomy: Anatomy) -> None:
+    generator = Generator(anatomy, FRAME, replace(ALWAYS_CORD, inset=0.0))
+    area = torch.cat([generator.batch(32, seed=s).label.sum((1, 2, 3)) for s in range(8)])
+    assert 55 < float(area.median()) < 110  # 73 mm2, times a scale of 0.67 to 1.56 squared
+
+
+def test_without_vertebrae_and_with_them(anatomy: Anatomy) -> None:
+    z, _, y, x = anatomy.section.shape
+    bone = np.zeros((2, z, y, x), np.float32)
+    bone[0, :, y // 2 + 6 :] = 1
+    spine = replace(anatomy, bone=bone, bone_spacing=anatomy.spacing, bone_centre=anatomy.centre)
+    plain, bony = (Generator(a, FRAME, replace(ALWAYS_CORD, bone=1.0)).batch(8, seed=3) for a in (anatomy, spine))
+    assert not torch.equal(plain.image, bony.image)
+
+
+@pytest.mark.parametrize("factor", [0.01, 1000.0])
+def test_scaling_does_not_know_the_unit_of_the_grey_values(factor: float) -> None:
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    image[:, :, :4] = 0
+    torch.testing.assert_close(robust_scale(image), robust_scale(image * factor), atol=1e-3, rtol=1e-3)
+
+
+def test_a_sample_without_signal_becomes_zero() -> None:
+    assert not robust_scale(torch.zeros(1, 3, 16, 16)).any()
+
+
+def test_one_bright_pixel_changes_little() -> None:
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    bright = image.clone()
+    bright[0, 0, 0, 0] = 1e6
+    assert float((robust_scale(image) - robust_scale(bright)).abs()[0, 1].max()) < 0.05
+
+
+def test_heat_peaks_at_the_centre_and_is_empty_without_a_cord() -> None:
+    label = torch.zeros(2, 1, 16, 16)
+    label[0, 0, 4:8, 8:12] = 1
+    heat = heat_map(label, 1.0)
+    assert float(heat[0].max()) == pytest.approx(np.exp(-0.5 / (2 * 2.5**2)), rel=1e-3)  # the centre is between four pixels
+    assert not heat[1].any()

@@ -1,0 +1,121 @@
+"""Training: the loss falls, seeds repeat, and a run that was interrupted ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cohort_engine.engine.training import load_training, train_cord
+from cohort_engine.errors import ConfigError, StorageError, UnknownNameError
+from cohort_engine.nn.anatomy import Anatomy, anatomy_of
+from cohort_engine.nn.train import CordTraining, Training
+from cohort_engine.nn.unet import for_inference, unet
+from cohort_engine.template.parametric import parametric_cord
+
+torch = pytest.importorskip("torch")
+
+NET: dict[str, Any] = {"size": 32, "spacing": 1.0, "jitter": 3.0, "channels": [8, 16], "steps": 40, "heat": True}
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> Anatomy:
+    return anatomy_of(parametric_cord(spacing=1.0, top="C3", bottom="C4"))
+
+
+def config(**changes: Any) -> CordTraining:
+    return CordTraining.model_validate({"nets": {"fine": NET}, "batch": 4, "half": False, "device": "cpu", **changes})
+
+
+def weights(run: Training) -> dict[str, Any]:
+    return dict(run.mean.state_dict())
+
+
+def test_the_loss_falls(anatomy: Anatomy) -> None:
+    run = Training(config(rate=0.01), "fine", anatomy)
+    losses = [run.advance() for _ in range(40)]
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+
+
+def test_seeds_repeat(anatomy: Anatomy) -> None:
+    same, again, other = (Training(config(seed=s), "fine", anatomy) for s in (1, 1, 2))
+    losses = [[run.advance() for _ in range(3)] for run in (same, again, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_an_interrupted_run_ends_in_the_same_bits(anatomy: Anatomy) -> None:
+    straight, first, second = (Training(config(), "fine", anatomy) for _ in range(3))
+    for _ in range(9):
+        straight.advance()
+    for _ in range(5):
+        first.advance()
+    second.restore(first.state())
+    for _ in range(4):
+        second.advance()
+    assert second.step == straight.step
+    a, b = straight.state(), second.state()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_rate_warms_up_stays_and_falls_to_nothing(anatomy: Anatomy) -> None:
+    run = Training(config(nets={"fine": NET | {"steps": 1000}}, cool=0.4), "fine", anatomy)
+    rates = []
+    for step in (0, 300, 600, 800, 1000):
+        run.step = step
+        rates.append(run.rate() / run.config.rate)
+    assert rates == pytest.approx([1 / 100, 1, 1, 0.5, 0])
+
+
+def test_validation_counts_false_cords(anatomy: Anatomy) -> None:
+    scores = Training(config(), "fine", anatomy).validate(blocks=4)
+    assert set(scores) == {"dice", "bias", "false"}
+    assert 0 <= scores["dice"] < 0.6
+
+
+def test_folding_the_normalisation_changes_nothing(anatomy: Anatomy) -> None:
+    run = Training(config(), "fine", anatomy)
+    for _ in range(3):
+        run.advance()
+    state = {k: v.detach() for k, v in run.net.state_dict().items()}
+    plain = unet(NET["channels"], 2)
+    plain.load_state_dict(state)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(for_inference(state, NET["channels"], 2)(x), plain.eval()(x), atol=1e-5, rtol=1e-4)
+
+
+def study(folder: Path, **changes: Any) -> Path:
+    path = folder / "cord.yaml"
+    net = {**NET, "steps": 3}
+    path.write_text(json.dumps({"nets": {"fine": net}, "template": {"name": "parametric"}, "batch": 4, "half": False, "device": "cpu", **changes}))
+    return path
+
+
+def test_a_training_writes_checkpoint_log_and_weights_and_continues(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    written = train_cord(load_training(study(tmp_path)), tmp_path / "run", say=told.append)
+    assert written["fine"].stat().st_size > 1000
+    assert [t["step"] for t in told] == [3]
+    longer = load_training(study(tmp_path, nets={"fine": {**NET, "steps": 5}}))
+    train_cord(longer, tmp_path / "run", say=told.append)
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "fine.jsonl").read_text().splitlines()] == [3, 5]
+    with pytest.raises(StorageError, match="another training"):
+        train_cord(load_training(study(tmp_path, seed=2)), tmp_path / "run")
+
+
+def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Anatomy) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'spacing'"):
+        load_training(study(tmp_path, nets={"fine": {"spacng": 1.0, "jitter": 1.0, "steps": 1}}))
+    with pytest.raises(UnknownNameError, match="network"):
+        train_cord(load_training(study(tmp_path)), tmp_path / "run", nets=("fien",))
+    with pytest.raises(ConfigError, match="odds of inset"):
+        Training(config(nets={"fine": {**NET, "odds": {"lesions": 0.5}}}), "fine", anatomy)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "training").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_training_files_of_the_project_are_valid(path: Path) -> None:
+    assert set(load_training(path).nets) == {"coarse", "fine"}
