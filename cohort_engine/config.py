@@ -71,6 +71,15 @@ class ComputeConfig(Section):
     """How often a lost worker or a storage error is tried again. Scientific errors never are."""
 
 
+class SegmentConfig(Section):
+    """Cord masks of subjects who have none (stages ``segment_<contrast>``): masks of the study always go first."""
+
+    enabled: bool = True
+    """Draw them with the networks of the package."""
+    gpu: bool = False
+    """Ask for workers that offer a ``gpu``; without, a GPU that a worker happens to see is used all the same."""
+
+
 class FitConfig(Section):
     """The template map (stage ``fit``)."""
 
@@ -119,6 +128,7 @@ class StagesConfig(Section):
 
     metrics: tuple[str, ...] = (schema.MTR,)
     """Metrics to build."""
+    segment: SegmentConfig = SegmentConfig()
     fit: FitConfig = FitConfig()
     """Template map."""
     mtr: MtrConfig = MtrConfig()

@@ -418,6 +418,32 @@ WARP_QC: Mapping[str, tuple[str, str]] = {
 }
 """Further quality numbers of a template map that was read from a warp: ``qc/<contrast>_<key>``."""
 
+CORD_LENGTH = "cord_length"
+CONFIDENCE = "cord_confidence"
+LEAST_CONFIDENCE = "cord_confidence_min"
+AREA_JUMP = "area_jump"
+GAPS = "cord_gaps"
+ENDS = "cord_ends"
+SEGMENT_QC: Mapping[str, tuple[str, str]] = {
+    CORD_LENGTH: ("length of the centreline inside the mask", "mm"),
+    CONFIDENCE: ("mean over slices of how certain the place of the cord is", "1"),
+    LEAST_CONFIDENCE: ("least over slices of how certain the place of the cord is", "1"),
+    AREA_JUMP: ("largest change of the area from a slice to the next, over their mean", "1"),
+    GAPS: ("slices without cord between slices with cord", "1"),
+    ENDS: ("ends of the cord inside the image: 0 to 2", "1"),
+}
+"""Quality numbers of a mask that was drawn here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
+
+
+GPU = "gpu"
+"""Resource that a worker with a GPU offers."""
+
+
+def segment_stage(contrast: str) -> str:
+    """Name of the stage that draws the cord mask of a contrast."""
+    return f"segment_{contrast}"
+
+
 METRIC_QC: Mapping[str, tuple[str, str]] = {
     SHIFT: ("largest in-plane shift found between the two images", "mm"),
     FLAGGED: ("fraction of cord voxels set to NaN by the low-signal and saturation rule", "1"),
@@ -489,11 +515,11 @@ FIXED: tuple[VariableSpec, ...] = (
 
 def store_specs(
     *, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], spaces: tuple[str, ...] = (SPACE_TEMPLATE,),
-    shape: bool = False, source: str = BIDS,
+    shape: bool = False, source: str = BIDS, segmented: tuple[str, ...] = (),
 ) -> dict[str, VariableSpec]:  # fmt: skip
     """Return every variable of a store with these contrasts, metrics, estimators and spaces, by path (subject columns aside).
 
-    `shape` adds morphometry, `source` the quality numbers of warps.
+    `shape` adds morphometry, `source` the quality numbers of warps, `segmented` those of masks drawn here, by contrast.
 
     Examples
     --------
@@ -515,6 +541,8 @@ def store_specs(
             for space in spaces:
                 for e in estimators:
                     yield from table_specs(m, e, space).values()
+        for c in segmented:
+            yield from qc_specs(segment_stage(c), SEGMENT_QC).values()
         if shape:
             yield from shape_specs().values()
 

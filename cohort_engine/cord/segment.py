@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.curve import Curve, optimal_curve
 from cohort_engine.errors import CordError, InputError
@@ -293,3 +294,19 @@ def _flags(mask: NDArray[np.bool_], image: _Located) -> tuple[str, ...]:
         PARTIAL: not (present[:2].any() and present[-2:].any()),
     }
     return tuple(flag for flag, is_so in odd.items() if is_so)
+
+
+def quality(found: Segmentation) -> dict[str, float]:
+    """Numbers of `schema.SEGMENT_QC` by key: what a reader of many masks looks at first; NaN where the mask is empty."""
+    slices = found.slices
+    if not len(slices):
+        return dict.fromkeys(schema.SEGMENT_QC, float("nan"))
+    inside = np.arange(slices[0], slices[-1] + 1)
+    area = found.mask.sum(axis=(0, 1))[slices].astype(float)
+    steps = np.linalg.norm(np.diff(found.points[inside], axis=0), axis=1)
+    change = np.abs(np.diff(area)) / (area[1:] + area[:-1]) * 2
+    return {
+        schema.CORD_LENGTH: float(steps.sum()), schema.CONFIDENCE: float(found.confidence[inside].mean()),
+        schema.LEAST_CONFIDENCE: float(found.confidence[inside].min()), schema.AREA_JUMP: float(change.max(initial=0)),
+        schema.GAPS: float(len(inside) - len(slices)), schema.ENDS: float((slices[0] > 1) + (slices[-1] < found.mask.shape[2] - 2)),
+    }  # fmt: skip

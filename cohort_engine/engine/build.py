@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cohort_engine import schema
 from cohort_engine.config import Config, DataConfig
 from cohort_engine.engine.clusters import Pool, make_pool
+from cohort_engine.engine.drawing import to_draw
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef, Workplace
@@ -190,7 +191,7 @@ class _Build:
                 check_template(root, self.template.digest)
             except TemplateError as error:
                 problems.append(error)
-        subjects = _subjects(self.study, range(len(self.study)))
+        subjects = _subjects(self.study, range(len(self.study)), self.stages)
         columns = len({*IDENTITY, *self.study.subjects.columns})
         return Plan.of(self.config, subjects, self.stages, self.template, pool.offers(), columns=columns, finished=finished, problems=problems)
 
@@ -204,7 +205,7 @@ class _Build:
             rows = init_store(url, template=self.template, config=config, subjects=self.study.subjects, units=self.study.units)
             names = subject_names(url)
             events.on_start(names)
-            subjects = [s for s in _subjects(self.study, map(int, rows)) if only is None or s.row in only]
+            subjects = [s for s in _subjects(self.study, map(int, rows), self.stages) if only is None or s.row in only]
             pool.open(Workplace(seed=config.stages.fit.seed))
             reference = TemplateRef(config.template.name, config.template.path, self.template.digest)
             jobs = [Job(url, stage, dict(stage.params(config)), reference, again=only is not None) for stage in self.stages]
@@ -241,8 +242,8 @@ def _template(config: Config) -> Template:
     return template
 
 
-def _subjects(study: Study, rows: Iterable[int]) -> list[Subject]:
-    """Join rows of the store with files of the study, in the study's order."""
+def _subjects(study: Study, rows: Iterable[int], stages: Sequence[Stage]) -> list[Subject]:
+    """Join rows of the store with files of the study, in the study's order, and what is to be drawn."""
 
     def present(columns: Mapping[str, str]) -> list[dict[str, str]]:
         table = study.files[list(columns.values())].to_numpy()
@@ -253,7 +254,7 @@ def _subjects(study: Study, rows: Iterable[int]) -> list[Subject]:
     problems: list[dict[str, CohortError]] = [{} for _ in files]
     for (row, role), error in study.problems.items():
         problems[row][role] = error
-    return [Subject(*parts) for parts in zip(rows, files, kinds, problems, strict=True)]
+    return [Subject(*parts, to_draw(parts[1], stages)) for parts in zip(rows, files, kinds, problems, strict=True)]
 
 
 def _unfinished(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:

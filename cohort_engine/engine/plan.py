@@ -15,7 +15,7 @@ from cohort_engine.config import Config
 from cohort_engine.engine.clusters import WorkerOffer
 from cohort_engine.engine.runner import Subject, check_resources
 from cohort_engine.engine.stages import Stage
-from cohort_engine.errors import CohortError, MissingInputError, ResourceError
+from cohort_engine.errors import CohortError, ResourceError
 from cohort_engine.io import layout
 from cohort_engine.io.store import local_path
 from cohort_engine.template.base import Template
@@ -90,8 +90,8 @@ class Plan:
         share = 1 - sum(finished.values()) / max(1, len(subjects) * len(stages))
         found = [*problems, *check_resources(stages, offers), *_memory_problem(memory, offers), *_disk_problem(config.data.store, bytes_out * share)]
         return cls(
-            subjects=len(subjects), workers=len(offers), tasks={s.name: len(subjects) for s in stages}, finished=finished, bytes_in=_file_bytes(used),
-            bytes_out=bytes_out, objects=objects, memory=memory, missing=missing, problems=tuple(found),
+            subjects=len(subjects), workers=len(offers), tasks={s.name: _tasks(s, subjects) for s in stages}, finished=finished,
+            bytes_in=_file_bytes(used), bytes_out=bytes_out, objects=objects, memory=memory, missing=missing, problems=tuple(found),
         )  # fmt: skip
 
     def validate(self) -> None:
@@ -144,13 +144,18 @@ def _inputs(subjects: Sequence[Subject], stages: Sequence[Stage]) -> tuple[set[s
     for subject in subjects:
         lacking: set[str] = set()
         for stage in stages:
-            try:
-                used.update(stage.select(subject.files).values())
-            except MissingInputError:
-                lacking.update(stage.lacking(subject.files))
+            if stage.draws and stage.draws not in subject.draw:
+                continue
+            files = subject.files if not stage.lacking(subject.files) else {**dict.fromkeys(subject.draw, ""), **subject.files}
+            lacking.update(stage.lacking(files))
+            used.update(filter(None, (files[r] for r in stage.wanting(files) if r in files)))
         for role in lacking:
             missing[role] = missing.get(role, 0) + 1
     return used, {role: missing[role] for role in schema.ROLES if role in missing}
+
+
+def _tasks(stage: Stage, subjects: Sequence[Subject]) -> int:
+    return sum(stage.draws in s.draw for s in subjects) if stage.draws else len(subjects)
 
 
 def _file_bytes(locations: set[str]) -> int:

@@ -29,8 +29,9 @@ from cohort_engine.engine.events import Events
 from cohort_engine.engine.plugins import TemplateRef, task_folder, worker_template
 from cohort_engine.engine.stages import Stage, StageInput
 from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError, ResourceError, StorageError, StoreError
-from cohort_engine.io.ledger import LedgerEntry, read_entry, write_entry
-from cohort_engine.io.store import local_path, read_bytes, storage_errors
+from cohort_engine.io.ledger import LedgerEntry, drawn_url, read_entry, remove_drawn, write_drawn, write_entry
+from cohort_engine.io.store import exists, local_path, read_bytes, storage_errors
+from cohort_engine.io.volume import Volume
 from cohort_engine.io.writer import read_subject, write_subject
 from cohort_engine.provenance import digest
 
@@ -48,12 +49,15 @@ class Subject:
     kinds : mapping of landmark role to `schema.DISC` or `schema.BODY`
     problems : mapping of role to CohortError
         Why the study has no file of a role: told in place of its absence.
+    draw : frozenset of str
+        Roles that stages are to draw for it, see `engine.drawing.to_draw`.
     """
 
     row: int
     files: Mapping[str, str] = field(repr=False)
     kinds: Mapping[str, str] = field(repr=False, default_factory=dict)
     problems: Mapping[str, CohortError] = field(repr=False, default_factory=dict)
+    draw: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,17 @@ class StageResult:
     entry : LedgerEntry or None
         None where the stage was blocked: a stage it needs did not succeed.
     cached : bool
-        The entry was in the ledger already, with the same key.
+        The entry was in the ledger already, with the same key, or there was nothing to do.
+    draws, drawn : str
+        Role that the stage draws, and where the file lies; nowhere if it was not to be drawn.
     """
 
     row: int
     stage: str
     entry: LedgerEntry | None
     cached: bool = False
+    draws: str = ""
+    drawn: str = ""
 
     @property
     def done(self) -> bool:
@@ -113,28 +121,37 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
     """
     stage, row = job.stage, subject.row
     before = read_entry(job.url, row, stage.name)
-    if not all(u.done for u in upstream):
+    if stage.draws and stage.draws not in subject.draw:
+        return _not_drawn(job, row, before)
+    drawn = {u.draws: u.drawn for u in upstream if u.drawn}
+    if stage.lacking(subject.files):  # what people drew goes before what was drawn here
+        subject = replace(subject, files={**drawn, **subject.files}, kinds={**dict.fromkeys(filter(_marks, drawn), schema.DISC), **subject.kinds})
+    lacking = stage.lacking(subject.files)
+    if any(not u.done and (not u.draws or u.draws in lacking) for u in upstream):
         _record(job, row, None, before)
-        return StageResult(row, stage.name, None)
+        return StageResult(row, stage.name, None, draws=stage.draws)
+    place = drawn_url(job.url, row, stage.draws) if stage.draws else ""
     started = time.monotonic()
     key = ""
     try:
-        for role in stage.lacking(subject.files):
+        for role in lacking:
             if role in subject.problems:
                 raise subject.problems[role]
         files = stage.select(subject.files)
         kinds = {r: k for r, k in subject.kinds.items() if r in files}
         content = {r: content_hash(location, what=schema.ROLES[r]) for r, location in files.items()}
-        key = stage.key(content, kinds, job.params, job.template.digest, [u.entry.key for u in upstream if u.entry is not None])
-        if before is not None and before.key == key and _stands(before, job.again):
-            return StageResult(row, stage.name, before, cached=True)
+        key = stage.key(content, kinds, job.params, job.template.digest, [u.entry.key for u in upstream if u.entry is not None and not u.draws])
+        if before is not None and before.key == key and _stands(before, job.again) and (before.status != schema.DONE or not place or exists(place)):
+            return StageResult(row, stage.name, before, True, stage.draws, place)
         inputs = StageInput(files, kinds, job.params, worker_template(job.template), partial(read_subject, job.url, row))
         with task_folder(row):
-            arrays = stage.run(inputs)
-        if set(arrays) != set(stage.writes):
+            made = dict(stage.run(inputs))
+        if set(made) != {*stage.writes, *filter(None, [stage.draws])}:
             remedy = "Correct the stage's `writes`."
-            raise StoreError(expected=f"arrays {sorted(stage.writes)}", found=f"{sorted(arrays)}", where=f"stage {stage.name}", remedy=remedy)
-        write_subject(job.url, row, arrays, template_digest=job.template.digest)
+            raise StoreError(expected=f"arrays {sorted(stage.writes)}", found=f"{sorted(made)}", where=f"stage {stage.name}", remedy=remedy)
+        if isinstance(volume := made.pop(stage.draws, None), Volume):
+            write_drawn(job.url, row, stage.draws, volume)
+        write_subject(job.url, row, {path: np.asarray(array) for path, array in made.items()}, template_digest=job.template.digest)
         entry = LedgerEntry(subject=row, stage=stage.name, status=schema.DONE, key=key)
     except CohortError as error:
         if error.retryable:
@@ -147,7 +164,25 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
         entry = _failure(row, stage.name, key, error)
     entry = replace(entry, seconds=time.monotonic() - started, peak_memory=peak_memory())
     _record(job, row, entry, before)
-    return StageResult(row, stage.name, entry)
+    return StageResult(row, stage.name, entry, draws=stage.draws, drawn=place if entry.status == schema.DONE else "")
+
+
+def _marks(role: str) -> bool:
+    """Tell landmarks from masks: those that are drawn here are discs."""
+    return role.endswith(f"_{schema.LANDMARKS}")
+
+
+def _not_drawn(job: Job, row: int, before: LedgerEntry | None) -> StageResult:
+    """Nothing is to be drawn for this subject: what was drawn before, when a file was lacking, goes."""
+    stage, key = job.stage, digest(job.stage.name, "not drawn")
+    if before is not None and before.key == key:
+        return StageResult(row, stage.name, before, True, stage.draws)
+    if before is not None and before.status == schema.DONE:
+        _blank(job, row)
+        remove_drawn(job.url, row, stage.draws)
+    entry = LedgerEntry(subject=row, stage=stage.name, status=schema.DONE, key=key)
+    write_entry(job.url, entry)
+    return StageResult(row, stage.name, entry, True, stage.draws)
 
 
 def _stands(entry: LedgerEntry, again: bool) -> bool:
@@ -162,9 +197,13 @@ def _record(job: Job, row: int, entry: LedgerEntry | None, before: LedgerEntry |
             return
         entry = LedgerEntry(subject=row, stage=job.stage.name, status=schema.NOT_RUN, key="")
     if entry.status != schema.DONE and before is not None and before.status == schema.DONE:
-        blank = {path: np.full_like(read_subject(job.url, row, path), np.nan) for path in job.stage.writes}
-        write_subject(job.url, row, blank, template_digest=job.template.digest)
+        _blank(job, row)
     write_entry(job.url, entry)
+
+
+def _blank(job: Job, row: int) -> None:
+    blank = {path: np.full_like(read_subject(job.url, row, path), np.nan) for path in job.stage.writes}
+    write_subject(job.url, row, blank, template_digest=job.template.digest)
 
 
 def content_hash(location: str, *, what: str) -> str:

@@ -77,6 +77,11 @@ class MetricImage:
     signal: Array | None = None
 
 
+def always(config: Config) -> bool:
+    """Say yes."""
+    return True
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a subject.
@@ -86,7 +91,8 @@ class Stage:
     name, version : str
         A new version makes every key new, so raise it when the numbers change.
     run : callable of `StageInput` to mapping of store path to array
-        Plain science. Arrays are one subject's row: ``maps/mtr`` is (voxel,), ``qc/...`` is a scalar array.
+        Plain science. Arrays are one subject's row: ``maps/mtr`` is (voxel,), ``qc/...`` is a scalar array. Of a stage that `draws`, the `Volume`
+        too, by its role.
     roles : tuple of str
         Files it cannot do without.
     alternatives : tuple of tuple of str
@@ -95,8 +101,12 @@ class Stage:
         Stages whose output it loads.
     params : callable of `Config` to JSON-able mapping
         What the configuration says to it.
+    wanted : callable of `Config` to bool
+        Of a stage that `draws`: whether the configuration lets it.
     writes : tuple of str
         Store paths it fills.
+    draws : str
+        Role of the file that it makes for subjects who have none, see `engine.drawing`; most stages make none.
     resources : mapping of str to float
         What a worker must offer (``{"gpu": 1}``); empty for any worker.
     memory : float
@@ -111,12 +121,14 @@ class Stage:
 
     name: str
     version: str
-    run: Callable[[StageInput], Mapping[str, Array]]
+    run: Callable[[StageInput], Mapping[str, Array | Volume]]
     roles: tuple[str, ...]
     writes: tuple[str, ...]
     params: Callable[[Config], Mapping[str, Any]]
+    wanted: Callable[[Config], bool] = always
     alternatives: tuple[tuple[str, ...], ...] = ((),)
     needs: tuple[str, ...] = ()
+    draws: str = ""
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: float = 512.0
     image: ImageOf | None = None
@@ -142,15 +154,20 @@ class Stage:
                 expected="every input of the stage", found="no " + ", no ".join(schema.ROLES[r] for r in lacking), where=self.name,
                 remedy='Add the files to the study and build again; "cohort-engine index" lists what each subject lacks.',
             )  # fmt: skip
-        return {r: files[r] for r in self._wanted(files)}
+        return {r: files[r] for r in self.wanting(files)}
 
     def lacking(self, files: Mapping[str, str]) -> list[str]:
         """List the roles that must be added to `files`: the fewest that will do."""
-        return [r for r in self._wanted(files) if r not in files]
+        return [r for r in self.wanting(files) if r not in files]
 
-    def _wanted(self, files: Mapping[str, str]) -> tuple[str, ...]:
-        sets = [(*self.roles, *more) for more in self.alternatives]
-        return min(sets, key=lambda roles: sum(r not in files for r in roles))
+    def wanting(self, files: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the set of roles to be used: the first that is complete, else the one that lacks least."""
+        return min(self.sets, key=lambda roles: sum(r not in files for r in roles))
+
+    @property
+    def sets(self) -> list[tuple[str, ...]]:
+        """Sets of files of which one will do, in order of preference."""
+        return [(*self.roles, *more) for more in self.alternatives]
 
     def key(self, content: Mapping[str, str], kinds: Mapping[str, str], params: Mapping[str, Any], template: str, upstream: Sequence[str]) -> str:
         """Content key: equal when and only when nothing that can change the result changed.
@@ -203,7 +220,7 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     --------
     >>> from cohort_engine.config import parse_config
     >>> [s.name for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))]
-    ['fit_mt', 'mtr', 'mtr_native']
+    ['segment_mt', 'segment_t2w', 'fit_mt', 'mtr', 'mtr_native']
     """
     if registry is None:
         _load_entry_points()
@@ -221,6 +238,9 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     chosen = {name: registry[name] for name in wanted}
     if schema.SPACE_NATIVE in config.stages.reduce.spaces:
         chosen |= {s.name: s for s in (native_stage(registry[m], config) for m in config.stages.metrics)}
+    offer = {schema.GPU: 1.0} if config.stages.segment.gpu else {}
+    drawers = {s.draws: replace(s, resources={**s.resources, **offer}) for s in registry.values() if s.draws and s.wanted(config)}
+    chosen = with_drawers(chosen, drawers)
     for name, stage in chosen.items():
         for upstream in stage.needs:
             if upstream not in chosen:
@@ -232,8 +252,22 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     return tuple(chosen[name] for name in order)
 
 
+def with_drawers(chosen: Mapping[str, Stage], drawers: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Put in front of each stage those that draw what its subjects may lack; `drawers` by role."""
+    out: dict[str, Stage] = {}
+    queue = list(chosen.values())
+    while queue:
+        stage = queue.pop(0)
+        if stage.name not in out:
+            ahead = [drawers[role] for role in dict.fromkeys(r for roles in stage.sets for r in roles) if role in drawers]
+            out[stage.name] = replace(stage, needs=(*(s.name for s in ahead), *stage.needs))
+            queue += ahead
+    return out
+
+
 def _load_entry_points() -> None:
-    """Register the stages of the other source, and of other packages, once."""
+    """Register the stages that draw, those of the other source, and those of other packages, once."""
+    import cohort_engine.engine.drawing
     import cohort_engine.engine.sct  # noqa: F401
 
     for point in entry_points(group=ENTRY_POINTS):

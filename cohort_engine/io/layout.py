@@ -203,9 +203,15 @@ def specs_of(science: Mapping[str, Any]) -> dict[str, VariableSpec]:
     shape = stages.get("shape", {}).get("source") is not None  # stores older than the key have none
     specs = schema.store_specs(
         contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]),
-        spaces=spaces_of(science), shape=shape, source=science.get("source", schema.BIDS),
+        spaces=spaces_of(science), shape=shape, source=science.get("source", schema.BIDS), segmented=segmented_of(science),
     )  # fmt: skip
     return specs | ({level_spec(schema.SHAPE).path: level_spec(schema.SHAPE)} if shape else {})
+
+
+def segmented_of(science: Mapping[str, Any]) -> tuple[str, ...]:
+    """Contrasts whose masks ``config.science()`` lets be drawn."""
+    drawn = science.get("source", schema.BIDS) == schema.BIDS and science["stages"].get("segment", {}).get("enabled", False)
+    return (*dict.fromkeys((*science["stages"]["fit"]["contrasts"], schema.T2W)),) if drawn else ()
 
 
 def spaces_of(science: Mapping[str, Any]) -> tuple[str, ...]:
@@ -238,6 +244,8 @@ def stage_of(path: str) -> str | None:
     group, _, name = path.rpartition("/")
     if path in {s.path for s in schema.Z_AXIS}:
         return None
+    if group == schema.QC:
+        return next((s for s in map(schema.segment_stage, (schema.MT, schema.T2W)) if name.startswith(f"{s}_")), None)
     native = f"{schema.TABLES}/{schema.SPACE_NATIVE}"
     metric = next((m for m in schema.METRICS if name.startswith(f"{m}_")), None)
     return {

@@ -1,7 +1,8 @@
 """The ledger: one small JSON per subject and stage, written when the stage has ended, whole or absent.
 
-It lives beside the store at ``<url>.ledger/000017/fit.json``. It is the only witness that a stage is done: a chunk that is all NaN is not
-stored, so the absence of a chunk says nothing. Names of people never enter it; a subject is its row.
+It lives beside the store at ``<url>.ledger/000017/fit.json``, with the masks that stages drew for the subject (``mt_mask.nii.gz``). It is the only
+witness that a stage is done: a chunk that is all NaN is not stored, so the absence of a chunk says nothing. Names of people never enter it; a
+subject is its row.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +19,8 @@ import obstore
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
-from cohort_engine.io.store import ledger_url, object_store, storage_errors
+from cohort_engine.io.store import join, ledger_url, local_path, object_store, storage_errors
+from cohort_engine.io.volume import Volume, write_volume
 
 READERS = 32
 """Entries in flight while the whole ledger is read: 3,000 a second on one busy core, and enough to hide the way to a bucket."""
@@ -127,6 +130,33 @@ def scan_ledger(url: str) -> tuple[list[LedgerEntry], list[tuple[int, str]]]:
         with ThreadPoolExecutor(READERS) as pool:
             found = list(pool.map(read, places))
     return [e for e in found if e is not None], [place for place, e in zip(places, found, strict=True) if e is None]
+
+
+def drawn_url(url: str, subject: int, role: str) -> str:
+    """Place of a file that a stage drew for a subject, beside its entries: it goes when they go."""
+    return join(ledger_url(url), f"{subject:06d}", f"{role}.nii.gz")
+
+
+def write_drawn(url: str, subject: int, role: str, volume: Volume) -> None:
+    """Write a file that a stage drew, whole or not at all.
+
+    Raises
+    ------
+    StorageError
+        The ledger cannot be written.
+    """
+    place = drawn_url(url, subject, role)
+    path = local_path(place)
+    with storage_errors("ledger"):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(place, volume)
+
+
+def remove_drawn(url: str, subject: int, role: str) -> None:
+    """Remove a file that a stage drew, if it is there."""
+    with storage_errors("ledger"), suppress(FileNotFoundError):
+        obstore.delete(object_store(ledger_url(url)), f"{subject:06d}/{role}.nii.gz")
 
 
 def delete_entries(url: str, subject: int) -> int:

@@ -173,6 +173,26 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
         raise
 
 
+def exists(url: str) -> bool:
+    """Tell whether a file lies at a path or URL.
+
+    Raises
+    ------
+    StorageError
+        The place cannot be reached.
+    """
+    path = local_path(url)
+    if path is not None:
+        return path.is_file()
+    folder, _, name = url.rpartition("/")
+    with storage_errors("file"):
+        try:
+            obstore.head(object_store(folder), name)
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def clear(url: str) -> None:
     """Delete everything below a location; on a local disk the empty folders too, which zarr would take for something foreign."""
     path = local_path(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from importlib import resources
@@ -62,6 +63,13 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
         The device does not exist here.
     """
     return _load(device, half, None if folder is None else str(folder))
+
+
+@cache
+def content() -> str:
+    """Return the content hash of the packaged weights: part of the key of all that is drawn with them."""
+    files = [resources.files(__package__).joinpath(FOLDER, f"{name}.safetensors") for name in CordNetworks._fields]
+    return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
 
 
 @cache
