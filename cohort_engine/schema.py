@@ -492,8 +492,8 @@ STATUS = "status"
 SECONDS = "seconds"
 PEAK_MEMORY = "peak_memory"
 KEY = "key"
-NOT_RUN, DONE, FAILED, MISSING = "not_run", "done", "failed", "missing_input"
-STATUS_CODES: Mapping[int, str] = {0: NOT_RUN, 1: DONE, 2: FAILED, 3: MISSING}
+NOT_RUN, DONE, FAILED, MISSING, NOT_NEEDED = "not_run", "done", "failed", "missing_input", "not_needed"
+STATUS_CODES: Mapping[int, str] = {0: NOT_RUN, 1: DONE, 2: FAILED, 3: MISSING, 4: NOT_NEEDED}
 
 FIXED: tuple[VariableSpec, ...] = (
     *(

@@ -52,6 +52,7 @@ def store_page() -> str:
         spaces=schema.SPACES,
         shape=True,
         source=schema.SCT,
+        segmented=(schema.MT,),
     )
     lines = [
         "# Cohort store", "",

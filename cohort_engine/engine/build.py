@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CACHED, BLOCKED = "cached", "blocked"
-OUTCOMES = (schema.DONE, CACHED, schema.FAILED, schema.MISSING, BLOCKED)
+OUTCOMES = (schema.DONE, CACHED, schema.FAILED, schema.MISSING, schema.NOT_NEEDED, BLOCKED)
 """How a stage of a subject can end in a run: done now, done before, failed, without input, or without the stage before it."""
 
 

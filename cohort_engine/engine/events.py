@@ -61,9 +61,11 @@ class RichProgress(Events):
     def on_stage_end(self, result: StageResult) -> None:
         from rich.markup import escape
 
-        if result.entry is None or result.entry.status != schema.DONE:
+        if result.entry is not None and result.entry.status == schema.NOT_NEEDED:
+            return
+        if not result.done:
             self.troubles[result.stage] = self.troubles.get(result.stage, 0) + 1
-        if result.entry is not None and result.entry.status != schema.DONE:
+        if result.entry is not None and not result.done:
             text = escape(f"{result.stage}: {result.entry.message} {result.entry.remedy}")
             self.progress.console.print(f"[red]{escape(self.names[result.row])}[/] {text}")
         trouble = self.troubles.get(result.stage)

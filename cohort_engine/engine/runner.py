@@ -93,7 +93,7 @@ class StageResult:
     entry : LedgerEntry or None
         None where the stage was blocked: a stage it needs did not succeed.
     cached : bool
-        The entry was in the ledger already, with the same key, or there was nothing to do.
+        The entry was in the ledger already, with the same key.
     draws, drawn : str
         Role that the stage draws, and where the file lies; nowhere if it was not to be drawn.
     """
@@ -107,7 +107,7 @@ class StageResult:
 
     @property
     def done(self) -> bool:
-        return self.entry is not None and self.entry.status == schema.DONE
+        return self.entry is not None and self.entry.status in (schema.DONE, schema.NOT_NEEDED)
 
 
 # --- on the worker ------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
     stage, row = job.stage, subject.row
     before = read_entry(job.url, row, stage.name)
     if stage.draws and stage.draws not in subject.draw:
-        return _not_drawn(job, row, before)
+        return _not_needed(job, row, before)
     drawn = {u.draws: u.drawn for u in upstream if u.drawn}
     if stage.lacking(subject.files):  # what people drew goes before what was drawn here
         subject = replace(subject, files={**drawn, **subject.files}, kinds={**dict.fromkeys(filter(_marks, drawn), schema.DISC), **subject.kinds})
@@ -172,17 +172,13 @@ def _marks(role: str) -> bool:
     return role.endswith(f"_{schema.LANDMARKS}")
 
 
-def _not_drawn(job: Job, row: int, before: LedgerEntry | None) -> StageResult:
+def _not_needed(job: Job, row: int, before: LedgerEntry | None) -> StageResult:
     """Nothing is to be drawn for this subject: what was drawn before, when a file was lacking, goes."""
-    stage, key = job.stage, digest(job.stage.name, "not drawn")
-    if before is not None and before.key == key:
-        return StageResult(row, stage.name, before, True, stage.draws)
-    if before is not None and before.status == schema.DONE:
-        _blank(job, row)
-        remove_drawn(job.url, row, stage.draws)
-    entry = LedgerEntry(subject=row, stage=stage.name, status=schema.DONE, key=key)
-    write_entry(job.url, entry)
-    return StageResult(row, stage.name, entry, True, stage.draws)
+    entry = LedgerEntry(subject=row, stage=job.stage.name, status=schema.NOT_NEEDED, key="")
+    if before is None or before.status != schema.NOT_NEEDED:
+        _record(job, row, entry, before)
+        remove_drawn(job.url, row, job.stage.draws)
+    return StageResult(row, job.stage.name, entry, draws=job.stage.draws)
 
 
 def _stands(entry: LedgerEntry, again: bool) -> bool:
@@ -197,13 +193,9 @@ def _record(job: Job, row: int, entry: LedgerEntry | None, before: LedgerEntry |
             return
         entry = LedgerEntry(subject=row, stage=job.stage.name, status=schema.NOT_RUN, key="")
     if entry.status != schema.DONE and before is not None and before.status == schema.DONE:
-        _blank(job, row)
+        blank = {path: np.full_like(read_subject(job.url, row, path), np.nan) for path in job.stage.writes}
+        write_subject(job.url, row, blank, template_digest=job.template.digest)
     write_entry(job.url, entry)
-
-
-def _blank(job: Job, row: int) -> None:
-    blank = {path: np.full_like(read_subject(job.url, row, path), np.nan) for path in job.stage.writes}
-    write_subject(job.url, row, blank, template_digest=job.template.digest)
 
 
 def content_hash(location: str, *, what: str) -> str:

@@ -97,9 +97,9 @@ def _gather(entries: Iterable[LedgerEntry], names: Sequence[str], total: int) ->
 
 def _refuse_missing(names: Sequence[str], status: NDArray[np.int8], present: NDArray[np.bool_]) -> None:
     lines = []
-    done = next(code for code, text in schema.STATUS_CODES.items() if text == schema.DONE)
+    settled = [code for code, text in schema.STATUS_CODES.items() if text in (schema.DONE, schema.NOT_NEEDED)]
     for name, column in zip(names, status.T, strict=True):
-        open_rows = np.flatnonzero(present & (column != done))
+        open_rows = np.flatnonzero(present & ~np.isin(column, settled))
         if open_rows.size:
             counts = ", ".join(
                 f"{np.sum(column[open_rows] == code)} {text}" for code, text in schema.STATUS_CODES.items() if (column[open_rows] == code).any()

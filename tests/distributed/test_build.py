@@ -41,7 +41,7 @@ def test_every_subject_ends_in_its_own_way(tmp_path: Path) -> None:
     assert journal(tmp_path).count(("fit", "sub-04")) == 2
     assert journal(tmp_path).count(("fit", "sub-01")) == 1
     counts, failures = status(study_config(tmp_path))
-    assert counts.set_index("stage").loc["mtr"].to_dict() == {"not_run": 3, "done": 2, "failed": 1, "missing_input": 0}
+    assert counts.set_index("stage").loc["mtr"].to_dict() == {"not_run": 3, "done": 2, "failed": 1, "missing_input": 0, "not_needed": 0}
     assert failures.name.tolist() == ["sub-01", "sub-02", "sub-03", "sub-04"]
 
 

@@ -81,7 +81,7 @@ def test_bad_subjects_stop_nobody_and_two_workers_agree_with_one_process(tmp_pat
         roots.append(make_study(tmp_path / name, *people))
         report = build(study_config(roots[-1], **compute), stages=STAGES)
         assert report.counts["fit_mt"]["done"] == 7
-        assert report.counts["mtr"] == {"done": 6, "cached": 0, "failed": 1, "missing_input": 0, "blocked": 1}
+        assert report.counts["mtr"] == {"done": 6, "cached": 0, "failed": 1, "missing_input": 0, "not_needed": 0, "blocked": 1}
     two, one = map(arrays, roots)
     assert set(two) == set(one)
     assert all(np.array_equal(two[k], one[k], equal_nan=one[k].dtype.kind == "f") for k in one)

@@ -59,7 +59,12 @@ def make_cohort(tmp_path: Path, tiny_template: Template) -> MakeCohort:
         url = str(tmp_path / f"cohort_{len(list(tmp_path.iterdir()))}.zarr")
         names = [f"sub-{i + 1:02d}" for i in range(len(maps))]
         subjects = pd.DataFrame({schema.PARTICIPANT: names} | columns)
-        config = parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"reduce": {"spaces": ["template"], "min_coverage": min_coverage}}})
+        config = parse_config(
+            {
+                "data": {"bids": "b", "store": "s"},
+                "stages": {"reduce": {"spaces": ["template"], "min_coverage": min_coverage}, "segment": {"enabled": False}},
+            }
+        )
         init_store(url, template=tiny_template, config=config, subjects=subjects)
         for row, values in enumerate(maps):
             if values is not None:

@@ -60,7 +60,7 @@ def test_the_ledger_goes_into_the_store(build):
     assert stages.status.values.tolist() == [[1, 1], [1, 1]]
     assert stages.seconds.values.tolist() == [[2, 2], [2, 7]]
     assert stages.key.values.tolist() == [["key0", "key0"], ["key1", "other"]]
-    assert stages.status.attrs["flag_meanings"] == "not_run done failed missing_input"
+    assert stages.status.attrs["flag_meanings"] == "not_run done failed missing_input not_needed"
     assert layout.store_attributes(url)["finalised"].endswith("+00:00")
 
 

@@ -102,5 +102,5 @@ def test_the_file_is_plain_json_without_nan(tmp_path):
 
 
 def test_a_status_must_be_known():
-    with pytest.raises(StoreError, match="not_run, done, failed, missing_input"):
+    with pytest.raises(StoreError, match="not_run, done, failed, missing_input, not_needed"):
         LedgerEntry(0, "mtr", "ok", "")

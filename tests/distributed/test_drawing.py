@@ -1,0 +1,150 @@
+"""Files that a stage draws for subjects who have none: who gets one, who reads it, and when it goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import arrays, fit_params, make_study, mtr_params, study_config
+
+from cohort_engine.config import Config, SegmentConfig
+from cohort_engine.engine.build import BuildReport, build, plan
+from cohort_engine.engine.drawing import to_draw
+from cohort_engine.engine.stages import Stage, StageInput, with_drawers
+from cohort_engine.errors import CordError
+from cohort_engine.io.bids import index_study
+from cohort_engine.io.closing import verify, withdraw
+from cohort_engine.io.ledger import drawn_url
+from cohort_engine.io.store import exists
+from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.schema import SEGMENT_QC, qc_specs
+
+GIVEN, DRAWN = 1.0, 2.0
+
+
+def draw(inputs: StageInput) -> dict[str, np.ndarray | Volume]:
+    image = Path(inputs.files["mt_on"])
+    with (image.parents[3] / "drawn").open("a") as journal:
+        journal.write(image.name[:6] + "\n")
+    if image.read_text() == "no cord":
+        raise CordError(expected="a cord", found="none", where="MT-on image", remedy="Draw it.")
+    return {"mt_mask": Volume(np.full((2, 2, 2), DRAWN, np.float32), np.eye(4))} | {path: np.float32(1) for path in QUALITY}
+
+
+def fit(inputs: StageInput) -> dict[str, np.ndarray]:
+    mean = inputs.volume("mt_mask").data.mean()
+    return {"fit/mt": np.full((len(inputs.template.packing), 3), mean, np.float32), "qc/mt_dice": np.float32(mean / 2)}
+
+
+def mtr(inputs: StageInput) -> dict[str, np.ndarray]:
+    return {"maps/mtr": inputs.load("fit/mt")[:, 0], "qc/mtr_cord_median": np.float32(40)}
+
+
+QUALITY = tuple(s.path for s in qc_specs("segment_mt", SEGMENT_QC).values())
+DRAW = Stage("segment_mt", "1", draw, ("mt_on",), QUALITY, fit_params, draws="mt_mask", memory=1)
+FIT = Stage("fit_mt", "1", fit, ("mt_mask",), ("fit/mt", "qc/mt_dice"), fit_params, memory=1)
+MTR = Stage("mtr", "1", mtr, ("mt_on", "mt_off"), ("maps/mtr", "qc/mtr_cord_median"), mtr_params, needs=("fit_mt",), memory=1)
+ALL = with_drawers({s.name: s for s in (FIT, MTR)}, {"mt_mask": DRAW})
+STAGES = ALL["segment_mt"], ALL["fit_mt"], ALL["mtr"]
+
+
+def config(root: Path) -> Config:
+    plain = study_config(root)
+    return plain.model_copy(update={"stages": plain.stages.model_copy(update={"segment": SegmentConfig()})})
+
+
+def image(root: Path, i: int, kind: str = "on") -> Path:
+    return root / f"bids/sub-{i:02d}/anat/sub-{i:02d}_flip-1_mt-{kind}_MTS.nii.gz"
+
+
+def give(root: Path, i: int) -> Path:
+    anat = root / f"bids/derivatives/labels/sub-{i:02d}/anat"
+    anat.mkdir(parents=True, exist_ok=True)
+    path = anat / f"sub-{i:02d}_flip-1_mt-on_MTS_label-SC_seg.nii.gz"
+    write_volume(path, Volume(np.full((2, 2, 2), GIVEN, np.float32), np.eye(4)))
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four participants: with a mask; without; without, and no cord in the image; without, and no image."""
+    make_study(tmp_path, None, None, None, None)
+    give(tmp_path, 0)
+    image(tmp_path, 2).write_text("no cord")
+    image(tmp_path, 3).unlink()
+    return tmp_path
+
+
+def outcomes(report: BuildReport, stage: str) -> dict[str, int]:
+    return {k: n for k, n in report.counts[stage].items() if n}
+
+
+def drawn(root: Path) -> list[str]:
+    path = root / "drawn"
+    return path.read_text().split() if path.exists() else []
+
+
+def places(root: Path) -> list[bool]:
+    return [exists(drawn_url(str(root / "study.zarr"), row, "mt_mask")) for row in range(4)]
+
+
+def test_only_who_lacks_a_mask_gets_one(root: Path) -> None:
+    report = build(config(root), stages=STAGES)
+    assert drawn(root) == ["sub-01", "sub-02"]
+    assert places(root) == [False, True, False, False]
+    np.testing.assert_array_equal(arrays(root)["maps/mtr"][:, 0], [GIVEN, DRAWN, np.nan, np.nan])
+    np.testing.assert_array_equal(arrays(root)["qc/segment_mt_cord_length"], [np.nan, 1, np.nan, np.nan])
+    assert [(e.subject, e.stage, e.kind) for e in report.entries] == [(2, "segment_mt", "CordError"), (3, "fit_mt", "MissingInputError")]
+    assert outcomes(report, "segment_mt") == {"done": 1, "failed": 1, "not_needed": 2}
+    assert outcomes(report, "fit_mt") == {"done": 2, "blocked": 1, "missing_input": 1}
+    assert [p for p in verify(str(root / "study.zarr")) if "qc/segment" in p.path] == []
+
+
+def test_building_again_draws_nothing_twice_unless_it_is_gone(root: Path) -> None:
+    build(config(root), stages=STAGES)
+    build(config(root), stages=STAGES)
+    assert drawn(root) == ["sub-01", "sub-02"]
+    Path(drawn_url(str(root / "study.zarr"), 1, "mt_mask")).unlink()
+    report = build(config(root), stages=STAGES)
+    assert drawn(root) == ["sub-01", "sub-02", "sub-01"]
+    assert outcomes(report, "fit_mt")["cached"] == 2  # the same mask came again
+
+
+def test_a_mask_of_people_takes_the_place_of_a_drawn_one(root: Path) -> None:
+    build(config(root), stages=STAGES)
+    path = give(root, 1)
+    build(config(root), stages=STAGES)
+    assert places(root) == [False] * 4
+    np.testing.assert_array_equal(arrays(root)["maps/mtr"][:2, 0], [GIVEN, GIVEN])
+    assert np.isnan(arrays(root)["qc/segment_mt_cord_length"]).all()
+    path.unlink()
+    build(config(root), stages=STAGES)
+    np.testing.assert_array_equal(arrays(root)["maps/mtr"][:2, 0], [GIVEN, DRAWN])
+
+
+def test_what_was_drawn_goes_with_the_subject(root: Path) -> None:
+    build(config(root), stages=STAGES)
+    withdraw(str(root / "study.zarr"), 1)
+    assert places(root) == [False] * 4
+
+
+def test_the_plan_counts_what_is_to_be_drawn(root: Path) -> None:
+    planned = plan(config(root), stages=STAGES)
+    assert planned.tasks == {"segment_mt": 2, "fit_mt": 4, "mtr": 4}
+    assert planned.missing == {"mt_on": 1, "mt_mask": 1}
+
+
+def test_nothing_is_drawn_where_given_files_will_do(root: Path) -> None:
+    """Levels of the MT image are given: those of the T2w image come first, but only if people drew them."""
+    either = Stage("fit", "1", fit, ("mt_mask",), (), fit_params, alternatives=(("t2w_mask",), ("mt_landmarks",)))
+    t2w = Stage("segment_t2w", "1", draw, ("t2w",), (), fit_params, draws="t2w_mask")
+    stages = (DRAW, t2w, either)
+    assert to_draw({"mt_mask": "m", "mt_landmarks": "l", "t2w": "i"}, stages) == set()
+    assert to_draw({"mt_mask": "m", "t2w": "i"}, stages) == {"t2w_mask"}
+    assert to_draw({"mt_on": "i", "mt_landmarks": "l"}, stages) == {"mt_mask"}
+    assert to_draw({"mt_landmarks": "l", "t2w": "i"}, stages) == set()  # no mask can be had: nothing helps
+
+
+def test_the_index_knows_nothing_of_drawing(root: Path) -> None:
+    assert index_study(str(root / "bids")).files["mt_mask"].notna().tolist() == [True, False, False, False]
