@@ -242,8 +242,7 @@ def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), tr
     ([50.0, 32.0, 14.0], True, True)
     """
     rows = len(seen.disc)
-    evidence = _evidence(seen, trust) + _given(points, gaps, rows)
-    e = np.exp(evidence - evidence.max())
+    e = np.exp(_evidence(seen, trust) + _given(points, gaps, rows))
     r = np.arange(rows, dtype=float)
     total, posterior = 0.0, np.zeros((STATES, rows))
     for stretch in STRETCHES:

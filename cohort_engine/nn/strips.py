@@ -227,7 +227,7 @@ class StripGenerator:
         number = torch.arange(gap.shape[1], device=self.device)
         chest = torch.sigmoid((number - 7.5) * 1.5)
         scale = 1 + 0.1 * r.normal(1).clamp(-2.2, 2.2)
-        own = 0.06 * r.normal(1) * chest + 0.03 * r.normal(1) * (number - 6) / 6 * (1 - chest) + 0.055 * r.normal(gap.shape[1])
+        own = 0.06 * r.normal(1) * chest + 0.03 * r.normal(1) * (number - 6) / 6 * (1 - chest) + 0.06 * r.normal(gap.shape[1])
         gap = gap * scale * own.clamp(-0.25, 0.25).exp()
         below = torch.cat([torch.zeros_like(gap[:, :1]), -gap.cumsum(1)], 1)
         in_neck = r.uniform(0, 1, 1) < self.odds.neck
@@ -298,15 +298,16 @@ class StripGenerator:
         # spinous processes and what is between them
         behind = -y - s.back
         k = s.vs.floor().clamp(0, 22)
-        length, height = (self._gather(self._varied(r, t, 0.15), k) for t in (_LENGTH, _HEIGHT))
+        length, height = (self._gather(self._varied(r, t, 0.18), k) for t in (_LENGTH, _HEIGHT))
         gap = (s.knots[:, :-1] - s.knots[:, 1:]).gather(1, k.clamp(0, STATES - 1).long().flatten(1)).view_as(v)
         at = ((s.vs - k) - r.uniform(0.45, 0.75, 1, 1)).abs() * gap
         bone = tone["marrow"] + self._field(r, self.rows / 6, 12) * r.uniform(0, 0.1, 1, 1)
         process = torch.minimum(torch.minimum(behind - 1.5, length - behind), height / 2 - at)
         process = torch.where((k >= 2) & (k <= LAST), process, -9.0)
+        shown = soft(self._wave(r, 5) + r.uniform(-0.6, 3, 1, 1), 0.5)  # a turned neck leaves them beside the strip
         image = over(image, soft(behind) * soft(length + 3 - behind) * (base > 2), tone["fat"] * r.uniform(0.3, 1, 1, 1))
-        image = over(image, soft(process + 1.2), tone["cortex"])
-        image = over(image, soft(process), bone)
+        image = over(image, soft(process + 1.2) * shown, tone["cortex"])
+        image = over(image, soft(process) * shown, bone)
 
         # bodies, dens, discs
         above = (s.up - s.knots[:, HIGHEST].view(-1, 1, 1)) / ((s.knots[:, 1] - s.knots[:, HIGHEST]) / 38.5).view(
@@ -339,8 +340,8 @@ class StripGenerator:
         # arches of C1
         for place, (h, w) in ((s.front + 8 + 5.5 + r.uniform(2.5, 4.5, 1, 1), (5.5, 3.0)), (-s.back - r.uniform(2.5, 6, 1, 1), (4.5, 3.0))):
             arch = 1 - (((above - r.uniform(25, 32, 1, 1)) / h) ** 2 + ((y - place) / w) ** 2).sqrt()
-            image = over(image, soft(arch * 3 + 1), tone["cortex"])
-            image = over(image, soft(arch * 3), bone)
+            image = over(image, soft(arch * 3 + 1) * (there := self._yes(r, 0.85)), tone["cortex"])
+            image = over(image, soft(arch * 3) * there, bone)
 
         # canal, skull base, hindbrain
         high = above - 38.5  # mm above the top of C1
