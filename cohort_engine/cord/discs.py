@@ -26,7 +26,7 @@ from scipy.special import ndtr
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices
-from cohort_engine.cord.levels import Landmarks
+from cohort_engine.cord.levels import FARTHEST, Landmarks
 from cohort_engine.errors import GeometryError, InputError, LevelError
 from cohort_engine.nn.strips import COLUMNS, FIRST, HIGHEST, LAST, SHAPE_GAIN, STATES, STEP, numbered_heights
 from cohort_engine.qmri.morphometry import slice_arc
@@ -279,15 +279,16 @@ def _evidence(seen: Seen, trust: float) -> NDArray[np.float64]:
 
 
 def _given(points: Sequence[Point], gaps: FloatArray, rows: int) -> NDArray[np.float64]:
-    """Log of how well each (number, row) agrees with given landmarks."""
+    """Log of how well each (number, row) agrees with given landmarks; that of a body is spread over the discs on both sides."""
     out = np.zeros((STATES, rows))
     r = np.arange(rows)
     for point in points:
-        n = int(np.floor(point.number))
-        half = (point.number - n) * gaps[min(n, LAST - 1)]
-        for number, row in {(n, point.row + half), (min(n + (half > 0), LAST), point.row - half)} if half else {(n, point.row)}:
-            spread = BODY_SPREAD if half else POINT_SPREAD
-            out[number] += np.maximum(np.log(FORCE) - 0.5 * ((r - row) / spread) ** 2, -np.log(FORCE))
+        n, body = int(point.number), point.number % 1 > 0
+        half = 0.5 * gaps[min(n, LAST - 1)] if body else 0.0
+        for number, row in ((n, point.row + half), (n + 1, point.row - half))[: 1 + body]:
+            if number <= LAST:
+                off = (r - row) / (BODY_SPREAD if body else POINT_SPREAD)
+                out[number] += np.maximum(np.log(FORCE) - 0.5 * off**2, -np.log(FORCE))
     return out
 
 
@@ -374,8 +375,8 @@ def label_discs(
 
 
 def labelled(seen: Seen, strip: Strip, gaps: FloatArray, *, points: Sequence[Point] = (), certain: float = CERTAIN) -> Labelling:
-    """Turn what a network sees on a strip into named discs; see `label_discs`."""
-    named = name_discs(seen, gaps, points=points)
+    """Turn what a network sees on a strip into named discs, see `label_discs`; where landmarks are given, its opinion on numbers does not count."""
+    named = name_discs(seen, gaps, points=points, trust=0.0 if points else TRUST)
     sure = np.flatnonzero(named.confidence >= certain)
     sure = sure[sure >= HIGHEST]
     doubt = {n: float(c) for n, c in enumerate(named.confidence) if n >= HIGHEST and 0.2 <= c < certain}
@@ -388,14 +389,15 @@ def labelled(seen: Seen, strip: Strip, gaps: FloatArray, *, points: Sequence[Poi
 
 def _points(given: Landmarks, strip: Strip) -> list[Point]:
     """Given landmarks on the rows of a strip."""
-    arc, _ = strip.centreline.project(given.xyz)
+    arc, distance = strip.centreline.project(given.xyz)
     row = arc - strip.arc[0]
-    out = [n <= 0 or n > LAST for n in given.numbers]
-    out = [o or not 0 <= k <= len(strip.arc) - 1 for o, k in zip(out, row, strict=True)]
-    if any(out):
+    known = (given.numbers >= 1) & (given.numbers <= LAST)
+    lost = ~known | (row < 0) | (row > len(strip.arc) - 1) | (distance > FARTHEST)
+    if lost.any():
+        n = given.numbers[lost][0]
         raise LevelError(
-            expected=f"landmarks 1 to {LAST} in the image", found=f"{given.kind} {given.numbers[out][0]} outside", where="vertebral landmarks",
-            remedy="Check its number, and its slice (counted from 0 at the bottom).",
+            expected=f"landmarks 1 to {LAST} in the image, near the cord", found=f"{given.kind} {n}" + (" elsewhere" if known[lost][0] else ""),
+            where="vertebral landmarks", remedy="Check its number, and its place.",
         )  # fmt: skip
     half = 0.5 if given.kind == schema.BODY else 0.0
     return [Point(float(n) + half, float(k)) for n, k in zip(given.numbers, row, strict=True)]

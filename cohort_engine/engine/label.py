@@ -13,7 +13,7 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices
 from cohort_engine.cord.discs import Labelling, disc_name, label_discs
 from cohort_engine.cord.levels import Landmarks, LevelAxis, landmarks_from_labels, level_axis, levels_at
-from cohort_engine.engine.shape import KINDS, LANDMARKS, MASK
+from cohort_engine.engine.shape import KINDS, LANDMARKS, MASK, REACH
 from cohort_engine.errors import ConfigError, GeometryError, LevelError, unknown_name
 from cohort_engine.io.bids import kind_of_landmarks
 from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid, write_volume
@@ -76,7 +76,7 @@ def label_image(
     template : Heights
         Distances between discs, and levels.
     discs : path or URL, optional
-        One voxel a disc to write, on the centreline: value n is the disc above vertebra n (3 = C2/C3).
+        One voxel a disc to write, on the centreline: value n is the disc above vertebra n (3 = C2/C3); up to 20 mm beyond the outer landmarks.
     points : path or URL, optional
         Landmarks that are known: points, or a mask labelled by level; any grid in the scanner space of the image. With two or more of them
         nothing is searched for.
@@ -115,7 +115,7 @@ def label_image(
     write_volume(out, Volume(level_mask(cord.data, affine, axis, template), affine))
     at = apply_affine(np.linalg.inv(affine), landmarks.xyz)
     if discs is not None:
-        write_volume(discs, Volume(_disc_points(landmarks, at, cord.data.shape), affine))
+        write_volume(discs, Volume(_disc_points(axis, template, affine, cord.data.shape), affine))
     return Labelled(landmarks, confidence, axis, at[:, 2])
 
 
@@ -163,9 +163,14 @@ def _given(
     return Landmarks(schema.DISC, np.array([number]), line.position(arc))
 
 
-def _disc_points(landmarks: Landmarks, at: FloatArray, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _disc_points(axis: LevelAxis, template: Heights, affine: FloatArray, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One voxel a disc on the cord, up to `REACH` mm beyond the outer landmarks."""
+    known = template.landmarks[schema.DISC]
+    numbers = np.array(sorted(known))
+    arc = axis.arc(np.array([known[n] for n in numbers]))
+    voxel = np.rint(apply_affine(np.linalg.inv(affine), axis.centreline.position(arc))).astype(int)
+    near = (arc >= axis.knot_arc[0] - REACH) & (arc <= axis.knot_arc[-1] + REACH)
+    kept = near & ((voxel >= 0) & (voxel < np.array(shape))).all(axis=1)
     out = np.zeros(shape, np.uint8)
-    voxel = np.rint(at).astype(int)
-    inside = ((voxel >= 0) & (voxel < np.array(shape))).all(axis=1)
-    out[tuple(voxel[inside].T)] = landmarks.numbers[inside]
+    out[tuple(voxel[kept].T)] = numbers[kept]
     return out

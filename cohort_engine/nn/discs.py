@@ -72,12 +72,14 @@ class DiscRun(Run):
         torch, (image, label), n = self.torch, batch, len(batch.image)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn((n, *shape), generator=r, device=self.device)
+            out: Tensor = torch.randn((n, *shape), generator=r, device=self.device)
+            return out
 
         def uniform() -> Tensor:
-            return torch.rand((n, 1, 1, 1), generator=r, device=self.device)
+            out: Tensor = torch.rand((n, 1, 1, 1), generator=r, device=self.device)
+            return out
 
-        grey, area, mask = image.split(1, 1)
+        grey, area, mask = (image[:, k : k + 1] for k in range(3))
         grey = torch.where(uniform() < 0.05, -grey, grey) * (1 + 0.15 * normal(1, 1, 1)) + 0.1 * normal(1, 1, 1)
         grey = grey + normal(*grey.shape[1:]) * uniform() ** 3 * 0.5
         known = (uniform() >= 0.1).float()

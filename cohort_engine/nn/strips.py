@@ -280,7 +280,8 @@ class StripGenerator:
         y, v, base = s.y, s.v, s.base
 
         def soft(distance: Tensor, width: float = 0.8) -> Tensor:
-            return torch.sigmoid(distance * (2 / width))
+            out: Tensor = torch.sigmoid(distance * (2 / width))
+            return out
 
         def over(image: Tensor, part: Tensor, value: Tensor) -> Tensor:
             return image + part * (value - image)
@@ -432,7 +433,8 @@ class StripGenerator:
         image = image + ghost * self._yes(r, 0.1) * r.uniform(0.03, 0.15, 1, 1)
         top = image.amax((1, 2), keepdim=True) + 1e-6
         power = torch.where(self._yes(r, 0.6) > 0, (0.3 * r.normal(1, 1)).exp(), 1.0)
-        return (image / top) ** power
+        out: Tensor = (image / top) ** power
+        return out
 
     def _blurred(self, image: Tensor, along: float, across: float) -> Tensor:
         torch = self.torch
@@ -455,7 +457,8 @@ class StripGenerator:
         tilted = row + 0.25 * r.normal(1, 1) * y
         keep = ((tilted >= low) & (tilted <= low + length)) | (self._yes(r, self.odds.cropped) == 0)
         near = ((y >= -r.uniform(12, 28, 1, 1)) & (y <= r.uniform(15, 36, 1, 1))) | (self._yes(r, self.odds.narrow) == 0)
-        return (keep & near).float()
+        seen: Tensor = (keep & near).float()
+        return seen
 
     # --- small things -----------------------------------------------------------------------------------------------------
     def _yes(self, r: Draw, odds: float) -> Tensor:

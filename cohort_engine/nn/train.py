@@ -195,7 +195,7 @@ class Run:
         raise NotImplementedError
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """What is made small."""
+        """Return what is made small."""
         raise NotImplementedError
 
     def validate(self) -> dict[str, float]:

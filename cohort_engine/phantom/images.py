@@ -90,7 +90,14 @@ class Texture:
 
 
 def render(
-    section: Section, anatomy: Anatomy, texture: Texture, discs: Mapping[int, float], grid: Grid, names: tuple[str, ...], *, shifts: FloatArray | None = None
+    section: Section,
+    anatomy: Anatomy,
+    texture: Texture,
+    discs: Mapping[int, float],
+    grid: Grid,
+    names: tuple[str, ...],
+    *,
+    shifts: FloatArray | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Render noise-free images of one grid.
 
@@ -173,9 +180,9 @@ def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, disc
     neck = np.hypot(x / NECK[0], (y - NECK[2]) / NECK[1])
     trachea = soft(7 - np.hypot(x, y - 33))
     layers = (  # later ones cover earlier ones
-        (MUSCLE, np.ones_like(x)), (BONE, pillar), (BONE, lamina), (BONE, spinous), (BONE, body), (BONE, dens), (BONE, ring), (DISC, body * soft(2.4 - from_disc)),
-        (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)), (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea),
-        ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
+        (MUSCLE, np.ones_like(x)), (BONE, pillar), (BONE, lamina), (BONE, spinous), (BONE, body), (BONE, dens), (BONE, ring),
+        (DISC, body * soft(2.4 - from_disc)), (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)),
+        (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea), ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
     )  # fmt: skip
     off, t2w, mtr = (np.zeros_like(x) for _ in range(3))
     for signal, cover in layers:
