@@ -317,6 +317,34 @@ def centerline(
     _say(_found(centreline_image(image, out, device=device, half=half)))
 
 
+@app.command()
+def label(
+    image: Annotated[Path, typer.Argument(help="Image that shows discs.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask of the image.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask labelled by vertebral level, to write (1 = C1, 8 = T1).")],
+    discs: Annotated[Path | None, typer.Option("--discs", help="Write one point a disc here as well (3 = C2/C3).")] = None,
+    points: Annotated[Path | None, typer.Option("--points", help="Landmarks that are known: point labels, or a mask labelled by level.")] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What points are. disc: n lies above vertebra n (3 = C2/C3); body: n is vertebra n; auto: file name.")
+    ] = "auto",
+    init_disc: Annotated[int | None, typer.Option("--init-disc", help="Number of a disc that is known (3 = C2/C3).")] = None,
+    init_z: Annotated[float | None, typer.Option("--init-z", help="Its slice, counted from 0 at the bottom.")] = None,
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Find and name the discs, and label the cord by vertebral level. Where the names are not certain it asks for a landmark."""
+    from cohort_engine.engine.label import label_image
+    from cohort_engine.template import load_heights
+
+    found = label_image(
+        image, mask, out, template=load_heights(template, path=template_path), discs=discs, points=points, kind=kind,
+        init=None if init_disc is None and init_z is None else (init_disc, init_z), device=device, half=half,
+    )  # fmt: skip
+    _say(_table(found.table(), str(out)))
+
+
 def _found(segmentation: Any) -> str:
     from cohort_engine.cord.segment import FLAGS
 
@@ -421,25 +449,39 @@ def template_info(name: Annotated[str, typer.Argument()] = "PAM50", template_pat
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
+TrainingFile = Annotated[Path, typer.Argument(help="Training file (YAML); see configs/training/.", metavar="CONFIG.yaml")]
+RunFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints and weights; what is there is continued.")]
+
+
 @train_app.command("cord")
 def train_cord(
-    config: Annotated[Path, typer.Argument(help="Training file (YAML); see configs/training/.", metavar="CONFIG.yaml")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints and weights; what is there is continued.")] = Path("runs/cord"),
+    config: TrainingFile,
+    out: RunFolder = Path("runs/cord"),
     net: Annotated[list[str] | None, typer.Option("--net", help="Only this network (coarse, fine); may be repeated.")] = None,
     template_path: TemplatePath = None,
 ) -> None:
     """Train the networks that find and draw the cord, on synthetic slices alone; again = continue."""
-    from cohort_engine.engine.training import load_training
+    from cohort_engine.engine.training import load_training, with_template
     from cohort_engine.engine.training import train_cord as run
 
-    training = load_training(config)
-    if template_path is not None:
-        training = training.model_copy(update={"template": training.template.model_copy(update={"path": str(template_path)})})
+    _trained(run(with_template(load_training(config), template_path), out, nets=tuple(net or ()), say=_figures))
 
-    def say(figures: dict[str, Any]) -> None:
-        _say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
 
-    for name, weights in run(training, out, nets=tuple(net or ()), say=say).items():
+@train_app.command("discs")
+def train_discs(config: TrainingFile, out: RunFolder = Path("runs/discs"), template_path: TemplatePath = None) -> None:
+    """Train the network that finds and names discs, on synthetic strips alone; again = continue."""
+    from cohort_engine.engine.training import load_disc_training, with_template
+    from cohort_engine.engine.training import train_discs as run
+
+    _trained(run(with_template(load_disc_training(config), template_path), out, say=_figures))
+
+
+def _figures(figures: dict[str, Any]) -> None:
+    _say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+
+
+def _trained(written: dict[str, Path]) -> None:
+    for name, weights in written.items():
         _say(f"[bold]{_plain(name)}[/] {_plain(str(weights))}")
 
 

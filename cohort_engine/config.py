@@ -80,6 +80,13 @@ class SegmentConfig(Section):
     """Ask for workers that offer a ``gpu``; without, a GPU that a worker happens to see is used all the same."""
 
 
+class LevelsConfig(Section):
+    """Vertebral landmarks of subjects who have none, from the T2w image (stage ``levels_t2w``): landmarks of the study always go first."""
+
+    enabled: bool = True
+    """Find and name the discs with the network of the package. Where it is not certain, the subject fails and asks for a landmark."""
+
+
 class FitConfig(Section):
     """The template map (stage ``fit``)."""
 
@@ -129,6 +136,7 @@ class StagesConfig(Section):
     metrics: tuple[str, ...] = (schema.MTR,)
     """Metrics to build."""
     segment: SegmentConfig = SegmentConfig()
+    levels: LevelsConfig = LevelsConfig()
     fit: FitConfig = FitConfig()
     """Template map."""
     mtr: MtrConfig = MtrConfig()

@@ -435,6 +435,13 @@ SEGMENT_QC: Mapping[str, tuple[str, str]] = {
 """Quality numbers of a mask that was drawn here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
 
 
+DISC_COUNT = "disc_count"
+DISC_CONFIDENCE = "disc_confidence_min"
+LEVELS_QC: Mapping[str, tuple[str, str]] = {
+    DISC_COUNT: ("discs that were found and named", "1"),
+    DISC_CONFIDENCE: ("least probability of name and place among them", "1"),
+}
+"""Quality numbers of landmarks that were found here: ``qc/<contrast>_<key>``; NaN where the study has landmarks."""
 GPU = "gpu"
 """Resource that a worker with a GPU offers."""
 
@@ -442,6 +449,11 @@ GPU = "gpu"
 def segment_stage(contrast: str) -> str:
     """Name of the stage that draws the cord mask of a contrast."""
     return f"segment_{contrast}"
+
+
+def levels_stage(contrast: str) -> str:
+    """Name of the stage that finds the vertebral landmarks of a contrast."""
+    return f"levels_{contrast}"
 
 
 METRIC_QC: Mapping[str, tuple[str, str]] = {
@@ -515,11 +527,12 @@ FIXED: tuple[VariableSpec, ...] = (
 
 def store_specs(
     *, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], spaces: tuple[str, ...] = (SPACE_TEMPLATE,),
-    shape: bool = False, source: str = BIDS, segmented: tuple[str, ...] = (),
+    shape: bool = False, source: str = BIDS, segmented: tuple[str, ...] = (), labelled: tuple[str, ...] = (),
 ) -> dict[str, VariableSpec]:  # fmt: skip
     """Return every variable of a store with these contrasts, metrics, estimators and spaces, by path (subject columns aside).
 
-    `shape` adds morphometry, `source` the quality numbers of warps, `segmented` those of masks drawn here, by contrast.
+    `shape` adds morphometry, `source` the quality numbers of warps, `segmented` and `labelled` those of masks and
+    landmarks drawn here, by contrast.
 
     Examples
     --------
@@ -543,6 +556,8 @@ def store_specs(
                     yield from table_specs(m, e, space).values()
         for c in segmented:
             yield from qc_specs(segment_stage(c), SEGMENT_QC).values()
+        for c in labelled:
+            yield from qc_specs(levels_stage(c), LEVELS_QC).values()
         if shape:
             yield from shape_specs().values()
 

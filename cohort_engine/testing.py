@@ -97,7 +97,7 @@ def simulate_store(url: str, n_subjects: int, template: Template, seed: int = 0,
         shares.append(rng.uniform(0, 2 * missing))
         maps.append((offset, severity, rng))
     subjects = pd.DataFrame(rows)
-    stages = {"reduce": {"spaces": [schema.SPACE_TEMPLATE]}, "segment": {"enabled": False}}
+    stages = {"reduce": {"spaces": [schema.SPACE_TEMPLATE]}, "segment": {"enabled": False}, "levels": {"enabled": False}}
     config = parse_config({"data": {"bids": "simulated", "store": url}, "template": {"name": template.name}, "stages": stages})
     path = schema.map_spec(schema.MTR).path
     stage = layout.stage_of(path) or schema.MTR

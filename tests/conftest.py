@@ -72,7 +72,10 @@ def small_template() -> Template:
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., Config]:
     """Return a study configuration with these sections and placeholders for its places; as plain as can be unless a section says otherwise."""
-    plain = {"data": {"bids": "bids", "store": "store"}, "stages": {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}}}
+    plain = {
+        "data": {"bids": "bids", "store": "store"},
+        "stages": {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}},
+    }
     return lambda **sections: parse_config({**plain, **sections})
 
 

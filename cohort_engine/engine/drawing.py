@@ -1,4 +1,4 @@
-"""Stages that draw what a study lacks: cord masks, so that images alone are enough. What people drew always goes first.
+"""Stages that draw what a study lacks: cord masks and vertebral landmarks, so that images alone are enough. What people drew always goes first.
 
 A file that is drawn lies beside the subject's ledger entries, and is read by the stages behind it like any other.
 """
@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.engine.stages import Array, Stage, StageInput, quality_arrays, register
-from cohort_engine.errors import CordError
+from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.io.bids import PRODUCT_OF
-from cohort_engine.io.volume import Volume, require_signal
+from cohort_engine.io.volume import Volume, require_signal, same_grid
+from cohort_engine.nn.weights import CORD, DISCS
 
 
 def to_draw(files: Mapping[str, str], stages: Sequence[Stage]) -> frozenset[str]:
@@ -75,16 +78,47 @@ def run_segment(inputs: StageInput, *, contrast: str) -> dict[str, Array | Volum
     )
 
 
-def segment_params(config: Config) -> dict[str, Any]:
-    """Weights of the networks; where they run is no parameter."""
+def run_levels(inputs: StageInput, *, contrast: str) -> dict[str, Array | Volume]:
+    """Find and name the discs of a contrast: one voxel each, on the centreline.
+
+    Raises
+    ------
+    LevelError
+        The names are not certain: a landmark is asked for.
+    """
+    from cohort_engine.cord.discs import label_discs
+    from cohort_engine.nn.weights import load_discs
+
+    mask = schema.role(contrast, schema.MASK)
+    what, image, cord = schema.ROLES[PRODUCT_OF[contrast]], inputs.volume(PRODUCT_OF[contrast]), inputs.volume(mask)
+    if not same_grid(image, cord):
+        raise GeometryError(expected=f"the grid of the {what}", found="another", where=schema.ROLES[mask], remedy="Draw the mask on this very image.")
+    found = label_discs(image.data, image.affine, cord.data, inputs.template, network=load_discs(), what=what)
+    landmarks = found.landmarks(what=what)
+    points = np.zeros(image.data.shape, np.uint8)
+    voxels = np.rint(image.grid.voxel(landmarks.xyz)).astype(int)
+    inside = ((voxels >= 0) & (voxels < points.shape)).all(axis=1)
+    points[tuple(voxels[inside].T)] = landmarks.numbers[inside]
+    quality = {schema.DISC_COUNT: float(inside.sum()), schema.DISC_CONFIDENCE: float(found.confidence.min())}
+    return {schema.role(contrast, schema.LANDMARKS): Volume(points, image.affine)} | quality_arrays(
+        schema.levels_stage(contrast), schema.LEVELS_QC, quality
+    )
+
+
+def network_params(config: Config, *, task: str) -> dict[str, Any]:
+    """Weights of the networks of a task; where they run is no parameter."""
     from cohort_engine.nn.weights import content
 
     del config
-    return {"weights": content()}
+    return {"weights": content(task)}
 
 
 def _segments(config: Config) -> bool:
     return config.stages.segment.enabled
+
+
+def _levels(config: Config) -> bool:
+    return config.stages.levels.enabled
 
 
 SEGMENT_MEMORY = 1000.0
@@ -93,9 +127,17 @@ SEGMENT_MEMORY = 1000.0
 for _contrast in (schema.MT, schema.T2W):
     register(
         Stage(
-            name=schema.segment_stage(_contrast), version="1", run=partial(run_segment, contrast=_contrast), params=segment_params,
-            wanted=_segments, roles=(PRODUCT_OF[_contrast],), draws=schema.role(_contrast, schema.MASK),
+            name=schema.segment_stage(_contrast), version="1", run=partial(run_segment, contrast=_contrast),
+            params=partial(network_params, task=CORD), wanted=_segments, roles=(PRODUCT_OF[_contrast],), draws=schema.role(_contrast, schema.MASK),
             writes=tuple(s.path for s in schema.qc_specs(schema.segment_stage(_contrast), schema.SEGMENT_QC).values()), memory=SEGMENT_MEMORY,
         ),
         schema.BIDS,
     )  # fmt: skip
+register(
+    Stage(
+        name=schema.levels_stage(schema.T2W), version="1", run=partial(run_levels, contrast=schema.T2W), params=partial(network_params, task=DISCS),
+        wanted=_levels, roles=(PRODUCT_OF[schema.T2W], schema.role(schema.T2W, schema.MASK)), draws=schema.role(schema.T2W, schema.LANDMARKS),
+        writes=tuple(s.path for s in schema.qc_specs(schema.levels_stage(schema.T2W), schema.LEVELS_QC).values()), memory=SEGMENT_MEMORY,
+    ),
+    schema.BIDS,
+)  # fmt: skip

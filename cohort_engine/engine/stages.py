@@ -220,7 +220,7 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
     --------
     >>> from cohort_engine.config import parse_config
     >>> [s.name for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))]
-    ['segment_mt', 'segment_t2w', 'fit_mt', 'mtr', 'mtr_native']
+    ['segment_mt', 'segment_t2w', 'levels_t2w', 'fit_mt', 'mtr', 'mtr_native']
     """
     if registry is None:
         _load_entry_points()

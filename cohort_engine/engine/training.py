@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,22 +17,38 @@ from cohort_engine.provenance import digest
 
 if TYPE_CHECKING:
     from cohort_engine.nn.anatomy import Anatomy
-    from cohort_engine.nn.train import CordTraining, Training
+    from cohort_engine.nn.discs import DiscTraining
+    from cohort_engine.nn.train import CordTraining, Run, TrainingConfig
+
+Config = TypeVar("Config", bound="TrainingConfig")
 
 SAVE_EVERY = 480.0
 """Seconds between checkpoints."""
 
 
 def load_training(path: str | Path) -> CordTraining:
-    """Read a training file, see configs/training/; a relative template folder is taken from the file's."""
+    """Read a training file of the cord, see configs/training/; a relative template folder is taken from the file's."""
     from cohort_engine.nn.train import CordTraining
 
+    return _load(path, CordTraining)
+
+
+def load_disc_training(path: str | Path) -> DiscTraining:
+    """Read a training file of the discs; otherwise as `load_training`."""
+    from cohort_engine.nn.discs import DiscTraining
+
+    return _load(path, DiscTraining)
+
+
+def _load(path: str | Path, kind: type[Config]) -> Config:
     path = Path(path)
-    config = parse_section(CordTraining, read_yaml(path), where=path.name)
-    if config.template.path is None:
-        return config
-    folder = str(path.resolve().parent / config.template.path)
-    return config.model_copy(update={"template": config.template.model_copy(update={"path": folder})})
+    config = parse_section(kind, read_yaml(path), where=path.name)
+    return with_template(config, None if config.template.path is None else path.resolve().parent / config.template.path)
+
+
+def with_template(config: Config, path: Path | None) -> Config:
+    """Take the template from this folder, if one is given."""
+    return config if path is None else config.model_copy(update={"template": config.template.model_copy(update={"path": str(path)})})
 
 
 def load_anatomy(name: str, path: str | Path | None = None) -> Anatomy:
@@ -70,27 +86,51 @@ def train_cord(
     ------
     UnknownNameError, ConfigError, TemplateError, StorageError
     """
-    import torch
-
     from cohort_engine.nn.train import Training
+
+    def source() -> Callable[[str], Run]:
+        anatomy = load_anatomy(config.template.name, config.template.path)
+        return lambda name: Training(config, name, anatomy)
+
+    return _train(config, source, out, nets, say)
+
+
+def train_discs(config: DiscTraining, out: str | Path, *, say: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Path]:
+    """Train the network of the discs, or continue; arguments, result and errors as of `train_cord`."""
+    from cohort_engine.nn.discs import DiscRun
+    from cohort_engine.nn.strips import spine_of
+    from cohort_engine.template import load_template
+
+    def source() -> Callable[[str], Run]:
+        spine = spine_of(load_template(config.template.name, path=config.template.path))
+        return lambda name: DiscRun(config, name, spine)
+
+    return _train(config, source, out, (), say)
+
+
+def _train(
+    config: TrainingConfig, source: Callable[[], Callable[[str], Run]], out: str | Path, nets: tuple[str, ...],
+    say: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Path]:  # fmt: skip
+    import torch
 
     for name in nets:
         if name not in config.nets:
             raise unknown_name("network", name, list(config.nets), where="training")
     torch.set_num_threads(config.threads)
-    anatomy = load_anatomy(config.template.name, config.template.path)
+    make = source()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
     for name in nets or tuple(config.nets):
-        run = Training(config, name, anatomy)
+        run = make(name)
         _continue(run, folder / f"{name}.ckpt", name)
         _run(run, folder, name, say or (lambda figures: None))
         written[name] = folder / f"{name}.safetensors"
     return written
 
 
-def _run(run: Training, folder: Path, name: str, say: Callable[[dict[str, Any]], None]) -> None:
+def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None]) -> None:
     started = saved = time.monotonic()
     losses: list[float] = []
     while run.step < run.net_config.steps:
@@ -108,14 +148,14 @@ def _run(run: Training, folder: Path, name: str, say: Callable[[dict[str, Any]],
         saved = time.monotonic()
 
 
-def _key(run: Training, name: str) -> str:
+def _key(run: Run, name: str) -> str:
     """Hash of what makes a checkpoint another run's: everything but length and speed."""
     config = run.config
     net = config.nets[name].model_dump(mode="json", exclude={"steps"})
     return digest({"net": net, "seed": config.seed, "batch": config.batch, "reuse": config.reuse, "template": config.template.name})
 
 
-def _continue(run: Training, path: Path, name: str) -> None:
+def _continue(run: Run, path: Path, name: str) -> None:
     from safetensors import safe_open
 
     if not path.exists():

@@ -204,14 +204,19 @@ def specs_of(science: Mapping[str, Any]) -> dict[str, VariableSpec]:
     specs = schema.store_specs(
         contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]),
         spaces=spaces_of(science), shape=shape, source=science.get("source", schema.BIDS), segmented=segmented_of(science),
+        labelled=(schema.T2W,) if _drawn(science, "levels") else (),
     )  # fmt: skip
     return specs | ({level_spec(schema.SHAPE).path: level_spec(schema.SHAPE)} if shape else {})
 
 
 def segmented_of(science: Mapping[str, Any]) -> tuple[str, ...]:
     """Contrasts whose masks ``config.science()`` lets be drawn."""
-    drawn = science.get("source", schema.BIDS) == schema.BIDS and science["stages"].get("segment", {}).get("enabled", False)
-    return (*dict.fromkeys((*science["stages"]["fit"]["contrasts"], schema.T2W)),) if drawn else ()
+    return (*dict.fromkeys((*science["stages"]["fit"]["contrasts"], schema.T2W)),) if _drawn(science, "segment") else ()
+
+
+def _drawn(science: Mapping[str, Any], section: str) -> bool:
+    """Whether a stage that draws is switched on; stores older than the key have none."""
+    return science.get("source", schema.BIDS) == schema.BIDS and bool(science["stages"].get(section, {}).get("enabled"))
 
 
 def spaces_of(science: Mapping[str, Any]) -> tuple[str, ...]:
@@ -233,6 +238,10 @@ def declared(root: zarr.Group) -> dict[str, VariableSpec]:
     return identity | {s.path: s for s in (LABELS, *(names(space) for space in spaces for names in (level_spec, region_spec)))} | specs
 
 
+DRAWING = (*map(schema.segment_stage, (schema.MT, schema.T2W)), schema.levels_stage(schema.T2W))
+"""Stages that leave quality numbers alone in the store."""
+
+
 def stage_of(path: str) -> str | None:
     """Name of the stage that writes a variable, None where no stage does.
 
@@ -245,7 +254,7 @@ def stage_of(path: str) -> str | None:
     if path in {s.path for s in schema.Z_AXIS}:
         return None
     if group == schema.QC:
-        return next((s for s in map(schema.segment_stage, (schema.MT, schema.T2W)) if name.startswith(f"{s}_")), None)
+        return next((s for s in DRAWING if name.startswith(f"{s}_")), None)
     native = f"{schema.TABLES}/{schema.SPACE_NATIVE}"
     metric = next((m for m in schema.METRICS if name.startswith(f"{m}_")), None)
     return {

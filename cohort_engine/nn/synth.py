@@ -104,7 +104,7 @@ class Batch(NamedTuple):
     label: Tensor
 
 
-class _Draw:
+class Draw:
     """Random numbers of one batch, shaped for broadcasting over (n, slice, sub-slice, y, x)."""
 
     def __init__(self, seed: int, n: int, device: torch.device) -> None:
@@ -173,9 +173,9 @@ class Generator:
     def batch(self, n: int, seed: int) -> Batch:
         """Draw `n` samples, which share the kind of acquisition: (image, label)."""
         with self.torch.no_grad():
-            return self._batch(_Draw(seed, n, self.device))
+            return self._batch(Draw(seed, n, self.device))
 
-    def _batch(self, r: _Draw) -> Batch:
+    def _batch(self, r: Draw) -> Batch:
         torch, frame, odds = self.torch, self.frame, self.odds
         size, h = frame.size, frame.spacing
         scan = self._acquisition(r)
@@ -252,7 +252,7 @@ class Generator:
         return Batch(robust_scale(self._scanned(r, image, scan, centre)), label)
 
     # --- shape ------------------------------------------------------------------------------------------------------------
-    def _acquisition(self, r: _Draw) -> _Scan:
+    def _acquisition(self, r: Draw) -> _Scan:
         """Kind of the batch's acquisition, and its numbers a sample."""
         kind, odds = r.scalar(0, 1), self.odds
         if kind < odds.thick:
@@ -265,7 +265,7 @@ class Generator:
         side, gap = r.uniform(0.6, 1.3), r.uniform(0.6, 1.3)
         return _Scan(side, side * r.uniform(0.9, 1.1), gap, gap, 0 * gap, 1, odds.tilt)
 
-    def _level(self, r: _Draw) -> Tensor:
+    def _level(self, r: Draw) -> Tensor:
         """Slice of the template in the middle, more often in its upper half; cord in view."""
         present = (self.section[:, 0].amax((1, 2)) > 0).nonzero()
         low, high = float(present[0]), float(present[-1])
@@ -290,14 +290,14 @@ class Generator:
         slope = (dx**2 + dy**2).sqrt().clamp(0.3, 3.0)
         return _fraction(distance / slope - inset, h).mean(1, keepdim=True)
 
-    def _presence(self, r: _Draw) -> tuple[Tensor, Tensor, Tensor]:
+    def _presence(self, r: Draw) -> tuple[Tensor, Tensor, Tensor]:
         """Whether this is in a brain, whether there is a canal, and a cord in it, (n, 1, 1, 1, 1) each."""
         u, odds = r.uniform(0, 1), self.odds
         empty = odds.absent + odds.brain
         return (u < odds.brain).float(), (u >= empty).float(), (u >= empty + odds.cauda).float()
 
     # --- tissue -----------------------------------------------------------------------------------------------------------
-    def _cord_and_fluid(self, r: _Draw) -> tuple[Tensor, Tensor, Tensor]:
+    def _cord_and_fluid(self, r: Draw) -> tuple[Tensor, Tensor, Tensor]:
         """Grey value of white matter and of CSF, and their signed difference."""
         white, step = r.uniform(0.12, 1), r.uniform(0.1, 0.9) * r.sign()
         fluid = white + step
@@ -309,7 +309,7 @@ class Generator:
             fluid, step = white + (fluid - white / less.sqrt()) * less, step * less
         return white, fluid.clamp(min=0), step
 
-    def _background(self, r: _Draw, x: Tensor, y: Tensor, in_brain: Tensor) -> Tensor:
+    def _background(self, r: Draw, x: Tensor, y: Tensor, in_brain: Tensor) -> Tensor:
         """Random regions and ellipses, (n, 3, 1, y, x); where it is to be, a brain in its skull."""
         torch, frame = self.torch, self.frame
         size, h = frame.size, frame.spacing
@@ -336,7 +336,7 @@ class Generator:
             image = torch.where(in_brain > 0, self._brain(r, fields[1], x, y), image)
         return image
 
-    def _brain(self, r: _Draw, folds: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _brain(self, r: Draw, folds: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Fluid in the folds, white matter within, ventricles, a dark skull and scalp around."""
         cx, cy, radius = r.normal() * 15, r.normal() * 15, r.uniform(35, 80)
         d = radius - ((x - cx) ** 2 + (y - cy) ** 2 / 1.4).sqrt()
@@ -348,7 +348,7 @@ class Generator:
         image = _over(image, 1 - _fraction(d, h), r.uniform(0, 0.1))
         return _over(image, 1 - _fraction(d + 7, h), r.uniform(0, 0.9))
 
-    def _spine(self, r: _Draw, image: Tensor, x: Tensor, y: Tensor, slices: Tensor, room: Tensor, lean: Tensor, in_brain: Tensor) -> Tensor:
+    def _spine(self, r: Draw, image: Tensor, x: Tensor, y: Tensor, slices: Tensor, room: Tensor, lean: Tensor, in_brain: Tensor) -> Tensor:
         """Bone and discs over the background, from the middle of each slice."""
         torch, a, bone = self.torch, self.anatomy, self.bone
         assert bone is not None
@@ -373,7 +373,7 @@ class Generator:
         return _over(image, out[1] * r.yes(self.odds.disc), r.uniform(0, 1))
 
     # --- acquisition ------------------------------------------------------------------------------------------------------
-    def _scanned(self, r: _Draw, image: Tensor, scan: _Scan, centre: Tensor) -> Tensor:
+    def _scanned(self, r: Draw, image: Tensor, scan: _Scan, centre: Tensor) -> Tensor:
         """Scan slices (n, 3, y, x): point spread, noise, artefacts, field of view."""
         torch, size, odds = self.torch, self.frame.size, self.odds
 
@@ -401,7 +401,7 @@ class Generator:
         pick = order[(u < odds.edge).long() * (1 + (u * 3 / max(odds.edge, 1e-6)).long().clamp(0, 2))]
         return image.gather(1, pick[:, :, None, None].expand_as(image))
 
-    def _resampling(self, r: _Draw, side: Tensor) -> tuple[Tensor, Tensor]:
+    def _resampling(self, r: Draw, side: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices (n, 1, voxel, pixel) onto the scanner's voxels and (n, 1, pixel, voxel) back; a voxel is never finer than a pixel."""
         torch, size, h = self.torch, self.frame.size, self.frame.spacing
         step = side.view(-1, 1, 1, 1).clamp(min=h)
@@ -420,7 +420,7 @@ class Generator:
         up = torch.where(r.yes(0.5)[:, 0] > 0, cubic, linear)
         return down, up / up.sum(-1, keepdim=True).abs().clamp(min=1e-3)
 
-    def _field_of_view(self, r: _Draw, centre: Tensor) -> Tensor:
+    def _field_of_view(self, r: Draw, centre: Tensor) -> Tensor:
         """1 inside a window around the cord, 0 outside, (n, 1, y, x)."""
         torch, size, h = self.torch, self.frame.size, self.frame.spacing
         at = torch.arange(size, device=self.device)

@@ -1,4 +1,4 @@
-"""Training on synthetic slices: seeded step by step, so that a run that was interrupted ends in the same bits.
+"""Training on synthetic samples: seeded step by step, so that a run that was interrupted ends in the same bits.
 
 Step t trains on samples drawn from the newest blocks of a ring; block b is `Generator.batch` with a seed made of b, and what is drawn at
 step t with a seed made of t. So the state of a run is its step number, network, average and optimiser: there is no hidden random state.
@@ -7,8 +7,8 @@ step t with a seed made of t. So the state of a run is its step number, network,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from cohort_engine.nn import synth
 from cohort_engine.nn.unet import seeded
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from cohort_engine.nn.anatomy import Anatomy
@@ -31,8 +32,24 @@ HELD_OUT = 1 << 40
 _STRIDE = 1_000_003
 
 
-class NetConfig(Section):
-    """One network: what it sees and how long it learns."""
+class Net(Section):
+    """One network: how wide it is and how long it learns."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 96, 128)
+    """Width of each level of the U-Net."""
+    steps: int = Field(ge=1)
+    """Optimiser steps."""
+    odds: dict[str, float] = Field(default_factory=dict)
+    """How often something happens in a sample, where it is not the default; see the generator's odds."""
+
+    @property
+    def outputs(self) -> int:
+        """Channels that it gives."""
+        return 1
+
+
+class NetConfig(Net):
+    """A network of the cord: what it sees."""
 
     size: int = 64
     """Pixels a side of a training sample."""
@@ -40,14 +57,8 @@ class NetConfig(Section):
     """Pixel size, mm."""
     jitter: float = Field(ge=0)
     """Distance of the cord from the middle of a sample, at most, in x and y, mm."""
-    channels: tuple[int, ...] = (16, 32, 64, 96, 128)
-    """Width of each level of the U-Net."""
     heat: bool = False
     """Second output: a heat map of the cord's centre."""
-    steps: int = Field(ge=1)
-    """Optimiser steps."""
-    odds: dict[str, float] = Field(default_factory=dict)
-    """How often something happens in a sample, where it is not the default; see `nn.synth.Odds`."""
 
     @property
     def outputs(self) -> int:
@@ -67,11 +78,11 @@ class TrainTemplate(Section):
     """Folder of PAM50; by default ``$COHORT_ENGINE_PAM50`` or the installed copy."""
 
 
-class CordTraining(Section):
-    """Training of the cord networks; files in configs/training/."""
+class TrainingConfig(Section):
+    """How networks are trained; files in configs/training/."""
 
-    nets: dict[str, NetConfig]
-    """The networks by name: ``coarse`` finds the cord, ``fine`` draws its border."""
+    nets: Mapping[str, Net]
+    """The networks by name."""
     template: TrainTemplate = TrainTemplate()
     """Where samples come from."""
     seed: int = 1
@@ -94,42 +105,56 @@ class CordTraining(Section):
     """Decay of the moving average of weights, which is what is exported."""
 
 
-class Training:
-    """One network in training.
+class CordTraining(TrainingConfig):
+    """Training of the cord networks."""
+
+    nets: dict[str, NetConfig]
+    """The networks by name: ``coarse`` finds the cord, ``fine`` draws its border."""
+
+
+def odds_of(kind: type[Any], given: Mapping[str, float], *, where: str) -> Any:
+    """Make a generator's odds of a configuration's; an error names those that there are."""
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ConfigError(
+            expected=f"odds of {', '.join(kind.__dataclass_fields__)}",
+            found=", ".join(given),
+            where=where,
+            remedy="See nn/synth.py and nn/strips.py.",
+        ) from error
+
+
+class Source(Protocol):
+    """Where blocks of samples come from."""
+
+    def batch(self, n: int, seed: int) -> synth.Batch:
+        """Draw `n` samples, a function of the seed."""
+        ...
+
+
+class Run:
+    """One network in training: all but what it sees and how it is judged.
 
     Parameters
     ----------
-    config : CordTraining
+    config : TrainingConfig
     name : str
         Which of its networks.
-    anatomy : Anatomy
-
-    Examples
-    --------
-    >>> from cohort_engine.nn.anatomy import anatomy_of
-    >>> from cohort_engine.template.parametric import parametric_cord
-    >>> net = {"size": 32, "spacing": 1.0, "jitter": 4.0, "channels": (8, 16), "steps": 4}
-    >>> config = CordTraining(nets={"fine": net}, batch=2, half=False, device="cpu")
-    >>> run = Training(config, "fine", anatomy_of(parametric_cord(spacing=1.0, top="C3", bottom="C4")))
-    >>> losses = [run.advance() for _ in range(4)]
-    >>> run.step, all(0 < x < 3 for x in losses)
-    (4, True)
+    source : callable
+        Makes the generator, given the device.
     """
 
-    def __init__(self, config: CordTraining, name: str, anatomy: Anatomy) -> None:
+    config: TrainingConfig
+    net_config: Net
+
+    def __init__(self, config: TrainingConfig, name: str, source: Callable[[str], Source]) -> None:
         import torch
 
         self.torch, self.config, self.net_config = torch, config, config.nets[name]
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(auto if config.device == "auto" else config.device)
-        try:
-            odds = synth.Odds(**self.net_config.odds)
-        except TypeError as error:
-            raise ConfigError(
-                expected=f"odds of {', '.join(synth.Odds.__dataclass_fields__)}", found=", ".join(self.net_config.odds), where=f"nets.{name}.odds",
-                remedy="See nn/synth.py.",
-            ) from error  # fmt: skip
-        self.generator = synth.Generator(anatomy, self.net_config.frame, odds, device=str(self.device))
+        self.generator = source(str(self.device))
         self.net = self._build()
         self.mean = self._build().requires_grad_(False)
         self.mean.load_state_dict(self.net.state_dict())
@@ -163,18 +188,19 @@ class Training:
         pick = torch.randint(len(ring) * n, (n,), generator=r, device=self.device).tolist()
         image, label = (torch.stack([ring[i // n][k][i % n] for i in pick]).float() for k in (0, 1))
 
-        def yes(odds: float) -> Tensor:
-            out: Tensor = torch.rand((n, 1, 1, 1), generator=r, device=self.device) < odds
-            return out
+        return self.vary(synth.Batch(image, label), r)
 
-        mirrored = yes(0.5)
-        image, label = torch.where(mirrored, image.flip(-1), image), torch.where(mirrored, label.flip(-1), label)
-        image = torch.where(yes(0.3), image.flip(1), image)
-        image = torch.where(yes(0.1), -image, image)
-        gain = 1 + 0.15 * torch.randn((n, 1, 1, 1), generator=r, device=self.device)
-        image = image * gain + 0.1 * torch.randn((n, 1, 1, 1), generator=r, device=self.device)
-        noise = torch.randn(image.shape, generator=r, device=self.device)
-        return synth.Batch(image + noise * torch.rand((n, 1, 1, 1), generator=r, device=self.device) ** 3 * 0.2, label)
+    def vary(self, batch: synth.Batch, r: torch.Generator) -> synth.Batch:
+        """Vary samples at little cost, as they are met again."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return what is made small."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """Scores of the averaged network on held-out samples."""
+        raise NotImplementedError
 
     def rate(self) -> float:
         """Learning rate of this step: a warm-up, a plateau, and a linear fall over the last part."""
@@ -204,32 +230,6 @@ class Training:
                 else:
                     mean.copy_(now)
         return float(loss.detach())
-
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Cross entropy and soft Dice of the cord, and of the heat map where the network draws one."""
-        total = _cross_entropy_and_dice(logits[:, :1], label, 1.0)
-        if self.net_config.heat:
-            total = total + _cross_entropy_and_dice(logits[:, 1:], synth.heat_map(label, self.net_config.spacing), 0.5)
-        return total
-
-    def validate(self, blocks: int = 6) -> dict[str, float]:
-        """Scores of the averaged network on held-out samples: mean Dice of the slices with a cord, area bias (%), false cords (share)."""
-        torch = self.torch
-        dice, drawn, true, false, empty = [], 0.0, 0.0, 0, 0
-        self.mean.eval()
-        with torch.no_grad():
-            for number in range(blocks):
-                image, label = self.block(HELD_OUT + number)
-                p = (self.mean(image.contiguous(memory_format=torch.channels_last))[:, :1].sigmoid() > 0.5).float()
-                q = (label > 0.5).float()
-                size = q.sum((1, 2, 3))
-                there = size * self.net_config.spacing**2 > synth.CUT
-                both = 2 * (p * q).sum((1, 2, 3)) / (p.sum((1, 2, 3)) + size).clamp(min=1)
-                dice += both[there].tolist()
-                drawn, true = drawn + float(p[there].sum()), true + float(q[there].sum())
-                none = label.sum((1, 2, 3)) == 0
-                empty, false = empty + int(none.sum()), false + int((p.sum((1, 2, 3))[none] * self.net_config.spacing**2 > synth.CUT).sum())
-        return {"dice": math.fsum(dice) / max(1, len(dice)), "bias": 100 * (drawn / max(true, 1e-9) - 1), "false": false / max(1, empty)}
 
     def state(self) -> dict[str, Tensor]:
         """All of the run, flat: what `restore` takes."""
@@ -267,7 +267,81 @@ class Training:
         return {k: (v.to(self.torch.bfloat16) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in self.mean.state_dict().items()}
 
 
-def _cross_entropy_and_dice(logits: Tensor, target: Tensor, weight: float) -> Tensor:
+class Training(Run):
+    """A network of the cord in training.
+
+    Parameters
+    ----------
+    config : CordTraining
+    name : str
+        Which of its networks.
+    anatomy : Anatomy
+
+    Examples
+    --------
+    >>> from cohort_engine.nn.anatomy import anatomy_of
+    >>> from cohort_engine.template.parametric import parametric_cord
+    >>> net = {"size": 32, "spacing": 1.0, "jitter": 4.0, "channels": (8, 16), "steps": 4}
+    >>> config = CordTraining(nets={"fine": net}, batch=2, half=False, device="cpu")
+    >>> run = Training(config, "fine", anatomy_of(parametric_cord(spacing=1.0, top="C3", bottom="C4")))
+    >>> losses = [run.advance() for _ in range(4)]
+    >>> run.step, all(0 < x < 3 for x in losses)
+    (4, True)
+    """
+
+    net_config: NetConfig
+
+    def __init__(self, config: CordTraining, name: str, anatomy: Anatomy) -> None:
+        net = config.nets[name]
+        odds = odds_of(synth.Odds, net.odds, where=f"nets.{name}.odds")
+        super().__init__(config, name, lambda device: synth.Generator(anatomy, net.frame, odds, device=device))
+
+    def vary(self, batch: synth.Batch, r: torch.Generator) -> synth.Batch:
+        """Mirror, swap, invert, scale and roughen samples."""
+        torch, (image, label), n = self.torch, batch, len(batch.image)
+
+        def yes(odds: float) -> Tensor:
+            out: Tensor = torch.rand((n, 1, 1, 1), generator=r, device=self.device) < odds
+            return out
+
+        mirrored = yes(0.5)
+        image, label = torch.where(mirrored, image.flip(-1), image), torch.where(mirrored, label.flip(-1), label)
+        image = torch.where(yes(0.3), image.flip(1), image)
+        image = torch.where(yes(0.1), -image, image)
+        gain = 1 + 0.15 * torch.randn((n, 1, 1, 1), generator=r, device=self.device)
+        image = image * gain + 0.1 * torch.randn((n, 1, 1, 1), generator=r, device=self.device)
+        noise = torch.randn(image.shape, generator=r, device=self.device)
+        return synth.Batch(image + noise * torch.rand((n, 1, 1, 1), generator=r, device=self.device) ** 3 * 0.2, label)
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Cross entropy and soft Dice of the cord, and of the heat map where the network draws one."""
+        total = cross_entropy_and_dice(logits[:, :1], label, 1.0)
+        if self.net_config.heat:
+            total = total + cross_entropy_and_dice(logits[:, 1:], synth.heat_map(label, self.net_config.spacing), 0.5)
+        return total
+
+    def validate(self, blocks: int = 6) -> dict[str, float]:
+        """Scores of the averaged network on held-out samples: mean Dice of the slices with a cord, area bias (%), false cords (share)."""
+        torch = self.torch
+        dice, drawn, true, false, empty = [], 0.0, 0.0, 0, 0
+        self.mean.eval()
+        with torch.no_grad():
+            for number in range(blocks):
+                image, label = self.block(HELD_OUT + number)
+                p = (self.mean(image.contiguous(memory_format=torch.channels_last))[:, :1].sigmoid() > 0.5).float()
+                q = (label > 0.5).float()
+                size = q.sum((1, 2, 3))
+                there = size * self.net_config.spacing**2 > synth.CUT
+                both = 2 * (p * q).sum((1, 2, 3)) / (p.sum((1, 2, 3)) + size).clamp(min=1)
+                dice += both[there].tolist()
+                drawn, true = drawn + float(p[there].sum()), true + float(q[there].sum())
+                none = label.sum((1, 2, 3)) == 0
+                empty, false = empty + int(none.sum()), false + int((p.sum((1, 2, 3))[none] * self.net_config.spacing**2 > synth.CUT).sum())
+        return {"dice": math.fsum(dice) / max(1, len(dice)), "bias": 100 * (drawn / max(true, 1e-9) - 1), "false": false / max(1, empty)}
+
+
+def cross_entropy_and_dice(logits: Tensor, target: Tensor, weight: float) -> Tensor:
+    """Mean cross entropy of logits (n, 1, ...) with a soft target, plus `weight` times one minus the soft Dice."""
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     p = logits.sigmoid()

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from cohort_engine.nn.infer import Network
 
 FOLDER = "data"
-CARD = "cord.json"
+CARD = "{0}.json"
+CORD, DISCS = "cord", "discs"
+"""Tasks that the package has networks for; `DISCS` is its network's name, too."""
 DESCRIPTION = "description"
 """Key of a file's metadata: what the network is built from, and how it was trained (`nn.train.Training.describe`)."""
 
@@ -28,15 +30,15 @@ class CordNetworks(NamedTuple):
     fine: Network
 
 
-def card() -> dict[str, Any]:
-    """Return the card of the packaged weights: data, seeds, configuration, samples seen, scores by image.
+def card(task: str = CORD) -> dict[str, Any]:
+    """Return the card of packaged weights: data, seeds, configuration, samples seen, scores by image.
 
     Examples
     --------
-    >>> sorted(card()["nets"])
-    ['coarse', 'fine']
+    >>> sorted(card()["nets"]), sorted(card("discs")["nets"])
+    (['coarse', 'fine'], ['discs'])
     """
-    loaded: dict[str, Any] = json.loads(resources.files(__package__).joinpath(FOLDER, CARD).read_text())
+    loaded: dict[str, Any] = json.loads(resources.files(__package__).joinpath(FOLDER, CARD.format(task)).read_text())
     return loaded
 
 
@@ -62,18 +64,24 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
     ConfigError
         The device does not exist here.
     """
-    return _load(device, half, None if folder is None else str(folder))
+    return CordNetworks(*(_load(name, device, half, None if folder is None else str(folder)) for name in CordNetworks._fields))
+
+
+def load_discs(*, device: str = "auto", half: bool | None = None, folder: str | Path | None = None) -> Network:
+    """Load the network of the discs; arguments and errors as of `load_cord`."""
+    return _load(DISCS, device, half, None if folder is None else str(folder))
 
 
 @cache
-def content() -> str:
-    """Return the content hash of the packaged weights: part of the key of all that is drawn with them."""
-    files = [resources.files(__package__).joinpath(FOLDER, f"{name}.safetensors") for name in CordNetworks._fields]
+def content(task: str) -> str:
+    """Return the content hash of the packaged weights of a task: part of the key of all that is drawn with them."""
+    names = {CORD: CordNetworks._fields, DISCS: (DISCS,)}[task]
+    files = [resources.files(__package__).joinpath(FOLDER, f"{name}.safetensors") for name in names]
     return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
 
 
 @cache
-def _load(device: str, half: bool | None, folder: str | None) -> CordNetworks:
+def _load(name: str, device: str, half: bool | None, folder: str | None) -> Network:
     import torch
 
     if device == "auto":
@@ -83,7 +91,7 @@ def _load(device: str, half: bool | None, folder: str | None) -> CordNetworks:
     dtype = torch.bfloat16 if (device != "cpu" if half is None else half) else torch.float32
     with resources.as_file(resources.files(__package__).joinpath(FOLDER)) as packaged:
         files = packaged if folder is None else Path(folder)
-        return CordNetworks(*(_network(files / f"{name}.safetensors", device, dtype) for name in CordNetworks._fields))
+        return _network(files / f"{name}.safetensors", device, dtype)
 
 
 def _network(path: Path, device: str, dtype: Any) -> Network:

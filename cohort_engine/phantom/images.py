@@ -90,7 +90,14 @@ class Texture:
 
 
 def render(
-    section: Section, anatomy: Anatomy, texture: Texture, discs: FloatArray, grid: Grid, names: tuple[str, ...], *, shifts: FloatArray | None = None
+    section: Section,
+    anatomy: Anatomy,
+    texture: Texture,
+    discs: Mapping[int, float],
+    grid: Grid,
+    names: tuple[str, ...],
+    *,
+    shifts: FloatArray | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Render noise-free images of one grid.
 
@@ -101,8 +108,8 @@ def render(
     anatomy : Anatomy
     texture : Texture
         Of the surroundings.
-    discs : (n,) array
-        Template z of the discs, mm.
+    discs : {number: z}
+        Template z of the discs, mm; 1 and 2 are the top of C1 and the joint below it.
     grid : Grid
     names : tuple of str
         Channels to render: signals (`ON`, `OFF`, `T2`) and ``cord``, the fraction of the voxel that is cord.
@@ -152,26 +159,30 @@ def _average(section: Section, anatomy: Anatomy, centres: FloatArray, start: Flo
     return {name: t / len(offsets) for name, t in total.items()}
 
 
-def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: FloatArray) -> dict[str, FloatArray]:
-    """Signals of all that is not cord or CSF, from the place along and across the spine."""
+def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: Mapping[int, float]) -> dict[str, FloatArray]:
+    """Signals of all that is not cord or CSF, from the place along and across the spine. Above C2 there is a dens in a ring, and no disc."""
     x, y = np.moveaxis(anatomy.offset(place), -1, 0)
-    from_disc = np.abs(place[..., 2, None] - discs).min(-1)
+    z = place[..., 2]
+    from_disc = np.abs(z[..., None] - np.array([d for n, d in discs.items() if n > 2] or [np.inf])).min(-1)
+    over_axis, under_top = z - discs.get(2, np.inf), discs.get(1, np.inf) - z  # mm above the body of C2, mm below the top of C1
 
     def soft(distance: FloatArray) -> FloatArray:
         """1 where the distance to the edge (mm, inside positive) is large."""
         return np.asarray(expit(distance * 3))
 
     canal = np.hypot(x / 10.5, y / 8.5)
-    body = soft(10 - np.abs(x)) * soft(y - 6.5) * soft(22 - y)
-    spinous = soft(3 - np.abs(x) + 0.05 * y) * soft(-8 - y) * soft(24 + y) * soft(from_disc - 4)
-    lamina = soft(14 - np.abs(x)) * soft(3.5 - np.abs(y + 8.5 - 0.25 * np.abs(x))) * soft(from_disc - 3)
+    body = soft(10 - np.abs(x)) * soft(y - 6.5) * soft(22 - y) * soft(-over_axis)
+    dens = soft(5 - np.hypot(x, y - 13)) * soft(over_axis + 2) * soft(under_top - 4)
+    ring = soft(5 - np.abs(under_top - 10)) * soft(10 - np.abs(x)) * np.maximum(soft(2.5 - np.abs(y - 21.5)), soft(2.5 - np.abs(y + 11)))
+    spinous = soft(3 - np.abs(x) + 0.05 * y) * soft(-8 - y) * soft(24 + y) * soft(from_disc - 4) * soft(2 - over_axis)
+    lamina = soft(14 - np.abs(x)) * soft(3.5 - np.abs(y + 8.5 - 0.25 * np.abs(x))) * soft(from_disc - 3) * soft(2 - over_axis)
     pillar = soft(6 - np.hypot(x - 15 * np.sign(x), y - 1))
     neck = np.hypot(x / NECK[0], (y - NECK[2]) / NECK[1])
     trachea = soft(7 - np.hypot(x, y - 33))
     layers = (  # later ones cover earlier ones
-        (MUSCLE, np.ones_like(x)), (BONE, pillar), (BONE, lamina), (BONE, spinous), (BONE, body), (DISC, body * soft(2.4 - from_disc)),
-        (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)), (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea),
-        ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
+        (MUSCLE, np.ones_like(x)), (BONE, pillar), (BONE, lamina), (BONE, spinous), (BONE, body), (BONE, dens), (BONE, ring),
+        (DISC, body * soft(2.4 - from_disc)), (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)),
+        (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea), ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
     )  # fmt: skip
     off, t2w, mtr = (np.zeros_like(x) for _ in range(3))
     for signal, cover in layers:

@@ -203,14 +203,13 @@ def _scan(
     section, texture = images.section(template, tissue), Texture.draw(rng, wavelength=9.0)
     wobble = Texture.draw(rng, wavelength=7.0)
     discs = template.landmarks[schema.DISC]
-    disc_z = np.array(sorted(discs.values()))
     mt_grid, t2w_grid = _mt_grid(template, anatomy, protocol, rng), _t2w_grid(template, anatomy, protocol, rng)
     shifts = images.smooth_shifts(mt_grid.shape[2], protocol.mt_voxel[1], rng, drift=imperfection.drift, jitter=imperfection.jitter)
-    still = images.render(section, anatomy, texture, disc_z, mt_grid, (images.ON, images.OFF, images.CORD))
+    still = images.render(section, anatomy, texture, discs, mt_grid, (images.ON, images.OFF, images.CORD))
     moved = still
     if shifts.any():
-        moved = images.render(section, anatomy, texture, disc_z, mt_grid, (images.OFF,), shifts=shifts)
-    t2w = images.render(section, anatomy, texture, disc_z, t2w_grid, (images.T2, images.CORD))
+        moved = images.render(section, anatomy, texture, discs, mt_grid, (images.OFF,), shifts=shifts)
+    t2w = images.render(section, anatomy, texture, discs, t2w_grid, (images.T2, images.CORD))
     receive, t2w_receive = images.bias_field(mt_grid, rng, imperfection.bias), images.bias_field(t2w_grid, rng, 2 * imperfection.bias)
     sigma = MT_OFF[WHITE] / imperfection.snr
     scans = {

@@ -47,7 +47,13 @@ def study_config(root: Path, *, low_signal: float = 0.05, seed: int = 1, **compu
         "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")},
         "template": {"name": "parametric"},
         "compute": {"cluster": "synchronous", "memory": "3 GiB", "retries": 1} | compute,
-        "stages": {"fit": {"seed": seed}, "mtr": {"low_signal": low_signal}, "reduce": {"spaces": ["template"]}, "segment": {"enabled": False}},
+        "stages": {
+            "fit": {"seed": seed},
+            "mtr": {"low_signal": low_signal},
+            "reduce": {"spaces": ["template"]},
+            "segment": {"enabled": False},
+            "levels": {"enabled": False},
+        },
     }
     return parse_config(raw)
 

@@ -62,7 +62,11 @@ def make_cohort(tmp_path: Path, tiny_template: Template) -> MakeCohort:
         config = parse_config(
             {
                 "data": {"bids": "b", "store": "s"},
-                "stages": {"reduce": {"spaces": ["template"], "min_coverage": min_coverage}, "segment": {"enabled": False}},
+                "stages": {
+                    "reduce": {"spaces": ["template"], "min_coverage": min_coverage},
+                    "segment": {"enabled": False},
+                    "levels": {"enabled": False},
+                },
             }
         )
         init_store(url, template=tiny_template, config=config, subjects=subjects)

@@ -116,6 +116,5 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
         Training(config(nets={"fine": {**NET, "odds": {"lesions": 0.5}}}), "fine", anatomy)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "training").glob("*.yaml")), ids=lambda p: p.name)
-def test_the_training_files_of_the_project_are_valid(path: Path) -> None:
-    assert set(load_training(path).nets) == {"coarse", "fine"}
+def test_the_training_file_of_the_project_is_valid() -> None:
+    assert set(load_training(ROOT / "configs" / "training" / "cord.yaml").nets) == {"coarse", "fine"}
