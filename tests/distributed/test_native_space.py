@@ -31,9 +31,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     report = build(config)
     assert report.exit_code == 0, report.failures.to_string()
-    assert list(report.counts) == ["segment_mt", "segment_t2w", "fit_mt", "mtr", "mtr_native"]
+    assert list(report.counts) == ["segment_mt", "segment_t2w", "levels_t2w", "fit_mt", "mtr", "mtr_native"]
     again = build(config)
-    assert [c["cached"] + c["not_needed"] for c in again.counts.values()] == [2] * 5
+    assert [c["cached"] + c["not_needed"] for c in again.counts.values()] == [2] * 6
     return root
 
 

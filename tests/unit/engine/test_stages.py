@@ -61,7 +61,7 @@ def test_another_contrast_leaves_the_first_ones_key_alone() -> None:
 def test_stages_come_upstream_first() -> None:
     both = config(fit={"contrasts": ["t2w", "mt"]}, metrics=["mtr"])
     order = [s.name for s in stages_of(both)]
-    assert sorted(order) == ["fit_mt", "fit_t2w", "mtr", "mtr_native", "segment_mt", "segment_t2w"]
+    assert sorted(order) == ["fit_mt", "fit_t2w", "levels_t2w", "mtr", "mtr_native", "segment_mt", "segment_t2w"]
     assert order.index("fit_mt") < order.index("mtr")
 
 
