@@ -53,6 +53,7 @@ def store_page() -> str:
         shape=True,
         source=schema.SCT,
         segmented=(schema.MT,),
+        labelled=(schema.T2W,),
     )
     lines = [
         "# Cohort store", "",
