@@ -83,6 +83,6 @@ def evened(image: Tensor, spacing: float) -> Tensor:
 
     half = max(1, round(WINDOW / spacing / 2))
     mean = image
-    for _ in range(2):  # a triangle
-        mean = avg_pool2d(mean, 2 * half + 1, 1, half, count_include_pad=False)
+    for window, pad in 2 * [((2 * half + 1, 1), (half, 0)), ((1, 2 * half + 1), (0, half))]:  # twice a box is a triangle
+        mean = avg_pool2d(mean, window, 1, pad, count_include_pad=False)
     return image / (mean + 0.1 * mean.amax((1, 2, 3), keepdim=True) + 1e-12)
