@@ -1,4 +1,4 @@
-"""Speed and memory of segmentation on one thread (two on a busy machine wait for each other): an MT scan of 22 slices, and a sagittal T2w scan of 0.8 mm."""
+"""Speed and memory of segmentation on one thread: an MT scan of 22 slices, and a sagittal T2w scan of 0.8 mm."""
 
 from __future__ import annotations
 
