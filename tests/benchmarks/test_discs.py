@@ -57,8 +57,8 @@ def told(title, rows):
     share = {v: 100 * sum(r[0] == v for r in rows) / n for v in ("right", "wrong", "unsure")}
     guess, off = 100 * sum(r[1] for r in rows) / n, np.concatenate([r[2] for r in rows])
     print(
-        f"\n{title} ({n}): named right {share['right']:.1f} %, named wrong {share['wrong']:.1f} %, asks {share['unsure']:.1f} %; likeliest name right "
-        f"{guess:.1f} %; error {off.mean():.2f} mm, 99 % below {np.percentile(off, 99):.1f}, worst {off.max():.1f}", end="",
+        f"\n{title} ({n}): named right {share['right']:.1f} %, named wrong {share['wrong']:.1f} %, asks {share['unsure']:.1f} %; "
+        f"likeliest name right {guess:.1f} %; error {off.mean():.2f} mm, 99 % below {np.percentile(off, 99):.1f}, worst {off.max():.1f}", end="",
     )  # fmt: skip
     return share, guess, off
 
