@@ -69,6 +69,10 @@ class Odds:
         Samples that show them.
     cropped, ghost, edge : float
         Narrow field of view; ghost; first or last slice of the volume.
+    quiet : float
+        Samples in which cord and fluid hardly differ, beside all that is bright around them: proton density under a surface coil.
+    tilt : float
+        Standard deviation of the tilt of thin slices against the cord, degrees.
     """
 
     inset: float = 0.25
@@ -89,6 +93,8 @@ class Odds:
     cropped: float = 0.35
     ghost: float = 0.1
     edge: float = 0.15
+    quiet: float = 0.0
+    tilt: float = 18.0
 
 
 class Batch(NamedTuple):
@@ -255,9 +261,9 @@ class Generator:
             return _Scan(side, side * r.uniform(0.85, 1.2), gap, thickness, r.yes(0.5), 4, 11.0)
         if kind < odds.thick + odds.sagittal:
             gap = r.uniform(0.5, 1.2)
-            return _Scan(r.uniform(1.8, 4), r.uniform(0.4, 1.1), gap, gap, 0 * gap, 1, 18.0)
+            return _Scan(r.uniform(1.8, 4), r.uniform(0.4, 1.1), gap, gap, 0 * gap, 1, odds.tilt)
         side, gap = r.uniform(0.6, 1.3), r.uniform(0.6, 1.3)
-        return _Scan(side, side * r.uniform(0.9, 1.1), gap, gap, 0 * gap, 1, 18.0)
+        return _Scan(side, side * r.uniform(0.9, 1.1), gap, gap, 0 * gap, 1, odds.tilt)
 
     def _level(self, r: Draw) -> Tensor:
         """Slice of the template in the middle, more often in its upper half; cord in view."""
@@ -296,7 +302,12 @@ class Generator:
         white, step = r.uniform(0.12, 1), r.uniform(0.1, 0.9) * r.sign()
         fluid = white + step
         bad = (fluid < 0) | (fluid > 1.6)
-        return white, self.torch.where(bad, white - step * 0.8, fluid).clamp(0, 1.6), step
+        fluid = self.torch.where(bad, white - step * 0.8, fluid).clamp(0, 1.6)
+        if self.odds.quiet:
+            less = 1 - r.yes(self.odds.quiet) * r.uniform(0.55, 0.9)
+            white = white * less.sqrt()
+            fluid, step = white + (fluid - white / less.sqrt()) * less, step * less
+        return white, fluid.clamp(min=0), step
 
     def _background(self, r: Draw, x: Tensor, y: Tensor, in_brain: Tensor) -> Tensor:
         """Random regions and ellipses, (n, 3, 1, y, x); where it is to be, a brain in its skull."""
