@@ -11,7 +11,7 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.cord.discs import CERTAIN, Seen, label_discs, name_discs
 from cohort_engine.cord.levels import landmarks_from_labels
-from cohort_engine.nn.strips import HIGHEST, LAST, StripGenerator, numbered_heights, spine_of
+from cohort_engine.nn.strips import HIGHEST, LAST, StripGenerator, StripOdds, numbered_heights, spine_of
 from cohort_engine.nn.weights import load_discs
 from cohort_engine.phantom.subject import make_subject
 from cohort_engine.template import load_template
@@ -26,9 +26,13 @@ WRONG, INSIDE = 6.0, 5
 """A name is wrong where its disc is farther away than this, mm; a disc is in view where it lies this many rows inside the strip."""
 
 
-def strips(template, network, count, seed=1):
-    """What the network sees, where the discs are (number -> row), and how many rows are in view."""
-    generator = StripGenerator(spine_of(template), ROWS)
+USUAL = StripOdds(strange=0.0, noise=0.06, thick=0.0, dropout=0.0)
+"""Every anatomy, mask and field of view, but sagittal T1, T2 and T2* scans of fair quality."""
+
+
+def strips(template, network, count, odds, seed=1):
+    """What the network sees, where the discs are (number -> row), and which are in view."""
+    generator = StripGenerator(spine_of(template), ROWS, odds)
     for block in range(count // BLOCK):
         image, label = generator.batch(BLOCK, HELD_OUT + 1000 * seed + block)
         with torch.inference_mode():
@@ -71,18 +75,20 @@ def pam50():
     return load_template("PAM50", path=folder)
 
 
-def test_names_on_strips(benchmark, pam50):
+@pytest.mark.parametrize(("odds", "least", "most"), [(USUAL, 97, 1.0), (StripOdds(), 95, 1.0)], ids=["usual", "hard"])
+def test_names_on_strips(benchmark, pam50, odds, least, most):
+    """Strips like those of the training, and without those that a person could not read either."""
     network = load_discs(device="cpu")
     gaps = -np.diff(numbered_heights(pam50))[:LAST]
-    found = list(strips(pam50, network, STRIPS))
+    found = list(strips(pam50, network, STRIPS, odds))
     named = benchmark.pedantic(lambda: [name_discs(seen, gaps) for seen, _, _ in found], rounds=1)
     rows = [(HIGHEST in inner, len(inner) > 1, judged(n.confidence, n.row, truth)) for n, (_, truth, inner) in zip(named, found, strict=True)]
     share, guess, off = told("strips with C2/C3 in view", [r for top, several, r in rows if top and several])
-    assert guess >= 97
-    assert share["wrong"] <= 1
+    assert guess >= least
+    assert share["wrong"] <= most
     assert np.percentile(off, 99) < 3
     share, _, _ = told("strips without C2/C3", [r for top, several, r in rows if several and not top])
-    assert share["wrong"] <= 1.5
+    assert share["wrong"] <= most
 
 
 def test_names_on_phantoms(benchmark):
