@@ -127,8 +127,10 @@ class StripOdds:
         Strips with a compressed cord, and those whose mask says nothing about the area.
     cropped, narrow : float
         Strips cut along the cord, and in front or behind.
-    thick, dropout : float
-        Thick axial slices; a patch without signal.
+    thick, dropout, strange : float
+        Thick axial slices; a patch without signal; grey values of no known kind of contrast.
+    noise : float
+        Largest standard deviation of the noise, as part of a bright tissue.
     """
 
     neck: float = 0.75
@@ -140,6 +142,8 @@ class StripOdds:
     narrow: float = 0.2
     thick: float = 0.25
     dropout: float = 0.08
+    strange: float = 0.22
+    noise: float = 0.16
 
 
 # Grey values of tissues, low and high, by kind of contrast: T2, T1, T2*, anything.
@@ -150,8 +154,8 @@ _CONTRASTS = (
     ((0.6, 1.1), (0.35, 0.7), (0.03, 0.3), (0.2, 0.6), (0.3, 0.8), (0.0, 0.12), (0.2, 0.7), (0.3, 0.6), (0.0, 0.06), (0.35, 0.7)),
     ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 0.35), (0.0, 1.0), (0.0, 1.0), (0.0, 0.3), (0.0, 1.0)),
 )
-_LIKELY = (0.45, 0.65, 0.78)
-"""Upper ends of the share of each kind of contrast; the rest is anything."""
+_LIKELY = (0.45 / 0.78, 0.65 / 0.78, 1.0)
+"""Upper ends of the shares of T2, T1 and T2* among the known kinds of contrast."""
 # By vertebra 0 ... 23, mm: depth of the body, thickness of the disc above, length, thickness and downward slope of the spinous process.
 _BODY = (15.0, 15.0, 15.0, 15.0, 15.0, 15.5, 16.0, 16.5, *(17 + 0.9 * k for k in range(12)), 29.0, 30.0, 30.0, 30.0)
 _DISC = (5.0, 5.0, 5.0, 4.5, 4.8, 5.0, 5.2, 5.2, 4.5, 4.0, 3.8, *(3.8 + 0.25 * k for k in range(9)), 7.0, 8.0, 8.0, 8.0)
@@ -406,7 +410,7 @@ class StripGenerator:
     def _tones(self, r: Draw) -> dict[str, Tensor]:
         torch = self.torch
         table = torch.tensor(_CONTRASTS, device=self.device)
-        kind = torch.bucketize(r.uniform(0, 1, 1)[:, 0], torch.tensor(_LIKELY, device=self.device))
+        kind = torch.bucketize(r.uniform(0, 1, 1)[:, 0], torch.tensor(_LIKELY, device=self.device) * (1 - self.odds.strange))
         low, high = table[kind].unbind(-1)
         value = low + (high - low) * r.uniform(0, 1, len(_TISSUES))
         return {name: value[:, k].view(-1, 1, 1) for k, name in enumerate(_TISSUES)}
@@ -425,7 +429,7 @@ class StripGenerator:
         plane = r.scalar(0.6, 1.6)
         image = self._blurred(image, 0.45 * step, 0.45 * plane)
         coarse = pool.interpolate(image[:, None], (max(8, round(self.rows / step)), max(8, round(2 * COLUMNS / plane))), mode="bilinear")
-        sigma = (r.uniform(0, 1, 1, 1) ** 2 * 0.16)[:, None]
+        sigma = (r.uniform(0, 1, 1, 1) ** 2 * self.odds.noise)[:, None]
         noise = torch.randn((2, *coarse.shape), generator=r.generator, device=self.device) * sigma
         coarse = ((coarse + noise[0]) ** 2 + noise[1] ** 2).sqrt()
         image = pool.interpolate(coarse, image.shape[1:], mode="bilinear")[:, 0]

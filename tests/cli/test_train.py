@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cohort_engine.cli import app
 from cohort_engine.errors import UnknownNameError
-from cohort_engine.nn.weights import load_cord
+from cohort_engine.nn.weights import load_cord, load_discs
 
 pytest.importorskip("torch")
 
@@ -40,3 +40,11 @@ def test_a_misspelt_key_is_answered(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", "cord", str(tmp_path / "cord.yaml"), "-o", str(tmp_path / "run")])
     assert isinstance(result.exception, UnknownNameError)
     assert "Did you mean 'jitter'" in str(result.exception)
+
+
+def test_train_discs_writes_weights_that_load(tmp_path: Path) -> None:
+    (tmp_path / "discs.yaml").write_text(CONFIG[: CONFIG.index("nets:")] + "nets:\n  discs: {size: 32, channels: [8, 16], steps: 2}\n")
+    result = CliRunner().invoke(app, ["train", "discs", str(tmp_path / "discs.yaml"), "-o", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "discs.safetensors" in result.output
+    assert load_discs(device="cpu", folder=tmp_path / "run").multiple == 2
