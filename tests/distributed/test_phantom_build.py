@@ -12,6 +12,7 @@ import pytest
 from cohort_engine.config import Config, StagesConfig, parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.io.closing import verify
+from cohort_engine.io.volume import read_volume
 from cohort_engine.phantom.study import simulate
 from cohort_engine.template import load_template
 
@@ -71,7 +72,7 @@ def test_morphometry_alone(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "bids", tmp_path / "bids")
     for path in (tmp_path / "bids").rglob("sub-HC001*T2w_label-discs*"):
         path.unlink()
-    stages = {"metrics": [], "fit": {"contrasts": []}, "shape": {"source": "t2w"}}
+    stages = {"metrics": [], "fit": {"contrasts": []}, "shape": {"source": "t2w"}, "levels": {"enabled": False}}
     report = build(config(tmp_path).model_copy(update={"stages": StagesConfig.model_validate(stages)}))
     assert [(e.subject, e.stage, e.status) for e in report.entries] == [(1, "shape", "missing_input")]
     assert verify(str(tmp_path / "study.zarr")) == []
@@ -80,3 +81,28 @@ def test_morphometry_alone(study: Path, tmp_path: Path) -> None:
     cells = ds.isel(subject=0).sel(level="C3")
     assert float(cells["area"]) == pytest.approx(np.pi / 4 * float(cells["diameter_ap_ellipse"] * cells["diameter_rl"]), rel=0.03)
     assert float(cells["slices"]) > 10
+
+
+def test_from_images_alone(study: Path, tmp_path: Path) -> None:
+    """Neither masks nor landmarks: both are drawn, and levels come out where the discs really are."""
+    import cohort_engine
+    from cohort_engine.io.ledger import drawn_url
+
+    shutil.copytree(study / "bids", tmp_path / "bids", ignore=shutil.ignore_patterns("labels"))
+    report = build(config(tmp_path))
+    assert report.exit_code == 0, report.failures.to_string()
+    assert {s: c["done"] for s, c in report.counts.items()} == dict.fromkeys(["segment_mt", "segment_t2w", "levels_t2w", "fit_mt", "mtr"], 2)
+    url = str(tmp_path / "study.zarr")
+    assert verify(url) == []
+    ds = cohort_engine.open_cohort(url)
+    assert (ds["mt_dice"] > 0.85).all()
+    assert (ds["levels_t2w_disc_confidence_min"] >= 0.95).all()
+    for row, name in enumerate(ds.participant_id.to_numpy()):
+        labels = study / f"bids/derivatives/labels/{name}/anat"
+        for role, pattern in (("mt_mask", "*mt-on*SC_seg*"), ("t2w_mask", "*T2w_label-SC_seg*")):
+            drawn, true = (read_volume(p, what=role).data > 0 for p in (drawn_url(url, row, role), next(labels.glob(pattern))))
+            assert 2 * (drawn & true).sum() / (drawn.sum() + true.sum()) > 0.88, (role, name)
+        found, true = (read_volume(p, what="discs") for p in (drawn_url(url, row, "t2w_landmarks"), next(labels.glob("*discs*"))))
+        for n in set(np.unique(found.data)) & set(np.unique(true.data)) - {0}:
+            heights = [v.grid.world(np.argwhere(v.data == n).astype(float))[0, 2] for v in (found, true)]
+            assert abs(heights[0] - heights[1]) < 4, (name, n)
