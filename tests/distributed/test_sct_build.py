@@ -29,7 +29,7 @@ from cohort_engine.template import load_template
 
 STAGES = {
     "fit": {"deformable": False}, "mtr": {"coregister": "none"}, "shape": {"source": "t2w"},
-    "reduce": {"native": "integral", "estimators": ["wa", "map"]},
+    "reduce": {"native": "integral", "estimators": ["wa", "map"]}, "segment": {"enabled": False}, "levels": {"enabled": False},
 }  # fmt: skip
 SAME = ["mtr_wa", "mtr_wa_std", "mtr_wa_n", "mtr_map", "mtr_map_se"]
 
