@@ -43,11 +43,11 @@ BREADTH = 2.4
 CORE = 8.0
 """A row is in view where the image shows something within this distance (mm) of the cord."""
 
-CERTAIN = 0.95
+CERTAIN = 0.96
 """A disc is named where the probability of name and place reaches this."""
 NEAR = 3
 """Rows to either side that belong to one place."""
-TRUST = 0.5
+TRUST = 0.3
 """Weight of what the network says on numbers: what it says on neighbouring discs comes from the same pixels."""
 FLOOR, NUMBER_FLOOR = 0.02, 0.01
 """Least probability of a disc, and of a number, at a row."""

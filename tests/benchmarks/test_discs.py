@@ -30,7 +30,7 @@ USUAL = StripOdds(strange=0.0, noise=0.06, thick=0.0, dropout=0.0)
 """Every anatomy, mask and field of view, but sagittal T1, T2 and T2* scans of fair quality."""
 
 
-def strips(template, network, count, odds, seed=1):
+def strips(template, network, count, odds, seed=2):
     """What the network sees, where the discs are (number -> row), and which are in view."""
     generator = StripGenerator(spine_of(template), ROWS, odds)
     for block in range(count // BLOCK):
