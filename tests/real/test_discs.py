@@ -75,7 +75,8 @@ def test_scans_without_landmarks_are_named_or_asked_about(person: str, real_data
     try:
         found = named(image, Volume(segment(image.data, image.affine).mask.astype(np.float32), image.affine), pam50)
     except CordError as error:  # the segmentation left gaps, and says so
-        assert "no cord in slices" in str(error)
+        if "no cord in slices" not in str(error):
+            raise
         pytest.skip(str(error))
     with capsys.disabled():
         print(tell(person, found), end="")
