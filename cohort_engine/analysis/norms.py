@@ -95,10 +95,10 @@ def fit_norm(reference: ArrayLike, covariates: Covariates | None = None) -> Norm
     table, shape = _people(reference, None)
     coding = Coding.of(covariates)
     kept = coding.matrix(covariates, len(table))
-    there = np.isfinite(kept).all(axis=1)
+    there: BoolArray = np.asarray(np.isfinite(kept).all(axis=1))
     centre = kept[there].mean(axis=0) if there.any() else np.zeros(kept.shape[1])
     x = np.concatenate([np.ones((len(table), 1)), kept - centre], axis=1)
-    known: BoolArray = np.isfinite(table) & there[:, None]
+    known = np.isfinite(table) & there[:, None]
     columns, features = x.shape[1], table.shape[1]
     beta, sd = np.full((columns, features), np.nan), np.full(features, np.nan)
     inverse = np.full((features, columns, columns), np.nan)
