@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,8 @@ LEFT_OUT = -1
 STABLE = 0.6
 """Mean adjusted Rand index under resampling from which on a number of clusters is taken seriously."""
 STARTS = 10
+SURE = 0.05
+"""p of one single group above which a warning is due."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,8 @@ class Clusters:
         Mean silhouette width, -1 to 1.
     stability : (candidate)
         Mean adjusted Rand index of the clusters of bootstrap samples with those of everybody, 1 being the same.
+    p_one_group : float
+        How often people of one group (normal, with the covariance of these) reach the largest silhouette of the candidates.
     coordinates : (subject, component)
         First principal components of the standardised features; NaN where left out. A component's largest weight is positive.
     explained : (component)
@@ -48,6 +53,7 @@ class Clusters:
     candidates: IntArray
     silhouette: FloatArray
     stability: FloatArray
+    p_one_group: float
     coordinates: FloatArray
     explained: FloatArray
     weights: FloatArray
@@ -79,9 +85,10 @@ def cluster(
         Each feature is standardised. Missing: a person without one of the features is left out; none is made up.
     k : int, optional
         Number of clusters. None: of 2 to `largest`, those whose stability reaches `stable`, the one of the largest silhouette; where none
-        reaches it, the largest silhouette of all and a warning: the people may be one group, which a silhouette cannot say.
+        reaches it, the largest silhouette of all and a warning. A warning, too, where the people may be one group, which neither can say:
+        halves of one group along its longest axis are stable.
     largest, resamples, components, seed : int
-        Most clusters to try, bootstrap samples, principal components, and the seed of everything random.
+        Most clusters to try, samples (of people, and of one group), principal components, and the seed of everything random.
 
     Returns
     -------
@@ -96,12 +103,14 @@ def cluster(
     -----
     Stability: people are drawn with replacement, clustered, and everybody is given the nearest centre; the adjusted Rand index with the
     clusters of everybody is averaged (after Hennig, Comput. Stat. Data Anal. 52 (2007), doi:10.1016/j.csda.2006.11.025). Silhouette:
-    Rousseeuw, J. Comput. Appl. Math. 20 (1987), doi:10.1016/0377-0427(87)90125-7. Needs scikit-learn (extra ``analysis``).
+    Rousseeuw, J. Comput. Appl. Math. 20 (1987), doi:10.1016/0377-0427(87)90125-7. One group: ``(1 + samples that reach it) / (1 + samples)``, the
+    samples drawn from one normal distribution and clustered alike (after Liu et al., J. Am. Stat. Assoc. 103 (2008),
+    doi:10.1198/016214508000000454): a skewed group is none. Needs scikit-learn (extra ``analysis``).
 
     Examples
     --------
     >>> two = np.r_[np.zeros((10, 2)), np.full((10, 2), 8.0)] + np.random.default_rng(0).normal(size=(20, 2))
-    >>> out = cluster(two[::-1], resamples=5)
+    >>> out = cluster(two[::-1], resamples=20)
     >>> out.k, out.labels.tolist() == [1] * 10 + [0] * 10
     (2, True)
     """
@@ -118,24 +127,31 @@ def cluster(
     candidates = candidates[candidates < len(np.unique(z, axis=0))]
 
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(z), len(z)) for _ in range(resamples)]
-    members, silhouette, stability = [], [], []
+    draws = [z[rng.integers(0, len(z), len(z))] for _ in range(resamples)]
+    spread, shape = np.linalg.eigh(np.cov(z, rowvar=False).reshape(z.shape[1], -1))
+    scale = shape * np.sqrt(np.maximum(spread, 0))
+    single = [rng.standard_normal(z.shape) @ scale.T for _ in range(resamples)]
+
+    def fit(rows: FloatArray, number: int) -> Any:
+        return KMeans(int(number), n_init=STARTS, random_state=seed).fit(rows)
+
+    def width(rows: FloatArray, number: int) -> float:
+        return float(silhouette_score(rows, fit(rows, number).labels_))
+
+    members, stability = [], []
     for number in candidates:
-        fitted = KMeans(int(number), n_init=STARTS, random_state=seed).fit(z)
-        again = [
-            KMeans(int(number), n_init=STARTS, random_state=seed).fit(z[rows]).predict(z)
-            for rows in draws
-            if len(np.unique(z[rows], axis=0)) >= number
-        ]
-        members.append(fitted.labels_)
-        silhouette.append(float(silhouette_score(z, fitted.labels_)))
-        stability.append(float(np.mean([adjusted_rand_score(fitted.labels_, other) for other in again])) if again else np.nan)
-    width, steady = np.array(silhouette), np.array(stability)
+        mine = fit(z, number)
+        others = [fit(drawn, number).predict(z) for drawn in draws if len(np.unique(drawn, axis=0)) >= number]
+        members.append(mine.labels_)
+        stability.append(float(np.mean([adjusted_rand_score(mine.labels_, other) for other in others])) if others else np.nan)
+    silhouette, steady = np.array([float(silhouette_score(z, labels)) for labels in members]), np.array(stability)
+    reached = sum(max(width(rows, number) for number in candidates) >= silhouette.max() for rows in single)
+    p_one = (1 + reached) / (1 + resamples)
     trusted = steady >= stable
-    best = int(np.argmax(np.where(trusted, width, -np.inf) if trusted.any() else width))
-    warnings = (
-        () if trusted[best] else (f"{candidates[best]} clusters are not stable ({steady[best]:.2f} < {stable:g}): the people may be one group",)
-    )
+    best = int(np.argmax(np.where(trusted, silhouette, -np.inf) if trusted.any() else silhouette))
+    warnings = [] if trusted[best] else [f"{candidates[best]} clusters are not stable under resampling ({steady[best]:.2f} < {stable:g})"]
+    if p_one > SURE:
+        warnings.append(f"the people may be one group (p {p_one:.2f})")
 
     pca = PCA(min(components, *z.shape), svd_solver="full").fit(z)
     weights = pca.components_
@@ -146,8 +162,8 @@ def cluster(
     coordinates[whole] = z @ (weights * sign).T
     n = int(whole.sum())
     return Clusters(
-        labels, int(candidates[best]), candidates.astype(np.int64), width, steady, coordinates, pca.explained_variance_ratio_, weights * sign,
-        n, len(table) - n, warnings,
+        labels, int(candidates[best]), candidates.astype(np.int64), silhouette, steady, p_one, coordinates, pca.explained_variance_ratio_,
+        weights * sign, n, len(table) - n, tuple(warnings),
     )  # fmt: skip
 
 

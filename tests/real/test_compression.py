@@ -9,7 +9,6 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.analysis.compression import find_compression
 from cohort_engine.analysis.norms import deviation, fit_norm
-from cohort_engine.engine.importing import import_morphometry
 from cohort_engine.query.accessor import open_cohort
 
 pytestmark = pytest.mark.real
@@ -18,13 +17,9 @@ MEASURES = {"diameter_AP": schema.DIAMETER_AP_ELLIPSE, "area": schema.AREA}
 
 
 @pytest.fixture(scope="module")
-def healthy(real_data, pam50, tmp_path_factory):
+def healthy(healthy_cohort):
     """Profiles (203, z) of spine-generic, by measure."""
-    folder = real_data / "morphometrics"
-    url = str(tmp_path_factory.mktemp("healthy") / "cohort.zarr")
-    study = "spine-generic_multi-subject"
-    import_morphometry(folder / f"spinal_cord_{study}.tar.xz", url, participants=folder / f"{study}_participants.tsv", template=pam50)
-    with open_cohort(url) as ds:
+    with open_cohort(healthy_cohort) as ds:
         return {theirs: ds[f"profile_{ours}"].to_numpy() for theirs, ours in MEASURES.items()}
 
 

@@ -22,7 +22,8 @@ def planted(seed: int = 0, apart: float = 6.0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_planted_groups() -> None:
     values, truth = planted()
-    out = cluster(values, resamples=10)
+    out = cluster(values, largest=4, resamples=19)
+    assert out.p_one_group == pytest.approx(0.05)
     assert (out.k, out.n, out.n_left_out, out.warnings) == (3, 75, 0, ())
     assert adjusted_rand(out.labels, truth)[0] > 0.95
     assert out.candidates[out.silhouette.argmax()] == 3
@@ -46,9 +47,18 @@ def test_the_same_seed_is_the_same_answer() -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
-def test_one_group_is_doubtful() -> None:
-    out = cluster(np.random.default_rng(2).normal(size=(80, 6)), resamples=15)
-    assert out.warnings == (f"{out.k} clusters are not stable ({out.stability[out.k - 2]:.2f} < 0.6): the people may be one group",)
+def test_halves_of_one_long_group_are_stable_and_yet_doubtful() -> None:
+    """Six features that go together: k-means cuts the group in two at its middle, again and again."""
+    rng = np.random.default_rng(2)
+    out = cluster(rng.normal(size=(80, 6)) + 2 * rng.normal(size=(80, 1)), largest=3, resamples=19)
+    assert out.stability[0] > 0.6
+    assert out.p_one_group > 0.05
+    assert out.warnings == (f"the people may be one group (p {out.p_one_group:.2f})",)
+
+
+def test_one_round_group_is_not_stable() -> None:
+    out = cluster(np.random.default_rng(2).normal(size=(80, 6)), largest=3, resamples=19)
+    assert f"{out.k} clusters are not stable under resampling ({out.stability[out.k - 2]:.2f} < 0.6)" in out.warnings
 
 
 def test_a_missing_feature_leaves_the_person_out() -> None:
