@@ -154,16 +154,14 @@ def cluster(
         warnings.append(f"the people may be one group (p {p_one:.2f})")
 
     pca = PCA(min(components, *z.shape), svd_solver="full").fit(z)
-    weights = pca.components_
-    sign = np.sign(weights[np.arange(len(weights)), np.abs(weights).argmax(axis=1)])[:, None]
     labels = np.full(len(table), LEFT_OUT, np.int64)
     labels[whole] = _ordered(members[best], kept[:, 0])
-    coordinates = np.full((len(table), len(weights)), np.nan)
-    coordinates[whole] = z @ (weights * sign).T
+    coordinates = np.full((len(table), len(pca.components_)), np.nan)
+    coordinates[whole] = pca.transform(z)
     n = int(whole.sum())
     return Clusters(
         labels, int(candidates[best]), candidates.astype(np.int64), silhouette, steady, p_one, coordinates, pca.explained_variance_ratio_,
-        weights * sign, n, len(table) - n, tuple(warnings),
+        pca.components_, n, len(table) - n, tuple(warnings),
     )  # fmt: skip
 
 

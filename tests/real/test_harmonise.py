@@ -35,7 +35,8 @@ def test_sites_of_healthy_people(healthy_cohort) -> None:
     by_chance = (len(np.unique(site)) - 1) / (len(site) - 1)
     men, age = out.model.effects[1, 0], out.model.effects[0, 0]
     print(
-        f"{len(site)} people, {len(np.unique(site))} sites: told {before.accuracy:.3f} before, {after.accuracy:.3f} after (chance {before.chance:.3f})",
+        f"{len(site)} people, {len(np.unique(site))} sites",
+        f"told {before.accuracy:.3f} before, {after.accuracy:.3f} after (chance {before.chance:.3f})",
         f"area at C2: {share[0]:.3f} of the variance between sites before, {share[1]:.3f} after (by chance {by_chance:.3f})",
         f"SD {values[:, 0].std():.2f} to {out.values[:, 0].std():.2f} mm2; men {men:+.2f} mm2, age {10 * age:+.2f} mm2 a decade",
         sep="\n",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cohort_engine.analysis.cluster import adjusted_rand, cluster, profiles
+from cohort_engine.analysis.cluster import _ordered, adjusted_rand, cluster, profiles
 from cohort_engine.errors import InputError
 
 SIZES = (30, 20, 25)
@@ -40,6 +40,10 @@ def test_numbers_follow_the_first_feature_whatever_the_order_seed_and_unit() -> 
     np.testing.assert_array_equal(cluster(values * 7 + 3, k=3, resamples=2).labels, out.labels)
 
 
+def test_numbering_by_the_mean() -> None:
+    assert _ordered(np.array([0, 1, 2, 0], np.int32), np.array([2.0, 3.0, 1.0, 2.0])).tolist() == [1, 2, 0, 1]
+
+
 def test_the_same_seed_is_the_same_answer() -> None:
     values, _ = planted(apart=1.5)
     first, second = (cluster(values, resamples=5, seed=4) for _ in range(2))
@@ -57,7 +61,8 @@ def test_halves_of_one_long_group_are_stable_and_yet_doubtful() -> None:
 
 
 def test_one_round_group_is_not_stable() -> None:
-    out = cluster(np.random.default_rng(2).normal(size=(80, 6)), largest=3, resamples=19)
+    out = cluster(np.random.default_rng(2).normal(size=(80, 6)), largest=4, resamples=19)
+    assert out.k == out.candidates[out.silhouette.argmax()] > 2  # none is stable: silhouette alone
     assert f"{out.k} clusters are not stable under resampling ({out.stability[out.k - 2]:.2f} < 0.6)" in out.warnings
 
 
@@ -82,6 +87,7 @@ def test_coordinates_are_principal_components() -> None:
     np.testing.assert_allclose(out.explained, eigen[:2] / eigen.sum())
     np.testing.assert_allclose(out.coordinates, z @ out.weights.T, atol=1e-9)
     np.testing.assert_allclose((out.coordinates**2).sum(axis=0), eigen[:2])
+    np.testing.assert_allclose(cluster(-values, k=3, resamples=1).coordinates, -out.coordinates, atol=1e-9)
     assert (out.weights.max(axis=1) == np.abs(out.weights).max(axis=1)).all()
 
 

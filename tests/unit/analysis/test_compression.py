@@ -61,6 +61,25 @@ def test_one_healthy_person_in_twenty_is_called_compressed() -> None:
     assert np.mean(out.margin > 0) == pytest.approx(0.05, abs=0.03)
 
 
+def test_limit_is_the_smallest_of_nineteen_each_against_the_others() -> None:
+    healthy = cohort(19, 16)
+    healthy[3] *= 1 - 0.2 * np.exp(-(((np.arange(Z) - 100) / 5.0) ** 2))
+    own = find_compression(healthy[[3]], np.delete(healthy, 3, 0), LEVEL, specificity=0.9).smallest
+    out = find_compression(cohort(1, 17), healthy, LEVEL)
+    assert out.limit == pytest.approx(own.item(), rel=1e-12)
+
+
+def test_half_of_a_side_and_of_the_control_levels_must_be_known() -> None:
+    people = np.tile(TAPER, (3, 1))
+    z = 150
+    people[:, : z - 20] = np.nan  # below: nothing
+    people[0, z + 21 : z + 42], people[1, z + 21 : z + 41] = np.nan, np.nan  # above: 19 and 20 of 40
+    people[2, 150:181] = np.nan  # 29 of the 60 slices of C2 and C3
+    out = find_compression(people, cohort(30, 18), LEVEL)
+    assert np.isnan(out.ratio[:, z]).tolist() == [True, False, True]
+    assert np.isnan(out.remote).tolist() == [False, False, True]
+
+
 def test_at_the_end_of_the_field_of_view_one_side_stands_alone() -> None:
     people, healthy = np.tile(TAPER, (2, 1)), cohort(30, 9, noise=0.0)
     people[0, :100] = np.nan
