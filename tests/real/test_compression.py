@@ -53,6 +53,9 @@ def test_scores_of_slices_and_of_people(slices, healthy, pam50) -> None:
         "AP / RL": slices["diameter_AP"] / slices["diameter_RL"],
         "solidity": slices["solidity"],
     }
+    long = (slices.groupby("row").size() >= 300).to_numpy()  # down to T3 and further: 22, none of them with a labelled slice
+    assert (long.sum(), (long & patients).sum()) == (22, 0)
+    assert slices.groupby("row")["VertLevel"].max()[long].min() == schema.level_number("T3")
     people, lines = {}, []
     for name, reference in healthy.items():
         profile = np.full((42, len(level)), np.nan)
@@ -65,7 +68,8 @@ def test_scores_of_slices_and_of_people(slices, healthy, pam50) -> None:
         apart = [np.abs(slices.loc[(slices["row"] == i) & (truth == 1), "slice"] - out.z[i]).min() / 2 for i in np.flatnonzero(patients)]
         lines.append(
             f"{name}: limit {out.limit:.3f} (n {out.n_limit}); {called[patients].sum()} of 13 with a labelled slice called compressed, "
-            f"{called[~patients].sum()} of 29 without; AUC of people {roc_auc_score(patients, -out.smallest):.3f}; "
+            f""
+            f"{called[long].sum()} of 22 long scans, {called[~long & ~patients].sum()} of 7 other scans without one; AUC of people {roc_auc_score(patients, -out.smallest):.3f}; "
             f"site within 5 mm of a labelled slice in {sum(a <= 5 for a in apart)} of 13"
         )
     cervical = slices["VertLevel"].between(2, 7).to_numpy()
@@ -84,5 +88,7 @@ def test_scores_of_slices_and_of_people(slices, healthy, pam50) -> None:
         assert figures[f"{name} over healthy mean", "all"][0] > 0.85
         assert figures[f"{name}, normalised ratio", "all"][0] > 0.8
         assert np.isfinite(people[name].smallest).all()
+        assert (people[name].margin > 0)[patients].sum() >= 9
         assert roc_auc_score(patients, -people[name].smallest) > 0.7
+    assert (people["diameter_AP"].margin > 0)[long].sum() <= 3  # one in twenty is what the limit allows
     assert figures["area over healthy mean", "all"][0] > figures["area", "all"][0] + 0.15  # what normalising is for

@@ -23,9 +23,8 @@ def test_healthy_people_against_healthy_people(healthy_cohort, pam50) -> None:
         out = deviation(fit_norm(area[half], here), area[~half], there)
         known = np.isfinite(out.z)
         inside = ((area[~half] >= out.lower) & (area[~half] <= out.upper))[known].mean()
-        print(
-            f"{name}: {inside:.3f} inside the 95 % interval, width {np.nanmean(out.upper - out.lower):.1f} mm2, n {out.n.min():.0f} to {out.n.max():.0f}"
-        )
+        width = np.nanmean(out.upper - out.lower)
+        print(f"{name}: {inside:.3f} inside the 95 % interval, width {width:.1f} mm2, n {out.n.min():.0f} to {out.n.max():.0f}")
         assert inside == pytest.approx(0.95, abs=0.04)
     rank, _ = rank_centile(area[half], area[~half])
     low, high = centile_curves(area[half], [2.5, 97.5])
