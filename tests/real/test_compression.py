@@ -69,7 +69,8 @@ def test_scores_of_slices_and_of_people(slices, healthy, pam50) -> None:
         lines.append(
             f"{name}: limit {out.limit:.3f} (n {out.n_limit}); {called[patients].sum()} of 13 with a labelled slice called compressed, "
             f""
-            f"{called[long].sum()} of 22 long scans, {called[~long & ~patients].sum()} of 7 other scans without one; AUC of people {roc_auc_score(patients, -out.smallest):.3f}; "
+            f"{called[long].sum()} of 22 long scans, {called[~long & ~patients].sum()} of 7 other scans without one; "
+            f"AUC of people {roc_auc_score(patients, -out.smallest):.3f}; "
             f"site within 5 mm of a labelled slice in {sum(a <= 5 for a in apart)} of 13"
         )
     cervical = slices["VertLevel"].between(2, 7).to_numpy()
