@@ -1,0 +1,1 @@
+"""Cohort statistics as plain functions of arrays."""
