@@ -28,7 +28,8 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 NUMERICS = ["mapping", "cord", "qmri", "nn", "reduce/operator.py", "reduce/estimators.py", "reduce/linear.py", "reduce/native.py"]
-FORBIDDEN = {"dask", "distributed", "zarr", "xarray", "logging", "obstore", "nibabel"}
+NUMERICS += [f"analysis/{name}.py" for name in ("arrays", "groups", "roc", "correlate", "agreement")]
+FORBIDDEN = {"dask", "distributed", "zarr", "xarray", "pandas", "logging", "obstore", "nibabel"}
 
 
 def modules() -> list[Path]:
