@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from cohort_engine.errors import InputError
 
@@ -86,9 +85,17 @@ def ranks(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     [2.5, nan, 1.0, 2.5]
     """
     missing = np.isnan(values)
-    last = np.where(missing, np.inf, values)
-    low, high = rankdata(last, method="min", axis=0), rankdata(last, method="max", axis=0)
-    return np.where(missing, np.nan, (low + high) / 2), np.where(missing, np.nan, high - low + 1)
+    order = np.argsort(values, axis=0)  # NaN last
+    ordered = np.take_along_axis(values, order, axis=0)
+    place = np.arange(len(values))[:, None]
+    new = np.append(np.ones((1, values.shape[1]), bool), ordered[1:] != ordered[:-1], axis=0)[: len(values)]
+    first = np.maximum.accumulate(np.where(new, place, 0), axis=0)
+    ends = np.append(new[1:], np.ones((1, values.shape[1]), bool), axis=0)[: len(values)]
+    last = np.minimum.accumulate(np.where(ends, place, len(values))[::-1], axis=0)[::-1]
+    rank, ties = np.empty((2, *values.shape))
+    np.put_along_axis(rank, order, (first + last) / 2 + 1, axis=0)
+    np.put_along_axis(ties, order, last - first + 1.0, axis=0)
+    return np.where(missing, np.nan, rank), np.where(missing, np.nan, ties)
 
 
 def varies(values: FloatArray) -> BoolArray:

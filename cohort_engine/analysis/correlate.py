@@ -7,6 +7,7 @@ Missing values (NaN): each pair is computed from the subjects that have both val
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,13 +85,12 @@ def correlate(
     same_rows(len(a), len(given), where="covariates")
     complete = ~np.isnan(given).any(axis=1)
     r, n, k = np.full((a.shape[1], b.shape[1]), np.nan), np.zeros((a.shape[1], b.shape[1]), np.int64), np.zeros((a.shape[1], b.shape[1]))
-    for rows_a, of_a in _patterns(~np.isnan(a)):
-        for rows_b, of_b in _patterns(~np.isnan(b)):
-            rows = rows_a & rows_b & complete
-            at = np.ix_(of_a, of_b)
-            n[at] = rows.sum()
-            if rows.sum() >= 3 and (~rows).sum() <= max_missing * len(rows):
-                r[at], k[at] = _block(a[np.ix_(rows, of_a)], b[np.ix_(rows, of_b)], given[rows], method == SPEARMAN)
+    for (rows_a, of_a), (rows_b, of_b) in product(_patterns(~np.isnan(a)), _patterns(~np.isnan(b))):
+        rows = rows_a & rows_b & complete
+        at = np.ix_(of_a, of_b)
+        n[at] = rows.sum()
+        if rows.sum() >= 3 and (~rows).sum() <= max_missing * len(rows):
+            r[at], k[at] = _block(a[np.ix_(rows, of_a)], b[np.ix_(rows, of_b)], given[rows], method == SPEARMAN)
     df = np.where(n - 2 - k > 0, n - 2 - k, np.nan)
     r = r + 0 * df
     rest = np.where(1 - r**2 > 1e-15, 1 - r**2, 0.0) + 0 * r

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +38,8 @@ WELCH = "welch"
 MANN_WHITNEY = "mann_whitney"
 LINEAR = "linear"
 
+EXACT = 100
+"""Most subjects of a test without ties for which all their orders are counted."""
 BLOCK = 4_000_000
 """Numbers in one array of the linear model's resamples."""
 NO_RESIDUAL = 1e-13
@@ -121,7 +125,8 @@ def compare(
     -----
     ``welch``: unequal variances, df after Welch and Satterthwaite; Hedges' g with pooled standard deviation, the factor ``1 - 3 / (4 n - 9)``, and
     variance ``n / (n0 n1) + g^2 / (2 (n - 3.94))`` (Hedges 1981, doi:10.3102/10769986006002107).
-    ``mann_whitney``: normal approximation with correction for ties and continuity; the effect is U / (n0 n1), the area under the ROC curve, with
+    ``mann_whitney``: without ties and up to `EXACT` subjects from all orders, else the normal approximation corrected for ties and continuity,
+    whose p is too large far out in small groups; the effect is U / (n0 n1), the area under the ROC curve, with
     DeLong's error and logit interval, and the rank-biserial correlation is twice that minus one.
     ``linear``: least squares of the values on group, constant and covariates; the partial correlation has Fisher's interval with variance
     ``1 / (df - 1)``, which is ``1 / (n - 3)`` without covariates.
@@ -217,11 +222,29 @@ def _mann_whitney(data: _Data, confidence: float) -> Comparison:
     u = np.nansum(rank[data.groups[1]], axis=0) - n1 * (n1 + 1) / 2 + spread
     tied = share(np.nansum(ties**2 - 1, axis=0), n * (n - 1))
     z = share(np.abs(u - n0 * n1 / 2) - 0.5, np.sqrt((n0 * n1 / 12 * (n + 1 - tied)).clip(0)))
+    p = np.minimum(2 * ndtr(-z), 1)
+    for test in np.flatnonzero(~np.isnan(u) & (tied == 0) & (n <= EXACT)):
+        p[test] = min(2 * _u_below(*data.n[:, test].tolist())[int(min(u[test], n0[test] * n1[test] - u[test]))], 1)
     area = auc(data.x, np.where(data.groups.any(axis=0), data.groups[1], np.nan), confidence=confidence, max_missing=1.0)
     return Comparison(
-        MANN_WHITNEY, effect=area.auc, se=area.se, low=area.low, high=area.high, statistic=u, df=u * np.nan, p=np.minimum(2 * ndtr(-z), 1),
+        MANN_WHITNEY, effect=area.auc, se=area.se, low=area.low, high=area.high, statistic=u, df=u * np.nan, p=p,
         size=2 * area.auc - 1 + spread, size_low=2 * area.low - 1, size_high=2 * area.high - 1, n=data.n,
     )  # fmt: skip
+
+
+@cache
+def _u_below(n0: int, n1: int) -> FloatArray:
+    """Probability of each U up to half of n0 n1, or less, when all orders are alike.
+
+    The number of orders with each U are the coefficients of the Gaussian binomial, the product over i of ``(1 - x^(n0 + i)) / (1 - x^i)``.
+    """
+    count = np.zeros(n0 * n1 // 2 + 1)
+    count[0] = 1
+    for i in range(1, n1 + 1):
+        count[n0 + i :] -= count[: max(len(count) - n0 - i, 0)].copy()
+        padded = np.append(count, np.zeros(-len(count) % i)).reshape(-1, i)
+        count = padded.cumsum(axis=0).ravel()[: len(count)]
+    return np.cumsum(count) / comb(n0 + n1, n0)
 
 
 def _mann_whitney_draws(data: _Data, weights: FloatArray) -> Draws:

@@ -59,11 +59,19 @@ def test_hedges_g_is_statsmodels(test: int) -> None:
 @pytest.mark.parametrize("test", range(TESTS))
 def test_mann_whitney_is_scipys(test: int) -> None:
     zero, one = sides(test)
-    found, theirs = compare(VALUES, GROUP, method="mann_whitney"), stats.mannwhitneyu(one, zero, method="asymptotic")
+    found = compare(VALUES, GROUP, method="mann_whitney")
+    theirs = stats.mannwhitneyu(one, zero, method="asymptotic" if test == 1 else "exact")
     assert near(found.statistic[test], theirs.statistic)
     assert near(found.p[test], theirs.pvalue)
     assert near(found.size[test], np.mean(np.sign(one[:, None] - zero)))
     assert found.size_low[test] < found.size[test] < found.size_high[test]
+
+
+@pytest.mark.parametrize(("n0", "n1"), [(1, 1), (3, 2), (2, 9), (15, 30), (50, 50), (60, 50)])
+def test_mann_whitney_from_tiny_to_large(n0: int, n1: int) -> None:
+    x = np.random.default_rng(n1).standard_normal((n0 + n1, 20)) + np.repeat([[0.0], [1.0]], [n0, n1], axis=0) * np.linspace(-2, 2, 20)
+    theirs = stats.mannwhitneyu(x[n0:], x[:n0], method="exact" if n0 + n1 <= 100 else "asymptotic")
+    assert compare(x, np.repeat([0, 1], [n0, n1]), method="mann_whitney").p == pytest.approx(theirs.pvalue, rel=1e-10)
 
 
 @pytest.mark.parametrize("covariates", [None, COVARIATES], ids=["alone", "age, sex, site"])
