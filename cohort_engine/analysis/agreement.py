@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import chdtri, fdtrc, fdtri, ndtri, stdtrit
 
-from cohort_engine.analysis.arrays import MAX_MISSING, FloatArray, IntArray, share, table
+from cohort_engine.analysis.arrays import MAX_MISSING, FloatArray, IntArray, numbers, share, table
 from cohort_engine.errors import InputError, unknown_name
 
 ABSOLUTE = "ICC(2,1)"
@@ -73,13 +73,13 @@ class _Squares:
 
 def _ratings(values: ArrayLike, max_missing: float) -> tuple[FloatArray, IntArray]:
     """Complete subjects of (subject, repeat, test), others NaN, and their number (test,)."""
-    x = np.array(values, dtype=np.float64)
+    x = numbers(values, where="repeated measurements")
     if x.ndim != 3 or x.shape[1] < 2:
         raise InputError(
             expected="a table (subject, repeat, test) with two repeats or more", found=f"shape {x.shape}", where="repeated measurements",
             remedy="Stack the repeats along the second axis.",
         )  # fmt: skip
-    known = np.isfinite(x).all(axis=1)
+    known = ~np.isnan(x).any(axis=1)
     n: IntArray = known.sum(axis=0)
     usable = known & (len(x) - n <= max_missing * len(x))
     return np.where(usable[:, None], x, np.nan), n

@@ -15,22 +15,39 @@ BoolArray = NDArray[np.bool_]
 
 COLLINEAR = 1e-10
 """Share of a column's sum of squares that others must leave for it to count as a column of its own."""
+ROUNDING = 1e-24
+"""Square of what rounding leaves of numbers near one."""
 MAX_MISSING = 0.5
 """A test is not computed where more than this share of the subjects is missing."""
 
 
+def numbers(values: ArrayLike, *, where: str) -> FloatArray:
+    """Copy to float64; infinite values become NaN, and text is refused.
+
+    Examples
+    --------
+    >>> numbers([1, np.inf, False], where="values").tolist()
+    [1.0, nan, 0.0]
+    """
+    try:
+        out = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(expected="numbers", found="something else", where=where, remedy="Code text as numbers; NaN is missing.") from None
+    out[~np.isfinite(out)] = np.nan
+    return out
+
+
 def table(values: ArrayLike, *, where: str) -> FloatArray:
-    """Check a table (subject, test) and make it float64; infinite values become NaN.
+    """Check a table (subject, test), see `numbers`.
 
     Examples
     --------
     >>> table([[1, np.inf]], where="values").tolist()
     [[1.0, nan]]
     """
-    out = np.array(values, dtype=np.float64)
+    out = numbers(values, where=where)
     if out.ndim != 2:
         raise InputError(expected="a table (subject, test)", found=f"shape {out.shape}", where=where, remedy="Reshape with values.reshape(n, -1).")
-    out[~np.isfinite(out)] = np.nan
     return out
 
 
@@ -55,7 +72,7 @@ def two_groups(group: ArrayLike, subjects: int, *, where: str) -> BoolArray:
     >>> two_groups([1, 0, np.nan], 3, where="group").astype(int).tolist()
     [[0, 1, 0], [1, 0, 0]]
     """
-    code = np.asarray(group, dtype=np.float64)
+    code = numbers(group, where=where)
     if code.ndim != 1 or not np.isin(code[~np.isnan(code)], (0, 1)).all():
         raise InputError(
             expected="one value a subject: 0, 1 or NaN", found=f"shape {code.shape}, values {_few(code)}", where=where,

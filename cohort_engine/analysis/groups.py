@@ -19,10 +19,12 @@ from scipy.stats import false_discovery_control
 from cohort_engine.analysis.arrays import (
     COLLINEAR,
     MAX_MISSING,
+    ROUNDING,
     BoolArray,
     FloatArray,
     IntArray,
     basis,
+    numbers,
     percentiles,
     ranks,
     resampling,
@@ -42,7 +44,7 @@ EXACT = 100
 """Most subjects of a test without ties for which all their orders are counted."""
 BLOCK = 4_000_000
 """Numbers in one array of the linear model's resamples."""
-NO_RESIDUAL = 1e-13
+NO_RESIDUAL = 1e-10
 """Share of the sum of squares below which a residual is rounding."""
 
 
@@ -184,7 +186,9 @@ def _sums(data: _Data, weights: FloatArray) -> tuple[list[FloatArray], list[Floa
         y = np.where(known, x - centre, 0.0)
         count = w @ known
         shift = share(w @ y, count)
-        variance = share((w @ y**2 - count * shift**2).clip(0), count - 1)
+        total = w @ y**2
+        rest = total - count * shift**2
+        variance = share(np.where(rest > NO_RESIDUAL * total, rest, 0.0), count - 1)
         counts.append(count)
         means.append(centre + shift)
         variances.append(np.where(varies(x) | np.isnan(variance), variance, 0.0))
@@ -266,52 +270,79 @@ def _mann_whitney_draws(data: _Data, weights: FloatArray) -> Draws:
     return effect, 2 * effect - 1
 
 
-def _linear_parts(data: _Data, weights: FloatArray, tests: slice | BoolArray) -> dict[str, FloatArray]:
-    """Adjust group and values for the covariates under weights (draw, subject): sums of squares and products that are left, each (draw, test).
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Least squares on [covariates, group] under draw counts, each (draw, test) and `coefficients` (draw, test, column).
 
-    The normal equations of [covariates, group, values] are eliminated column by column; a column that earlier ones explain is skipped. The columns
-    are orthonormal over all subjects and the values centred, so little cancels.
+    `left` is the sum of squares of the group freed of the covariates, NaN where nothing is; `residual` of `total` is 0 where only rounding is left.
     """
+
+    effect: FloatArray
+    left: FloatArray
+    residual: FloatArray
+    total: FloatArray
+    df: FloatArray
+    partial: FloatArray
+    coefficients: FloatArray
+
+
+def _columns(data: _Data) -> FloatArray:
+    """Covariates and group freed of them, over all subjects: (subject, column)."""
+    group = data.groups[1].astype(float)
+    return np.column_stack([data.basis, (group - data.basis @ (data.basis.T @ group)) * data.basis.any(axis=1)])
+
+
+def _fit(data: _Data, weights: FloatArray, tests: slice) -> _Fit:
+    """Fit under weights (draw, subject): the normal equations are solved column by column, and a column that earlier ones explain is skipped."""
     x = data.x[:, tests]
     known = ~np.isnan(x)
-    n = known.sum(axis=0)
-    y = np.where(known, x - share(np.nansum(x, axis=0), n), 0.0)
-    group = data.groups[1].astype(float)
-    group -= data.basis @ (data.basis.T @ group)
-    columns = np.column_stack([data.basis, group * data.basis.any(axis=1)])
+    y = np.where(known, x - share(np.nansum(x, axis=0), known.sum(axis=0)), 0.0)
+    columns = _columns(data)
     k = columns.shape[1]
     gram = np.empty((len(weights), x.shape[1], k + 1, k + 1))
     for i in range(k):
         for j in range(i + 1):
             gram[..., i, j] = gram[..., j, i] = (weights * (columns[:, i] * columns[:, j])) @ known
         gram[..., i, k] = gram[..., k, i] = (weights * columns[:, i]) @ y
-    gram[..., k, k] = weights @ y**2
-    total = gram[..., k, k].copy()
-    in_one = weights[:, data.groups[1]] @ known[data.groups[1]]
-    count = weights @ known
-    before = share(in_one * (count - in_one), count)
-    diagonal = np.diagonal(gram, axis1=-2, axis2=-1).copy()
-    rank = np.zeros(count.shape)
+    total = weights @ y**2
+    gram[..., k, k] = total
+    size = np.diagonal(gram, axis1=-2, axis2=-1).copy()
+    rank = np.zeros(total.shape)
+
+    def solve(i: int, kept: BoolArray) -> None:
+        row = np.where(kept[..., None], gram[..., i, :] / np.where(kept, gram[..., i, i], 1.0)[..., None], 0.0)
+        others = gram[..., i].copy()
+        others[..., i] = 0
+        gram[...] -= others[..., None] * row[..., None, :]
+        gram[..., i, :] = row
+
     for i in range(k - 1):
-        pivot = gram[..., i, i]
-        kept = pivot > COLLINEAR * diagonal[..., i]
+        kept = gram[..., i, i] > np.maximum(COLLINEAR * size[..., i], ROUNDING)
         rank += kept
-        row = np.where(kept[..., None], gram[..., i, :] / np.where(kept, pivot, 1.0)[..., None], 0.0)
-        gram -= gram[..., :, i, None] * row[..., None, :]
-    left = np.where(gram[..., k - 1, k - 1] > COLLINEAR * before, gram[..., k - 1, k - 1], np.nan)
-    effect = gram[..., k - 1, k] / left
-    values = gram[..., k, k]
-    residual = values - effect**2 * left
-    residual = np.where((residual > NO_RESIDUAL * total) & varies(x), residual, np.where(np.isnan(residual), np.nan, 0.0))
+        solve(i, kept)
+    count, in_one = weights @ known, weights[:, data.groups[1]] @ known[data.groups[1]]
+    before = share(in_one * (count - in_one), count)
+    left, values = gram[..., k - 1, k - 1].copy(), gram[..., k, k].copy()
+    decided = ~((before > 0) & (left > COLLINEAR * before))
+    left[decided] = np.nan
+    solve(k - 1, ~decided)
+    residual = gram[..., k, k] + 0 * left
+    residual = np.where((residual > NO_RESIDUAL * total) & varies(x), residual, residual * 0)
+    effect = gram[..., k - 1, k] + 0 * left
     partial = np.where(residual > 0, effect * np.sqrt(share(left, values)), np.nan)
-    return {"effect": effect, "left": left, "residual": residual, "df": count - rank - 1, "partial": partial}
+    return _Fit(effect, left, residual, total, count - rank - 1, partial, gram[..., :k, k])
 
 
 def _linear(data: _Data, confidence: float) -> Comparison:
     _check_design(data)
-    part = {key: v[0] for key, v in _linear_parts(data, np.ones((1, len(data.x))), slice(None)).items()}
-    df = np.where(part["df"] > 0, part["df"], np.nan)
-    found = _t_test(part["effect"], np.sqrt(share(part["residual"], df) / part["left"]), df, confidence)
+    once = np.ones((1, len(data.x)))
+    first = _fit(data, once, slice(None))
+    centred = data.x - share(np.nansum(data.x, axis=0), data.n.sum(axis=0))
+    rest = _fit(replace(data, x=centred - _columns(data) @ first.coefficients[0].T), once, slice(None))  # again, for what little is left
+    exact = (rest.residual > ROUNDING * first.total)[0] & varies(data.x)
+    residual = np.where(exact, rest.residual[0], 0 * rest.residual[0])
+    df = np.where(first.df[0] > 0, first.df[0], np.nan)
+    found = _t_test((first.effect + rest.effect)[0], np.sqrt(share(residual, df) / first.left[0]), df, confidence)
     size = share(found["statistic"], np.sqrt(found["statistic"] ** 2 + df))
     step = ndtri((1 + confidence) / 2) * np.sqrt(share(1.0, df - 1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -337,9 +368,8 @@ def _check_design(data: _Data) -> None:
 
 def _linear_draws(data: _Data, weights: FloatArray) -> Draws:
     step = max(1, BLOCK // (len(weights) * (data.basis.shape[1] + 2) ** 2))
-    parts = [_linear_parts(data, weights, slice(i, i + step)) for i in range(0, data.x.shape[1], step)]
-    effect, partial = (np.concatenate([p[key] for p in parts], axis=1) for key in ("effect", "partial"))
-    return effect, partial
+    fits = [_fit(data, weights, slice(i, i + step)) for i in range(0, max(data.x.shape[1], 1), step)]
+    return np.concatenate([f.effect for f in fits], axis=1), np.concatenate([f.partial for f in fits], axis=1)
 
 
 METHODS: Mapping[str, tuple[Callable[[_Data, float], Comparison], Callable[[_Data, FloatArray], Draws], bool]] = {
@@ -381,7 +411,7 @@ def false_discovery(p: ArrayLike, family: ArrayLike | None = None) -> FloatArray
     >>> false_discovery([0.01, 0.04, np.nan, 0.02], ["a", "a", "a", "b"]).tolist()
     [0.02, 0.04, nan, 0.02]
     """
-    found = np.asarray(p, dtype=np.float64)
+    found = numbers(p, where="p-values")
     outside = (found < 0) | (found > 1)
     if outside.any():
         raise InputError(expected="p-values from 0 to 1", found=f"{found[outside][0]:g}", where="p-values", remedy="Give p, not a statistic.")

@@ -13,7 +13,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri
 
-from cohort_engine.analysis.arrays import MAX_MISSING, BoolArray, FloatArray, IntArray, percentiles, ranks, resampling, share, table, two_groups
+from cohort_engine.analysis.arrays import (
+    MAX_MISSING,
+    ROUNDING,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    numbers,
+    percentiles,
+    ranks,
+    resampling,
+    share,
+    table,
+    two_groups,
+)
 
 Scale = Literal["logit", "plain"]
 
@@ -208,7 +221,7 @@ def compare_auc(
     difference = area_a - area_b + valid
     moved = [p - q for p, q in zip(v_a, v_b, strict=True)]
     variance = sum((_covariance(m, m, k) / k.clip(1) for m, k in zip(moved, n, strict=True)), valid)
-    variance = np.where(variance > 1e-24, variance, variance * 0)
+    variance = np.where(variance > ROUNDING, variance, variance * 0)
     se = np.sqrt(variance)
     z = share(difference, se)
     step = ndtri((1 + confidence) / 2) * np.where(se > 0, se, np.nan)
@@ -217,7 +230,7 @@ def compare_auc(
 
 def _one(values: ArrayLike, group: ArrayLike) -> tuple[FloatArray, BoolArray]:
     """Values of one marker from high to low, without missing ones, and whether each is of group 1."""
-    x = table(np.asarray(values, float)[:, None], where="marker")[:, 0]
+    x = numbers(values, where="marker").ravel()
     groups = two_groups(group, len(x), where="groups of the marker")
     known = np.flatnonzero(~np.isnan(x) & groups.any(axis=0))
     two_groups(np.where(groups[1], 1.0, 0.0)[known], len(known), where="groups of the marker's values that are not missing")

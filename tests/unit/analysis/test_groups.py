@@ -95,6 +95,17 @@ def test_linear_is_statsmodels(test: int, covariates: np.ndarray | None) -> None
     assert near(found.size[test], stats.pearsonr(*rest).statistic)
 
 
+def test_linear_where_the_covariates_explain_nearly_all() -> None:
+    """The residual is a hundred-millionth of the spread, and still exact to ten digits."""
+    age = np.random.default_rng(2).normal(50, 10, 60)
+    group = np.repeat([0.0, 1.0], 30)
+    y = 3 * age + 1e-3 * np.random.default_rng(3).standard_normal(60)
+    theirs = sm.OLS(y - 3 * age, np.column_stack([group, np.ones(60), age])).fit()
+    found = compare(y[:, None], group, method="linear", covariates=age[:, None])
+    assert found.statistic[0] == pytest.approx(theirs.tvalues[0], rel=1e-7)
+    assert found.se[0] == pytest.approx(theirs.bse[0], rel=1e-9)
+
+
 def test_linear_alone_is_students_t() -> None:
     zero, one = sides(0)
     found, theirs = compare(VALUES, GROUP, method="linear"), stats.ttest_ind(one, zero)
@@ -206,15 +217,21 @@ def test_covariates_that_decide_the_group_of_a_test() -> None:
     [
         ([0, 0, 0, 0], {}, "subjects in both groups, found 4 in group 0, 0 in group 1"),
         ([1, 2, 1, 2], {}, "0, 1 or NaN, found shape"),
+        (["HC", "DCM", "HC", "DCM"], {}, "groups: expected numbers"),
         ([0, 1, 1], {}, "4 subjects as in the values, found 3"),
         ([0, 0, 1, 1], {"covariates": [[1], [2], [3], [4]]}, "Use method 'linear'"),
         ([0, 0, 1, 1], {"method": "linear", "covariates": [[np.nan]] * 4}, "subjects with all covariates, found none"),
         ([0, 0, 1, 1], {"method": "linear", "covariates": [1, 2, 3, 4]}, "a table"),
     ],
 )
-def test_one_error_where_nothing_can_be_computed(group: list[float], options: dict[str, object], message: str) -> None:
+def test_one_error_where_nothing_can_be_computed(group: list[object], options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         compare(np.arange(8.0).reshape(4, 2), group, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_tests_give_no_answers(method: str) -> None:
+    assert compare(np.zeros((4, 0)), [0, 0, 1, 1], method=method, resamples=3).p.shape == (0,)
 
 
 def test_unknown_method() -> None:
