@@ -1,1 +1,1 @@
-"""Cohort statistics as plain functions of arrays."""
+"""Statistics of cohorts as plain functions of arrays: groups, markers, correlations, agreement, sites, norms, compression, clusters."""

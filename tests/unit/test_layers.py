@@ -27,8 +27,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-NUMERICS = ["mapping", "cord", "qmri", "nn", "reduce/operator.py", "reduce/estimators.py", "reduce/linear.py", "reduce/native.py"]
-NUMERICS += [f"analysis/{name}.py" for name in ("covariates", "harmonise", "norms", "compression", "cluster")]
+NUMERICS = ["mapping", "cord", "qmri", "nn", "analysis", "reduce/operator.py", "reduce/estimators.py", "reduce/linear.py", "reduce/native.py"]
 FORBIDDEN = {"dask", "distributed", "zarr", "xarray", "logging", "obstore", "nibabel", "pandas"}
 
 
