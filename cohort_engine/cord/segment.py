@@ -1,6 +1,7 @@
 """The cord in an image of any contrast, resolution and field of view: where it runs, and its border.
 
-1. A coarse network looks at whole slices a few millimetres apart, and gives a heat map of the cord's centre in each.
+1. A coarse network looks at whole slices a few millimetres apart, as they are and with their brightness evened out, and gives a heat map
+   of the cord's centre in each.
 2. One optimal curve through all of them is the centreline (`cord.curve`).
 3. A fine network looks at a window around the curve in every slice, and gives the part of each pixel that is cord.
 
@@ -191,17 +192,19 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     """Find the curve of the cord, and the slices that may hold it."""
     import torch
 
+    from cohort_engine.nn.image import evened
     from cohort_engine.nn.infer import neighbours, resampling
 
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     depth = data.shape[2]
-    seen = np.unique(np.rint(np.linspace(0, depth - 1, max(2, int(np.ceil((depth - 1) * spacing[2] / EVERY)) + 1))).astype(np.int64))
+    steps = max(2, int(np.ceil((depth - 1) * spacing[2] / EVERY)) + 1)
+    seen = np.unique(np.rint(np.r_[np.linspace(0, depth - 1, steps), min(1, depth - 1), max(0, depth - 2)]).astype(np.int64))
     target = [
         (torch.arange(max(1, round(n * s / coarse.spacing))) + 0.5) * coarse.spacing - s / 2 for n, s in zip(data.shape, spacing[:2], strict=False)
     ]
     rx, ry = (resampling(n, s, t, coarse.spacing) for n, s, t in zip(data.shape, spacing[:2], target, strict=False))
     stack = torch.cat([ry @ neighbours(data, part, spacing[2]).mT @ rx.mT for part in np.array_split(seen, max(1, len(seen) // 8))])
-    heat = coarse(stack)[:, 1].numpy()
+    heat = torch.maximum(coarse(stack), coarse(evened(stack, coarse.spacing)))[:, 1].numpy()
     height = np.arange(depth) * spacing[2]
     found = optimal_curve(heat, coarse.spacing, height[seen])
     x, y, confidence = found.at(height)

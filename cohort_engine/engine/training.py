@@ -151,7 +151,7 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
 def _key(run: Run, name: str) -> str:
     """Hash of what makes a checkpoint another run's: everything but length and speed."""
     config = run.config
-    net = config.nets[name].model_dump(mode="json", exclude={"steps"})
+    net = config.nets[name].model_dump(mode="json", exclude={"steps", "cool"})
     return digest({"net": net, "seed": config.seed, "batch": config.batch, "reuse": config.reuse, "template": config.template.name})
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 LOW, HIGH = 0.02, 0.98
 """Quantiles of the grey values that set the range; brighter ones are cut a third of the range above."""
+WINDOW = 30.0
+"""Width of the window whose mean brightness is evened out, mm."""
 MOST = 4096
 """Pixels a sample that the quantiles are taken from."""
 
@@ -55,3 +57,32 @@ def robust_scale(image: Tensor) -> Tensor:
     deviation = (((cut - mean[:, None]) ** 2 * seen).sum(1) / n).sqrt()
     scaled = (torch.minimum(flat, top) - mean[:, None]) / (deviation[:, None] + 1e-5 * top + 1e-12)
     return torch.where(enough[:, None], scaled, 0.0).view(image.shape)
+
+
+def evened(image: Tensor, spacing: float) -> Tensor:
+    """Even out slow changes of brightness: each pixel over the mean around it.
+
+    Parameters
+    ----------
+    image : (n, channel, y, x) tensor
+        Not negative.
+    spacing : float
+        Pixel size, mm.
+
+    Examples
+    --------
+    A steep ramp loses most of its height.
+
+    >>> import torch
+    >>> ramp = torch.linspace(1, 9, 64).expand(1, 1, 64, 64)
+    >>> even = evened(ramp, 1.0)
+    >>> bool(even.max() / even.min() < 3.9)
+    True
+    """
+    from torch.nn.functional import avg_pool2d
+
+    half = max(1, round(WINDOW / spacing / 2))
+    mean = image
+    for window, pad in 2 * [((2 * half + 1, 1), (half, 0)), ((1, 2 * half + 1), (0, half))]:  # twice a box is a triangle
+        mean = avg_pool2d(mean, window, 1, pad, count_include_pad=False)
+    return image / (mean + 0.1 * mean.amax((1, 2, 3), keepdim=True) + 1e-12)

@@ -39,6 +39,8 @@ class Net(Section):
     """Width of each level of the U-Net."""
     steps: int = Field(ge=1)
     """Optimiser steps."""
+    cool: float = Field(default=0.3, gt=0, le=1)
+    """Last part of the steps, in which the rate falls to zero."""
     odds: dict[str, float] = Field(default_factory=dict)
     """How often something happens in a sample, where it is not the default; see the generator's odds."""
 
@@ -99,8 +101,6 @@ class TrainingConfig(Section):
     """Steps for each new block: how often a sample is seen on average."""
     rate: float = Field(default=2e-3, gt=0)
     """Learning rate after the warm-up."""
-    cool: float = Field(default=0.4, gt=0, le=1)
-    """Last part of the steps, in which the rate falls to zero."""
     average: float = Field(default=0.999, gt=0, lt=1)
     """Decay of the moving average of weights, which is what is exported."""
 
@@ -204,8 +204,8 @@ class Run:
 
     def rate(self) -> float:
         """Learning rate of this step: a warm-up, a plateau, and a linear fall over the last part."""
-        c, total = self.config, self.net_config.steps
-        return c.rate * min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * total), max(0.0, (total - self.step) / (c.cool * total)))
+        total, cool = self.net_config.steps, self.net_config.cool
+        return self.config.rate * min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * total), max(0.0, (total - self.step) / (cool * total)))
 
     def advance(self) -> float:
         """Make one step and return its loss."""
@@ -255,7 +255,7 @@ class Run:
     def describe(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """Say what these weights are: what a network is built from, and how far its training went."""
         config, net = self.config, self.net_config
-        facts = config.model_dump(include={"seed", "batch", "reuse", "rate", "cool", "average", "half"})
+        facts = config.model_dump(include={"seed", "batch", "reuse", "rate", "average", "half"})
         made = config.batch * (RING // 4 + 1 + self.step // config.reuse)
         return {
             **net.model_dump(mode="json"), "outputs": net.outputs, "template": config.template.name, **facts, "step": self.step,

@@ -69,7 +69,7 @@ def test_soft_and_binary_belong_together() -> None:
     assert found.soft.min() >= 0
     assert found.soft.max() <= 1
     assert (found.soft[found.mask] >= 0.5).mean() > 0.99  # holes are filled
-    assert abs(found.soft.sum() / found.mask.sum() - 1) < 0.05
+    assert abs(found.soft.sum() / found.mask.sum() - 1) < 0.08
     assert all(ndimage.label(found.mask[:, :, z])[1] == 1 for z in found.slices)
 
 

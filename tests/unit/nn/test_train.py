@@ -62,7 +62,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(anatomy: Anatomy) -> None:
 
 
 def test_the_rate_warms_up_stays_and_falls_to_nothing(anatomy: Anatomy) -> None:
-    run = Training(config(nets={"fine": NET | {"steps": 1000}}, cool=0.4), "fine", anatomy)
+    run = Training(config(nets={"fine": NET | {"steps": 1000, "cool": 0.4}}), "fine", anatomy)
     rates = []
     for step in (0, 300, 600, 800, 1000):
         run.step = step
