@@ -43,8 +43,10 @@ BREADTH = 2.4
 CORE = 8.0
 """A row is in view where the image shows something within this distance (mm) of the cord."""
 
-CERTAIN = 0.96
-"""A disc is named where the probability of name and place reaches this."""
+NAMED = 0.99
+"""Discs are named where the probability of name and place of one of them reaches this: all share the name, but not the place."""
+CERTAIN = 0.95
+"""Of these discs, those count whose own probability reaches this."""
 NEAR = 3
 """Rows to either side that belong to one place."""
 TRUST = 0.3
@@ -204,6 +206,11 @@ class Named(NamedTuple):
     confidence: NDArray[np.float64]
     posterior: NDArray[np.float64]
 
+    def certain(self, least: float = CERTAIN) -> NDArray[np.int64]:
+        """Numbers of the discs that are named; none where the best of them does not reach `NAMED`."""
+        c = self.confidence[HIGHEST:]
+        return HIGHEST + np.flatnonzero((c >= least) & (c.max() >= NAMED))
+
 
 def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), trust: float = TRUST) -> Named:
     """Name discs by the chain of all vertebrae.
@@ -237,7 +244,7 @@ def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), tr
     --------
     >>> heat, number = np.full(60, 0.02), np.full((60, 22), 0.01)
     >>> heat[[50, 32, 14]], number[[50, 32, 14], [3, 4, 5]] = 0.9, 0.9
-    >>> named = name_discs(Seen(heat, number), np.full(21, 18.0))
+    >>> named = name_discs(Seen(heat, number), np.full(21, 18.0), trust=1.0)
     >>> named.row[3:6].round().tolist(), bool(named.confidence[3:6].min() > 0.9), bool(named.confidence[7] < 0.01)
     ([50.0, 32.0, 14.0], True, True)
     """
@@ -352,7 +359,7 @@ def label_discs(
     given : Landmarks, optional
         Discs or bodies that somebody has named; one is enough.
     certain : float
-        Probability from which on a disc is named.
+        Probability from which on a disc counts, see `Named.certain`.
     what : str
         Words of the image's role.
 
@@ -377,9 +384,8 @@ def label_discs(
 def labelled(seen: Seen, strip: Strip, gaps: FloatArray, *, points: Sequence[Point] = (), certain: float = CERTAIN) -> Labelling:
     """Turn what a network sees on a strip into named discs, see `label_discs`; where landmarks are given, its opinion on numbers does not count."""
     named = name_discs(seen, gaps, points=points, trust=0.0 if points else TRUST)
-    sure = np.flatnonzero(named.confidence >= certain)
-    sure = sure[sure >= HIGHEST]
-    doubt = {n: float(c) for n, c in enumerate(named.confidence) if n >= HIGHEST and 0.2 <= c < certain}
+    sure = named.certain(certain)
+    doubt = {n: float(c) for n, c in enumerate(named.confidence) if n >= HIGHEST and c >= 0.2 and n not in sure}
     flags = (UNSURE,) if len(sure) < 2 else ()
     if points and not flags and not _agree(named, points):
         flags = (LOOSE,)

@@ -25,6 +25,8 @@ FINE = (3, 3)
 
 # Surroundings: MT-off and T2w signal, MTR in percent.
 BONE, DISC, MUSCLE, FAT, LIGAMENT = (700.0, 420.0, 18.0), (1050.0, 260.0, 30.0), (980.0, 140.0, 38.0), (1700.0, 620.0, 2.0), (420.0, 90.0, 25.0)
+SPINOUS = {2: 25.0, 3: 19.0, 4: 19.0, 5: 20.0, 6: 24.0, 7: 30.0, 8: 31.0}
+"""Vertebra -> how far behind the cord's middle its spinous process ends, mm; others are like the nearest."""
 NECK = (29.0, 28.0, -6.0)
 """Half-widths of the neck in x and y, and the y of its middle, mm."""
 
@@ -164,6 +166,8 @@ def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, disc
     x, y = np.moveaxis(anatomy.offset(place), -1, 0)
     z = place[..., 2]
     from_disc = np.abs(z[..., None] - np.array([d for n, d in discs.items() if n > 2] or [np.inf])).min(-1)
+    tops = sorted((z, n) for n, z in discs.items())
+    behind = np.interp(z, [z - 9 for z, _ in tops], [SPINOUS[min(max(n, min(SPINOUS)), max(SPINOUS))] for _, n in tops])
     over_axis, under_top = z - discs.get(2, np.inf), discs.get(1, np.inf) - z  # mm above the body of C2, mm below the top of C1
 
     def soft(distance: FloatArray) -> FloatArray:
@@ -172,9 +176,9 @@ def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, disc
 
     canal = np.hypot(x / 10.5, y / 8.5)
     body = soft(10 - np.abs(x)) * soft(y - 6.5) * soft(22 - y) * soft(-over_axis)
-    dens = soft(5 - np.hypot(x, y - 13)) * soft(over_axis + 2) * soft(under_top - 4)
-    ring = soft(5 - np.abs(under_top - 10)) * soft(10 - np.abs(x)) * np.maximum(soft(2.5 - np.abs(y - 21.5)), soft(2.5 - np.abs(y + 11)))
-    spinous = soft(3 - np.abs(x) + 0.05 * y) * soft(-8 - y) * soft(24 + y) * soft(from_disc - 4) * soft(2 - over_axis)
+    dens = soft(4.5 - np.hypot(x, y - 12)) * soft(over_axis + 2) * soft(under_top - 4)
+    ring = soft(10 - np.abs(x)) * soft(4.5 - np.abs(under_top - 9)) * np.maximum(soft(2.5 - np.abs(y - 21)), soft(2 - np.abs(y + 11.5)))
+    spinous = soft(3 - np.abs(x) + 0.05 * y) * soft(-8 - y) * soft(behind + y) * soft(from_disc - 4) * soft(2 - over_axis)
     lamina = soft(14 - np.abs(x)) * soft(3.5 - np.abs(y + 8.5 - 0.25 * np.abs(x))) * soft(from_disc - 3) * soft(2 - over_axis)
     pillar = soft(6 - np.hypot(x - 15 * np.sign(x), y - 1))
     neck = np.hypot(x / NECK[0], (y - NECK[2]) / NECK[1])
