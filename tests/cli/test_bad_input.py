@@ -123,7 +123,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def broken(make_study: Callable[..., Path]) -> tuple[Path, BuildReport]:
-    study = make_study("good", *CASES, stages="stages:\n  fit:\n    deformable: false\n")
+    study = make_study("good", *CASES, stages="stages:\n  fit: {deformable: false}\n  segment: {enabled: false}\n")
     for name, case in CASES.items():
         case.spoil(study, name)
     return study, build(load_config(study.with_suffix(".yaml")))
