@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from cohort_engine.config import parse_section, read_yaml
 from cohort_engine.errors import StorageError, unknown_name
+from cohort_engine.nn import weights
 from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
+PACKAGE = "package"
+"""What `start` calls the weights that are installed."""
 SAVE_EVERY = 480.0
 """Seconds between checkpoints."""
 
@@ -124,6 +129,7 @@ def _train(
     written: dict[str, Path] = {}
     for name in nets or tuple(config.nets):
         run = make(name)
+        _begin(run, name)
         _continue(run, folder / f"{name}.ckpt", name)
         _run(run, folder, name, say or (lambda figures: None))
         written[name] = folder / f"{name}.safetensors"
@@ -148,11 +154,30 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
         saved = time.monotonic()
 
 
+def _begin(run: Run, name: str) -> None:
+    """Start from earlier weights, if the configuration says so."""
+    start = run.config.start
+    if start is None:
+        return
+    from safetensors.torch import load
+
+    folder = resources.files(weights.__package__).joinpath(weights.FOLDER) if start == PACKAGE else Path(start)
+    try:
+        content = folder.joinpath(f"{name}.safetensors").read_bytes()
+        run.begin(load(content), hashlib.sha256(content).hexdigest())
+    except (OSError, RuntimeError) as error:
+        raise StorageError(
+            expected="weights of a network as wide as this one", found=str(error).splitlines()[0], where=f"start, {name}.safetensors",
+            remedy=f"Take start: {PACKAGE}, or the folder of an earlier training with the same channels.",
+        ) from error  # fmt: skip
+
+
 def _key(run: Run, name: str) -> str:
     """Hash of what makes a checkpoint another run's: everything but length and speed."""
     config = run.config
     net = config.nets[name].model_dump(mode="json", exclude={"steps", "cool"})
-    return digest({"net": net, "seed": config.seed, "batch": config.batch, "reuse": config.reuse, "template": config.template.name})
+    facts = {"net": net, "seed": config.seed, "batch": config.batch, "reuse": config.reuse, "template": config.template.name}
+    return digest(facts | ({"start": run.start} if run.start else {}))
 
 
 def _continue(run: Run, path: Path, name: str) -> None:

@@ -103,6 +103,8 @@ class TrainingConfig(Section):
     """Learning rate after the warm-up."""
     average: float = Field(default=0.999, gt=0, lt=1)
     """Decay of the moving average of weights, which is what is exported."""
+    start: str | None = None
+    """Weights to go on from: ``package``, or the folder of an earlier training; by default random ones."""
 
 
 class CordTraining(TrainingConfig):
@@ -160,7 +162,14 @@ class Run:
         self.mean.load_state_dict(self.net.state_dict())
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=1e-4)
         self.step, self._made = 0, 0
+        self.start: str | None = None
         self._ring: list[synth.Batch] = []
+
+    def begin(self, weights: Mapping[str, Tensor], content: str) -> None:
+        """Start from these weights instead of random ones; `content` is their hash."""
+        for net in (self.net, self.mean):
+            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        self.start = content
 
     def _build(self) -> nn.Module:
         net = seeded(self.net_config.channels, self.net_config.outputs, self.config.seed)
@@ -259,7 +268,7 @@ class Run:
         made = config.batch * (RING // 4 + 1 + self.step // config.reuse)
         return {
             **net.model_dump(mode="json"), "outputs": net.outputs, "template": config.template.name, **facts, "step": self.step,
-            "samples": made, "device": self.device.type, "held_out": {k: round(v, 4) for k, v in scores.items()},
+            "start": self.start, "samples": made, "device": self.device.type, "held_out": {k: round(v, 4) for k, v in scores.items()},
         }  # fmt: skip
 
     def weights(self) -> dict[str, Tensor]:

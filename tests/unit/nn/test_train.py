@@ -16,6 +16,7 @@ from cohort_engine.nn.unet import for_inference, unet
 from cohort_engine.template.parametric import parametric_cord
 
 torch = pytest.importorskip("torch")
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 NET: dict[str, Any] = {"size": 32, "spacing": 1.0, "jitter": 3.0, "channels": [8, 16], "steps": 40, "heat": True}
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,6 +108,19 @@ def test_a_training_writes_checkpoint_log_and_weights_and_continues(tmp_path: Pa
         train_cord(load_training(study(tmp_path, seed=2)), tmp_path / "run")
 
 
+def test_a_training_starts_from_earlier_weights(tmp_path: Path) -> None:
+    first = train_cord(load_training(study(tmp_path)), tmp_path / "run")["fine"]
+    still = study(tmp_path, start=str(tmp_path / "run"), rate=1e-30, average=0.001)
+    second = train_cord(load_training(still), tmp_path / "more")["fine"]
+    before, after = load_file(first), load_file(second)
+    assert all((before[k] == after[k]).all() for k in before if k.endswith("weight") and before[k].ndim == 4)  # nothing was learnt
+    wide = study(tmp_path, start=str(tmp_path / "run"), nets={"fine": {**NET, "channels": [4, 8]}})
+    with pytest.raises(StorageError, match="as wide as this one"):
+        train_cord(load_training(wide), tmp_path / "wide")
+    with pytest.raises(StorageError, match=r"start, fine\.safetensors"):
+        train_cord(load_training(study(tmp_path, start=str(tmp_path / "nowhere"))), tmp_path / "none")
+
+
 def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Anatomy) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'spacing'"):
         load_training(study(tmp_path, nets={"fine": {"spacng": 1.0, "jitter": 1.0, "steps": 1}}))
@@ -116,5 +130,6 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
         Training(config(nets={"fine": {**NET, "odds": {"lesions": 0.5}}}), "fine", anatomy)
 
 
-def test_the_training_file_of_the_project_is_valid() -> None:
-    assert set(load_training(ROOT / "configs" / "training" / "cord.yaml").nets) == {"coarse", "fine"}
+@pytest.mark.parametrize("name", ["cord", "cord_more", "cord_long"])
+def test_the_training_files_of_the_project_are_valid(name: str) -> None:
+    assert set(load_training(ROOT / "configs" / "training" / f"{name}.yaml").nets) == {"coarse", "fine"}
