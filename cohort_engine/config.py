@@ -147,6 +147,156 @@ class StagesConfig(Section):
     """Tables."""
 
 
+class GroupsConfig(Section):
+    """Who is compared with whom."""
+
+    column: str = schema.GROUP
+    """Column of the subject table."""
+    control: str | None = None
+    """Its word for healthy people; by default the one that is such a word (``HC``, ``control`` ...)."""
+    case: str | None = None
+    """Its word for patients; by default the other one, if there is one other."""
+
+
+class HarmoniseConfig(Section):
+    """Removal of scanner effects (ComBat) from every feature."""
+
+    site: str | None = None
+    """Column that names the scanner (``site``); by default nothing is harmonised."""
+    keep: tuple[str, ...] = (schema.GROUP, schema.AGE, schema.SEX)
+    """Columns whose effects must stay; those that the study lacks are left out."""
+
+
+class TestsConfig(Section):
+    """Group tests of every feature."""
+
+    method: Literal["welch", "mann_whitney", "linear"] = "welch"
+    """``linear`` adjusts for the covariates."""
+    covariates: tuple[str, ...] = ()
+    """Columns to adjust for, with ``linear``."""
+    family: tuple[Literal["metric", "region", "level"], ...] = ("metric",)
+    """Features that agree in these are one family of tests for the false discovery rate; empty: all features are one."""
+    resamples: int = Field(default=0, ge=0)
+    """Bootstrap resamples for the intervals; 0 takes analytic ones."""
+
+
+class RocConfig(Section):
+    """How well each feature tells cases from controls."""
+
+    higher: tuple[str, ...] = ()
+    """Metrics and measures that disease raises; all others are taken to fall."""
+    compare: tuple[tuple[str, str], ...] = ()
+    """Pairs of questions, each one feature (``mtr tract='white matter' level=C2:C3``); by default white matter against area, level by level."""
+    resamples: int = Field(default=500, ge=0)
+    """Bootstrap resamples for the uncertainty of thresholds."""
+
+
+class ClassifierConfig(Section):
+    """A cross-validated classifier of several markers."""
+
+    markers: tuple[str, ...] = ()
+    """Questions whose features are its markers; by default the funiculi, grey matter and the area at the remote level."""
+    folds: int = Field(default=5, ge=2)
+    """Parts that the subjects are cut into."""
+    by: str | None = None
+    """Column whose values stay together in a fold (``site``); by default people."""
+
+
+class CompressionConfig(Section):
+    """Where each cord is compressed most."""
+
+    measure: Literal["diameter_ap", "area"] = "diameter_ap"
+    """Profile that is searched."""
+    search: tuple[str, str] = ("C2", "C7")
+    """First and last level of the search."""
+    remote: str = "C2:C3"
+    """Level away from the compression, for comparison."""
+    gap: float = Field(default=10.0, ge=0)
+    """Distance between a slice and its neighbourhood, mm."""
+    extent: float = Field(default=20.0, gt=0)
+    """Length of the neighbourhood on each side, mm."""
+    specificity: float = Field(default=0.9, gt=0, lt=1)
+    """Part of healthy people that are called not compressed; 0.9 needs nine of them, 0.95 nineteen."""
+
+
+class ClustersConfig(Section):
+    """Subgroups (k-means)."""
+
+    features: tuple[str, ...] = ()
+    """Questions whose features are clustered, and columns of the subject table; by default the clinical scores and the classifier's markers."""
+    who: Literal["cases", "all"] = "cases"
+    """Whom to cluster."""
+    k: int | None = Field(default=None, ge=2)
+    """Number of clusters; by default silhouette and stability choose."""
+    largest: int = Field(default=6, ge=2)
+    """Most clusters to try."""
+    resamples: int = Field(default=50, ge=2)
+    """Bootstrap samples for the stability."""
+
+
+class CorrelateConfig(Section):
+    """Features against clinical scores."""
+
+    scores: tuple[str, ...] = ()
+    """Columns of the subject table; by default every number but age that cases have and that varies."""
+    covariates: tuple[str, ...] = ()
+    """Columns whose part is taken out of both sides."""
+    method: Literal["spearman", "pearson"] = "spearman"
+    """Kind of correlation."""
+    who: Literal["cases", "all"] = "cases"
+    """Whose."""
+
+
+class NormsConfig(Section):
+    """What is healthy."""
+
+    reference: str | None = None
+    """Store of healthy people to compare with; by default the study's own controls."""
+    covariates: tuple[str, ...] = (schema.AGE, schema.SEX)
+    """Columns that the norm depends on; those that nobody has are left out."""
+
+
+class AnalysisConfig(Section):
+    """Statistics of a cohort (``cohort-engine analyse``). Nothing here changes what is stored of a subject."""
+
+    out: str | None = None
+    """Folder for tables, figures and report.html; by default beside the store, ``study_analysis``."""
+    groups: GroupsConfig = GroupsConfig()
+    """Who is compared with whom."""
+    exclude: tuple[str, ...] = ()
+    """Participants to leave out of the statistics."""
+    quality: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    """Quality number -> smallest and largest value that is let in (``mt_dice: [0.85, null]``); a subject without the number stays."""
+    features: tuple[str, ...] = ()
+    """Questions as in ``cohort-engine query``: ``mtr level=C2,C5:C6,compressed``; by default every metric and measure at every level."""
+    space: Literal["template", "native"] = schema.SPACE_TEMPLATE
+    """Tables to read."""
+    max_missing: float = Field(default=0.5, ge=0, lt=1)
+    """A test is not made where more of a group than this is missing."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of every interval."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """False discovery rate below which a finding is called one."""
+    seed: int = 1
+    """Everything random follows from it."""
+    harmonise: HarmoniseConfig = HarmoniseConfig()
+    """Removal of scanner effects."""
+    tests: TestsConfig = TestsConfig()
+    """Group tests."""
+    roc: RocConfig = RocConfig()
+    """ROC curves."""
+    classifier: ClassifierConfig = ClassifierConfig()
+    """Classifier of several markers."""
+    compression: CompressionConfig = CompressionConfig()
+    """Maximal compression."""
+    clusters: ClustersConfig = ClustersConfig()
+    """Subgroups."""
+    correlate: CorrelateConfig = CorrelateConfig()
+    """Correlations with clinical scores."""
+    norms: NormsConfig = NormsConfig()
+    """Healthy reference."""
+
+
 class Config(Section):
     """A whole study file."""
 
@@ -158,6 +308,8 @@ class Config(Section):
     """Where the work runs."""
     stages: StagesConfig = StagesConfig()
     """Scientific parameters."""
+    analysis: AnalysisConfig = AnalysisConfig()
+    """Statistics of the finished cohort."""
 
     def science(self) -> dict[str, Any]:
         """Return the part that changes numbers, without a path or a name of anybody: safe to store.
@@ -186,7 +338,10 @@ def load_config(path: str | Path) -> Config:
     base = path.resolve().parent
     data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
     template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
-    return config.model_copy(update={"data": data, "template": template})
+    given = config.analysis
+    norms = given.norms.model_copy(update={"reference": given.norms.reference and _beside(base, given.norms.reference)})
+    analysis = given.model_copy(update={"out": given.out and _beside(base, given.out), "norms": norms})
+    return config.model_copy(update={"data": data, "template": template, "analysis": analysis})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -38,6 +38,9 @@ FIT = "fit"
 TABLES = "tables"
 QC = "qc"
 STAGES = "stages"
+ANALYSIS = "analysis"
+ANALYSIS_ROW = "row"
+"""Start of the name of a dimension of tidy tables: ``row_groups``."""
 
 # --- spaces, estimators, companions -----------------------------------------------------------------------------------
 SPACE_TEMPLATE: Final = "template"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from cohort_engine.errors import CohortError, IncompleteError, StorageError, Sto
 from cohort_engine.io import layout
 from cohort_engine.io.ledger import LedgerEntry, delete_entries, now, read_ledger, scan_ledger
 from cohort_engine.io.store import local_path, remove_leftovers, storage_errors
+from cohort_engine.io.tables import erase_tables
 
 SHARD = 64
 """Subjects in one object of a freeze."""
@@ -60,7 +60,7 @@ def finalise(url: str, stages: Sequence[str] | None = None, *, allow_missing: bo
             data = layout.text(names) if spec is layout.STAGE_NAMES else values[spec.name]
             layout.create(root, spec, data.shape, overwrite=True)[...] = data
         root.update_attributes({layout.FINALISED: now()})
-        _consolidate(root)
+        layout.consolidate(root)
 
 
 def due_stages(root: zarr.Group) -> tuple[str, ...]:
@@ -110,12 +110,6 @@ def _refuse_missing(names: Sequence[str], status: NDArray[np.int8], present: NDA
             expected="every stage done for every subject", found="; ".join(lines), where="store",
             remedy='Run "cohort-engine retry", or close as it is with --allow-missing.',
         )  # fmt: skip
-
-
-def _consolidate(root: zarr.Group) -> None:
-    with warnings.catch_warnings():  # zarr warns that v3 has no final specification of it; a reader that ignores it loses speed only
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(root.store, zarr_format=3)
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------
@@ -366,7 +360,7 @@ def compact(url: str, out_url: str) -> None:
         for path, array in layout.arrays(root).items():
             _copy(path, array, layout.like(out, path, array, shard=SHARD))
         out.update_attributes({**dict(root.attrs), layout.COMPACTED: now()})
-        _consolidate(out)
+        layout.consolidate(out)
 
 
 def _copy(path: str, source: zarr.Array[Any], target: zarr.Array[Any]) -> None:
@@ -391,6 +385,7 @@ def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
 # --- withdraw ---------------------------------------------------------------------------------------------------------
 def withdraw(url: str, row: int) -> list[str]:
     """Erase a subject: every array at its row becomes fill, its ledger entries go, and so do the remains of writes that a crash cut short.
+    The analysis goes as a whole: it was made with this subject.
 
     The row stays, empty, and is never given to anybody else. The ledger goes first and the name last, so that an erasure that was cut short
     can be found and done again. Run it on each freeze too. No task may write meanwhile: a block of a table is read, changed and written.
@@ -420,6 +415,7 @@ def withdraw(url: str, row: int) -> list[str]:
         if not root.attrs.get(layout.COMPACTED):
             delete_entries(url, row)
         identity = f"{schema.SUBJECTS}/{schema.PARTICIPANT}"
+        erase_tables(root)
         for path, array in sorted(layout.subject_arrays(root).items(), key=lambda item: item[0] == identity):
             with storage_errors(path):
                 array[row] = array.fill_value

@@ -24,6 +24,7 @@ every flipped bit.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -190,6 +191,13 @@ def like(root: zarr.Group, path: str, array: zarr.Array[Any], *, shard: int) -> 
         shards=(shard, *array.chunks[1:]) if sharded else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
         dimension_names=dims_of(array), attributes=dict(array.attrs),
     )  # fmt: skip
+
+
+def consolidate(root: zarr.Group) -> None:
+    """Write the metadata of all nodes in one place, for readers over a network."""
+    with warnings.catch_warnings():  # zarr warns that v3 has no final specification of it; a reader that ignores it loses speed only
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(root.store, zarr_format=3)
 
 
 def is_text(array: zarr.Array[Any]) -> bool:

@@ -1,0 +1,154 @@
+"""Analyse a cohort: tables into the store and beside it, figures, and one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from cohort_engine.config import Config
+from cohort_engine.errors import CohortError
+from cohort_engine.io import layout
+from cohort_engine.io.ledger import now
+from cohort_engine.io.store import local_path
+from cohort_engine.io.tables import write_tables
+from cohort_engine.provenance import digest, versions
+from cohort_engine.query.accessor import open_cohort
+from cohort_engine.report.material import Material, gather
+from cohort_engine.report.tables import SECTIONS
+
+CSV, PARQUET = "csv", "parquet"
+DIGITS = "%.9g"
+ENDING = "_analysis"
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What an analysis found.
+
+    Attributes
+    ----------
+    material : Material
+    tables : mapping of name to DataFrame
+        Tidy; `report.words` says what each column means.
+    problems : mapping of section to str
+        Sections that could not be made, and why.
+    about : mapping
+        Configuration, versions and hashes, as JSON holds them.
+    out : Path or None
+        Where files were written.
+    """
+
+    material: Material
+    tables: dict[str, pd.DataFrame]
+    problems: dict[str, str]
+    about: dict[str, Any]
+    out: Path | None = None
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """Features in which the groups differ, by the false discovery rate of the configuration, the largest effect size first."""
+        table = self.tables.get("groups")
+        if table is None:
+            return pd.DataFrame()
+        found = table[table["q"] <= self.about["config"]["alpha"]]
+        order: pd.DataFrame = found.loc[found["size"].abs().sort_values(ascending=False, kind="stable").index]
+        return order.reset_index(drop=True)
+
+
+def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
+    """Compute every table of an analysis; nothing is written.
+
+    Parameters
+    ----------
+    cohort : str or Dataset
+        A store, or what `open_cohort` returned.
+    config : Config
+        Its section `analysis`.
+
+    Raises
+    ------
+    InputError, ConfigError, UnknownNameError, StoreError
+        Nothing can be analysed at all. A section that cannot be made is in `problems`.
+    """
+    chosen = config.analysis
+    ds = open_cohort(cohort, space=chosen.space) if isinstance(cohort, str) else cohort
+    material = gather(ds, chosen)
+    tables: dict[str, pd.DataFrame] = {}
+    problems: dict[str, str] = {}
+    for name, section in SECTIONS.items():
+        try:
+            tables |= section(material, chosen)
+        except CohortError as error:
+            problems[name] = str(error)
+    science = json.loads(ds.attrs.get(layout.SCIENCE, "{}"))
+    settings = chosen.model_dump(mode="json", exclude={"out", "exclude"})
+    settings["norms"]["reference"] = "another cohort" if chosen.norms.reference else None  # no path
+    store = {k: ds.attrs.get(k, "") for k in (layout.TEMPLATE_NAME, layout.TEMPLATE_VERSION, layout.TEMPLATE_DIGEST, layout.ATLAS_DIGEST)}
+    about = {
+        "config": settings,
+        "science": science,
+        "versions": versions(),
+        "made": now(),
+        "template": store,
+        "finalised": ds.attrs.get(layout.FINALISED, ""),
+    }
+    about["hash"] = digest(settings, science, material.features.to_csv(), material.raw.tobytes(), material.people.group.tobytes())
+    return Analysis(material, tables, problems, about)
+
+
+def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str], None] | None = None) -> Analysis:
+    """Analyse the cohort of a study file: tables into the store, and tables, figures and ``report.html`` into a folder.
+
+    Parameters
+    ----------
+    config : Config
+    out : path, optional
+        Folder; by default `analysis.out`, or beside the store.
+    say : callable, optional
+        Is told what is being done.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    InputError, ConfigError, UnknownNameError, StoreError, StorageError
+        Nothing can be analysed, or a place cannot be written.
+    """
+    from cohort_engine.report.page import write_report
+
+    tell = say or (lambda text: None)
+    url = config.data.store
+    tell("Reading the cohort and computing tables")
+    ds = open_cohort(url, space=config.analysis.space)
+    found = analyse_cohort(ds, config)
+    folder = Path(out or config.analysis.out or _beside(url))
+    tell("Writing tables")
+    write_tables(url, found.tables, {"about": json.dumps(found.about), "problems": json.dumps(found.problems)})
+    write_files(found.tables, folder)
+    tell("Drawing figures and the report")
+    write_report(found, ds, folder)
+    return Analysis(found.material, found.tables, found.problems, found.about, folder)
+
+
+def _beside(url: str) -> Path:
+    """Folder beside a local store; for a store in a bucket one here."""
+    path = local_path(url)
+    name = (path.name if path else url.rstrip("/").rpartition("/")[2]).removesuffix(".zarr")
+    return (path.parent if path else Path.cwd()) / f"{name}{ENDING}"
+
+
+def write_files(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Write each table as CSV and Parquet, in folders of their own."""
+    for kind in (CSV, PARQUET):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(folder / CSV / f"{name}.{CSV}", index=False, float_format=DIGITS)
+        table.to_parquet(folder / PARQUET / f"{name}.{PARQUET}", index=False)

@@ -1,0 +1,341 @@
+"""What is analysed: one number for each person and feature, a feature being a metric in a region at a level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.analysis import harmonise
+from cohort_engine.analysis.compression import Compression, find_compression
+from cohort_engine.config import AnalysisConfig, CompressionConfig
+from cohort_engine.errors import CohortError, ConfigError, StoreError
+from cohort_engine.query.accessor import CORD, PROFILE_VARIABLES, open_cohort
+from cohort_engine.query.frame import Query, parse_query
+from cohort_engine.report.people import People, choose_people, quality_names, subject_table
+
+FloatArray = NDArray[np.float64]
+
+COMPRESSED = "compressed"
+"""Level that is each person's own: where the cord is compressed most."""
+WHITE_MATTER = "white matter"
+FUNICULI = ("dorsal columns", "lateral funiculi", "ventral funiculi", "gray matter")
+METRIC, ESTIMATOR = "metric", "estimator"
+KEYS = (METRIC, schema.REGION, schema.LEVEL, ESTIMATOR)
+"""Columns that name a feature."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A measure along the template: `values` (subject, z), NaN where missing, with the unit and name of the measure."""
+
+    values: FloatArray
+    units: str
+    long_name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything that the statistics of a study use.
+
+    Attributes
+    ----------
+    people : People
+    features : DataFrame
+        A row a feature: metric, region, level, estimator, units.
+    values : (subject, feature) float64
+        NaN is missing. Harmonised, if the study asks for it.
+    raw : (subject, feature) float64
+        As measured.
+    z, z_level : (z,)
+        Height in the template, mm, and level number of each slice; empty without morphometry.
+    profiles : mapping of measure to Profile
+    compression : Compression or None
+    compression_problem : str
+        Why there is none.
+    models : mapping of metric to harmonise.Model
+    repeats : (person, session, feature) float64 or None
+        As measured, of people who were scanned several times: as many sessions of each as all of them have.
+    quality : DataFrame
+        A row a subject, a column a quality number.
+    notes : tuple of str
+        What a reader must know.
+    """
+
+    people: People
+    features: pd.DataFrame
+    values: FloatArray
+    raw: FloatArray
+    z: FloatArray
+    z_level: NDArray[np.int64]
+    profiles: dict[str, Profile]
+    compression: Compression | None
+    compression_problem: str
+    quality: pd.DataFrame
+    models: dict[str, harmonise.Model] = field(default_factory=dict)
+    repeats: FloatArray | None = None
+    notes: tuple[str, ...] = ()
+
+    def find(self, question: str) -> NDArray[np.intp]:
+        """Features that a question names.
+
+        Raises
+        ------
+        ConfigError
+            None does: it has no values.
+        """
+        q = parse_query(question)
+        keep = (self.features[METRIC] == q.metric) & (self.features[ESTIMATOR] == _estimator(q))
+        for column, wanted in ((schema.REGION, q.tracts), (schema.LEVEL, q.levels)):
+            if wanted and not (column == schema.REGION and q.metric in schema.MEASURES):
+                keep &= self.features[column].isin(wanted)
+        found = np.flatnonzero(keep)
+        if not found.size:
+            raise ConfigError(
+                expected="a feature of this cohort", found=repr(question), where="analysis",
+                remedy="It has no values here: ask for it with cohort-engine query, and see which levels the images cover.",
+            )  # fmt: skip
+        return found
+
+    def find_all(self, questions: Iterable[str]) -> NDArray[np.intp]:
+        """Features that any of the questions names, each once, in the order of the questions."""
+        return np.array(list(dict.fromkeys(i for q in questions for i in self.find(q).tolist())), np.intp)
+
+    def label(self, feature: int) -> str:
+        """Name of a feature for people, for instance ``MTR white matter C2:C3``."""
+        return label(*(str(self.features.at[feature, k]) for k in KEYS))
+
+
+def label(metric: str, region: str, level: str, estimator: str = schema.WA) -> str:
+    """Name of a feature for people.
+
+    Examples
+    --------
+    >>> label("mtr", "white matter", "C2:C3"), label("area", "spinal cord", "compressed"), label("mtr", "dorsal columns", "C4", "map")
+    ('MTR white matter C2:C3', 'area at the compression', 'MTR (map) dorsal columns C4')
+    """
+    name = metric.upper() if metric in schema.METRICS else metric.replace("_", " ")
+    name += f" ({estimator})" if estimator not in (schema.WA, "") else ""
+    where = "at the compression" if level == COMPRESSED else level
+    return " ".join(filter(None, (name, "" if metric in schema.MEASURES else region, where)))
+
+
+def _estimator(q: Query) -> str:
+    return "" if q.metric in schema.MEASURES else q.estimator
+
+
+def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
+    """Read what the configuration asks for.
+
+    Parameters
+    ----------
+    cohort : str or Dataset
+        A store, or what `open_cohort` returned.
+    config : AnalysisConfig
+
+    Returns
+    -------
+    Material
+        Features of the defaults that too few people have are left out; those that the configuration names stay.
+
+    Raises
+    ------
+    InputError, ConfigError, UnknownNameError, StoreError
+        Groups, columns, questions or sites that do not fit; nothing that could be analysed.
+    """
+    ds = open_cohort(cohort, space=config.space) if isinstance(cohort, str) else cohort
+    people = choose_people(ds, config)
+    asked = questions_of(ds, config)
+    chosen = ds.isel({schema.SUBJECT: people.at})
+    found, problem = _find_compression(chosen, people.group == 0, config.compression)
+    features, values = read_features(chosen, asked, found)
+    empty = {int(i): _why_empty(chosen, int(i)) for i in np.flatnonzero(np.isnan(values).all(axis=1))}
+    if empty:
+        people, values = people.without(empty), np.delete(values, list(empty), axis=0)
+        chosen = ds.isel({schema.SUBJECT: people.at})
+        found, problem = _find_compression(chosen, people.group == 0, config.compression)
+        features, values = read_features(chosen, asked, found)
+    features, values, dropped = _with_values(features, values, people.group, config)
+    notes = [f"{dropped} features are missing in more than {config.max_missing:.0%} of a group and left out"] if dropped else []
+    quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
+    z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
+    material = Material(
+        people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
+        notes=tuple(notes), repeats=_repeats(ds, config, asked, features),
+    )  # fmt: skip
+    return _harmonised(material, config)
+
+
+def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> dict[str, bool]:
+    """Every question of the analysis -> whether the study file names it."""
+    named = [*config.features, *(q for pair in config.roc.compare for q in pair), *config.classifier.markers]
+    columns = set(subject_table(ds).columns)
+    named += [q for q in config.clusters.features if q not in columns]
+    out = dict.fromkeys(named, True)
+    for question in [] if config.features else default_questions(ds, config):
+        out.setdefault(question, False)
+    return out
+
+
+def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
+    """Every metric in every region, and area and diameter of the cord, at every level, at the remote level and at the compression."""
+    levels = ",".join([*ds.cohort.levels, *_remote(config), COMPRESSED])
+    metrics = [f"{m} level={levels}" for m in ds.cohort.metrics]
+    measures = [f"{m} level={levels}" for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
+    return [*metrics, *measures]
+
+
+def _remote(config: AnalysisConfig) -> list[str]:
+    """Remote level, where the tables can pool levels."""
+    return [config.compression.remote] if config.space == schema.SPACE_TEMPLATE else config.compression.remote.split(":")[:1]
+
+
+def read_features(ds: xr.Dataset, questions: Iterable[str], compression: Compression | None) -> tuple[pd.DataFrame, FloatArray]:
+    """Read the values of questions.
+
+    Returns
+    -------
+    features : DataFrame
+        `KEYS` and units.
+    values : (subject, feature) float64
+    """
+    rows: list[dict[str, str]] = []
+    columns: list[FloatArray] = []
+    seen: set[tuple[str, ...]] = set()
+    for question in questions:
+        q = parse_query(question)
+        levels = [n for n in (q.levels or ds.cohort.levels) if n != COMPRESSED]
+        blocks = [_table(ds, q, levels)] if levels else []
+        if COMPRESSED in q.levels and compression is not None:
+            blocks.append(_at_compression(_table(ds, q, ds.cohort.levels), compression))
+        for block in blocks:
+            cells = block.transpose(schema.SUBJECT, schema.LEVEL, schema.REGION)
+            numbers = cells.to_numpy().astype(float)
+            for i, level in enumerate(cells[schema.LEVEL].to_numpy()):
+                for j, region in enumerate(cells[schema.REGION].to_numpy()):
+                    key = (q.metric, str(region), str(level), _estimator(q))
+                    if key not in seen:
+                        seen.add(key)
+                        rows.append({**dict(zip(KEYS, key, strict=True)), "units": str(cells.attrs.get("units", "1"))})
+                        columns.append(numbers[:, i, j])
+    table = pd.DataFrame(rows, columns=[*KEYS, "units"])
+    values = np.stack(columns, axis=1) if columns else np.empty((ds.sizes[schema.SUBJECT], 0))
+    return table, values
+
+
+def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[str], features: pd.DataFrame) -> FloatArray | None:
+    """Values of people with several sessions; the level of the compression is left out, since it may move between them."""
+    table = subject_table(ds)
+    table = table[~table[schema.PARTICIPANT].isin(config.exclude)]
+    sessions = [part.index.to_numpy() for _, part in table.groupby(schema.PARTICIPANT) if len(part) > 1]
+    if not sessions:
+        return None
+    k = min(map(len, sessions))
+    rows = np.concatenate([s[:k] for s in sessions])
+    found, values = read_features(ds.isel({schema.SUBJECT: rows}), questions, None)
+    place = {row: i for i, row in enumerate(found[list(KEYS)].itertuples(index=False, name=None))}
+    at = [place.get(row, -1) for row in features[list(KEYS)].itertuples(index=False, name=None)]
+    chosen = np.where(np.array(at) >= 0, values[:, at], np.nan)
+    return chosen.reshape(len(sessions), k, -1)
+
+
+def _table(ds: xr.Dataset, q: Query, levels: Sequence[str]) -> xr.DataArray:
+    if q.metric in schema.MEASURES:
+        cells: xr.Dataset = ds.cohort.profile(q.metric, list(levels), min_coverage=q.min_coverage)
+    else:
+        cells = ds.cohort.table(q.metric, list(q.tracts) or None, list(levels), estimator=q.estimator, min_coverage=q.min_coverage)
+    return cells[schema.VALUE].compute()
+
+
+def _at_compression(cells: xr.DataArray, compression: Compression) -> xr.DataArray:
+    """Pick each person's own level."""
+    cells = cells.transpose(schema.SUBJECT, schema.LEVEL, schema.REGION)
+    names = [schema.level_number(str(n)) for n in cells[schema.LEVEL].to_numpy()]
+    at = np.array([names.index(n) if n in names else -1 for n in compression.level.tolist()])
+    values = cells.to_numpy().astype(float)[np.arange(len(at)), at]
+    values[at < 0] = np.nan
+    out = cells.isel({schema.LEVEL: [0]}).copy(data=values[:, None, :])
+    return out.assign_coords({schema.LEVEL: np.array([COMPRESSED], dtype=object)})
+
+
+def _find_compression(ds: xr.Dataset, healthy: NDArray[np.bool_], config: CompressionConfig) -> tuple[Compression | None, str]:
+    """Where each cord is compressed, or why nobody knows."""
+    name = PROFILE_VARIABLES[config.measure]
+    if name not in ds:
+        return None, f"the cohort has no profile of {config.measure}: build it with stages.shape.source: t2w"
+    profile = ds[name].to_numpy().astype(float)
+    first, _, last = config.remote.partition(":")
+    try:
+        found = find_compression(
+            profile, profile[healthy], ds[schema.Z_LEVEL].to_numpy(), search=config.search, control=(first, last or first), gap=config.gap,
+            extent=config.extent, spacing=float(np.median(np.diff(ds[schema.Z].to_numpy()))), specificity=config.specificity,
+        )  # fmt: skip
+    except CohortError as error:
+        return None, str(error)
+    return found, ""
+
+
+def _profiles(ds: xr.Dataset) -> dict[str, Profile]:
+    present = [m for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
+    return {m: Profile(ds[PROFILE_VARIABLES[m]].to_numpy().astype(float), schema.MEASURES[m][1], schema.MEASURES[m][0]) for m in present}
+
+
+def _why_empty(ds: xr.Dataset, at: int) -> str:
+    """Say why somebody has no value at all."""
+    status = f"{schema.STAGES}_{schema.STATUS}"
+    if status in ds:
+        codes = ds[status].isel({schema.SUBJECT: at}).to_numpy()
+        for name, code in zip(ds[schema.STAGE].to_numpy(), codes, strict=True):
+            word = schema.STATUS_CODES.get(int(code), "")
+            if word in (schema.FAILED, schema.MISSING, schema.NOT_RUN):
+                return f"no values: stage {name} {word.replace('_', ' ')}"
+    return "no values"
+
+
+def _with_values(features: pd.DataFrame, values: FloatArray, group: FloatArray, config: AnalysisConfig) -> tuple[pd.DataFrame, FloatArray, int]:
+    """Leave out features that a test could not use, unless the study file names its features."""
+    if config.features:
+        keep = np.isfinite(values).any(axis=0)
+    else:
+        share = np.stack([np.isnan(values[group == g]).mean(axis=0) for g in (0, 1)])
+        keep = (share <= config.max_missing).all(axis=0)
+    if not keep.any():
+        raise StoreError(
+            expected="features with values", found="none", where="analysis",
+            remedy="See cohort-engine status: is the cohort built, and are its tables filled (cohort-engine finalise)?",
+        )  # fmt: skip
+    return features.loc[np.flatnonzero(keep)].reset_index(drop=True), values[:, keep], int((~keep).sum())
+
+
+def _harmonised(material: Material, config: AnalysisConfig) -> Material:
+    """Remove scanner effects, metric by metric, if the study asks for it."""
+    site = config.harmonise.site
+    people = material.people
+    if site is None:
+        places = people.covariates([schema.SITE])
+        if places:
+            count = len(set(map(str, next(iter(places.values())))))
+            note = f"people come from {count} sites and nothing is harmonised: set analysis.harmonise.site if scanners differ"
+            return replace(material, notes=(*material.notes, note))
+        return material
+    where = [str(v) for v in people.column(site)]
+    keep: dict[str, Any] = people.covariates([n for n in config.harmonise.keep if n != schema.GROUP])
+    if schema.GROUP in config.harmonise.keep:
+        keep = {schema.GROUP: people.group, **keep}
+    out, models, notes = material.values.copy(), {}, []
+    for metric in material.features[METRIC].unique():
+        block = np.flatnonzero(material.features[METRIC] == metric)
+        done = harmonise.learn(material.values[:, block], where, keep)
+        out[:, block] = done.values
+        models[str(metric)] = done.model
+        notes += [f"{metric}: {w}" for w in done.model.warnings]
+    return replace(material, values=out, models=models, notes=(*material.notes, *notes))
+
+
+__all__ = ["COMPRESSED", "CORD", "KEYS", "Material", "Profile", "gather", "label", "read_features"]

@@ -1,0 +1,242 @@
+"""Who is analysed: controls and cases, who is left out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.config import AnalysisConfig, GroupsConfig
+from cohort_engine.errors import InputError, unknown_name
+
+WHERE = "analysis"
+HEALTHY = frozenset(
+    {"hc", "nc", "cn", "con", "ctl", "ctrl", "control", "controls", "healthy", "healthy control", "healthy controls", "healthy volunteer"}
+)
+"""Words for healthy people, in lower case."""
+FEWEST = 2
+"""Members that a group needs."""
+REASON = "reason"
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """The subjects of an analysis.
+
+    Attributes
+    ----------
+    at : (n,) int
+        Places along the cohort's subject axis, in its order.
+    table : DataFrame
+        A row a subject: its row in the store (``subject``), participant_id, session_id and every column of the subject table.
+    group : (n,) float
+        0 for a control, 1 for a case.
+    control, case : str
+        What the study calls them.
+    excluded : DataFrame
+        subject, participant_id, session_id, reason: one row for each of the others.
+    """
+
+    at: NDArray[np.intp]
+    table: pd.DataFrame
+    group: NDArray[np.float64]
+    control: str
+    case: str
+    excluded: pd.DataFrame
+
+    def without(self, reasons: Mapping[int, str]) -> People:
+        """Leave out more people: place in `table` -> reason.
+
+        Raises
+        ------
+        InputError
+            A group has fewer than two members then.
+        """
+        keep = np.array([i not in reasons for i in range(len(self.table))], bool)
+        gone = self.table.loc[~keep, list(IDENTITY)].assign(**{REASON: [reasons[i] for i in np.flatnonzero(~keep)]})
+        rest = People(
+            self.at[keep], self.table[keep].reset_index(drop=True), self.group[keep], self.control, self.case,
+            pd.concat([self.excluded, gone], ignore_index=True),
+        )  # fmt: skip
+        _enough(rest)
+        return rest
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the subject table's columns, without those that say who somebody is."""
+        return [str(c) for c in self.table if c not in IDENTITY]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Column of the subject table: float64 with NaN, or text with ``""``; a name that is not there is answered with the near ones."""
+        if name not in self.table:
+            raise unknown_name("column of the subject table", name, self.columns, where=WHERE)
+        return self.table[name].to_numpy()
+
+    def covariates(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return those of the columns that these people have and that vary."""
+        given = {n: self.column(n) for n in names if n in self.table}
+        return {n: v for n, v in given.items() if len(known_values(v)) > 1}
+
+    def numeric(self) -> list[str]:
+        """Columns of numbers."""
+        return [c for c in self.columns if self.table[c].dtype.kind == "f"]
+
+
+IDENTITY = (schema.SUBJECT, schema.PARTICIPANT, schema.SESSION)
+
+
+def known_values(column: NDArray[Any]) -> list[Any]:
+    """Different values of a column, without the missing ones."""
+    series = pd.Series(column)
+    return sorted(series[series.notna() & (series.astype(str) != "")].unique().tolist())
+
+
+def subject_table(ds: xr.Dataset) -> pd.DataFrame:
+    """Lay out the subject columns of an opened cohort, one row a subject."""
+    rows = ds[schema.SUBJECT].to_numpy()
+    names = [str(n) for n, c in ds.coords.items() if c.dims == (schema.SUBJECT,) and n != schema.SUBJECT]
+    columns = {n: ds[n].to_numpy() for n in (*IDENTITY[1:], *(n for n in names if n not in IDENTITY)) if n in names}
+    table = pd.DataFrame({schema.SUBJECT: rows, **columns})
+    if schema.SESSION not in table:
+        table.insert(2, schema.SESSION, "")
+    return table
+
+
+def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
+    """Find controls and cases, and say why the others are left out.
+
+    Left out are: people of no group or another one, those that the configuration names, those outside a limit of quality, and sessions of
+    a person after the first, since a person counts once.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `open_cohort`.
+    config : AnalysisConfig
+
+    Raises
+    ------
+    InputError
+        One group only, a group of one, no word that says who is healthy, one group or site under two spellings.
+    UnknownNameError
+        A column, group, participant or quality number that does not exist.
+    """
+    table = subject_table(ds)
+    column = config.groups.column
+    if column not in table:
+        raise unknown_name("column of the subject table", column, [str(c) for c in table if c not in IDENTITY], where=f"{WHERE}.groups.column")
+    words = table[column].map(_word).to_numpy()
+    for name in dict.fromkeys((column, schema.SITE, config.harmonise.site or schema.SITE)):
+        if name in table and table[name].dtype.kind != "f":
+            _one_spelling(name, table[name].tolist())
+    control, case = _groups([w for w in words if w], config.groups)
+    reasons: dict[int, str] = {}
+    _participants(table, config.exclude)
+    limits = _limits(ds, config.quality)
+    seen: set[str] = set()
+    for i, (participant, word) in enumerate(zip(table[schema.PARTICIPANT], words, strict=True)):
+        outside = next((f"{n} is {v[i]:.3g}, allowed {_range(*config.quality[n])}" for n, (v, bad) in limits.items() if bad[i]), None)
+        if word not in (control, case):
+            reasons[i] = f"{column} is {word!r}" if word else f"no {column}"
+        elif participant in config.exclude:
+            reasons[i] = "excluded by the study file"
+        elif outside:
+            reasons[i] = outside
+        elif participant in seen:
+            reasons[i] = "another session of the same person"
+        else:
+            seen.add(participant)
+    everybody = People(
+        np.arange(len(table)), table, (words == case).astype(float), control, case, pd.DataFrame(columns=[*IDENTITY, REASON])
+    )  # fmt: skip
+    return everybody.without(reasons)
+
+
+def _word(value: Any) -> str:
+    """Value of a group column as a word: groups coded 0 and 1 are words, too."""
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:g}"
+    return str(value).strip()
+
+
+def _one_spelling(name: str, values: Sequence[Any]) -> None:
+    spellings: dict[str, set[str]] = {}
+    for value in values:
+        spellings.setdefault(str(value).strip().casefold(), set()).add(str(value))
+    twice = next((sorted(s) for s in spellings.values() if len(s) > 1), None)
+    if twice:
+        raise InputError(
+            expected="one spelling of each value", found=" and ".join(map(repr, twice)), where=f"column {name}",
+            remedy="They would count as different: write them alike in participants.tsv and build again.",
+        )  # fmt: skip
+
+
+def _groups(words: Sequence[str], config: GroupsConfig) -> tuple[str, str]:
+    """Names of controls and cases."""
+    known = sorted(set(words))
+    where = f"{WHERE}.groups"
+    for key in ("control", "case"):
+        if (name := getattr(config, key)) is not None and name not in known:
+            raise unknown_name("group", name, known, where=f"{where}.{key}")
+    if len(known) < 2:
+        raise InputError(
+            expected="two groups", found=f"one, {known[0]!r}" if known else "nobody with a group", where=f"column {config.column}",
+            remedy="Add controls or patients, or name another column in analysis.groups.column; a cohort of one group can be queried and exported.",
+        )  # fmt: skip
+    healthy = [w for w in known if w.casefold() in HEALTHY and w != config.case]
+    control = config.control or (healthy[0] if len(healthy) == 1 else None)
+    others = [w for w in known if w != control]
+    case = config.case or (others[0] if control and len(others) == 1 else None)
+    if control is None or case is None or control == case:
+        raise InputError(
+            expected="a word for controls and one for cases", found=", ".join(map(repr, known)), where=f"column {config.column}",
+            remedy="Name them in the study file: analysis.groups.control and analysis.groups.case.",
+        )  # fmt: skip
+    return control, case
+
+
+def _participants(table: pd.DataFrame, names: Iterable[str]) -> None:
+    known = table[schema.PARTICIPANT].tolist()
+    for name in names:
+        if name not in known:
+            raise unknown_name("participant", name, known, where=f"{WHERE}.exclude")
+
+
+def quality_names(ds: xr.Dataset) -> list[str]:
+    """Quality numbers of an opened cohort."""
+    return [str(n) for n, v in ds.data_vars.items() if v.dims == (schema.SUBJECT,) and v.dtype.kind == "f"]
+
+
+def _limits(ds: xr.Dataset, limits: Mapping[str, tuple[float | None, float | None]]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """Quality number -> its values, and who is outside its limits."""
+    known = quality_names(ds)
+    out = {}
+    for name, (low, high) in limits.items():
+        if name not in known:
+            raise unknown_name("quality number", name, known, where=f"{WHERE}.quality")
+        values = ds[name].to_numpy().astype(float)
+        bad = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
+        out[name] = (values, bad)
+    return out
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'}".strip()
+
+
+def _enough(people: People) -> None:
+    for name, code in ((people.control, 0.0), (people.case, 1.0)):
+        count = int((people.group == code).sum())
+        if count < FEWEST:
+            reasons = people.excluded[REASON].value_counts()
+            left_out = "; ".join(f"{n} left out: {reason}" for reason, n in reasons.head(3).items())
+            raise InputError(
+                expected=f"at least {FEWEST} people in each group", found=f"{count} in {name!r}{f' ({left_out})' if left_out else ''}", where=WHERE,
+                remedy="A group of one has no spread to compare with: add people, or loosen what leaves them out.",
+            )  # fmt: skip
