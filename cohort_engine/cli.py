@@ -254,12 +254,13 @@ def query(
     store: StoreUrl,
     text: Annotated[str, typer.Argument(help="mtr tract='WM left lateral corticospinal tract' level=C2:C3 by=group", metavar="QUERY")],
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table here as well.")] = None,
+    space: Annotated[str, typer.Option("--space", help="template, or native: tables made in each image.")] = "template",
 ) -> None:
     """Ask the cohort for tract values by subject or by group."""
     from cohort_engine.query.accessor import open_cohort
     from cohort_engine.query.frame import parse_query, run_query
 
-    frame = run_query(open_cohort(store), parse_query(text))
+    frame = run_query(open_cohort(store, space=space), parse_query(text))
     _say(_table(frame))
     if csv is not None:
         frame.to_csv(csv, index=False)

@@ -31,6 +31,8 @@ MIN_COVERAGE = 0.75
 
 PROFILE_VARIABLES = {m: f"profile_{m}" for m in schema.MEASURES if m not in schema.SUMMED}
 """Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
+SPACE = "space"
+"""Attribute of an opened cohort: the space of its tables."""
 CORD = "spinal cord"
 """Region of whole cross-sections."""
 
@@ -98,7 +100,11 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
         Nothing there, not a cohort store, or one of a newer format.
     StorageError
         The place does not answer.
+    UnknownNameError
+        A space that does not exist.
     """
+    if space not in schema.SPACES:
+        raise unknown_name("space", space, list(schema.SPACES), where="query")
     root = layout.open_root(url)
     rows = layout.row_count(root)
     tables = f"{schema.TABLES}/{space}"
@@ -126,7 +132,7 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
         data[name] = variable
         if group in (schema.SUBJECTS, schema.VOXELS) or variable.dims == (name,) or name == schema.Z_LEVEL:
             coords[name] = variable
-    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, dict(root.attrs) | extra)
+    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, dict(root.attrs) | extra | {SPACE: space})
     present = ds[schema.PARTICIPANT].to_numpy() != ""
     return ds if present.all() else ds.isel({schema.SUBJECT: np.flatnonzero(present)})
 
@@ -246,6 +252,11 @@ class CohortAccessor:
             if limit > self.min_coverage:
                 enough = cells[names[schema.COVERAGE]] >= np.float32(limit)
                 cells = cells.assign({n: cells[n].where(enough) for k, n in names.items() if k not in (schema.N, schema.COVERAGE)})
+        elif ds.attrs.get(SPACE, schema.SPACE_TEMPLATE) != schema.SPACE_TEMPLATE:
+            raise StoreError(
+                expected="cells of the native tables: single levels, labels and unions, of a finalised store", found=f"{metric} elsewhere",
+                where="query", remedy="Ask for single levels at the tables' own coverage, or read the template tables, which can be pooled.",
+            )  # fmt: skip
         else:
             cells = tract_table(ds, metric=metric, levels=ranges, regions=chosen, estimator=estimator, min_coverage=limit, merge=False)
         cells = cells.rename({v: k for k, v in names.items()})

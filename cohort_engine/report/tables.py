@@ -99,9 +99,9 @@ def family(m: Material, columns: tuple[str, ...]) -> NDArray[Any]:
 
 def design(m: Material, names: tuple[str, ...]) -> FloatArray | None:
     """Code the columns as numbers (subject, column); None where there are none."""
-    given = m.people.covariates(names)
     for name in names:
         m.people.column(name)  # a misspelt one is an error, one that does not vary is not
+    given = m.people.covariates(names)
     return Coding.of(given).matrix(given, len(m.people.table)) if given else None
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 import cohort_engine
 from cohort_engine.config import parse_config
 from cohort_engine.engine.build import build
+from cohort_engine.errors import StoreError, UnknownNameError
 from cohort_engine.io.closing import verify
 from cohort_engine.phantom.study import simulate
 from cohort_engine.template import load_template
@@ -61,3 +62,13 @@ def test_native_values_come_near_the_raw_truth(study: Path) -> None:
     assert error.abs().mean() < 3
     assert abs(error.mean()) < 2
     assert np.isfinite(cells.se).all()
+
+
+def test_native_tables_are_not_pooled_from_maps_of_the_template(study: Path) -> None:
+    native = cohort_engine.open_cohort(str(study / "study.zarr"), space="native")
+    one = native.cohort.table("mtr", "white matter", "C4", estimator="map")["value"].to_numpy()
+    assert np.isfinite(one).all()
+    with pytest.raises(StoreError, match="single levels"):
+        native.cohort.table("mtr", "white matter", "C3:C4", estimator="map")
+    with pytest.raises(UnknownNameError, match="native"):
+        cohort_engine.open_cohort(str(study / "study.zarr"), space="nativ")
