@@ -186,9 +186,8 @@ def test_repeats_average_scores_and_the_seed_decides() -> None:
 
 def test_units_do_not_matter_and_exchanged_groups_turn_the_score() -> None:
     values, group = study(effect=1.0)
-    found, scaled, turned = (
-        cross_validate(v, g, grid=(0.01, 1.0)) for v, g in ((values, group), (values * [1, 1e3, 0.01, 7] + 5, group), (values, 1 - group))
-    )
+    other_units = values * [1, 1e3, 0.01, 7] + 5
+    found, scaled, turned = (cross_validate(v, g, grid=(0.01, 1.0)) for v, g in ((values, group), (other_units, group), (values, 1 - group)))
     np.testing.assert_allclose(scaled.score, found.score, atol=1e-8)
     np.testing.assert_array_equal(rankdata(scaled.score), rankdata(found.score))
     np.testing.assert_allclose(turned.score, -found.score, atol=1e-6)
