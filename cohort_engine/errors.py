@@ -6,6 +6,8 @@ through pickle. `where` names a *role* (``"MT-off image"``), never a file path: 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -105,6 +107,28 @@ class LostWorkerError(CohortError):
 
 class ResourceError(CohortError):
     """The cluster cannot run the plan: no worker offers a resource, or memory is too small."""
+
+
+class MissingPackageError(CohortError):
+    """A package of an extra is not installed."""
+
+
+@contextmanager
+def optional(package: str, extra: str, *, where: str) -> Iterator[None]:
+    """Import inside: an absent package is answered with the extra that brings it.
+
+    Examples
+    --------
+    >>> with optional("scikit-learn", "analysis", where="clusters"):
+    ...     raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    Traceback (most recent call last):
+    cohort_engine.errors.MissingPackageError: clusters: expected scikit-learn, found no module 'sklearn'. pip install "cohort-engine[analysis]"
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        found, remedy = f"no module {error.name!r}", f'pip install "cohort-engine[{extra}]"'
+        raise MissingPackageError(expected=package, found=found, where=where, remedy=remedy) from error
 
 
 def unknown_name(kind: str, name: str, known: list[str], *, where: str) -> UnknownNameError:

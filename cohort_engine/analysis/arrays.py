@@ -88,6 +88,25 @@ def two_groups(group: ArrayLike, subjects: int, *, where: str) -> BoolArray:
     return out
 
 
+def tally(values: FloatArray, groups: BoolArray) -> IntArray:
+    """How many members of each group have a value, (2, test), of values (subject, test) and groups (2, subject).
+
+    Examples
+    --------
+    >>> tally(np.array([[1.0], [np.nan], [2.0]]), np.array([[True, True, False], [False, False, True]])).tolist()
+    [[1], [1]]
+    """
+    out: IntArray = np.stack([(~np.isnan(values[g])).sum(axis=0) for g in groups])
+    return out
+
+
+def enough(groups: BoolArray, n: IntArray, max_missing: float) -> BoolArray:
+    """Which tests (test,) have at most the share `max_missing` of either group missing, given the counts (2, test)."""
+    size = groups.sum(axis=1)[:, None]
+    out: BoolArray = ((size - n <= max_missing * size) & (n > 0)).all(axis=0)
+    return out
+
+
 def _few(values: FloatArray) -> str:
     found = np.unique(values)
     return ", ".join(f"{v:g}" for v in found[:5]) + (" ..." if len(found) > 5 else "")

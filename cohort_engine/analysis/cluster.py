@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from cohort_engine.analysis.covariates import FloatArray, as_table
-from cohort_engine.errors import InputError
+from cohort_engine.analysis.arrays import FloatArray, IntArray
+from cohort_engine.analysis.covariates import as_table, as_words
+from cohort_engine.analysis.groups import false_discovery
+from cohort_engine.errors import InputError, optional
 
 WHERE = "clusters"
-IntArray = NDArray[np.int64]
 LEFT_OUT = -1
 STABLE = 0.6
 """Mean adjusted Rand index under resampling from which on a number of clusters is taken seriously."""
@@ -114,9 +115,10 @@ def cluster(
     >>> out.k, out.labels.tolist() == [1] * 10 + [0] * 10
     (2, True)
     """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-    from sklearn.metrics import adjusted_rand_score, silhouette_score
+    with optional("scikit-learn", "analysis", where=WHERE):
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+        from sklearn.metrics import adjusted_rand_score, silhouette_score
 
     table = as_table(values, where=WHERE)
     whole = np.isfinite(table).all(axis=1)
@@ -212,10 +214,7 @@ def profiles(values: ArrayLike, labels: ArrayLike) -> Profiles:
         filled = [part for part in parts if len(part)]
         if len(filled) > 1 and np.ptp(np.concatenate(filled)) > 0:
             h[f], p[f] = stats.kruskal(*filled)
-    q = np.full_like(p, np.nan)
-    if (tested := np.isfinite(p)).any():
-        q[tested] = stats.false_discovery_control(p[tested])
-    return Profiles(mean, sd, n, h, p, q)
+    return Profiles(mean, sd, n, h, p, false_discovery(p))
 
 
 def adjusted_rand(labels: ArrayLike, truth: ArrayLike) -> tuple[float, int]:
@@ -236,10 +235,11 @@ def adjusted_rand(labels: ArrayLike, truth: ArrayLike) -> tuple[float, int]:
     >>> adjusted_rand([0, 0, 1, 1, -1], ["b", "b", "a", "a", "a"])
     (1.0, 4)
     """
-    from sklearn.metrics import adjusted_rand_score
+    with optional("scikit-learn", "analysis", where=WHERE):
+        from sklearn.metrics import adjusted_rand_score
 
     group = _labels(labels)
-    known = np.array(["" if x is None or x != x else str(x).strip() for x in np.asarray(truth).tolist()], dtype=str)
+    known = np.array(as_words(truth), dtype=str)
     if known.shape != group.shape:
         raise InputError(expected=f"{len(group)} known groups", found=f"{len(known)}", where=WHERE, remedy="Give one a subject.")
     both = (group >= 0) & (known != "")

@@ -39,7 +39,7 @@ class Coding:
     @classmethod
     def of(cls, covariates: Covariates | None) -> Coding:
         """Numbers stay numbers; words, and yes or no, are categories in alphabetical order."""
-        return cls({name: () if _numeric(column) else tuple(sorted(set(_words(column)) - {""})) for name, column in (covariates or {}).items()})
+        return cls({name: () if _numeric(column) else tuple(sorted(set(as_words(column)) - {""})) for name, column in (covariates or {}).items()})
 
     @property
     def columns(self) -> int:
@@ -92,8 +92,14 @@ def _numeric(column: ArrayLike) -> bool:
     return np.asarray(column).dtype.kind in "iuf"
 
 
-def _words(column: ArrayLike) -> list[str]:
-    """Words; empty where nothing is known (None, NaN, blank)."""
+def as_words(column: ArrayLike) -> list[str]:
+    """Words; empty where nothing is known (None, NaN, blank).
+
+    Examples
+    --------
+    >>> as_words([" a", 1, None, np.nan])
+    ['a', '1', '', '']
+    """
     return ["" if x is None or x != x else str(x).strip() for x in np.asarray(column).tolist()]
 
 
@@ -105,7 +111,7 @@ def _numbers(name: str, column: NDArray[Any]) -> FloatArray:
 
 
 def _indicators(name: str, column: NDArray[Any], known: tuple[str, ...]) -> FloatArray:
-    words = np.array(_words(column), dtype=str)
+    words = np.array(as_words(column), dtype=str)
     if new := sorted(set(words.tolist()) - {"", *known}):
         raise unknown_name(f"category of {name}", new[0], list(known), where=WHERE)
     out: FloatArray = (words[:, None] == np.array(known[1:], dtype=str)).astype(float).reshape(len(words), -1)

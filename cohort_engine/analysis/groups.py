@@ -24,16 +24,18 @@ from cohort_engine.analysis.arrays import (
     FloatArray,
     IntArray,
     basis,
+    enough,
     numbers,
     percentiles,
     ranks,
     resampling,
     share,
     table,
+    tally,
     two_groups,
     varies,
 )
-from cohort_engine.analysis.roc import auc, enough
+from cohort_engine.analysis.roc import auc
 from cohort_engine.errors import InputError, unknown_name
 
 WELCH = "welch"
@@ -153,7 +155,7 @@ def compare(
     groups = two_groups(group, len(x), where="groups")
     columns, complete = basis(covariates, len(x), where="covariates")
     x[~(complete & groups.any(axis=0))] = np.nan
-    n: IntArray = np.stack([(~np.isnan(x[g])).sum(axis=0) for g in groups])
+    n = tally(x, groups)
     x[:, ~enough(groups, n, max_missing)] = np.nan
     data = _Data(x, groups, columns, n)
     found = test(data, confidence)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cohort_engine.analysis.covariates import BoolArray, Coding, Covariates, FloatArray, as_table, by_pattern
-from cohort_engine.errors import InputError, unknown_name
+from cohort_engine.analysis.covariates import BoolArray, Coding, Covariates, FloatArray, as_table, as_words, by_pattern
+from cohort_engine.errors import InputError, optional, unknown_name
 
 WHERE = "harmonise"
 ARRAYS = ("mean", "effects", "sd", "shift", "scale", "n")
@@ -260,11 +260,12 @@ def tell_site(values: ArrayLike, site: ArrayLike, *, folds: int = 5, seed: int =
     >>> tell_site(shifted, ["A"] * 20 + ["B"] * 20).accuracy
     1.0
     """
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    with optional("scikit-learn", "analysis", where=WHERE):
+        from sklearn.impute import SimpleImputer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold, cross_val_score
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
     table, place = as_table(values, where=WHERE), _site(site)
     _same_length(place, len(table))
@@ -331,8 +332,7 @@ def _single(member: BoolArray, sites: tuple[str, ...]) -> Iterator[str]:
 
 def _site(site: ArrayLike) -> NDArray[np.str_]:
     """Names of sites; empty where not known."""
-    names = ["" if x is None or x != x else str(x).strip() for x in np.atleast_1d(np.asarray(site)).tolist()]
-    return np.array(names, dtype=str)
+    return np.array(as_words(np.atleast_1d(np.asarray(site))), dtype=str)
 
 
 def _same_length(place: NDArray[np.str_], subjects: int) -> None:

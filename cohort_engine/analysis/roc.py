@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtr, ndtri
 
 from cohort_engine.analysis.arrays import (
@@ -19,12 +19,14 @@ from cohort_engine.analysis.arrays import (
     BoolArray,
     FloatArray,
     IntArray,
+    enough,
     numbers,
     percentiles,
     ranks,
     resampling,
     share,
     table,
+    tally,
     two_groups,
 )
 
@@ -97,13 +99,6 @@ class Threshold:
     n: IntArray
 
 
-def enough(groups: BoolArray, n: IntArray, max_missing: float) -> BoolArray:
-    """Which tests (test,) have at most the share `max_missing` of either group missing, given the counts (2, test)."""
-    size = groups.sum(axis=1)[:, None]
-    out: BoolArray = ((size - n <= max_missing * size) & (n > 0)).all(axis=0)
-    return out
-
-
 def _placements(values: FloatArray, groups: BoolArray) -> tuple[FloatArray, list[FloatArray], IntArray]:
     """Areas (marker,), the placement values of groups 0 and 1 (subject, marker), NaN elsewhere, and the counts (2, marker).
 
@@ -111,7 +106,7 @@ def _placements(values: FloatArray, groups: BoolArray) -> tuple[FloatArray, list
     """
     inside = [np.where(g[:, None], values, np.nan) for g in (groups[0], groups[1])]
     everyone, _ = ranks(np.where((groups[0] | groups[1])[:, None], values, np.nan))
-    n: IntArray = np.stack([(~np.isnan(v)).sum(axis=0) for v in inside])
+    n = tally(values, groups)
     beside = [everyone - ranks(v)[0] for v in inside]  # how many of the other group lie below
     area = share(np.nansum(beside[1], axis=0), n[0] * n[1])
     return area, [1 - share(beside[0], n[1]), share(beside[1], n[0])], n
@@ -232,15 +227,25 @@ def _one(values: ArrayLike, group: ArrayLike) -> tuple[FloatArray, BoolArray]:
     """Values of one marker from high to low, without missing ones, and whether each is of group 1."""
     x = numbers(values, where="marker").ravel()
     groups = two_groups(group, len(x), where="groups of the marker")
-    known = np.flatnonzero(~np.isnan(x) & groups.any(axis=0))
-    two_groups(np.where(groups[1], 1.0, 0.0)[known], len(known), where="groups of the marker's values that are not missing")
-    order = known[np.argsort(-x[known], kind="stable")]
+    order = _falling(x, groups)
+    two_groups(np.where(groups[1], 1.0, 0.0)[order], len(order), where="groups of the marker's values that are not missing")
     return x[order], groups[1, order]
 
 
-def _counts(x: FloatArray, one: BoolArray) -> tuple[IntArray, FloatArray, FloatArray]:
+def _falling(x: FloatArray, groups: BoolArray) -> NDArray[np.intp]:
+    """Who has a value and a group, from the highest value down."""
+    known = np.flatnonzero(~np.isnan(x) & groups.any(axis=0))
+    return known[np.argsort(-x[known], kind="stable")]
+
+
+def _ends(x: FloatArray) -> NDArray[np.intp]:
+    """Last position of each distinct value in order."""
+    return np.flatnonzero(np.append(np.diff(x) != 0, True))
+
+
+def _counts(x: FloatArray, one: BoolArray) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
     """Last position of each distinct value, and how many of group 1 and group 0 lie at or above it."""
-    last = np.flatnonzero(np.append(np.diff(x) != 0, True))
+    last = _ends(x)
     return last, np.cumsum(one)[last].astype(float), np.cumsum(~one)[last].astype(float)
 
 
@@ -322,7 +327,7 @@ def best_threshold(
     """
     x = table(values, where="markers")
     groups = two_groups(group, len(x), where="groups of the markers")
-    n: IntArray = np.stack([(~np.isnan(x[g])).sum(axis=0) for g in groups])
+    n = tally(x, groups)
     weights = np.concatenate([np.ones((1, len(x))), resampling(groups, resamples, seed)]).T
     out = np.full((5, 3, x.shape[1]), np.nan)
     for marker in np.flatnonzero(enough(groups, n, max_missing)):
@@ -338,10 +343,9 @@ def best_threshold(
 
 def _youden(x: FloatArray, groups: BoolArray, weights: FloatArray) -> FloatArray:
     """Best threshold, its index, sensitivity, specificity, and its index for subjects that were not drawn (5, draw), for weights (subject, draw)."""
-    known = np.flatnonzero(~np.isnan(x) & groups.any(axis=0))
-    order = known[np.argsort(-x[known], kind="stable")]
+    order = _falling(x, groups)
     v, w, one = x[order], weights[order], groups[1, order]
-    last = np.flatnonzero(np.append(np.diff(v) != 0, True))
+    last = _ends(v)
     hits, alarms, other_hits, other_alarms = (np.cumsum(u * g[:, None], axis=0)[last] for u in (w, w == 0) for g in (one, ~one))
     gain = hits * alarms[-1] - alarms * hits[-1]  # whole numbers, so that ties are ties
     best = np.argmax(gain, axis=0)
