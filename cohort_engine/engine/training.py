@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from cohort_engine.config import parse_section, read_yaml
-from cohort_engine.errors import StorageError, unknown_name
+from cohort_engine.errors import StorageError, optional, unknown_name
 from cohort_engine.nn import weights
 from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
@@ -117,7 +117,8 @@ def _train(
     config: TrainingConfig, source: Callable[[], Callable[[str], Run]], out: str | Path, nets: tuple[str, ...],
     say: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Path]:  # fmt: skip
-    import torch
+    with optional("torch", "nn", where="training"):
+        import torch
 
     for name in nets:
         if name not in config.nets:

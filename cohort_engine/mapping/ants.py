@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cohort_engine.errors import optional
 from cohort_engine.template.packing import FloatArray, Grid
 
 MEAN_SQUARES, CORRELATION = "meansquares", "CC"
@@ -61,7 +62,8 @@ def deform(
     Avants BB et al. Symmetric diffeomorphic image registration with cross-correlation. Med Image Anal 2008;12:26. doi:10.1016/j.media.2007.06.004
     """
     os.environ.setdefault(SEED, str(seed))
-    import ants
+    with optional("antspyx", "register", where="registration"):
+        import ants
 
     with tempfile.TemporaryDirectory(prefix="ants-") as folder:
         images = (ants.from_numpy(np.ascontiguousarray(a, np.float32), spacing=[float(s) for s in spacing]) for a in (fixed, moving))

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cohort_engine.errors import ConfigError
+from cohort_engine.errors import ConfigError, optional
 from cohort_engine.nn.unet import for_inference
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def content(task: str) -> str:
 
 @cache
 def _load(name: str, device: str, half: bool | None, folder: str | None) -> Network:
-    import torch
+    with optional("torch", "nn", where="networks"):
+        import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

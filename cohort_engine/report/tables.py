@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.analysis import agreement, harmonise
+from cohort_engine.analysis.classify import cross_validate
 from cohort_engine.analysis.cluster import cluster, profiles
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.covariates import Coding
@@ -32,6 +33,7 @@ Section = Callable[[Material, AnalysisConfig], Tables]
 FEATURE = [*KEYS, "units"]
 CURVES_AT_MOST = 12
 """Features whose whole ROC curve is kept: those of the pairs, and the best."""
+CLASSIFIER = "all markers"
 BAND = (5.0, 50.0, 95.0)
 """Centiles of the healthy band along the cord."""
 
@@ -247,6 +249,29 @@ def markers(m: Material, config: AnalysisConfig) -> NDArray[np.intp]:
     return chosen.to_numpy().astype(np.intp)
 
 
+def classifier(m: Material, config: AnalysisConfig) -> Tables:
+    """Several markers at once, judged on people that the classifier was not learnt from."""
+    chosen, settings, site = markers(m, config), config.classifier, config.harmonise.site
+    together = None if settings.by is None else [str(v) for v in m.people.column(settings.by)]
+    inside = None if site is None or settings.by == site else [str(v) for v in m.people.column(site)]
+    keep = m.people.covariates([n for n in config.harmonise.keep if n not in (schema.GROUP, config.groups.column)]) if inside else None
+    found = cross_validate(
+        m.raw[:, chosen], m.people.group, folds=settings.folds, fold_by=together, site=inside, covariates=keep, max_missing=config.max_missing,
+        confidence=config.confidence, seed=config.seed,
+    )  # fmt: skip
+    summary = pd.DataFrame([{
+        "markers": len(chosen), "folds": found.fold_auc.shape[1], "kept_together": settings.by or "", "auc": found.auc, "auc_se": found.se,
+        "auc_low": found.low, "auc_high": found.high, "n_control": found.n[0], "n_case": found.n[1], "note": "; ".join(found.warnings),
+    }])  # fmt: skip
+    names = pd.DataFrame({"marker": [m.label(int(i)) for i in chosen], "coefficient": found.mean_coefficient, "same_sign": found.sign_stability})
+    who = m.people.table[list(IDENTITY)].assign(score=found.score, probability=found.probability, fold=found.fold[0])
+    who[schema.GROUP] = np.where(m.people.group == 1, m.people.case, m.people.control)
+    known = np.isfinite(found.score)
+    c = curve(found.score[known], m.people.group[known])
+    drawn = pd.DataFrame({"marker": CLASSIFIER, "threshold": c.threshold, "sensitivity": c.sensitivity, "specificity": c.specificity})
+    return {"classifier": summary, "classifier_markers": names, "classifier_scores": who, "classifier_curve": drawn}
+
+
 # --- clusters ---------------------------------------------------------------------------------------------------------
 def clusters(m: Material, config: AnalysisConfig) -> Tables:
     """Subgroups of people, what they were made of, and what else differs between them."""
@@ -454,7 +479,7 @@ def repeats(m: Material, config: AnalysisConfig) -> Tables:
 
 
 SECTIONS: Mapping[str, Section] = {
-    "people": people, "groups": groups, "roc": roc, "compression": compression, "clusters": clusters, "correlations": correlations,
-    "norms": norms, "sites": sites, "repeats": repeats,
+    "people": people, "groups": groups, "roc": roc, "classifier": classifier, "compression": compression, "clusters": clusters,
+    "correlations": correlations, "norms": norms, "sites": sites, "repeats": repeats,
 }  # fmt: skip
 """Sections in the order of the report."""
