@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 import cohort_engine
 from cohort_engine.config import parse_config
@@ -66,6 +67,7 @@ def summary(cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(1800)
 def test_error_and_intervals_against_the_raw_truth(benchmark: Any, tmp_path: Path) -> None:
     """Intervals are judged over all seeds together: the tracts of one seed are four subjects, whose maps err for all of their cells at once."""
     found = benchmark.pedantic(
