@@ -512,7 +512,7 @@ def native_stage(stage: Stage, config: Config) -> Stage:
     tables = [spec.path for e in reduce.estimators for spec in schema.table_specs(metric, e, schema.SPACE_NATIVE).values()]
     own = {"estimators": list(reduce.estimators), "min_coverage": reduce.min_coverage, "native": reduce.native}
     return Stage(
-        name=schema.native_stage(metric), version=f"{stage.version}.2",
+        name=schema.native_stage(metric), version=f"{stage.version}.3",
         run=partial(run_native, metric=metric, image=stage.image, atlas=stage.atlas or fitted_atlas),
         params=partial(_native_params, stage.params, own), roles=(*stage.roles, *stage.atlas_roles),
         alternatives=stage.alternatives, needs=(*stage.needs, stage.name),

@@ -69,6 +69,8 @@ class Fit:
         Missing: NaN where the data do not determine it.
     labels : (..., label)
         Value of each label in the model, 0 where it is not determined.
+    tissues : (..., label)
+        Least-squares value of each label's cluster.
     coefficients : (..., region, label)
         ``value = coefficients @ wy``.
     noise : (...)
@@ -81,6 +83,7 @@ class Fit:
 
     value: FloatArray
     labels: FloatArray
+    tissues: FloatArray
     coefficients: FloatArray
     noise: FloatArray
     spread: FloatArray
@@ -231,14 +234,17 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     clusters = _complete(clusters, n_labels)
     pool = _indicator(clusters, n_labels)
     project = pool @ np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
-    rss0 = moments.yy - (wy * _apply(project, wy)).sum(axis=-1)
+    tissues = _apply(project, wy)
+    rss0 = moments.yy - (wy * tissues).sum(axis=-1)
     left = np.trace(gram, axis1=-2, axis2=-1) - np.einsum("...ij,...jk,...ki->...", project, gram, gram)
     excess = rss0 - noise * (moments.count - len(clusters))
     spread = np.divide(np.maximum(excess, 0), left, out=np.zeros_like(excess), where=left > 1e-9)
-    return Fit(value, beta, chosen, noise, spread, inflation)
+    return Fit(value, beta, tissues, chosen, noise, spread, inflation)
 
 
-def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: FloatArray, *, neighbours: FloatArray | float = 1.0) -> FloatArray:
+def standard_error(
+    moments: Moments, fitted: Fit, regions: Members, noise: FloatArray, *, neighbours: FloatArray | float = 1.0, volumes: FloatArray | None = None
+) -> FloatArray:
     """Give the standard error of each region (..., region): the noise through the coefficients, and what the model itself assumes.
 
     Parameters
@@ -248,10 +254,14 @@ def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: Float
         Variance of a voxel, for instance ``fitted.noise[..., None]``.
     neighbours : (..., region) or float
         How much larger the variance is than that of independent voxels, see `reduce.native.neighbour_variance`.
+    volumes : (label,) float, optional
+        How much there is of each label, any unit; by default its weight in the voxels.
 
     Formula
-        ``se^2 = neighbours noise u'Gu + spread |Gu - t|^2``: u the coefficients, t the region's true mixture (its members by their weights). The
-        second term is the expected squared bias: of ``map`` because it pulls towards the cluster, of both because a union is fitted as one value.
+        ``se^2 = neighbours noise u'Gu + ((Gu - t)'b0)^2 + spread |Gu - t|^2``: u the coefficients, t the region's true mixture (its members by their
+        volumes), b0 the tissues' values. The last two terms are the expected squared bias where labels scatter about their tissues by `spread`. It
+        comes with ``map``, which pulls towards the cluster, and with both, since a union is fitted as one value: where that is one tissue, the
+        middle term is 0; of a union of white and grey matter it is most of the error.
 
     Examples
     --------
@@ -261,15 +271,17 @@ def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: Float
     >>> standard_error(m, f, [(0,)], f.noise[..., None]).round(4).tolist()
     [0.5774]
     """
+    held = moments.w if volumes is None else volumes
     reached = fitted.coefficients @ moments.gram
-    target = np.zeros(np.broadcast_shapes(reached.shape, (*moments.w.shape[:-1], *reached.shape[-2:])))
+    target = np.zeros(np.broadcast_shapes(reached.shape, (*held.shape[:-1], *reached.shape[-2:])))
     for i, members in enumerate(regions):
-        share = moments.w[..., list(members)]
+        share = held[..., list(members)]
         total = share.sum(axis=-1, keepdims=True)
         target[..., i, list(members)] = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
     through = (reached * fitted.coefficients).sum(axis=-1)
-    bias = ((reached - target) ** 2).sum(axis=-1)
-    variance = neighbours * noise * through + np.asarray(fitted.spread)[..., None] * bias
+    astray = reached - target
+    known = (astray * fitted.tissues[..., None, :]).sum(axis=-1)
+    variance = neighbours * noise * through + known**2 + np.asarray(fitted.spread)[..., None] * (astray**2).sum(axis=-1)
     error: FloatArray = np.sqrt(np.maximum(variance, 0))
     return error
 

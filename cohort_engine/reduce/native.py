@@ -20,8 +20,8 @@ from cohort_engine.reduce.linear import FloatArray, Members
 
 HALF = 0.5
 """Share of a voxel from which `bin` and `max` count it to a region."""
-NEAR = tuple(d for d in product((-1, 0, 1), repeat=3) if d > (0, 0, 0) and np.count_nonzero(d) < 3)
-"""Offsets to the voxels that share a face or an edge with one, one of each pair."""
+NEAR = tuple(d for d in product((-1, 0, 1), repeat=3) if d > (0, 0, 0))
+"""Offsets to the voxels that touch one, one of each pair."""
 WHOLE = 0.99
 """Share of a voxel that labels must fill for its signal to tell what tissues look like."""
 
@@ -63,8 +63,9 @@ Result = tuple[FloatArray, FloatArray, FloatArray]
 
 
 def reduce_group(
-    values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str, places: NDArray[np.integer[Any]] | None = None
-) -> Cells:
+    values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str,
+    places: NDArray[np.integer[Any]] | None = None, volumes: FloatArray | None = None,
+) -> Cells:  # fmt: skip
     """Estimate every region from one group of slices.
 
     Parameters
@@ -78,6 +79,8 @@ def reduce_group(
     places : (voxel, 3) int, optional
         Index of each voxel in the image, slices along the last axis: standard errors then know which voxels are neighbours (`neighbour_variance`).
         Without, voxels count as independent.
+    volumes : (label,) float, optional
+        How much there is of each label, any unit, for the standard errors of unions; by default its weight in the voxels.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def reduce_group(
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
     std = _weighted(y, target)[1]
-    group = Group(y, w, target, regions, clusters, None if places is None else places[valid])
+    group = Group(y, w, target, regions, clusters, None if places is None else places[valid], volumes)
     value, spread, se = ESTIMATORS[estimator](group)
     empty = n <= 0
     value, std, spread, se = (np.where(empty, np.nan, a) for a in (value, std, spread, se))
@@ -141,7 +144,7 @@ def level_tables(
     for i, number in enumerate(levels):
         some = level == number
         where = None if places is None else places[some]
-        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where)
+        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i])
         seen, whole = np.array([reach[:, i, list(members)].sum(axis=1) for members in regions]).T
         coverage = cells.coverage * np.divide(seen, whole, out=np.zeros(len(regions)), where=whole > 0)
         low = (coverage < min_coverage) | (coverage <= 0)
@@ -167,7 +170,10 @@ def _absent(target: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The voxels of one group of slices that have a value: values (voxel,), weights (label, voxel), target (region, voxel), places (voxel, 3)."""
+    """The voxels of one group of slices that have a value: values (voxel,), weights (label, voxel), target (region, voxel), places (voxel, 3).
+
+    And the volumes (label,) of all that is there.
+    """
 
     values: FloatArray
     weights: FloatArray
@@ -175,6 +181,7 @@ class Group:
     regions: Members
     clusters: Members
     places: NDArray[np.integer[Any]] | None
+    volumes: FloatArray | None
 
 
 def _average(group: Group) -> Result:
@@ -203,8 +210,20 @@ def _mixture(group: Group, *, prior: bool) -> Result:
     residual = group.values - fitted.labels @ group.weights
     n = group.target.sum(axis=1)
     noise = np.divide(group.target @ residual**2, n, out=_absent(group.target), where=n > 0) * fitted.inflation
-    alike: FloatArray | float = 1.0 if group.places is None else neighbour_variance(fitted.coefficients @ group.weights, residual, group.places)
-    return fitted.value, np.sqrt(noise), linear.standard_error(moments, fitted, group.regions, noise, neighbours=alike)
+    alike: FloatArray | float = 1.0
+    if group.places is not None:
+        alike = neighbour_variance(fitted.coefficients @ group.weights, _standardised(residual, group.weights), group.places)
+    return fitted.value, np.sqrt(noise), linear.standard_error(moments, fitted, group.regions, noise, neighbours=alike, volumes=group.volumes)
+
+
+def _standardised(residual: FloatArray, weights: FloatArray) -> FloatArray:
+    """Residuals (voxel,) over the noise of what is in each voxel: the root mean square of each label's, mixed by `weights` (label, voxel)."""
+    weight, filled = weights.sum(axis=1), weights.sum(axis=0)
+    square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
+    noise = np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0)
+    level = np.sqrt(np.where(noise > 0, noise, np.inf))
+    standardised: FloatArray = residual / level
+    return standardised
 
 
 ESTIMATORS: Mapping[str, Callable[[Group], Result]] = {
@@ -233,7 +252,7 @@ def neighbour_variance(coefficients: FloatArray, residual: FloatArray, places: N
     coefficients : (region, voxel) float
         What each voxel adds to each estimate.
     residual : (voxel,) float
-        Value minus model.
+        Value minus model, over the noise where noise differs between voxels: else the loudest decide what all are said to be like.
     places : (voxel, 3) int
         Index in the image, slices along the last axis, without doubles.
 

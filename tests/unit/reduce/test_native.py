@@ -46,6 +46,44 @@ def test_median() -> None:
     assert one("median")["value"] == pytest.approx(20 + 20 * (0.875 - 0.25) / 0.75)
 
 
+# Two labels: pure, mixed, half outside, pure, outside, and a voxel without a value. The last two count for nothing, but for the toolbox's max.
+HAND_W = np.array([[1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 1.0], [0.0, 0.25, 0.5, 0.25, 1.0, 0.0, 0.0]])
+HAND_Y = np.array([44.0, 40.0, 30.0, 12.0, 20.0, 7.0, np.nan])
+REGION = {"first": (0,), "second": (1,), "both": (0, 1)}
+
+
+def toolbox(estimator: str, members: tuple[int, ...]) -> float:
+    """The toolbox's recipe: a missing value has weight 0 and is 0; sums over all voxels of the slices."""
+    lost = ~np.isfinite(HAND_Y)
+    y, w = np.where(lost, 0, HAND_Y), np.where(lost, 0, HAND_W)
+    target = w[list(members)].sum(axis=0)
+    if estimator == "wa":
+        return float((target * y).sum() / target.sum())
+    if estimator == "bin":
+        return float(y[target >= 0.5].mean())
+    if estimator == "median":
+        order = np.argsort(y)
+        share = np.cumsum(target[order])
+        return float(np.interp(0.5, (share - target[order] / 2) / share[-1], y[order]))
+    if estimator == "max":  # the toolbox ignores the mask; ours stays inside the region
+        return float(y[target >= 0.5].max())
+    design = np.stack([target, *(w[k] for k in range(2) if k not in members)], axis=1)
+    return float((np.linalg.pinv(design.T @ design) @ design.T @ y)[0])
+
+
+@pytest.mark.parametrize("region", REGION)
+@pytest.mark.parametrize("estimator", ["wa", "bin", "median", "ml", "max"])
+def test_equal_to_the_toolbox_by_its_formula(estimator: str, region: str) -> None:
+    found = reduce_group(HAND_Y, HAND_W, [REGION[region]], [(0, 1)], estimator=estimator).value.item()
+    assert found == pytest.approx(toolbox(estimator, REGION[region]), rel=1e-12)
+
+
+@pytest.mark.parametrize(("estimator", "expected"), [("bin", 38.0), ("max", 44.0), ("median", 40 + 4 / 7)])
+def test_by_hand(estimator: str, expected: float) -> None:
+    """First label. bin, max: of 44, 40, 30. median: 12, 30, 40, 44 by 1/4, 1/2, 3/4, 1 have p = .05, .2, .45, .8: halfway lies 1/7 from 40 to 44."""
+    assert reduce_group(HAND_Y, HAND_W, [(0,)], [(0, 1)], estimator=estimator).value.item() == pytest.approx(expected)
+
+
 def test_mixture_leaves_partial_volume_out() -> None:
     w = np.array([[1, 0.5, 0.0, 1.0], [0, 0.5, 1.0, 0.0]])
     y = np.array([40, 10]) @ w
@@ -161,3 +199,25 @@ def test_independent_voxels_are_not_called_better_than_that() -> None:
     variance = neighbour_variance(np.ones((1, len(places))), rng.normal(size=len(places)), places)
     assert 1 <= variance[0] < 1.3
     assert neighbour_variance(np.ones((1, 2)), np.zeros(2), places[:2]).tolist() == [1.0]
+
+
+def test_a_union_of_two_tissues_knows_what_one_value_for_both_costs() -> None:
+    """White 50, grey 40, and voxels of both. One value for both is the mean of the voxels, and its error what the volumes make of it."""
+    w = np.array([[1.0, 1.0, 1.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.0, 1.0, 0.5, 0.5]])
+    y, clusters = np.array([50.0, 40.0]) @ w, [(0,), (1,)]
+    for volumes, truth in ((None, 140 / 3), (np.array([3.0, 1.0]), 47.5), (np.array([1.0, 0.0]), 50.0)):
+        cells = reduce_group(y, w, [(0, 1), (0,)], clusters, estimator="ml", volumes=volumes)
+        assert cells.value.tolist() == pytest.approx([140 / 3, 50])  # of white matter alone: nothing is lost
+        assert cells.se.tolist() == pytest.approx([abs(truth - 140 / 3), 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("loud", [1.0, 30.0])
+def test_loud_voxels_do_not_decide_what_quiet_ones_are_like(loud: float) -> None:
+    """Twenty voxels in a row that alternate, and as many elsewhere in runs of ten: the likeness is that of both, however loud the runs are."""
+    places = np.stack([np.arange(40), np.repeat([0, 5], 20), np.zeros(40, int)], axis=-1)
+    w = np.repeat(np.eye(2), 20, axis=1)
+    y = 50 + np.r_[np.tile([1.0, -1.0], 10), loud * np.repeat([1.0, -1.0], 10)]
+    known, unknown = (reduce_group(y, w, [(0,), (1,)], [(0, 1)], estimator="ml", places=p).se for p in (places, None))
+    likeness = (-19 + 17) / 38  # 38 pairs side by side
+    assert likeness < 0  # and the error is not called smaller than that of independent voxels
+    np.testing.assert_allclose(known, unknown)
