@@ -92,3 +92,76 @@ def make_store(tmp_path: Path, small_template: Template, make_config: Callable[.
         return url
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Lay out a finished cohort of maps, profiles and tables: cases lose MTR, most of them cord at C5, and some people come twice.
+
+    `change` may edit the table of subjects, which the values were drawn for, before it is stored.
+    """
+    import numpy as np
+
+    from cohort_engine import schema
+    from cohort_engine.io import layout
+    from cohort_engine.io.closing import finalise
+    from cohort_engine.io.ledger import LedgerEntry, now, write_entry
+    from cohort_engine.io.writer import init_store, write_subject
+    from cohort_engine.reduce.cohort import tabulate
+
+    template = parametric_cord(spacing=2, top="C2", bottom="C7")
+    stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}
+
+    def make(people: int = 48, twice: int = 0, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda t: t, seed: int = 3) -> str:
+        url = str(tmp_path_factory.mktemp("cohort") / "study.zarr")
+        rng = np.random.default_rng(seed)
+        rows = []
+        for i in range(people):
+            case, severity = i % 2 == 1, float(rng.uniform(0.3, 1)) if i % 2 else 0.0
+            score = round(18 - 8 * severity + rng.normal(0, 0.7), 1) if case else np.nan
+            person = {"participant_id": f"sub-{i:03d}", "session_id": "ses-1" if twice else "", "group": "DCM" if case else "HC", "site": "ABC"[i % 3],
+                      "age": float(rng.integers(25, 75)), "sex": "FM"[int(rng.integers(2))], "mjoa": score, "severity": severity}  # fmt: skip
+            rows += [person, {**person, "session_id": "ses-2"}] if i < twice else [person]
+        table = pd.DataFrame(rows)
+        config = parse_config({"data": {"bids": "b", "store": url}, "template": {"name": "parametric"}, "stages": stages})
+        stored = init_store(url, template=template, config=config, subjects=change(table).drop(columns="severity"), units={"age": "year"})
+        import zarr
+
+        root = zarr.open_group(url, mode="r")
+        z, level = (np.asarray(root[f"{schema.PROFILES}/{n}"]) for n in (schema.Z, schema.Z_LEVEL))
+        narrow = np.exp(-(((z - z[level == 5].mean()) / 5) ** 2))
+        offsets = {p: rng.normal(0, 1, 2) for p in table["participant_id"]}
+        for row, (_, who) in zip(stored, table.iterrows(), strict=True):
+            mtr = 48 + offsets[who["participant_id"]][0] - 5 * who["severity"] * (template.packing.level == 5) - 1.5 * who["severity"]
+            own = 1 + 0.05 * offsets[who["participant_id"]][1] + rng.normal(0, 0.004, len(z))
+            ap = 7.5 * own * (1 - 0.35 * who["severity"] * narrow)
+            arrays = {
+                "maps/mtr": (mtr + rng.normal(0, 3, len(template.packing.level))).astype(np.float32),
+                "profiles/diameter_ap": ap, "profiles/area": ap * 9.5, "qc/mt_dice": np.float32(rng.uniform(0.88, 0.97)),
+            }  # fmt: skip
+            write_subject(url, int(row), arrays, template_digest=template.digest)
+            for stage in {layout.stage_of(path) for path in arrays}:
+                write_entry(url, LedgerEntry(int(row), str(stage), schema.DONE, key="simulated", seconds=0.0, finished=now()))
+        tabulate(url)
+        finalise(url, ("mtr", "shape"))
+        return url
+
+    return make
+
+
+WHOLE = {
+    "harmonise": {"site": "site"}, "roc": {"resamples": 30}, "clusters": {"resamples": 10}, "quality": {"mt_dice": [0.89, None]},
+    "exclude": ["sub-007"],
+}  # fmt: skip
+"""Analysis section that leaves no section out."""
+
+
+@pytest.fixture(scope="session")
+def whole_study(make_finished_study: Callable[..., str]) -> tuple[Any, Any]:
+    """Analysis of a simulated cohort in which no section is missing, and the opened cohort. Not to be changed."""
+    from cohort_engine.query.accessor import open_cohort
+    from cohort_engine.report.analyse import analyse_cohort
+
+    url = make_finished_study(twice=8)
+    ds = open_cohort(url)
+    return analyse_cohort(ds, parse_config({"data": {"bids": "b", "store": url}, "analysis": WHOLE})), ds

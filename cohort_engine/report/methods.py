@@ -1,0 +1,349 @@
+"""The Methods section of a study, written from its configuration, from what its store says of itself, and from what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from cohort_engine import schema
+from cohort_engine.analysis.groups import LINEAR, MANN_WHITNEY, WELCH
+from cohort_engine.io import layout
+from cohort_engine.reduce.estimators import ESTIMATORS
+from cohort_engine.report.references import Reference, number
+
+if TYPE_CHECKING:
+    from cohort_engine.report.analyse import Analysis
+
+LIBRARIES = {"scikit-learn": "scikit-learn", "pandas": "pandas", "matplotlib": "Matplotlib"}
+"""Packages of the statistics and figures -> their names."""
+BUILT = {"numpy": "NumPy", "scipy": "SciPy", "xarray": "xarray", "zarr": "Zarr", "dask": "Dask", "nibabel": "NiBabel", "antspyx": "ANTsPy"}
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Text of the section: (heading, paragraph) in order, with numbered citations, and the works cited."""
+
+    parts: tuple[tuple[str, str], ...]
+    references: tuple[Reference, ...]
+
+    def __str__(self) -> str:
+        text = "\n\n".join(f"## {heading}\n\n{paragraph}" for heading, paragraph in self.parts)
+        works = "\n".join(f"{i}. {work}" for i, work in enumerate(self.references, start=1))
+        return f"# Methods\n\n{text}\n\n# References\n\n{works}\n"
+
+
+def write_methods(found: Analysis, ds: xr.Dataset) -> Methods:
+    """Say how a study was made and analysed.
+
+    Parameters
+    ----------
+    found : Analysis
+        Its `about` has the configuration and the scientific settings of the store; sections without a table are left out.
+    ds : Dataset
+        The cohort, from `open_cohort`: how many masks and landmarks were drawn by a network is counted in its ledger.
+
+    Returns
+    -------
+    Methods
+        Only works that the text cites.
+    """
+    study = _Study(found, ds)
+    written = [(heading, part(study)) for heading, part in PARTS.items()]
+    kept = [(heading, text) for heading, text in written if text]
+    texts, works = number(text for _, text in kept)
+    return Methods(tuple(zip((heading for heading, _ in kept), texts, strict=True)), tuple(works))
+
+
+class _Study:
+    """What the sentences are made of."""
+
+    def __init__(self, found: Analysis, ds: xr.Dataset) -> None:
+        self.found, self.ds = found, ds
+        self.config: dict[str, Any] = found.about["config"]
+        self.stages: dict[str, Any] = found.about["science"].get("stages", {})
+        self.source = found.about["science"].get("source", schema.BIDS)
+        self.people = found.material.people
+        self.interval = f"{100 * self.config['confidence']:g}% confidence interval"
+
+    def has(self, table: str) -> bool:
+        return table in self.found.tables
+
+    def done(self, stage: str) -> int | None:
+        """Analysed people for whom a stage ran; None where the store does not say."""
+        status = f"{schema.STAGES}_{schema.STATUS}"
+        if status not in self.ds or stage not in self.ds[schema.STAGE].to_numpy().tolist():
+            return None
+        codes = self.ds[status].sel({schema.STAGE: stage}).to_numpy()[self.people.at]
+        return int(np.sum([schema.STATUS_CODES.get(int(c)) == schema.DONE for c in codes]))
+
+    def varying(self, names: Iterable[str]) -> list[str]:
+        """Return those of the columns that the people have and that vary."""
+        return list(self.people.covariates(names))
+
+
+def listed(names: Iterable[str], last: str = "and") -> str:
+    """Join words as a sentence does.
+
+    Examples
+    --------
+    >>> listed(["age"]), listed(["age", "sex", "site"])
+    ('age', 'age, sex and site')
+    """
+    words = [str(n).replace("_", " ") for n in names]
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def _participants(s: _Study) -> str:
+    n = [int((s.people.group == g).sum()) for g in (0, 1)]
+    text = f"The analysis included {sum(n)} participants: {n[0]} controls ({s.people.control}) and {n[1]} cases ({s.people.case})."
+    if len(s.people.excluded):
+        counts = s.people.excluded["reason"].map(lambda r: "outside the limits of quality" if ", allowed " in r else r).value_counts(sort=False)
+        reasons = "; ".join(f"{reason}, {count}" for reason, count in counts.items())
+        text += f" {len(s.people.excluded)} further scans were not used ({reasons})."
+    for name, (low, high) in s.config["quality"].items():
+        bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
+        text += f" Scans were used where {name} was {' and '.join(filter(None, bounds))}."
+    if s.found.material.repeats is not None:
+        text += " Of people with several sessions the first was analysed; the others served to assess agreement."
+    return text
+
+
+def _template(s: _Study) -> str:
+    about = s.found.about["template"]
+    name = about[layout.TEMPLATE_NAME]
+    identity = f"(version {about[layout.TEMPLATE_VERSION]}, content hash {about[layout.TEMPLATE_DIGEST]}; atlas {about[layout.ATLAS_DIGEST]})"
+    if name == "PAM50":
+        return f"Data were analysed in the space of the PAM50 template {identity} [@pam50], with its atlas of white and grey matter [@levy]."
+    return (
+        f"Data were analysed in the space of the parametric cord of cohort_engine {identity}, whose diameters are those of healthy adults "
+        "[@valosek], whose tracts are arranged after the white matter atlas [@levy], and whose levels have the heights of PAM50 [@pam50]."
+    )
+
+
+def _drawn(s: _Study, stage: str, what: str, how: str) -> str:
+    count = s.done(stage)
+    if not count:
+        return ""
+    total = len(s.people.at)
+    return f" {what} of {count} of the {total} participants {how}{'; the others were part of the study' if count < total else ''}."
+
+
+def _images(s: _Study) -> str:
+    fit = s.stages.get("fit", {})
+    if s.source == schema.SCT:
+        text = "Warps to the template, atlas labels and metric images were taken from results of the Spinal Cord Toolbox [@sct]."
+    elif s.stages.get("shape", {}).get("source") == schema.PROFILE_TABLES:
+        return "Profiles along the template were taken from tables of the Spinal Cord Toolbox that were normalised to PAM50 [@sct]."
+    else:
+        text = (
+            f"The template was brought to the {listed(str(c).upper() for c in fit.get('contrasts', ()))} images with the cord masks and vertebral "
+            "landmarks: the centreline gave position and direction, the landmarks the place along the cord, and the second moments of the two cords "
+            "shift, scale and rotation of each slice"
+        )
+        text += (
+            f"; the outline was then matched by symmetric diffeomorphic registration (SyN) of the straightened cords [@syn], seed {fit.get('seed')}."
+            if fit.get("deformable") else "."
+        )  # fmt: skip
+    masks = (
+        "were drawn by two convolutional networks trained on synthetic images alone [@billot], which find the centreline as one optimal curve "
+        "[@gros] and then the border of the cord"
+    )
+    for contrast in (schema.MT, schema.T2W):
+        text += _drawn(s, schema.segment_stage(contrast), f"Cord masks ({contrast.upper()})", masks)
+    discs = "were found by a network trained on synthetic images, and named as a hidden Markov chain [@rabiner]"
+    return text + _drawn(s, schema.levels_stage(schema.T2W), "Vertebral landmarks", discs)
+
+
+COREGISTER = {
+    "none": "without registration of the two images",
+    "slicewise": "after MT-off had been shifted onto MT-on in each slice by the correlation of their gradients, smooth along the cord",
+    "deformable": "after MT-off had been shifted onto MT-on slice by slice and then matched with SyN [@syn]",
+}
+
+
+def _metrics(s: _Study) -> str:
+    used = set(s.found.material.features["metric"])
+    text = []
+    if schema.MTR in used:
+        mtr = s.stages.get("mtr", {})
+        how = f" {COREGISTER[mtr['coregister']]}" if mtr.get("coregister") and s.source == schema.BIDS else ""
+        low = f", and left out where MT-off was at or below {100 * mtr['low_signal']:g}% of the cord's median" if "low_signal" in mtr else ""
+        text.append(f"The magnetization transfer ratio was computed as 100 (MT-off - MT-on) / MT-off [@henkelman]{how}{low}.")
+    kinds = [e for e in dict.fromkeys(s.found.material.features["estimator"]) if e in ESTIMATORS]
+    for name in kinds:
+        sentence = ESTIMATORS[name].describe()
+        cite = " [@levy, @sct]" if name in (schema.ML, schema.MAP) else " [@sct]"
+        text.append(f"{sentence.rstrip('.')}{cite}.")
+    if kinds:
+        space = "the template" if s.config["space"] == schema.SPACE_TEMPLATE else "each image"
+        limit = s.stages.get("reduce", {}).get("min_coverage")
+        missing = f"; a value was missing where less than {100 * limit:g}% of the region's weight lay inside the data" if limit is not None else ""
+        text.append(f"Regions were reduced in the space of {space}, vertebral level by vertebral level{missing}.")
+    if used & set(schema.MEASURES):
+        tables = s.stages.get("shape", {}).get("source") == schema.PROFILE_TABLES
+        how = "" if tables else ", measured at right angles to the cord in the T2w masks [@sct],"
+        names = listed(schema.MEASURES[m][0] for m in schema.MEASURES if m in used)
+        text.append(f"Shape of the cord ({names}){how} was averaged over the slices of each level.")
+    return " ".join(text)
+
+
+def _harmonisation(s: _Study) -> str:
+    chosen = s.config["harmonise"]
+    if chosen["site"] is None or not s.found.material.models:
+        return ""
+    kept = [n for n in chosen["keep"] if n == schema.GROUP or s.varying([n])]
+    keep = f", keeping the effects of {listed(kept)}" if kept else ""
+    text = f"Effects of {chosen['site'].replace('_', ' ')} were removed from each metric with ComBat [@combat, @fortin]{keep}."
+    if s.has("site_check"):
+        text += f" What was left was checked with a cross-validated logistic regression that told {chosen['site']} from all features."
+    return text
+
+
+TESTS = {
+    WELCH: "Cases and controls were compared with Welch's t test [@welch]; the effect was the difference of means (cases minus controls), the effect size "
+    "Hedges' g [@hedges].",
+    MANN_WHITNEY: "Cases and controls were compared with the Mann-Whitney U test [@mann]; the effect was the probability that a case is above a control, "
+    "with DeLong's standard error [@delong], the effect size the rank-biserial correlation.",
+    LINEAR: "Cases and controls were compared with a linear model; the effect was the coefficient of the group, the effect size its partial correlation.",
+}  # fmt: skip
+
+
+def _family(s: _Study) -> str:
+    family = s.config["tests"]["family"]
+    return f"the tests of each {listed(family)}" if family else "all tests"
+
+
+def _groups(s: _Study) -> str:
+    if not s.has("groups"):
+        return ""
+    tests = s.config["tests"]
+    text = TESTS[tests["method"]]
+    if covariates := s.varying(tests["covariates"]):
+        text = text.replace("a linear model;", f"a linear model adjusted for {listed(covariates)};")
+    how = f"percentiles of {tests['resamples']} bootstrap resamples within the groups (seed {s.config['seed']})" if tests["resamples"] else "analytic"
+    text += f" The {s.interval}s of effects were {how}."
+    text += f" The false discovery rate was controlled over {_family(s)} [@fdr] at {100 * s.config['alpha']:g}%."
+    return f"{text} A test was not made where more than {100 * s.config['max_missing']:g}% of a group lacked the value."
+
+
+def _roc(s: _Study) -> str:
+    if not s.has("roc"):
+        return ""
+    chosen = s.config["roc"]
+    higher = f"{listed(chosen['higher'])} taken to rise with disease and all others to fall" if chosen["higher"] else "all taken to fall with disease"
+    text = f"Each feature was assessed as a marker ({higher}) by the area under its ROC curve, with DeLong's standard error [@delong, @sun] and a "
+    text += f"{s.interval} on the logit. Thresholds maximised the Youden index [@youden]"
+    if chosen["resamples"]:
+        text += f"; their intervals, and how much too good the index was for having been chosen on the same people [@efron], came from {chosen['resamples']} "
+        text += f"bootstrap resamples (seed {s.config['seed']})"
+    if s.has("roc_pairs") and len(s.found.tables["roc_pairs"]):
+        text += ". Areas of pairs of features were compared with DeLong's paired test, the false discovery rate controlled over the pairs [@fdr]"
+    return f"{text}."
+
+
+def _compression(s: _Study) -> str:
+    if not s.has("compression"):
+        return ""
+    c = s.config["compression"]
+    measure = "front-to-back diameter" if c["measure"] == schema.DIAMETER_AP else "cross-sectional area"
+    limit = int(s.found.tables["compression_summary"]["n_limit"].iloc[0])
+    return (
+        f"Maximal spinal cord compression was found on the {measure} along the template [@miyanji, @valosek]: each profile was divided by the mean of "
+        f"the controls, and each slice from {c['search'][0]} to {c['search'][1]} compared with {c['extent']:g} mm of cord above and below, "
+        f"{c['gap']:g} mm away. The smallest ratio marked the place; a cord counted as compressed below the ratio that only "
+        f"{100 * (1 - c['specificity']):.3g}% of {limit} controls fell below (quantile of type 6 [@hyndman]). {c['remote']} was the level away from "
+        "the compression."
+    )
+
+
+def _clusters(s: _Study) -> str:
+    if not s.has("clusters"):
+        return ""
+    c = s.config["clusters"]
+    who = "Cases" if c["who"] == "cases" else "All participants"
+    choice = s.found.tables["cluster_choice"]
+    k = int(choice.loc[choice["chosen"], "k"].iloc[0])
+    if c["k"] is None:
+        how = f"Of 2 to {c['largest']} clusters, {k} were taken for their mean silhouette [@rousseeuw], among numbers that were stable"
+    else:
+        how = f"{k} clusters were asked for; their mean silhouette [@rousseeuw] and stability were assessed"
+    return (
+        f"{who} were grouped by k-means on standardised features. {how}: stability was the mean adjusted Rand index [@hubert] of the clusters "
+        f"of {c['resamples']} bootstrap samples with those of everybody [@hennig]. Whether the people could be one group was tested against "
+        f"{c['resamples']} samples of one normal distribution with their covariance [@liu]. Clusters were compared in what they were not made of with the "
+        f"Kruskal-Wallis test, the false discovery rate controlled over these [@fdr] (seed {s.config['seed']})."
+    )
+
+
+def _correlations(s: _Study) -> str:
+    if not s.has("correlations"):
+        return ""
+    c = s.config["correlate"]
+    table = s.found.tables["correlations"]
+    kind = {"spearman": "Spearman's rank", "pearson": "Pearson's"}[c["method"]]
+    who = "cases" if c["who"] == "cases" else "all participants"
+    covariates = s.varying(c["covariates"])
+    partial = f" with {listed(covariates)} taken out of both sides" if covariates else ""
+    wide = ", widened for ranks [@bonett]" if c["method"] == "spearman" else ""
+    return (
+        f"Features of {who} were correlated with {listed(dict.fromkeys(table['score']))} by {kind} correlation{partial}, with {s.interval}s on Fisher's z"
+        f"{wide}; the false discovery rate was controlled over {_family(s)} within each score [@fdr]."
+    )
+
+
+def _norms(s: _Study) -> str:
+    if not s.has("norms"):
+        return ""
+    covariates = s.varying(s.config["norms"]["covariates"])
+    reference = s.found.tables["norms_summary"]["reference"].iloc[0]
+    people = "the controls" if reference == "own controls" else f"healthy people ({reference})"
+    given = f", regressed on {listed(covariates)}," if covariates else ""
+    text = (
+        f"Each case was compared with {people}{given} by Student's t for one more healthy person [@crawford], with {100 * s.config['confidence']:g}% "
+        "prediction intervals."
+    )
+    if s.has("profiles"):
+        text += " Bands along the cord were the 5th, 50th and 95th centiles of the controls, slice by slice (type 6 [@hyndman])."
+    return text
+
+
+def _repeats(s: _Study) -> str:
+    if not s.has("repeats"):
+        return ""
+    table = s.found.tables["repeats"]
+    return (
+        f"Agreement of {int(table['sessions'].max())} sessions of the same people (up to {int(table['n'].max())}), as measured, was given by ICC(2,1) "
+        f"and ICC(3,1) [@shrout] with {s.interval}s [@mcgraw], the standard error of measurement and minimal detectable change [@weir], the "
+        "coefficient of variation within people [@altman], and the limits of agreement of the first two sessions [@bland]."
+    )
+
+
+def software() -> dict[str, str]:
+    """Versions of the packages of the statistics and figures, by name."""
+    out = {}
+    for package, name in LIBRARIES.items():
+        try:
+            out[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def _software(s: _Study) -> str:
+    made: Mapping[str, str] = s.found.about["versions"]
+    libraries = {**{BUILT[k]: v for k, v in made.items() if k in BUILT and v != "absent"}, **software()}
+    names = listed(f"{name} {number}" for name, number in libraries.items())
+    return f"Everything was computed with cohort_engine {made['cohort_engine']} on Python {made['python']}, with {names}."
+
+
+PARTS: Mapping[str, Callable[[_Study], str]] = {
+    "Participants": _participants, "Template": _template, "Registration": _images, "Metrics": _metrics, "Harmonisation": _harmonisation,
+    "Group comparison": _groups, "ROC analysis": _roc, "Compression": _compression, "Subgroups": _clusters, "Correlations": _correlations,
+    "Healthy reference": _norms, "Agreement": _repeats, "Software": _software,
+}  # fmt: skip
+"""Heading -> what writes its paragraph; an empty one is left out."""

@@ -1,0 +1,325 @@
+"""The report: one page that opens anywhere, with every figure, what it was drawn from, and how everything was made."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import yaml
+
+from cohort_engine.io import layout
+from cohort_engine.io.store import storage_errors
+from cohort_engine.report.methods import software, write_methods
+from cohort_engine.report.references import Reference
+from cohort_engine.report.show import ROWS, Shown, number, show, unnamed
+from cohort_engine.report.summary import Count, flow, summarise, table_one
+from cohort_engine.report.words import SECTION_TITLES, describe, words_of
+
+if TYPE_CHECKING:
+    from cohort_engine.report.analyse import Analysis
+    from cohort_engine.report.figures import Drawn
+
+REPORT, METHODS, DICTIONARY, FIGURES = "report.html", "methods.md", "tables.json", "figures"
+TEMPLATE = "page.html"
+TABLE_BYTES, ALL_BYTES = 150_000, 1_500_000
+"""Data of one table, and of all tables, that the page carries; the others are links to the files beside it."""
+FIGURE_BYTES = 300_000
+"""A vector drawing above this goes into the page as pixels; the folder has both."""
+PIXELS_PER_INCH = 200
+PATH = re.compile(r"(?:[a-z0-9]+://|(?<![\w.])[~.]{0,2}/|[A-Za-z]:\\)[^\s'\",;]+[^\s'\",;.:)]")
+LONG = 25
+"""Rows of a list of people that is shown whole."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A table on the page: as text, and where all of it is.
+
+    Attributes
+    ----------
+    name, title, sentence : str
+    shown : Shown
+    href : str
+        ``data:`` URI of the whole table without names of people, or the file beside the page.
+    embedded : bool
+    columns : tuple of (name, meaning, unit)
+    """
+
+    name: str
+    title: str
+    sentence: str
+    shown: Shown
+    href: str
+    embedded: bool
+    columns: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: an image as a ``data:`` URI, and its data; tables that stand under an earlier figure are in `seen`."""
+
+    name: str
+    title: str
+    caption: str
+    href: str
+    data: tuple[Data, ...]
+    seen: tuple[tuple[str, str], ...]
+    number: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page."""
+
+    key: str
+    title: str
+    pictures: tuple[Picture, ...]
+    data: tuple[Data, ...]
+
+
+def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
+    """Draw the figures and write the page.
+
+    Parameters
+    ----------
+    found : Analysis
+    ds : Dataset
+        The cohort, from `open_cohort`.
+    folder : path
+        Gets ``report.html``, ``figures/<name>.svg`` and ``.png``, ``methods.md`` and ``tables.json``, the data dictionary.
+
+    Returns
+    -------
+    Path
+        Of the page: one file, which asks for nothing from elsewhere. It names people only in the list of those who are left out, and no places.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+
+    Notes
+    -----
+    Figures are images with a ``data:`` URI, not drawings within the page: an image keeps its ids and styles to itself, where those of several
+    drawings in one page would collide, and has an alternative text.
+    """
+    from cohort_engine.report.figures import draw_all
+
+    folder = Path(folder)
+    drawn = draw_all(found, ds)
+    with storage_errors("writing the report"):
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        images = {d.name: _save(d, folder / FIGURES) for d in drawn}
+        methods = write_methods(found, ds)
+        (folder / METHODS).write_text(str(methods), encoding="utf-8")
+        words = describe({name: table.columns for name, table in found.tables.items()})
+        (folder / DICTIONARY).write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        page = folder / REPORT
+        page.write_text(render(Page(found, ds, drawn, images)), encoding="utf-8")
+    return page
+
+
+def _save(drawn: Drawn, folder: Path) -> str:
+    """Write a figure as SVG and PNG; return what the page shows, as a ``data:`` URI. The same figure gives the same bytes."""
+    import matplotlib as mpl
+
+    vector, pixels = io.BytesIO(), io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": drawn.name, "svg.fonttype": "path"}):
+        drawn.figure.savefig(vector, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        drawn.figure.savefig(pixels, format="png", dpi=PIXELS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+    for ending, image in (("svg", vector), ("png", pixels)):
+        (folder / f"{drawn.name}.{ending}").write_bytes(image.getvalue())
+    small = len(vector.getvalue()) <= FIGURE_BYTES
+    kind, image = ("svg+xml", vector) if small else ("png", pixels)
+    return f"data:image/{kind};base64,{base64.b64encode(image.getvalue()).decode()}"
+
+
+def without_paths(text: str) -> str:
+    """Take places out of a message: the page may be given to others.
+
+    Examples
+    --------
+    >>> without_paths("reference: expected a store, found nothing at /data/anna/norm.zarr. Check s3://bucket/norm.zarr, or mm/s.")
+    'reference: expected a store, found nothing at [place]. Check [place], or mm/s.'
+    """
+    return PATH.sub("[place]", text)
+
+
+class Page:
+    """Everything that the template of the page shows."""
+
+    def __init__(self, found: Analysis, ds: xr.Dataset, drawn: Sequence[Drawn], images: Mapping[str, str]) -> None:
+        self.found, self.ds, self.images = found, ds, images
+        self.drawn = list(drawn)
+        self._left = ALL_BYTES
+        self._data: dict[str, Data] = {}
+
+    @property
+    def title(self) -> str:
+        people = self.found.material.people
+        return f"{people.case} against {people.control}"
+
+    @property
+    def made(self) -> str:
+        return str(self.found.about["made"])[:10]
+
+    @property
+    def summary(self) -> str:
+        return " ".join(summarise(self.found))
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Return a few numbers that are read at a glance."""
+        found = self.found
+        facts = [(str(len(found.material.people.table)), "people analysed")]
+        if (table := found.tables.get("groups")) is not None:
+            facts += [(str(int(table["p"].notna().sum())), "features tested"), (str(len(found.findings)), f"differ (q ≤ {found.about['config']['alpha']:g})")]
+        if (table := found.tables.get("roc")) is not None and table["auc"].notna().any():
+            facts.append((number(float(table["auc"].max())), "best area under the ROC curve"))
+        return facts
+
+    @property
+    def notes(self) -> list[str]:
+        notes = [*self.found.material.notes]
+        if (table := self.found.tables.get("cluster_notes")) is not None:
+            notes += [f"Subgroups: {n}" for n in table["note"]]
+        return [without_paths(f"{n[:1].upper()}{n[1:]}{'' if n.endswith('.') else '.'}") for n in notes]
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        return [(SECTION_TITLES.get(k, k.capitalize()), without_paths(v)) for k, v in self.found.problems.items()]
+
+    @property
+    def flow(self) -> list[Count]:
+        return flow(self.found)
+
+    @property
+    def excluded(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Who is left out: participant, session and reason."""
+        table = self.found.material.people.excluded
+        head = ["participant_id", *(["session_id"] if (table["session_id"] != "").any() else []), "reason"]
+        rows = [tuple(map(str, row)) for row in table[head].itertuples(index=False)]
+        return tuple(h.replace("_id", "") for h in head), rows
+
+    @property
+    def table_one(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        return table_one(self.found)
+
+    @property
+    def quality(self) -> Shown | None:
+        table = self.found.tables.get("quality")
+        return show("quality", table, len(table)) if table is not None and len(table) else None
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Sections in their order: figures with their data, then tables that no figure shows."""
+        keys = [*SECTION_TITLES, *(d.section for d in self.drawn)]
+        out, count = [], 0
+        for key in dict.fromkeys(keys):
+            pictures = []
+            for d in (d for d in self.drawn if d.section == key):
+                count += 1
+                pictures.append(self._picture(d, count))
+            rest = [n for n in self.found.tables if words_of(n).section == key and n not in self._data and len(self.found.tables[n])]
+            data = tuple(self.data(n) for n in rest)
+            if pictures or data:
+                out.append(Part(key, SECTION_TITLES.get(key, key.capitalize()), tuple(pictures), data))
+        unknown = [n for n in self.found.tables if n not in self._data and words_of(n).section not in SECTION_TITLES and len(self.found.tables[n])]
+        if unknown:
+            out.append(Part("others", "Further tables", (), tuple(self.data(n) for n in unknown)))
+        return out
+
+    def _picture(self, d: Drawn, count: int) -> Picture:
+        there = [n for n in d.tables if n in self.found.tables]
+        seen = tuple((n, words_of(n).title) for n in there if n in self._data)
+        data = tuple(self.data(n) for n in there if n not in self._data)
+        return Picture(d.name, d.title, d.caption, self.images[d.name], data, seen, count)
+
+    def data(self, name: str) -> Data:
+        """Lay a table out; the page carries all of it while there is room."""
+        table, words = self.found.tables[name], words_of(name)
+        text = f"data:text/csv;charset=utf-8,{quote(_csv(table), safe=',-.')}" if table.size * 4 < TABLE_BYTES else ""
+        embedded = bool(text) and len(text) <= min(TABLE_BYTES, self._left)
+        self._left -= len(text) if embedded else 0
+        columns = tuple((c, w["meaning"], w["unit"]) for c, w in describe({name: unnamed(table).columns})[name]["columns"].items())
+        self._data[name] = Data(
+            name, words.title, words.sentence, show(name, table), text if embedded else f"csv/{name}.csv", embedded, columns,
+        )  # fmt: skip
+        return self._data[name]
+
+    @cached_property
+    def methods(self) -> tuple[tuple[str, str], ...]:
+        return self._methods.parts
+
+    @property
+    def references(self) -> list[tuple[str, str, str]]:
+        """Text, DOI and link of each work."""
+        return [(r.text, r.doi, link(r)) for r in self._methods.references]
+
+    @cached_property
+    def _methods(self) -> Any:
+        return write_methods(self.found, self.ds)
+
+    @property
+    def provenance(self) -> list[tuple[str, str]]:
+        about, template = self.found.about, self.found.about["template"]
+        versions = {**{k: v for k, v in about["versions"].items() if v != "absent"}, **software()}
+        return [
+            ("Analysed", about["made"]), ("Cohort closed", about["finalised"] or "not yet"), ("Hash of the analysis", about["hash"]),
+            ("Hash of the cohort's settings", str(self.ds.attrs.get(layout.SCIENCE_HASH, ""))),
+            ("Template", f"{template[layout.TEMPLATE_NAME]}, version {template[layout.TEMPLATE_VERSION]}, hash {template[layout.TEMPLATE_DIGEST]}"),
+            ("Atlas", f"hash {template[layout.ATLAS_DIGEST]}"), ("Software", ", ".join(f"{k} {v}" for k, v in versions.items())),
+        ]  # fmt: skip
+
+    @property
+    def configuration(self) -> str:
+        return yaml.safe_dump({"analysis": self.found.about["config"]}, sort_keys=False, allow_unicode=True, width=100)
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """Anchor and title of every section of the page."""
+        more = [("methods", "Methods"), ("references", "References"), ("provenance", "Provenance")]
+        return [("summary", "Summary"), ("who", "Who was analysed"), *((p.key, p.title) for p in self._results), *more]
+
+    @property
+    def _results(self) -> list[Part]:
+        return [p for p in self.parts if p.key != "people"]
+
+    @property
+    def results(self) -> list[Part]:
+        return self._results
+
+    @property
+    def people(self) -> Part | None:
+        """Figures and tables about people, which stand in the section on who was analysed."""
+        return next((p for p in self.parts if p.key == "people"), None)
+
+
+def link(work: Reference) -> str:
+    """Address of a work."""
+    return f"https://doi.org/{quote(work.doi, safe='/():;.')}"
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return unnamed(table).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def render(page: Page) -> str:
+    """Fill the template of the page; whatever a study brings along is text, never markup."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("cohort_engine.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(page=page, rows=ROWS, long=LONG)

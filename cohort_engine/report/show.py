@@ -1,0 +1,153 @@
+"""Numbers and tables as a reader sees them: digits by column, one word for a feature, nobody's name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohort_engine import schema
+from cohort_engine.report.material import KEYS, label
+from cohort_engine.report.words import FEATURE_COLUMN, OWN, words_of
+
+NAMES = (schema.PARTICIPANT, schema.SESSION)
+"""Columns that name a person: they are in the files, not on the page."""
+P_VALUES = frozenset({"p", "q", "p_one_group"})
+SHARES = re.compile(r"(auc|icc\d\d|sensitivity|specificity|youden|r|pc\d|z|z_mean)(_low|_high|_first|_second)?|difference|size")
+"""Columns that are written with two decimals, whatever their values."""
+NOTHING = "–"
+ROWS = 10
+"""Rows of a table that are shown."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table as text.
+
+    Attributes
+    ----------
+    head : tuple of (name, unit, meaning)
+    rows : tuple of rows of cells
+    numeric : tuple of bool
+        Which columns are numbers.
+    total : int
+        Rows of the whole table.
+    """
+
+    head: tuple[tuple[str, str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    total: int
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Write a number with a true minus sign; missing is a dash.
+
+    Examples
+    --------
+    >>> number(-1.2345), number(0.0001), number(float("nan")), number(float("inf"), 0)
+    ('−1.23', '0.00', '–', '∞')
+    """
+    if math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:.{digits}f}"
+    if not text.strip("-0."):
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Write a p value, three digits.
+
+    Examples
+    --------
+    >>> p_value(0.04), p_value(1e-9), p_value(float("nan"))
+    ('0.040', '<0.001', '–')
+    """
+    return NOTHING if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def equals(value: float) -> str:
+    """Write a p value behind its letter.
+
+    Examples
+    --------
+    >>> "p " + equals(0.04), "p " + equals(1e-9)
+    ('p = 0.040', 'p < 0.001')
+    """
+    text = p_value(value)
+    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
+
+
+def digits_of(values: Iterable[float]) -> int:
+    """Decimals with which a column is written: three figures of its typical size, none for whole numbers, four at most.
+
+    Examples
+    --------
+    >>> digits_of([41.234, 46.2]), digits_of([0.0123, 0.02]), digits_of([3.0, 12.0]), digits_of([1234.5])
+    (1, 4, 0, 0)
+    """
+    known = np.array([v for v in values if math.isfinite(v)], float)
+    if not known.size or not (known % 1).any():
+        return 0
+    size = float(np.median(np.abs(known[known != 0])))
+    return int(np.clip(2 - math.floor(math.log10(size)), 0, 4))
+
+
+def column(name: str, values: pd.Series[Any]) -> tuple[list[str], bool]:
+    """Write a column; say whether it is one of numbers."""
+    if values.dtype.kind == "b":
+        return ["yes" if v else "no" for v in values], False
+    if values.dtype.kind not in "fiu":
+        return [NOTHING if v is None or v != v or str(v) == "" else str(v) for v in values], False
+    if name in P_VALUES:
+        return [p_value(float(v)) for v in values], True
+    digits = 2 if SHARES.fullmatch(name) else digits_of(values)
+    return [number(float(v), digits) for v in values], True
+
+
+def unnamed(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out who people are; ``subject`` says their row in the store."""
+    return table.drop(columns=[c for c in NAMES if c in table])
+
+
+def features(table: pd.DataFrame) -> list[str]:
+    """Name the feature of each row."""
+    return [label(*map(str, row)) for row in table[list(KEYS)].itertuples(index=False)]
+
+
+def show(name: str, table: pd.DataFrame, rows: int = ROWS) -> Shown:
+    """Lay out the first rows of a table, those that matter first.
+
+    Parameters
+    ----------
+    name : str
+        Of the table: `words` says which columns are shown, and by which the rows are sorted.
+    table : DataFrame
+    rows : int
+        At most.
+    """
+    words = words_of(name)
+    ordered = table
+    if words.order:
+        by = words.order.lstrip("-|")
+        key = table[by].abs() if words.order.startswith("|") else table[by]
+        ordered = table.loc[key.sort_values(ascending=words.order[0] not in "-|", kind="stable").index]
+    first = ordered.head(rows)
+    names = [c for c in words.shown if c in first or c == FEATURE_COLUMN] or [str(c) for c in first if c not in NAMES]
+    head, columns, numeric = [], [], []
+    for c in names:
+        known = words.columns.get(c)
+        unit = known.unit if known and known.unit not in (OWN, "people", "of the column", "of the feature") else ""
+        cells, is_number = (features(first), False) if c == FEATURE_COLUMN and c not in first else column(c, first[c])
+        head.append((c.replace("_", " "), unit, known.meaning if known else ""))
+        columns.append(cells)
+        numeric.append(is_number)
+    return Shown(tuple(head), tuple(zip(*columns, strict=True)), tuple(numeric), len(table))

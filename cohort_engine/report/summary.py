@@ -1,0 +1,221 @@
+"""What an analysis found, in a paragraph; who was left out; and the table of characteristics as papers lay it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cohort_engine import schema
+from cohort_engine.analysis.compression import NONE, UNKNOWN
+from cohort_engine.analysis.groups import MANN_WHITNEY
+from cohort_engine.report.show import NOTHING, digits_of, equals, features, number, p_value
+
+if TYPE_CHECKING:
+    from cohort_engine.report.analyse import Analysis
+
+
+@dataclass(frozen=True)
+class Count:
+    """A step of the way from everybody to those who are analysed."""
+
+    text: str
+    n: int
+
+
+def flow(found: Analysis) -> list[Count]:
+    """Count everybody, those left out for each reason, and the groups."""
+    people = found.material.people
+    reasons = people.excluded["reason"].map(lambda r: r if ", allowed " not in r else f"{r.split(' is ')[0]} outside its limits")
+    steps = [Count("scans in the cohort", len(people.table) + len(people.excluded))]
+    steps += [Count(f"left out: {reason}", int(n)) for reason, n in reasons.value_counts().items()]
+    steps.append(Count("people analysed", len(people.table)))
+    return steps + [Count(f"{name} ({kind})", int((people.group == g).sum())) for g, name, kind in ((0, people.control, "controls"), (1, people.case, "cases"))]
+
+
+def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Lay out the characteristics: mean (SD) or n (%) of each group, and p.
+
+    Returns
+    -------
+    head : tuple of str
+    rows : list of tuple of str
+    """
+    people = found.material.people
+    n = [int((people.group == g).sum()) for g in (0, 1)]
+    head = ("", f"{people.control} (n = {n[0]})", f"{people.case} (n = {n[1]})", "p")
+    table = found.tables["characteristics"]
+    rows: list[tuple[str, ...]] = []
+    for name, part in table.groupby("variable", sort=False):
+        title = str(name).replace("_", " ")
+        p = p_value(float(part["p"].iloc[0]))
+        words = [w for w in part["category"].drop_duplicates() if w != ""]
+        by = part.set_index(["category", schema.GROUP])
+        if not words:
+            digits = min(digits_of(part["sd"]), digits_of(part["mean"]), 2) or 1
+            cells = [_mean(by.loc[("", g)], digits, total) for g, total in zip((people.control, people.case), n, strict=True)]
+            rows.append((f"{title}, mean (SD)", *cells, p))
+            continue
+        if len(words) == 2 and not any(len(w) > 12 for w in words):
+            words, title = words[:1], f"{title}, {words[0]}"
+            rows.append((f"{title}, n (%)", *(_share(by.loc[(words[0], g)]) for g in (people.control, people.case)), p))
+            continue
+        rows.append((f"{title}, n (%)", "", "", p))
+        rows += [(f"\u2003{w}", *(_share(by.loc[(w, g)]) for g in (people.control, people.case)), "") for w in words]
+    return head, rows
+
+
+def _mean(row: pd.Series, digits: int, total: int) -> str:  # type: ignore[type-arg]
+    known = int(row["n"])
+    if not known:
+        return NOTHING
+    return f"{number(row['mean'], digits)} ({number(row['sd'], digits)})" + (f" [n = {known}]" if known < total else "")
+
+
+def _share(row: pd.Series) -> str:  # type: ignore[type-arg]
+    known = int(row["n"])
+    return f"{int(row['count'])} ({100 * row['count'] / known:.0f}%)" if known else NOTHING
+
+
+def summarise(found: Analysis) -> list[str]:
+    """Say what was found, a sentence or two a section; all numbers are read from the tables."""
+    return [text for part in (_people, _groups, _roc, _compression, _clusters, _correlations, _norms, _sites, _repeats) if (text := part(found))]
+
+
+def percent(value: float) -> str:
+    """Write a share.
+
+    Examples
+    --------
+    >>> percent(0.05), percent(0.999)
+    ('5%', '99.9%')
+    """
+    return f"{100 * value:.3g}%"
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
+
+
+def _people(found: Analysis) -> str:
+    people = found.material.people
+    n = [int((people.group == g).sum()) for g in (0, 1)]
+    out = len(people.excluded)
+    text = f"{sum(n)} people were analysed: {n[0]} controls ({people.control}) and {n[1]} cases ({people.case})"
+    return f"{text}; {_count(out, 'scan was', 'scans were')} left out." if out else f"{text}."
+
+
+def finding(row: pd.Series, level: float) -> str:  # type: ignore[type-arg]
+    """Say by how much a feature differs: effect with interval, effect size, q."""
+    if row["method"] == MANN_WHITNEY:
+        size = f"a case is above a control with a probability of {row['effect']:.2f}"
+        ends = f"{row['low']:.2f} to {row['high']:.2f}"
+    else:
+        unit = {"percent": " percentage points", "1": ""}.get(row["units"], f" {row['units']}")
+        digits = digits_of([row["effect"], row["low"], row["high"]])
+        size = f"{'lower' if row['effect'] < 0 else 'higher'} in cases, {number(row['effect'], digits)}{unit}"
+        ends = f"{number(row['low'], digits)} to {number(row['high'], digits)}"
+    return f"{size} ({percent(level)} confidence interval {ends}; {row['size_kind']} {number(row['size'])}; q {equals(row['q'])})"
+
+
+def _groups(found: Analysis) -> str:
+    table = found.tables.get("groups")
+    if table is None:
+        return ""
+    config, best = found.about["config"], found.findings
+    tested = int(table["p"].notna().sum())
+    text = f"Of {_count(tested, 'feature', 'features')} tested, {len(best)} {'differs' if len(best) == 1 else 'differ'} between the groups at a false "
+    text += f"discovery rate of {percent(config['alpha'])}."
+    if len(best):
+        text += f" The largest difference: {features(best.head(1))[0]}, {finding(best.iloc[0], config['confidence'])}."
+    return text
+
+
+def _roc(found: Analysis) -> str:
+    table = found.tables.get("roc")
+    if table is None or table["auc"].isna().all():
+        return ""
+    row = table.loc[[table["auc"].idxmax()]]
+    r = row.iloc[0]
+    text = f"The best single marker is {features(row)[0]}: area under the ROC curve {r['auc']:.2f}"
+    text += f" ({r['auc_low']:.2f} to {r['auc_high']:.2f})." if np.isfinite(r["auc_low"]) else "."
+    pairs = found.tables.get("roc_pairs")
+    if pairs is not None and pairs["q"].notna().any():
+        sure = pairs[pairs["q"] <= found.about["config"]["alpha"]]
+        p = pairs.loc[pairs["p"].idxmin()]
+        text += f" Of {_count(len(pairs), 'pair of features', 'pairs of features')} compared, {len(sure)} differ in area; the clearest: {p['first']} "
+        text += f"{p['auc_first']:.2f} against {p['second']} {p['auc_second']:.2f} (difference {number(p['difference'])}, {number(p['low'])} to "
+        text += f"{number(p['high'])}, q {equals(p['q'])})."
+    return text
+
+
+def _compression(found: Analysis) -> str:
+    table = found.tables.get("compression")
+    if table is None:
+        return ""
+    people = found.material.people
+    parts = []
+    for name in (people.case, people.control):
+        site = table.loc[table[schema.GROUP] == name, "site_of_compression"]
+        known = int((site != UNKNOWN).sum())
+        parts.append(f"{int((~site.isin([NONE, UNKNOWN])).sum())} of {known} {name}")
+    where = table.loc[~table["site_of_compression"].isin([NONE, UNKNOWN]) & (table[schema.GROUP] == people.case), "site_of_compression"]
+    most = f", in cases most often at {where.mode().iloc[0]} ({int((where == where.mode().iloc[0]).sum())})" if len(where) else ""
+    return f"The cord is compressed in {' and '.join(parts)}{most}."
+
+
+def _clusters(found: Analysis) -> str:
+    table = found.tables.get("cluster_choice")
+    if table is None or not table["chosen"].any():
+        return ""
+    row = table[table["chosen"]].iloc[0]
+    who = "Cases" if found.about["config"]["clusters"]["who"] == "cases" else "People"
+    one = f"; but they may be one group (p {equals(row['p_one_group'])})" if row["p_one_group"] > 0.05 else ""
+    return f"{who} fall into {int(row['k'])} subgroups (silhouette {row['silhouette']:.2f}, stability {row['stability']:.2f}){one}."
+
+
+def _correlations(found: Analysis) -> str:
+    table = found.tables.get("correlations")
+    if table is None or table["p"].isna().all():
+        return ""
+    alpha = found.about["config"]["alpha"]
+    sure = table[table["q"] <= alpha]
+    pick = sure if len(sure) else table[table["p"].notna()]
+    row = pick.loc[[pick["r"].abs().idxmax()]]
+    r = row.iloc[0]
+    text = f"Of {int(table['p'].notna().sum())} correlations with clinical scores, {len(sure)} hold at a false discovery rate of {percent(alpha)}"
+    return f"{text}; the strongest: {features(row)[0]} with {r['score'].replace('_', ' ')}, r {number(r['r'])} ({number(r['low'])} to {number(r['high'])})."
+
+
+def _norms(found: Analysis) -> str:
+    table = found.tables.get("norms_summary")
+    if table is None or not table["n_case"].sum():
+        return ""
+    row = table.loc[[(table["outside"] / table["n_case"].where(table["n_case"] > 0)).idxmax()]]
+    r = row.iloc[0]
+    level = percent(found.about["config"]["confidence"])
+    text = f"{percent(table['outside'].sum() / table['n_case'].sum())} of the cases' values lie outside the {level} range of healthy people"
+    return f"{text}, most often in {features(row)[0]} ({int(r['outside'])} of {int(r['n_case'])})."
+
+
+def _sites(found: Analysis) -> str:
+    table = found.tables.get("site_check")
+    if table is None or not len(table):
+        return ""
+    parts = [f"{percent(r.accuracy)} {r.when} harmonisation" for r in table.itertuples()]
+    if len(parts) == 1:
+        parts = [percent(table["accuracy"].iloc[0])]
+    return f"A classifier tells the site with a balanced accuracy of {' and '.join(parts)} (guessing: {percent(table['chance'].iloc[0])})."
+
+
+def _repeats(found: Analysis) -> str:
+    table = found.tables.get("repeats")
+    if table is None or table["icc21"].isna().all():
+        return ""
+    low, middle, high = np.nanpercentile(table["icc21"], [25, 50, 75])
+    n = int(table["n"].max())
+    return f"Repeated scans of {n} people agree with a median ICC(2,1) of {middle:.2f} over the features (quartiles {number(low)} to {number(high)})."
+
+
