@@ -266,6 +266,30 @@ def query(
         frame.to_csv(csv, index=False)
 
 
+@app.command()
+def analyse(
+    study: StudyFile,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for tables, figures and report.html; by default beside the store.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what was found.")] = False,
+) -> None:
+    """Compare the groups of a finished cohort: tables, figures, and one page that says what was found and how."""
+    from cohort_engine.config import load_config
+    from cohort_engine.report.analyse import analyse as run
+    from cohort_engine.report.page import REPORT
+    from cohort_engine.report.summary import summarise, top_findings
+
+    found = run(load_config(study), out=out, say=None if quiet else _say)
+    for line in summarise(found).values():
+        _say(_plain(line))
+    if len(best := top_findings(found)):
+        _say(_table(best, f"Largest differences, cases against controls ({len(found.findings)} in all)"))
+    for note in found.material.notes:
+        _say(f"[yellow]note[/] {_plain(note)}")
+    for name, why in found.problems.items():
+        _say(f"[yellow]{_plain(name)} could not be made[/] {_plain(why)}")
+    _say(f"[bold]Report[/] {_plain(str(found.out / REPORT if found.out else REPORT))}")
+
+
 # --- one image --------------------------------------------------------------------------------------------------------
 @app.command()
 def register(

@@ -1,4 +1,4 @@
-"""Write docs/reference/config.md and docs/reference/store.md from the code, so that they cannot go stale (a test compares)."""
+"""Write docs/reference/config.md, store.md and analysis.md from the code, so that they cannot go stale (a test compares)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
+from cohort_engine.report.words import OWN, SECTION_TITLES, TABLES
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -71,7 +72,27 @@ def store_page() -> str:
     return "\n".join([*lines, ""])
 
 
-PAGES = {"config.md": config_page, "store.md": store_page}
+def analysis_page() -> str:
+    """Every table of an analysis."""
+    lines = [
+        "# Tables of an analysis", "",
+        "`cohort-engine analyse` writes each table as `csv/<table>.csv` and `parquet/<table>.parquet`, and into the store as `analysis/<table>/<column>`,",
+        "there without names of people. `tables.json` beside them says the same as this page. An empty cell is missing; zero is a value.",
+        f"Unit `{OWN}`: each row has its own, in the column `units`.", "",
+    ]  # fmt: skip
+    for section, heading in SECTION_TITLES.items():
+        tables = {name: table for name, table in TABLES.items() if table.section == section}
+        if tables:
+            lines += [f"## {heading}", ""]
+        for name, table in tables.items():
+            lines += [f"### `{name}`: {table.title}", "", table.sentence, "", "| column | unit | meaning |", "|---|---|---|"]
+            lines += [f"| `{column}` | {words.unit} | {words.meaning} |" for column, words in table.columns.items()]
+            lines += ["| others | | columns of participants.tsv |"] if table.open else []
+            lines.append("")
+    return "\n".join(lines)
+
+
+PAGES = {"config.md": config_page, "store.md": store_page, "analysis.md": analysis_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

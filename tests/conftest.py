@@ -96,9 +96,9 @@ def make_store(tmp_path: Path, small_template: Template, make_config: Callable[.
 
 @pytest.fixture(scope="session")
 def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Lay out a finished cohort of maps, profiles and tables: cases lose MTR, most of them cord at C5, and some people come twice.
+    """Lay out a finished cohort of maps, profiles and tables: cases lose MTR, cord at C5, and some people come twice.
 
-    `change` may edit the table of subjects, which the values were drawn for, before it is stored.
+    `change` may edit the table of subjects, which the values were drawn for, before it is stored; with `flat` all MTR is 40.
     """
     import numpy as np
 
@@ -112,7 +112,9 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     template = parametric_cord(spacing=2, top="C2", bottom="C7")
     stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}
 
-    def make(people: int = 48, twice: int = 0, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda t: t, seed: int = 3) -> str:
+    def make(
+        people: int = 48, twice: int = 0, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda t: t, *, flat: bool = False, seed: int = 3
+    ) -> str:  # fmt: skip
         url = str(tmp_path_factory.mktemp("cohort") / "study.zarr")
         rng = np.random.default_rng(seed)
         rows = []
@@ -135,8 +137,9 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
             mtr = 48 + offsets[who["participant_id"]][0] - 5 * who["severity"] * (template.packing.level == 5) - 1.5 * who["severity"]
             own = 1 + 0.05 * offsets[who["participant_id"]][1] + rng.normal(0, 0.004, len(z))
             ap = 7.5 * own * (1 - 0.35 * who["severity"] * narrow)
+            noisy = np.full(len(mtr), 40.0) if flat else mtr + rng.normal(0, 3, len(mtr))
             arrays = {
-                "maps/mtr": (mtr + rng.normal(0, 3, len(template.packing.level))).astype(np.float32),
+                "maps/mtr": noisy.astype(np.float32),
                 "profiles/diameter_ap": ap, "profiles/area": ap * 9.5, "qc/mt_dice": np.float32(rng.uniform(0.88, 0.97)),
             }  # fmt: skip
             write_subject(url, int(row), arrays, template_digest=template.digest)

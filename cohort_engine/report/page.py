@@ -6,22 +6,21 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 import yaml
 
 from cohort_engine.io import layout
 from cohort_engine.io.store import storage_errors
-from cohort_engine.report.methods import software, write_methods
+from cohort_engine.report.methods import Methods, software, write_methods
 from cohort_engine.report.references import Reference
 from cohort_engine.report.show import ROWS, Shown, number, show, unnamed
 from cohort_engine.report.summary import Count, flow, summarise, table_one
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 REPORT, METHODS, DICTIONARY, FIGURES = "report.html", "methods.md", "tables.json", "figures"
 TEMPLATE = "page.html"
+LEFT_OUT = "excluded"
+"""Table that stands on the page as it is, with names."""
 TABLE_BYTES, ALL_BYTES = 150_000, 1_500_000
 """Data of one table, and of all tables, that the page carries; the others are links to the files beside it."""
 FIGURE_BYTES = 300_000
@@ -122,13 +123,12 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
     with storage_errors("writing the report"):
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
         images = {d.name: _save(d, folder / FIGURES) for d in drawn}
-        methods = write_methods(found, ds)
-        (folder / METHODS).write_text(str(methods), encoding="utf-8")
+        page = Page(found, ds, drawn, images)
+        (folder / METHODS).write_text(str(page.methods), encoding="utf-8")
         words = describe({name: table.columns for name, table in found.tables.items()})
         (folder / DICTIONARY).write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        page = folder / REPORT
-        page.write_text(render(Page(found, ds, drawn, images)), encoding="utf-8")
-    return page
+        (folder / REPORT).write_text(render(page), encoding="utf-8")
+    return folder / REPORT
 
 
 def _save(drawn: Drawn, folder: Path) -> str:
@@ -177,7 +177,12 @@ class Page:
 
     @property
     def summary(self) -> str:
-        return " ".join(summarise(self.found))
+        return " ".join(self.said.values())
+
+    @cached_property
+    def said(self) -> dict[str, str]:
+        """Section -> what it found, in a sentence or two."""
+        return summarise(self.found)
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -232,7 +237,7 @@ class Page:
             for d in (d for d in self.drawn if d.section == key):
                 count += 1
                 pictures.append(self._picture(d, count))
-            rest = [n for n in self.found.tables if words_of(n).section == key and n not in self._data and len(self.found.tables[n])]
+            rest = [n for n in self.found.tables if words_of(n).section == key and n != LEFT_OUT and n not in self._data and len(self.found.tables[n])]
             data = tuple(self.data(n) for n in rest)
             if pictures or data:
                 out.append(Part(key, SECTION_TITLES.get(key, key.capitalize()), tuple(pictures), data))
@@ -260,17 +265,13 @@ class Page:
         return self._data[name]
 
     @cached_property
-    def methods(self) -> tuple[tuple[str, str], ...]:
-        return self._methods.parts
+    def methods(self) -> Methods:
+        return write_methods(self.found, self.ds)
 
     @property
     def references(self) -> list[tuple[str, str, str]]:
         """Text, DOI and link of each work."""
-        return [(r.text, r.doi, link(r)) for r in self._methods.references]
-
-    @cached_property
-    def _methods(self) -> Any:
-        return write_methods(self.found, self.ds)
+        return [(r.text, r.doi, link(r)) for r in self.methods.references]
 
     @property
     def provenance(self) -> list[tuple[str, str]]:
@@ -288,23 +289,19 @@ class Page:
         return yaml.safe_dump({"analysis": self.found.about["config"]}, sort_keys=False, allow_unicode=True, width=100)
 
     @property
-    def contents(self) -> list[tuple[str, str]]:
-        """Anchor and title of every section of the page."""
-        more = [("methods", "Methods"), ("references", "References"), ("provenance", "Provenance")]
-        return [("summary", "Summary"), ("who", "Who was analysed"), *((p.key, p.title) for p in self._results), *more]
-
-    @property
-    def _results(self) -> list[Part]:
+    def results(self) -> list[Part]:
+        """Sections without the one about people, which stands in a place of its own."""
         return [p for p in self.parts if p.key != "people"]
 
     @property
-    def results(self) -> list[Part]:
-        return self._results
+    def people(self) -> Part | None:
+        return next((p for p in self.parts if p.key == "people"), None)
 
     @property
-    def people(self) -> Part | None:
-        """Figures and tables about people, which stand in the section on who was analysed."""
-        return next((p for p in self.parts if p.key == "people"), None)
+    def contents(self) -> list[tuple[str, str]]:
+        """Anchor and title of every section of the page."""
+        more = [("methods", "Methods"), ("references", "References"), ("provenance", "Provenance")]
+        return [("summary", "Summary"), ("who", "Who was analysed"), *((p.key, p.title) for p in self.results), *more]
 
 
 def link(work: Reference) -> str:

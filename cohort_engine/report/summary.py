@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,9 +80,10 @@ def _share(row: pd.Series) -> str:  # type: ignore[type-arg]
     return f"{int(row['count'])} ({100 * row['count'] / known:.0f}%)" if known else NOTHING
 
 
-def summarise(found: Analysis) -> list[str]:
-    """Say what was found, a sentence or two a section; all numbers are read from the tables."""
-    return [text for part in (_people, _groups, _roc, _compression, _clusters, _correlations, _norms, _sites, _repeats) if (text := part(found))]
+def summarise(found: Analysis) -> dict[str, str]:
+    """Say what was found, a sentence or two a section; all numbers are read from the tables. Sections without any are left out."""
+    said = {key: sentence(found) for key, sentence in SENTENCES.items()}
+    return {key: text for key, text in said.items() if text}
 
 
 def percent(value: float) -> str:
@@ -118,6 +120,21 @@ def finding(row: pd.Series, level: float) -> str:  # type: ignore[type-arg]
         size = f"{'lower' if row['effect'] < 0 else 'higher'} in cases, {number(row['effect'], digits)}{unit}"
         ends = f"{number(row['low'], digits)} to {number(row['high'], digits)}"
     return f"{size} ({percent(level)} confidence interval {ends}; {row['size_kind']} {number(row['size'])}; q {equals(row['q'])})"
+
+
+def top_findings(found: Analysis, most: int = 10) -> pd.DataFrame:
+    """Lay out the largest differences as text: feature, effect with interval, effect size, q."""
+    best = found.findings.head(most)
+    if not len(best):
+        return pd.DataFrame()
+    level = percent(found.about["config"]["confidence"])
+    rows = []
+    for name, (_, r) in zip(features(best), best.iterrows(), strict=True):
+        digits = digits_of([r["effect"], r["low"], r["high"]])
+        effect = f"{number(r['effect'], digits)} [{number(r['low'], digits)}, {number(r['high'], digits)}]"
+        rows.append({"feature": name, f"effect [{level}]": effect, "unit": "probability" if r["method"] == MANN_WHITNEY else r["units"],
+                     r["size_kind"]: number(r["size"]), "q": p_value(r["q"])})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _groups(found: Analysis) -> str:
@@ -219,3 +236,10 @@ def _repeats(found: Analysis) -> str:
     return f"Repeated scans of {n} people agree with a median ICC(2,1) of {middle:.2f} over the features (quartiles {number(low)} to {number(high)})."
 
 
+
+
+SENTENCES: Mapping[str, Callable[[Analysis], str]] = {
+    "people": _people, "groups": _groups, "roc": _roc, "compression": _compression, "clusters": _clusters, "correlations": _correlations,
+    "norms": _norms, "sites": _sites, "repeats": _repeats,
+}  # fmt: skip
+"""Section -> what says what it found."""

@@ -1,0 +1,160 @@
+"""`cohort-engine analyse`: a folder with everything, and one clear message for each kind of bad input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from cohort_engine.cli import app
+from cohort_engine.errors import CohortError
+from cohort_engine.io.tables import read_tables
+
+QUICK = {"roc": {"resamples": 20}, "clusters": {"resamples": 5}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_drawing() -> Iterator[None]:
+    """Draw nothing: what is drawn has tests of its own."""
+    import sys
+    import types
+
+    module = types.ModuleType("cohort_engine.report.figures")
+    module.draw_all = lambda found, ds: []  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        yield
+
+
+def write_study(url: str, folder: Path, **analysis: Any) -> Path:
+    study = folder / "study.yaml"
+    study.write_text(yaml.safe_dump({"data": {"bids": "bids", "store": url}, "template": {"name": "parametric"}, "analysis": {**QUICK, **analysis}}))
+    return study
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["analyse", *map(str, arguments)])
+
+
+def words(result: Result) -> str:
+    """What is printed, on one line."""
+    return " ".join(result.output.split())
+
+
+def test_one_command_makes_everything(make_finished_study: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("cohort_engine.report.figures") is not None:
+        monkeypatch.delitem(__import__("sys").modules, "cohort_engine.report.figures")
+    url = make_finished_study(people=20, twice=4)
+    result = run(write_study(url, tmp_path, harmonise={"site": "site"}), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    said = words(result)
+    assert "20 people were analysed: 10 controls (HC) and 10 cases (DCM); 4 scans were left out." in said
+    assert re.search(r"Of \d+ features tested, \d+ differ between the groups at a false discovery rate of 5%", said)
+    assert "Largest differences, cases against controls" in said
+    assert "Hedges' g" in said
+    assert said.endswith("report.html")
+    out = tmp_path / "out"
+    tables, about = read_tables(url)
+    assert {p.stem for p in (out / "csv").iterdir()} == {p.stem for p in (out / "parquet").iterdir()} == set(tables)
+    assert about["problems"] == "{}"
+    text = (out / "report.html").read_text(encoding="utf-8")
+    drawn = {p.stem for p in (out / "figures").iterdir()}
+    assert all(f'id="figure-{name}"' in text for name in drawn)
+    assert not re.search(r"""(?:src|href)=["']https?://(?!doi\.org/)""", text)
+    assert str(tmp_path) not in text
+    assert {p.name for p in out.iterdir()} == {"csv", "parquet", "figures", "report.html", "methods.md", "tables.json"}
+
+
+def test_the_folder_lies_beside_the_store_and_quiet_says_only_findings(make_finished_study: Callable[..., str], tmp_path: Path) -> None:
+    url = make_finished_study(people=12)
+    result = run(write_study(url, tmp_path), "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "Reading the cohort" not in result.output
+    assert Path(url).with_name("study_analysis").joinpath("report.html").is_file()
+    assert "repeats could not be made" in words(result)
+    assert "people come from 3 sites and nothing is harmonised: set analysis.harmonise.site" in words(result)
+
+
+def one_group(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(group="DCM")
+
+
+def group_of_one(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(group=["HC", *["DCM"] * (len(table) - 1)])
+
+
+def unknown_words(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(group=np.where(table["group"] == "HC", "one", "two"))
+
+
+def site_in_two_cases(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(site=["siteA", "sitea"] * (len(table) // 2))
+
+
+def nobody_has_a_group(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(group="")
+
+
+BAD: dict[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, str]] = {
+    one_group: ("two groups, found one, 'DCM'", "Add controls or patients"),
+    nobody_has_a_group: ("two groups, found nobody with a group", "Add controls or patients"),
+    group_of_one: ("at least 2 people in each group, found 1 in 'HC'", "add people"),
+    unknown_words: ("a word for controls and one for cases, found 'one', 'two'", "analysis.groups.control"),
+    site_in_two_cases: ("one spelling of each value, found 'siteA' and 'sitea'", "write them alike in participants.tsv"),
+}
+
+
+@pytest.mark.parametrize("change", BAD, ids=lambda f: f.__name__)
+def test_a_cohort_that_cannot_be_compared(
+    change: Callable[[pd.DataFrame], pd.DataFrame], make_finished_study: Callable[..., str], tmp_path: Path
+) -> None:
+    result = run(write_study(make_finished_study(people=6, change=change), tmp_path), "--out", tmp_path / "out")
+    assert isinstance(result.exception, CohortError)
+    for part in BAD[change]:
+        assert part in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_that_are_half_missing_or_text(make_finished_study: Callable[..., str], tmp_path: Path) -> None:
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        half = table["mjoa"].where(np.arange(len(table)) % 4 == 1)
+        return table.assign(mjoa=half, nurick=["good" if i == 1 else str(i % 5) for i in range(len(table))])
+
+    url = make_finished_study(people=24, change=change)
+    result = run(write_study(url, tmp_path, correlate={"scores": ["mjoa"]}), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert set(read_tables(url)[0]["correlations"]["n"]) == {6}
+    result = run(write_study(url, tmp_path, correlate={"scores": ["nurick"]}), "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "correlations could not be made column nurick: expected numbers, found text" in words(result)
+    result = run(write_study(url, tmp_path, correlate={"scores": ["mjao"]}), "--out", tmp_path / "out")
+    assert "correlations could not be made" in words(result)
+    assert "Did you mean 'mjoa'?" in words(result)
+
+
+def test_a_metric_that_does_not_vary(make_finished_study: Callable[..., str], tmp_path: Path) -> None:
+    url = make_finished_study(people=16, flat=True)
+    result = run(write_study(url, tmp_path, features=["mtr level=C3"]), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Of 0 features tested, 0 differ" in words(result)
+    assert "do not vary" in words(result)
+
+
+def test_people_who_come_twice_count_once(make_finished_study: Callable[..., str], tmp_path: Path) -> None:
+    url = make_finished_study(people=12, twice=12)
+    result = run(write_study(url, tmp_path), "--out", tmp_path / "out")
+    assert "12 people were analysed: 6 controls (HC) and 6 cases (DCM); 12 scans were left out." in words(result)
+    assert "another session of the same person" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_study_without_a_store(tmp_path: Path) -> None:
+    result = run(write_study(str(tmp_path / "nothing.zarr"), tmp_path))
+    assert isinstance(result.exception, CohortError)
