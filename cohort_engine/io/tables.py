@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import zarr
 from cohort_engine import schema
 from cohort_engine.errors import unknown_name
 from cohort_engine.io import layout
-from cohort_engine.io.store import storage_errors
+from cohort_engine.io.store import local_path, storage_errors
 
 COMPLETE = "complete"
 """Attribute of the group that is written last; without it the tables count as absent."""
@@ -37,6 +38,8 @@ def write_tables(url: str, tables: Mapping[str, pd.DataFrame], attributes: Mappi
     """
     root = layout.open_root(url, "r+")
     with storage_errors("writing the analysis"):
+        if (folder := local_path(url)) is not None and (folder / schema.ANALYSIS).is_dir():
+            shutil.rmtree(folder / schema.ANALYSIS)  # zarr would leave the empty folders of tables that there are no more
         group = root.create_group(schema.ANALYSIS, overwrite=True)
         for name, table in tables.items():
             kept = table[[c for c in table.columns if c not in (schema.PARTICIPANT, schema.SESSION)]]

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from cohort_engine.config import Config
-from cohort_engine.errors import CohortError
+from cohort_engine.errors import CohortError, optional
 from cohort_engine.io import layout
 from cohort_engine.io.ledger import now
 from cohort_engine.io.store import local_path
@@ -147,6 +147,8 @@ def _beside(url: str) -> Path:
 
 def write_files(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as CSV and Parquet, in folders of their own."""
+    with optional("pyarrow", "analysis", where="tables"):
+        import pyarrow  # noqa: F401
     for kind in (CSV, PARQUET):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

@@ -246,6 +246,21 @@ def _roc(s: _Study) -> str:
     return f"{text}."
 
 
+def _classifier(s: _Study) -> str:
+    if not s.has("classifier"):
+        return ""
+    row, site = s.found.tables["classifier"].iloc[0], s.config["harmonise"]["site"]
+    by = s.config["classifier"]["by"]
+    together = f", never splitting {by.replace('_', ' ')}" if by else ""
+    inside = f" {site.replace('_', ' ')} effects removed with ComBat [@combat, @fortin]," if site and site != by else ""
+    return (
+        f"{int(row['markers'])} markers were combined by logistic regression with an L2 penalty, in {int(row['folds'])}-fold cross-validation{together}. "
+        f"Within each training part alone, gaps were filled with the median,{inside} markers standardised, and the strength of the penalty chosen by "
+        "inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's standard error [@delong]; its "
+        f"{s.interval} takes the scores as given, which cross-validated ones are not quite [@bates] (seed {s.config['seed']})."
+    )
+
+
 def _compression(s: _Study) -> str:
     if not s.has("compression"):
         return ""
@@ -343,7 +358,7 @@ def _software(s: _Study) -> str:
 
 PARTS: Mapping[str, Callable[[_Study], str]] = {
     "Participants": _participants, "Template": _template, "Registration": _images, "Metrics": _metrics, "Harmonisation": _harmonisation,
-    "Group comparison": _groups, "ROC analysis": _roc, "Compression": _compression, "Subgroups": _clusters, "Correlations": _correlations,
+    "Group comparison": _groups, "ROC analysis": _roc, "Classifier": _classifier, "Compression": _compression, "Subgroups": _clusters, "Correlations": _correlations,
     "Healthy reference": _norms, "Agreement": _repeats, "Software": _software,
 }  # fmt: skip
 """Heading -> what writes its paragraph; an empty one is left out."""

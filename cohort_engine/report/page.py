@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 import yaml
 
+from cohort_engine.errors import optional
 from cohort_engine.io import layout
 from cohort_engine.io.store import storage_errors
 from cohort_engine.report.methods import Methods, software, write_methods
@@ -133,7 +134,8 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
 
 def _save(drawn: Drawn, folder: Path) -> str:
     """Write a figure as SVG and PNG; return what the page shows, as a ``data:`` URI. The same figure gives the same bytes."""
-    import matplotlib as mpl
+    with optional("matplotlib", "analysis", where="figures"):
+        import matplotlib as mpl
 
     vector, pixels = io.BytesIO(), io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": drawn.name, "svg.fonttype": "path"}):
@@ -190,7 +192,10 @@ class Page:
         found = self.found
         facts = [(str(len(found.material.people.table)), "people analysed")]
         if (table := found.tables.get("groups")) is not None:
-            facts += [(str(int(table["p"].notna().sum())), "features tested"), (str(len(found.findings)), f"differ (q ≤ {found.about['config']['alpha']:g})")]
+            facts += [
+                (str(int(table["p"].notna().sum())), "features tested"),
+                (str(len(found.findings)), f"differ (q ≤ {found.about['config']['alpha']:g})"),
+            ]
         if (table := found.tables.get("roc")) is not None and table["auc"].notna().any():
             facts.append((number(float(table["auc"].max())), "best area under the ROC curve"))
         return facts
@@ -237,7 +242,9 @@ class Page:
             for d in (d for d in self.drawn if d.section == key):
                 count += 1
                 pictures.append(self._picture(d, count))
-            rest = [n for n in self.found.tables if words_of(n).section == key and n != LEFT_OUT and n not in self._data and len(self.found.tables[n])]
+            rest = [
+                n for n in self.found.tables if words_of(n).section == key and n != LEFT_OUT and n not in self._data and len(self.found.tables[n])
+            ]
             data = tuple(self.data(n) for n in rest)
             if pictures or data:
                 out.append(Part(key, SECTION_TITLES.get(key, key.capitalize()), tuple(pictures), data))
@@ -315,7 +322,8 @@ def _csv(table: pd.DataFrame) -> str:
 
 def render(page: Page) -> str:
     """Fill the template of the page; whatever a study brings along is text, never markup."""
-    from jinja2 import Environment, StrictUndefined
+    with optional("jinja2", "analysis", where="report"):
+        from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("cohort_engine.report").joinpath(TEMPLATE).read_text(encoding="utf-8")

@@ -76,6 +76,12 @@ REFERENCES: Mapping[str, Reference] = {
     "efron": Reference(
         "Efron B. Estimating the error rate of a prediction rule: improvement on cross-validation. Journal of the American Statistical Association "
         "1983;78:316-331.", "10.1080/01621459.1983.10477973"),
+    "airola": Reference(
+        "Airola A, Pahikkala T, Waegeman W, De Baets B, Salakoski T. An experimental comparison of cross-validation techniques for estimating the area "
+        "under the ROC curve. Computational Statistics & Data Analysis 2011;55:1828-1844.", "10.1016/j.csda.2010.11.018"),
+    "bates": Reference(
+        "Bates S, Hastie T, Tibshirani R. Cross-validation: what does it estimate and how well does it do it? Journal of the American Statistical "
+        "Association 2024;119:1434-1445.", "10.1080/01621459.2023.2197686"),
     "miyanji": Reference(
         "Miyanji F, Furlan JC, Aarabi B, Arnold PM, Fehlings MG. Acute cervical traumatic spinal cord injury: MR imaging findings correlated with "
         "neurologic outcome: prospective study with 100 consecutive patients. Radiology 2007;243:820-827.", "10.1148/radiol.2433060583"),

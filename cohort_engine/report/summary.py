@@ -17,6 +17,9 @@ from cohort_engine.report.show import NOTHING, digits_of, equals, features, numb
 if TYPE_CHECKING:
     from cohort_engine.report.analyse import Analysis
 
+SAME = 1e-6
+"""Spread over the mean up to which a feature counts as the same in everybody: rounding."""
+
 
 @dataclass(frozen=True)
 class Count:
@@ -33,7 +36,9 @@ def flow(found: Analysis) -> list[Count]:
     steps = [Count("scans in the cohort", len(people.table) + len(people.excluded))]
     steps += [Count(f"left out: {reason}", int(n)) for reason, n in reasons.value_counts().items()]
     steps.append(Count("people analysed", len(people.table)))
-    return steps + [Count(f"{name} ({kind})", int((people.group == g).sum())) for g, name, kind in ((0, people.control, "controls"), (1, people.case, "cases"))]
+    return steps + [
+        Count(f"{name} ({kind})", int((people.group == g).sum())) for g, name, kind in ((0, people.control, "controls"), (1, people.case, "cases"))
+    ]
 
 
 def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -143,8 +148,16 @@ def _groups(found: Analysis) -> str:
         return ""
     config, best = found.about["config"], found.findings
     tested = int(table["p"].notna().sum())
-    text = f"Of {_count(tested, 'feature', 'features')} tested, {len(best)} {'differs' if len(best) == 1 else 'differ'} between the groups at a false "
+    text = (
+        f"Of {_count(tested, 'feature', 'features')} tested, {len(best)} {'differs' if len(best) == 1 else 'differ'} between the groups at a false "
+    )
     text += f"discovery rate of {percent(config['alpha'])}."
+    untested = table[table["p"].isna()]
+    spread = untested[["sd_control", "sd_case"]].max(axis=1) <= SAME * untested[["mean_control", "mean_case"]].abs().max(axis=1)
+    if flat := int(spread.sum()):
+        text += f" {_count(flat, 'further feature does', 'further features do')} not vary and cannot be tested: check the maps."
+    if gaps := len(untested) - flat:
+        text += f" {_count(gaps, 'further feature cannot', 'further features cannot')} be tested: too many values are missing."
     if len(best):
         text += f" The largest difference: {features(best.head(1))[0]}, {finding(best.iloc[0], config['confidence'])}."
     return text
@@ -166,6 +179,15 @@ def _roc(found: Analysis) -> str:
         text += f"{p['auc_first']:.2f} against {p['second']} {p['auc_second']:.2f} (difference {number(p['difference'])}, {number(p['low'])} to "
         text += f"{number(p['high'])}, q {equals(p['q'])})."
     return text
+
+
+def _classifier(found: Analysis) -> str:
+    table = found.tables.get("classifier")
+    if table is None or table["auc"].isna().all():
+        return ""
+    r = table.iloc[0]
+    text = f"{int(r['markers'])} markers together tell held-out cases from controls with an area under the ROC curve of {r['auc']:.2f}"
+    return text + (f" ({r['auc_low']:.2f} to {r['auc_high']:.2f})." if np.isfinite(r["auc_low"]) else ".")
 
 
 def _compression(found: Analysis) -> str:
@@ -236,10 +258,8 @@ def _repeats(found: Analysis) -> str:
     return f"Repeated scans of {n} people agree with a median ICC(2,1) of {middle:.2f} over the features (quartiles {number(low)} to {number(high)})."
 
 
-
-
 SENTENCES: Mapping[str, Callable[[Analysis], str]] = {
-    "people": _people, "groups": _groups, "roc": _roc, "compression": _compression, "clusters": _clusters, "correlations": _correlations,
+    "people": _people, "groups": _groups, "roc": _roc, "classifier": _classifier, "compression": _compression, "clusters": _clusters, "correlations": _correlations,
     "norms": _norms, "sites": _sites, "repeats": _repeats,
 }  # fmt: skip
 """Section -> what says what it found."""

@@ -161,6 +161,38 @@ TABLES: Mapping[str, Table] = {
             "specificity": Column("share of the controls not called at this threshold"),
         },
     ),
+    "classifier": Table(
+        "classifier", "The classifier", "How well several markers together tell cases from controls, on people that the classifier was not learnt from.",
+        {
+            "markers": Column("number of markers"), "folds": Column("parts of the cross-validation"),
+            "kept_together": Column("column whose values are never split over parts; empty: people"),
+            "auc": Column("area under the ROC curve of the scores of held-out people"), "auc_se": Column("standard error of the area, after DeLong"),
+            "auc_low": _AUC_LOW, "auc_high": _AUC_HIGH, "n_control": _N_CONTROL, "n_case": _N_CASE, "note": Column("what a reader must know"),
+        },
+    ),
+    "classifier_markers": Table(
+        "classifier", "What the classifier looks at", "Weight of each marker, over all parts of the cross-validation.",
+        {
+            "marker": Column("feature"), "coefficient": Column("mean change of the logit with one standard deviation of the marker"),
+            "same_sign": Column("share of the parts in which the coefficient has the mean's sign"),
+        },
+        order="|coefficient",
+    ),
+    "classifier_scores": Table(
+        "classifier", "Score of each person", "What the classifier said of each person when it had not been learnt from that person.",
+        {
+            **_PERSON, "score": Column("high for a case; missing: left out"), "probability": Column("probability of being a case"),
+            "fold": Column("part in which the person was held out, from 0; -1: left out"), "group": _GROUP,
+        },
+    ),
+    "classifier_curve": Table(
+        "classifier", "ROC curve of the classifier", "The whole curve of the scores of held-out people.",
+        {
+            "marker": Column("name of the classifier"), "threshold": Column("score; infinite at the start of the curve"),
+            "sensitivity": Column("share of the cases called at this threshold"),
+            "specificity": Column("share of the controls not called at this threshold"),
+        },
+    ),
     "compression": Table(
         "compression", "Compression of each person", "Where the cord is narrowest against its neighbourhood and healthy people, and how much.",
         {
