@@ -76,8 +76,9 @@ def analysis_page() -> str:
     """Every table of an analysis."""
     lines = [
         "# Tables of an analysis", "",
-        "`cohort-engine analyse` writes each table as `csv/<table>.csv` and `parquet/<table>.parquet`, and into the store as `analysis/<table>/<column>`,",
-        "there without names of people. `tables.json` beside them says the same as this page. An empty cell is missing; zero is a value.",
+        "`cohort-engine analyse` writes each table as `csv/<table>.csv` and `parquet/<table>.parquet`, and into the store as",
+        "`analysis/<table>/<column>`, there without names of people. `tables.json` beside them says the same as this page. An empty cell is",
+        "missing; zero is a value.",
         f"Unit `{OWN}`: each row has its own, in the column `units`.", "",
     ]  # fmt: skip
     for section, heading in SECTION_TITLES.items():

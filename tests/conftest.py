@@ -121,8 +121,10 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         for i in range(people):
             case, severity = i % 2 == 1, float(rng.uniform(0.3, 1)) if i % 2 else 0.0
             score = round(18 - 8 * severity + rng.normal(0, 0.7), 1) if case else np.nan
-            person = {"participant_id": f"sub-{i:03d}", "session_id": "ses-1" if twice else "", "group": "DCM" if case else "HC", "site": "ABC"[i % 3],
-                      "age": float(rng.integers(25, 75)), "sex": "FM"[int(rng.integers(2))], "mjoa": score, "severity": severity}  # fmt: skip
+            person = {
+                "participant_id": f"sub-{i:03d}", "session_id": "ses-1" if twice else "", "group": "DCM" if case else "HC", "site": "ABC"[i % 3],
+                "age": float(rng.integers(25, 75)), "sex": "FM"[int(rng.integers(2))], "mjoa": score, "severity": severity,
+            }  # fmt: skip
             rows += [person, {**person, "session_id": "ses-2"}] if i < twice else [person]
         table = pd.DataFrame(rows)
         config = parse_config({"data": {"bids": "b", "store": url}, "template": {"name": "parametric"}, "stages": stages})

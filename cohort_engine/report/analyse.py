@@ -148,7 +148,7 @@ def _beside(url: str) -> Path:
 def write_files(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as CSV and Parquet, in folders of their own."""
     with optional("pyarrow", "analysis", where="tables"):
-        import pyarrow  # noqa: F401
+        import pyarrow  # noqa: F401  # that it is there
     for kind in (CSV, PARQUET):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

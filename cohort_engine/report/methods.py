@@ -49,7 +49,7 @@ def write_methods(found: Analysis, ds: xr.Dataset) -> Methods:
 
     Returns
     -------
-    Methods
+    out : Methods
         Only works that the text cites.
     """
     study = _Study(found, ds)
@@ -205,11 +205,12 @@ def _harmonisation(s: _Study) -> str:
 
 
 TESTS = {
-    WELCH: "Cases and controls were compared with Welch's t test [@welch]; the effect was the difference of means (cases minus controls), the effect size "
-    "Hedges' g [@hedges].",
-    MANN_WHITNEY: "Cases and controls were compared with the Mann-Whitney U test [@mann]; the effect was the probability that a case is above a control, "
-    "with DeLong's standard error [@delong], the effect size the rank-biserial correlation.",
-    LINEAR: "Cases and controls were compared with a linear model; the effect was the coefficient of the group, the effect size its partial correlation.",
+    WELCH: "Cases and controls were compared with Welch's t test [@welch]; the effect was the difference of means (cases minus controls), "
+    "the effect size Hedges' g [@hedges].",
+    MANN_WHITNEY: "Cases and controls were compared with the Mann-Whitney U test [@mann]; the effect was the probability that a case is above a "
+    "control, with DeLong's standard error [@delong], the effect size the rank-biserial correlation.",
+    LINEAR: "Cases and controls were compared with a linear model; the effect was the coefficient of the group, the effect size its partial "
+    "correlation.",
 }  # fmt: skip
 
 
@@ -239,8 +240,8 @@ def _roc(s: _Study) -> str:
     text = f"Each feature was assessed as a marker ({higher}) by the area under its ROC curve, with DeLong's standard error [@delong, @sun] and a "
     text += f"{s.interval} on the logit. Thresholds maximised the Youden index [@youden]"
     if chosen["resamples"]:
-        text += f"; their intervals, and how much too good the index was for having been chosen on the same people [@efron], came from {chosen['resamples']} "
-        text += f"bootstrap resamples (seed {s.config['seed']})"
+        text += "; their intervals, and how much too good the index was for having been chosen on the same people [@efron], came from "
+        text += f"{chosen['resamples']} bootstrap resamples (seed {s.config['seed']})"
     if s.has("roc_pairs") and len(s.found.tables["roc_pairs"]):
         text += ". Areas of pairs of features were compared with DeLong's paired test, the false discovery rate controlled over the pairs [@fdr]"
     return f"{text}."
@@ -254,10 +255,10 @@ def _classifier(s: _Study) -> str:
     together = f", never splitting {by.replace('_', ' ')}" if by else ""
     inside = f" {site.replace('_', ' ')} effects removed with ComBat [@combat, @fortin]," if site and site != by else ""
     return (
-        f"{int(row['markers'])} markers were combined by logistic regression with an L2 penalty, in {int(row['folds'])}-fold cross-validation{together}. "
-        f"Within each training part alone, gaps were filled with the median,{inside} markers standardised, and the strength of the penalty chosen by "
-        "inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's standard error [@delong]; its "
-        f"{s.interval} takes the scores as given, which cross-validated ones are not quite [@bates] (seed {s.config['seed']})."
+        f"{int(row['markers'])} markers were combined by logistic regression with an L2 penalty, in {int(row['folds'])}-fold cross-validation"
+        f"{together}. Within each training part alone, gaps were filled with the median,{inside} markers standardised, and the strength of the "
+        "penalty chosen by inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's "
+        f"standard error [@delong]; its {s.interval} takes the scores as given, which cross-validated ones are not quite [@bates] (seed {s.config['seed']})."
     )
 
 
@@ -268,8 +269,8 @@ def _compression(s: _Study) -> str:
     measure = "front-to-back diameter" if c["measure"] == schema.DIAMETER_AP else "cross-sectional area"
     limit = int(s.found.tables["compression_summary"]["n_limit"].iloc[0])
     return (
-        f"Maximal spinal cord compression was found on the {measure} along the template [@miyanji, @valosek]: each profile was divided by the mean of "
-        f"the controls, and each slice from {c['search'][0]} to {c['search'][1]} compared with {c['extent']:g} mm of cord above and below, "
+        f"Maximal spinal cord compression was found on the {measure} along the template [@miyanji, @valosek]: each profile was divided by the mean "
+        f"of the controls, and each slice from {c['search'][0]} to {c['search'][1]} compared with {c['extent']:g} mm of cord above and below, "
         f"{c['gap']:g} mm away. The smallest ratio marked the place; a cord counted as compressed below the ratio that only "
         f"{100 * (1 - c['specificity']):.3g}% of {limit} controls fell below (quantile of type 6 [@hyndman]). {c['remote']} was the level away from "
         "the compression."
@@ -290,8 +291,8 @@ def _clusters(s: _Study) -> str:
     return (
         f"{who} were grouped by k-means on standardised features. {how}: stability was the mean adjusted Rand index [@hubert] of the clusters "
         f"of {c['resamples']} bootstrap samples with those of everybody [@hennig]. Whether the people could be one group was tested against "
-        f"{c['resamples']} samples of one normal distribution with their covariance [@liu]. Clusters were compared in what they were not made of with the "
-        f"Kruskal-Wallis test, the false discovery rate controlled over these [@fdr] (seed {s.config['seed']})."
+        f"{c['resamples']} samples of one normal distribution with their covariance [@liu]. Clusters were compared in what they were not made of "
+        f"with the Kruskal-Wallis test, the false discovery rate controlled over these [@fdr] (seed {s.config['seed']})."
     )
 
 
@@ -306,8 +307,8 @@ def _correlations(s: _Study) -> str:
     partial = f" with {listed(covariates)} taken out of both sides" if covariates else ""
     wide = ", widened for ranks [@bonett]" if c["method"] == "spearman" else ""
     return (
-        f"Features of {who} were correlated with {listed(dict.fromkeys(table['score']))} by {kind} correlation{partial}, with {s.interval}s on Fisher's z"
-        f"{wide}; the false discovery rate was controlled over {_family(s)} within each score [@fdr]."
+        f"Features of {who} were correlated with {listed(dict.fromkeys(table['score']))} by {kind} correlation{partial}, with {s.interval}s on "
+        f"Fisher's z{wide}; the false discovery rate was controlled over {_family(s)} within each score [@fdr]."
     )
 
 
@@ -332,8 +333,8 @@ def _repeats(s: _Study) -> str:
         return ""
     table = s.found.tables["repeats"]
     return (
-        f"Agreement of {int(table['sessions'].max())} sessions of the same people (up to {int(table['n'].max())}), as measured, was given by ICC(2,1) "
-        f"and ICC(3,1) [@shrout] with {s.interval}s [@mcgraw], the standard error of measurement and minimal detectable change [@weir], the "
+        f"Agreement of {int(table['sessions'].max())} sessions of the same people (up to {int(table['n'].max())}), as measured, was given by "
+        f"ICC(2,1) and ICC(3,1) [@shrout] with {s.interval}s [@mcgraw], the standard error of measurement and minimal detectable change [@weir], the "
         "coefficient of variation within people [@altman], and the limits of agreement of the first two sessions [@bland]."
     )
 
@@ -358,7 +359,7 @@ def _software(s: _Study) -> str:
 
 PARTS: Mapping[str, Callable[[_Study], str]] = {
     "Participants": _participants, "Template": _template, "Registration": _images, "Metrics": _metrics, "Harmonisation": _harmonisation,
-    "Group comparison": _groups, "ROC analysis": _roc, "Classifier": _classifier, "Compression": _compression, "Subgroups": _clusters, "Correlations": _correlations,
-    "Healthy reference": _norms, "Agreement": _repeats, "Software": _software,
+    "Group comparison": _groups, "ROC analysis": _roc, "Classifier": _classifier, "Compression": _compression, "Subgroups": _clusters,
+    "Correlations": _correlations, "Healthy reference": _norms, "Agreement": _repeats, "Software": _software,
 }  # fmt: skip
 """Heading -> what writes its paragraph; an empty one is left out."""

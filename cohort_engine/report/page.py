@@ -232,6 +232,11 @@ class Page:
         table = self.found.tables.get("quality")
         return show("quality", table, len(table)) if table is not None and len(table) else None
 
+    @property
+    def _open(self) -> list[str]:
+        """Tables that have rows, and no other place on the page."""
+        return [n for n, t in self.found.tables.items() if len(t) and n != LEFT_OUT]
+
     @cached_property
     def parts(self) -> list[Part]:
         """Sections in their order: figures with their data, then tables that no figure shows."""
@@ -242,13 +247,11 @@ class Page:
             for d in (d for d in self.drawn if d.section == key):
                 count += 1
                 pictures.append(self._picture(d, count))
-            rest = [
-                n for n in self.found.tables if words_of(n).section == key and n != LEFT_OUT and n not in self._data and len(self.found.tables[n])
-            ]
+            rest = [n for n in self._open if words_of(n).section == key and n not in self._data]
             data = tuple(self.data(n) for n in rest)
             if pictures or data:
                 out.append(Part(key, SECTION_TITLES.get(key, key.capitalize()), tuple(pictures), data))
-        unknown = [n for n in self.found.tables if n not in self._data and words_of(n).section not in SECTION_TITLES and len(self.found.tables[n])]
+        unknown = [n for n in self._open if n not in self._data and words_of(n).section not in SECTION_TITLES]
         if unknown:
             out.append(Part("others", "Further tables", (), tuple(self.data(n) for n in unknown)))
         return out

@@ -72,13 +72,14 @@ REFERENCES: Mapping[str, Reference] = {
     "sun": Reference(
         "Sun X, Xu W. Fast implementation of DeLong's algorithm for comparing the areas under correlated receiver operating characteristic curves. "
         "IEEE Signal Processing Letters 2014;21:1389-1393.", "10.1109/LSP.2014.2337313"),
-    "youden": Reference("Youden WJ. Index for rating diagnostic tests. Cancer 1950;3:32-35.", "10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3"),
+    "youden": Reference(
+        "Youden WJ. Index for rating diagnostic tests. Cancer 1950;3:32-35.", "10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3"),
     "efron": Reference(
         "Efron B. Estimating the error rate of a prediction rule: improvement on cross-validation. Journal of the American Statistical Association "
         "1983;78:316-331.", "10.1080/01621459.1983.10477973"),
     "airola": Reference(
-        "Airola A, Pahikkala T, Waegeman W, De Baets B, Salakoski T. An experimental comparison of cross-validation techniques for estimating the area "
-        "under the ROC curve. Computational Statistics & Data Analysis 2011;55:1828-1844.", "10.1016/j.csda.2010.11.018"),
+        "Airola A, Pahikkala T, Waegeman W, De Baets B, Salakoski T. An experimental comparison of cross-validation techniques for estimating the "
+        "area under the ROC curve. Computational Statistics & Data Analysis 2011;55:1828-1844.", "10.1016/j.csda.2010.11.018"),
     "bates": Reference(
         "Bates S, Hastie T, Tibshirani R. Cross-validation: what does it estimate and how well does it do it? Journal of the American Statistical "
         "Association 2024;119:1434-1445.", "10.1080/01621459.2023.2197686"),
@@ -91,7 +92,8 @@ REFERENCES: Mapping[str, Reference] = {
         "Rousseeuw PJ. Silhouettes: a graphical aid to the interpretation and validation of cluster analysis. Journal of Computational and Applied "
         "Mathematics 1987;20:53-65.", "10.1016/0377-0427(87)90125-7"),
     "hennig": Reference(
-        "Hennig C. Cluster-wise assessment of cluster stability. Computational Statistics & Data Analysis 2007;52:258-271.", "10.1016/j.csda.2006.11.025"),
+        "Hennig C. Cluster-wise assessment of cluster stability. Computational Statistics & Data Analysis 2007;52:258-271.",
+        "10.1016/j.csda.2006.11.025"),
     "hubert": Reference("Hubert L, Arabie P. Comparing partitions. Journal of Classification 1985;2:193-218.", "10.1007/BF01908075"),
     "liu": Reference(
         "Liu Y, Hayes DN, Nobel A, Marron JS. Statistical significance of clustering for high-dimension, low-sample size data. Journal of the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -58,29 +58,29 @@ def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         title = str(name).replace("_", " ")
         p = p_value(float(part["p"].iloc[0]))
         words = [w for w in part["category"].drop_duplicates() if w != ""]
-        by = part.set_index(["category", schema.GROUP])
+        by = {(r["category"], r[schema.GROUP]): r for r in part.to_dict("records")}
         if not words:
             digits = min(digits_of(part["sd"]), digits_of(part["mean"]), 2) or 1
-            cells = [_mean(by.loc[("", g)], digits, total) for g, total in zip((people.control, people.case), n, strict=True)]
+            cells = [_mean(by[("", g)], digits, total) for g, total in zip((people.control, people.case), n, strict=True)]
             rows.append((f"{title}, mean (SD)", *cells, p))
             continue
         if len(words) == 2 and not any(len(w) > 12 for w in words):
             words, title = words[:1], f"{title}, {words[0]}"
-            rows.append((f"{title}, n (%)", *(_share(by.loc[(words[0], g)]) for g in (people.control, people.case)), p))
+            rows.append((f"{title}, n (%)", *(_share(by[(words[0], g)]) for g in (people.control, people.case)), p))
             continue
         rows.append((f"{title}, n (%)", "", "", p))
-        rows += [(f"\u2003{w}", *(_share(by.loc[(w, g)]) for g in (people.control, people.case)), "") for w in words]
+        rows += [(f"\u2003{w}", *(_share(by[(w, g)]) for g in (people.control, people.case)), "") for w in words]
     return head, rows
 
 
-def _mean(row: pd.Series, digits: int, total: int) -> str:  # type: ignore[type-arg]
+def _mean(row: Mapping[Any, Any], digits: int, total: int) -> str:
     known = int(row["n"])
     if not known:
         return NOTHING
     return f"{number(row['mean'], digits)} ({number(row['sd'], digits)})" + (f" [n = {known}]" if known < total else "")
 
 
-def _share(row: pd.Series) -> str:  # type: ignore[type-arg]
+def _share(row: Mapping[Any, Any]) -> str:
     known = int(row["n"])
     return f"{int(row['count'])} ({100 * row['count'] / known:.0f}%)" if known else NOTHING
 
@@ -114,7 +114,7 @@ def _people(found: Analysis) -> str:
     return f"{text}; {_count(out, 'scan was', 'scans were')} left out." if out else f"{text}."
 
 
-def finding(row: pd.Series, level: float) -> str:  # type: ignore[type-arg]
+def finding(row: pd.Series[Any], level: float) -> str:
     """Say by how much a feature differs: effect with interval, effect size, q."""
     if row["method"] == MANN_WHITNEY:
         size = f"a case is above a control with a probability of {row['effect']:.2f}"
@@ -174,7 +174,7 @@ def _roc(found: Analysis) -> str:
     pairs = found.tables.get("roc_pairs")
     if pairs is not None and pairs["q"].notna().any():
         sure = pairs[pairs["q"] <= found.about["config"]["alpha"]]
-        p = pairs.loc[pairs["p"].idxmin()]
+        p = pairs.sort_values("p").iloc[0]
         text += f" Of {_count(len(pairs), 'pair of features', 'pairs of features')} compared, {len(sure)} differ in area; the clearest: {p['first']} "
         text += f"{p['auc_first']:.2f} against {p['second']} {p['auc_second']:.2f} (difference {number(p['difference'])}, {number(p['low'])} to "
         text += f"{number(p['high'])}, q {equals(p['q'])})."
@@ -225,7 +225,8 @@ def _correlations(found: Analysis) -> str:
     row = pick.loc[[pick["r"].abs().idxmax()]]
     r = row.iloc[0]
     text = f"Of {int(table['p'].notna().sum())} correlations with clinical scores, {len(sure)} hold at a false discovery rate of {percent(alpha)}"
-    return f"{text}; the strongest: {features(row)[0]} with {r['score'].replace('_', ' ')}, r {number(r['r'])} ({number(r['low'])} to {number(r['high'])})."
+    strongest = f"{features(row)[0]} with {r['score'].replace('_', ' ')}, r {number(r['r'])} ({number(r['low'])} to {number(r['high'])})"
+    return f"{text}; the strongest: {strongest}."
 
 
 def _norms(found: Analysis) -> str:
@@ -246,7 +247,9 @@ def _sites(found: Analysis) -> str:
     parts = [f"{percent(r.accuracy)} {r.when} harmonisation" for r in table.itertuples()]
     if len(parts) == 1:
         parts = [percent(table["accuracy"].iloc[0])]
-    return f"A classifier tells the site with a balanced accuracy of {' and '.join(parts)} (guessing: {percent(table['chance'].iloc[0])})."
+    return (
+        f"A classifier tells the site with a balanced accuracy of {' and '.join(parts)} (guessing: {percent(float(table['chance'].to_numpy()[0]))})."
+    )
 
 
 def _repeats(found: Analysis) -> str:
@@ -259,7 +262,7 @@ def _repeats(found: Analysis) -> str:
 
 
 SENTENCES: Mapping[str, Callable[[Analysis], str]] = {
-    "people": _people, "groups": _groups, "roc": _roc, "classifier": _classifier, "compression": _compression, "clusters": _clusters, "correlations": _correlations,
-    "norms": _norms, "sites": _sites, "repeats": _repeats,
+    "people": _people, "groups": _groups, "roc": _roc, "classifier": _classifier, "compression": _compression, "clusters": _clusters,
+    "correlations": _correlations, "norms": _norms, "sites": _sites, "repeats": _repeats,
 }  # fmt: skip
 """Section -> what says what it found."""

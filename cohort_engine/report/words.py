@@ -118,7 +118,8 @@ TABLES: Mapping[str, Table] = {
         {
             **_FEATURE, "method": Column("test: welch, mann_whitney, or linear with covariates"),
             "family": Column("family of tests within which q is adjusted"),
-            "n_control": _N_CONTROL, "mean_control": Column("mean of the controls", OWN), "sd_control": Column("standard deviation of the controls", OWN),
+            "n_control": _N_CONTROL, "mean_control": Column("mean of the controls", OWN),
+            "sd_control": Column("standard deviation of the controls", OWN),
             "n_case": _N_CASE, "mean_case": Column("mean of the cases", OWN), "sd_case": Column("standard deviation of the cases", OWN),
             "effect": Column("cases minus controls; with mann_whitney the probability that a case is above a control, without unit", OWN),
             "se": Column("standard error of the effect", OWN), **_ends("confidence interval of the effect", OWN),
@@ -140,7 +141,8 @@ TABLES: Mapping[str, Table] = {
             "youden": Column("sensitivity plus specificity minus 1"),
             "optimism": Column("what the Youden index gains from being chosen on the same people: youden minus optimism is to be expected of others"),
         },
-        shown=(FEATURE_COLUMN, "units", "direction", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity", "optimism"), order="-auc",
+        shown=(FEATURE_COLUMN, "units", "direction", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity", "optimism"),
+        order="-auc",
     ),
     "roc_pairs": Table(
         "roc", "Features against each other", "Paired comparison of areas under the ROC curve, in the people who have both features.",
@@ -162,7 +164,7 @@ TABLES: Mapping[str, Table] = {
         },
     ),
     "classifier": Table(
-        "classifier", "The classifier", "How well several markers together tell cases from controls, on people that the classifier was not learnt from.",
+        "classifier", "The classifier", "How well several markers together tell cases from controls, on people it was not learnt from.",
         {
             "markers": Column("number of markers"), "folds": Column("parts of the cross-validation"),
             "kept_together": Column("column whose values are never split over parts; empty: people"),
@@ -224,7 +226,8 @@ TABLES: Mapping[str, Table] = {
         "clusters", "Cluster of each person", "Who is in which cluster, and where on the first principal components.",
         {
             **_PERSON, "cluster": Column("number of the cluster, from 0; -1: left out, a feature is missing"),
-            "pc1": Column("first principal component of the standardised features"), "pc2": Column("second principal component; missing with one feature"),
+            "pc1": Column("first principal component of the standardised features"),
+            "pc2": Column("second principal component; missing with one feature"),
         },
     ),
     "cluster_choice": Table(
