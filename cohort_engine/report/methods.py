@@ -257,8 +257,8 @@ def _classifier(s: _Study) -> str:
     return (
         f"{int(row['markers'])} markers were combined by logistic regression with an L2 penalty, in {int(row['folds'])}-fold cross-validation"
         f"{together}. Within each training part alone, gaps were filled with the median,{inside} markers standardised, and the strength of the "
-        "penalty chosen by inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's "
-        f"standard error [@delong]; its {s.interval} takes the scores as given, which cross-validated ones are not quite [@bates] (seed {s.config['seed']})."
+        "penalty chosen by inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's standard "
+        f"error [@delong]; its {s.interval} takes the scores as given, which cross-validated ones are not quite [@bates] (seed {s.config['seed']})."
     )
 
 

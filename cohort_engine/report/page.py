@@ -37,9 +37,10 @@ LEFT_OUT = "excluded"
 """Table that stands on the page as it is, with names."""
 TABLE_BYTES, ALL_BYTES = 150_000, 1_500_000
 """Data of one table, and of all tables, that the page carries; the others are links to the files beside it."""
-FIGURE_BYTES = 300_000
+FIGURE_BYTES = 400_000
 """A vector drawing above this goes into the page as pixels; the folder has both."""
 PIXELS_PER_INCH = 200
+CSS_PIXELS_PER_INCH = 96
 PATH = re.compile(r"(?:[a-z0-9]+://|(?<![\w.])[~.]{0,2}/|[A-Za-z]:\\)[^\s'\",;]+[^\s'\",;.:)]")
 LONG = 25
 """Rows of a list of people that is shown whole."""
@@ -69,6 +70,14 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Image:
+    """What the page shows of a figure: ``data:`` URI, and width in pixels of a page."""
+
+    href: str
+    width: int
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure on the page: an image as a ``data:`` URI, and its data; tables that stand under an earlier figure are in `seen`."""
 
@@ -76,6 +85,7 @@ class Picture:
     title: str
     caption: str
     href: str
+    width: int
     data: tuple[Data, ...]
     seen: tuple[tuple[str, str], ...]
     number: int
@@ -132,8 +142,8 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
     return folder / REPORT
 
 
-def _save(drawn: Drawn, folder: Path) -> str:
-    """Write a figure as SVG and PNG; return what the page shows, as a ``data:`` URI. The same figure gives the same bytes."""
+def _save(drawn: Drawn, folder: Path) -> Image:
+    """Write a figure as SVG and PNG; return what the page shows. The same figure gives the same bytes."""
     with optional("matplotlib", "analysis", where="figures"):
         import matplotlib as mpl
 
@@ -145,7 +155,8 @@ def _save(drawn: Drawn, folder: Path) -> str:
         (folder / f"{drawn.name}.{ending}").write_bytes(image.getvalue())
     small = len(vector.getvalue()) <= FIGURE_BYTES
     kind, image = ("svg+xml", vector) if small else ("png", pixels)
-    return f"data:image/{kind};base64,{base64.b64encode(image.getvalue()).decode()}"
+    width = int.from_bytes(pixels.getvalue()[16:20], "big") * CSS_PIXELS_PER_INCH // PIXELS_PER_INCH  # PNG: the first number of its header
+    return Image(f"data:image/{kind};base64,{base64.b64encode(image.getvalue()).decode()}", width)
 
 
 def without_paths(text: str) -> str:
@@ -162,7 +173,7 @@ def without_paths(text: str) -> str:
 class Page:
     """Everything that the template of the page shows."""
 
-    def __init__(self, found: Analysis, ds: xr.Dataset, drawn: Sequence[Drawn], images: Mapping[str, str]) -> None:
+    def __init__(self, found: Analysis, ds: xr.Dataset, drawn: Sequence[Drawn], images: Mapping[str, Image]) -> None:
         self.found, self.ds, self.images = found, ds, images
         self.drawn = list(drawn)
         self._left = ALL_BYTES
@@ -257,10 +268,11 @@ class Page:
         return out
 
     def _picture(self, d: Drawn, count: int) -> Picture:
-        there = [n for n in d.tables if n in self.found.tables]
+        there = [n for n in d.tables if n in self._open]
         seen = tuple((n, words_of(n).title) for n in there if n in self._data)
         data = tuple(self.data(n) for n in there if n not in self._data)
-        return Picture(d.name, d.title, d.caption, self.images[d.name], data, seen, count)
+        image = self.images[d.name]
+        return Picture(d.name, d.title, d.caption, image.href, image.width, data, seen, count)
 
     def data(self, name: str) -> Data:
         """Lay a table out; the page carries all of it while there is room."""

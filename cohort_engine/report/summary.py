@@ -244,7 +244,7 @@ def _sites(found: Analysis) -> str:
     table = found.tables.get("site_check")
     if table is None or not len(table):
         return ""
-    parts = [f"{percent(r.accuracy)} {r.when} harmonisation" for r in table.itertuples()]
+    parts = [f"{percent(float(r['accuracy']))} {r['when']} harmonisation" for r in table.to_dict("records")]
     if len(parts) == 1:
         parts = [percent(table["accuracy"].iloc[0])]
     return (
