@@ -227,7 +227,9 @@ def _limits(ds: xr.Dataset, limits: Mapping[str, tuple[float | None, float | Non
 
 
 def _range(low: float | None, high: float | None) -> str:
-    return f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'}".strip()
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "anything"
 
 
 def _enough(people: People) -> None:

@@ -21,7 +21,7 @@ from cohort_engine.errors import CohortError
 from cohort_engine.io.tables import read_tables
 
 FIGURES = "cohort_engine.report.figures"
-QUICK = {"roc": {"resamples": 20}, "clusters": {"resamples": 5}}
+QUICK = {"roc": {"resamples": 20}, "clusters": {"resamples": 5, "largest": 3}, "classifier": {"folds": 2}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,11 +55,11 @@ def words(result: Result) -> str:
 def test_one_command_makes_everything(make_finished_study: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if (Path(cohort_engine.__file__).parent / "report" / "figures.py").exists():
         monkeypatch.delitem(sys.modules, FIGURES)
-    url = make_finished_study(people=20, twice=4)
+    url = make_finished_study(people=14, twice=3)
     result = run(write_study(url, tmp_path, harmonise={"site": "site"}), "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     said = words(result)
-    assert "20 people were analysed: 10 controls (HC) and 10 cases (DCM); 4 scans were left out." in said
+    assert "14 people were analysed: 7 controls (HC) and 7 cases (DCM); 3 scans were left out." in said
     assert re.search(r"Of \d+ features tested, \d+ differ between the groups at a false discovery rate of 5%", said)
     assert "Largest differences, cases against controls" in said
     assert "Hedges' g" in said
@@ -138,9 +138,6 @@ def test_scores_that_are_half_missing_or_text(make_finished_study: Callable[...,
     result = run(write_study(url, tmp_path, features=ONE, correlate={"scores": ["nurick"]}), "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "correlations could not be made column nurick: expected numbers, found text" in words(result)
-    result = run(write_study(url, tmp_path, features=ONE, correlate={"scores": ["mjao"]}), "--out", tmp_path / "out")
-    assert "correlations could not be made" in words(result)
-    assert "Did you mean 'mjoa'?" in words(result)
 
 
 def test_a_metric_that_does_not_vary(make_finished_study: Callable[..., str], tmp_path: Path) -> None:
