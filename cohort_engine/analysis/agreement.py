@@ -116,7 +116,8 @@ def icc(ratings: ArrayLike, *, kind: str = ABSOLUTE, confidence: float = 0.95, m
     Returns
     -------
     Icc
-        Missing: all but `n` are NaN with too many missing, fewer than two subjects, or no spread at all; the interval is NaN without any error.
+        Missing: all but `n` are NaN with too many missing, fewer than two subjects, or no spread at all; the interval is NaN without any error,
+        and where its quantile of F is infinite (far below 0, few subjects).
 
     Raises
     ------
@@ -154,6 +155,7 @@ def _absolute(s: _Squares, f: FloatArray, tail: float) -> tuple[FloatArray, Floa
     weights = a * s.columns, b * s.error
     v = share(sum(weights) ** 2, weights[0] ** 2 / (k - 1) + weights[1] ** 2 / ((n - 1) * (k - 1)))
     below, above = fdtri(n - 1, v, 1 - tail), fdtri(v, n - 1, 1 - tail)
+    below, above = (np.where(np.isfinite(below) & np.isfinite(above), q, np.nan) for q in (below, above))
     other = k * s.columns + (k * n - k - n) * s.error
     low = share(n * (s.rows - below * s.error), below * other + n * s.rows)
     high = share(n * (above * s.rows - s.error), other + n * above * s.rows)

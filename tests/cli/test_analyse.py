@@ -55,11 +55,11 @@ def words(result: Result) -> str:
 def test_one_command_makes_everything(make_finished_study: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if (Path(cohort_engine.__file__).parent / "report" / "figures.py").exists():
         monkeypatch.delitem(sys.modules, FIGURES)
-    url = make_finished_study(people=14, twice=3)
+    url = make_finished_study(people=20, twice=4)
     result = run(write_study(url, tmp_path, harmonise={"site": "site"}), "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     said = words(result)
-    assert "14 people were analysed: 7 controls (HC) and 7 cases (DCM); 3 scans were left out." in said
+    assert "20 people were analysed: 10 controls (HC) and 10 cases (DCM); 4 scans were left out." in said
     assert re.search(r"Of \d+ features tested, \d+ differ between the groups at a false discovery rate of 5%", said)
     assert "Largest differences, cases against controls" in said
     assert "Hedges' g" in said

@@ -124,6 +124,13 @@ def test_unusable_tests_are_nan_with_n() -> None:
     assert np.isnan(repeatability(x - 40).cv[0])
 
 
+def test_far_below_zero_there_is_no_interval() -> None:
+    """Three people whose repeats are opposite: the degrees of freedom of the interval are next to none, its quantile infinite."""
+    found = icc(np.array([[-0.3, 0.7], [-0.6, 1.2], [1.0, -0.6]])[..., None])
+    assert found.icc[0] == pytest.approx(-2.269, abs=0.001)
+    assert np.isnan([found.low[0], found.high[0]]).all()
+
+
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="two repeats or more"):
         icc(np.zeros((5, 1, 2)))
