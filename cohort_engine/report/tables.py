@@ -411,7 +411,7 @@ def sites(m: Material, config: AnalysisConfig) -> Tables:
         for code, group in ((0, m.people.control), (1, m.people.case)):
             rows = (place == where) & (m.people.group == code)
             part = m.features[FEATURE].assign(site=where, group=group, n=np.isfinite(m.raw[rows]).sum(axis=0), mean=_mean(m.raw[rows]))
-            part["sd"], part["mean_harmonised"] = _sd(m.raw[rows]), _mean(m.values[rows])
+            part["sd"], part["mean_harmonised"], part["sd_harmonised"] = _sd(m.raw[rows]), _mean(m.values[rows]), _sd(m.values[rows])
             parts.append(part.assign(cv=100 * part["sd"] / part["mean"].abs()))
     out: Tables = {"sites": pd.concat(parts, ignore_index=True)}
     effects = []

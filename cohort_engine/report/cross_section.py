@@ -1,0 +1,275 @@
+"""The cord cut across: tracts of the packed atlas as outlines, coloured by a number each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.analysis.groups import MANN_WHITNEY
+from cohort_engine.reduce.cohort import atlas_of, template_levels
+from cohort_engine.reduce.operator import LevelRange
+from cohort_engine.report import drawing
+from cohort_engine.report.drawing import DIVERGING, INK, MISSING, Drawn, level_order, quantity, scale
+from cohort_engine.report.material import COMPRESSED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+
+    from cohort_engine.report.analyse import Analysis
+
+FloatArray = NDArray[np.float64]
+
+TISSUES = ("WM ", "GM ")
+"""Starts of the labels that are cord: the rest is around it."""
+FINER = 5
+"""Points of an outline's grid for each voxel."""
+MOST_PANELS = 6
+HATCH = "//////"
+
+
+@dataclass(frozen=True, eq=False)
+class CrossSection:
+    """Regions in the middle slice of a level.
+
+    Attributes
+    ----------
+    level : str
+    x, y : (point,) float64
+        Places in the picture, mm: the right of the cord is at the left (smaller x), its front at the top (larger y).
+    inside : mapping of region to (y, x) float64
+        Positive where the region is the largest part of the cord, negative elsewhere; the outline is where it is 0.
+    """
+
+    level: str
+    x: FloatArray
+    y: FloatArray
+    inside: dict[str, FloatArray]
+
+
+def cross_section(ds: xr.Dataset, level: str, regions: Iterable[str]) -> CrossSection:
+    """Cut the atlas of an opened cohort at the middle slice of a level.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `open_cohort`.
+    level : str
+        A level, or a pool of several (``C2:C3``).
+    regions : iterable of str
+        Names of labels or unions. Where several have a label it goes to the smallest; labels that none has are left out.
+
+    Returns
+    -------
+    CrossSection
+
+    Raises
+    ------
+    UnknownNameError
+        No such level or region.
+
+    Notes
+    -----
+    A voxel is cord where labels of white and grey matter have more than half of it. Weights are interpolated (cubic splines) to a finer grid, and
+    each point goes to the region with the largest weight.
+    """
+    from scipy import ndimage
+
+    atlas = atlas_of(ds)
+    numbers = LevelRange.parse(level, template_levels(ds)).numbers
+    within = np.flatnonzero(np.isin(ds[schema.VOXEL_LEVEL].to_numpy(), numbers))
+    heights = ds[schema.VOXEL_INDEX[2]].to_numpy()[within]
+    slices = np.unique(heights)
+    chosen = within[heights == slices[len(slices) // 2]]
+    tissue = [k for k, name in enumerate(atlas.labels) if name.startswith(TISSUES)]
+    members = _share_out({r: atlas.region(r).members for r in regions}, tissue)
+    weights = atlas.weights[:, chosen].toarray().astype(float)
+    ij = np.stack([ds[n].to_numpy()[chosen].astype(int) for n in schema.VOXEL_INDEX[:2]])
+    mm = [ds[n].to_numpy()[chosen].astype(float) for n in schema.VOXEL_WORLD[:2]]
+    low, high = ij.min(axis=1) - 1, ij.max(axis=1) + 1
+    planes = np.stack([weights[tissue].sum(axis=0), *(weights[list(m)].sum(axis=0) for m in members.values())])
+    image = np.zeros((len(planes), *(high - low + 1)))
+    image[:, *(ij - low[:, None])] = planes
+    fine = np.stack([ndimage.zoom(plane, FINER, order=3, grid_mode=True, mode="grid-constant") for plane in image])
+    axes = []
+    for k in range(2):
+        step = _step(ij[k], mm[k])
+        first = mm[k][0] + step * (low[k] - ij[k, 0] - 0.5 + 0.5 / FINER)
+        axes.append(first + step / FINER * np.arange(fine.shape[k + 1]))
+    x, y, order = -axes[0], axes[1], np.argsort(-axes[0])
+    share, parts = fine[0], fine[1:]
+    inside = {}
+    for r, name in enumerate(members):
+        others = np.max(np.delete(parts, r, axis=0), axis=0, initial=0.0)
+        inside[name] = np.minimum(parts[r] - others, share - 0.5)[order].T
+    return CrossSection(level, x[order], y, inside)
+
+
+def _step(index: NDArray[Any], mm: FloatArray) -> float:
+    """Mm from voxel to voxel along an axis."""
+    i, j = int(np.argmin(index)), int(np.argmax(index))
+    return float((mm[j] - mm[i]) / (index[j] - index[i])) if index[j] > index[i] else 1.0
+
+
+def _share_out(regions: Mapping[str, tuple[int, ...]], labels: Iterable[int]) -> dict[str, tuple[int, ...]]:
+    """Give each label to the smallest region that has it.
+
+    Examples
+    --------
+    >>> _share_out({"white": (0, 1, 2), "left": (1,)}, [0, 1])
+    {'white': (0,), 'left': (1,)}
+    """
+    owner: dict[int, str] = {}
+    for name, members in sorted(regions.items(), key=lambda item: len(item[1])):
+        for k in members:
+            owner.setdefault(k, name)
+    out: dict[str, tuple[int, ...]] = {}
+    wanted = set(labels)
+    for name in regions:
+        mine = tuple(k for k in sorted(owner) if owner[k] == name and k in wanted)
+        if mine:
+            out[name] = mine
+    return out
+
+
+def draw_cord(
+    axis: Axes, cut: CrossSection, values: Mapping[str, float], *, cmap: Colormap, norm: Normalize, hatched: Iterable[str] = (), bar: float = 5.0
+) -> None:
+    """Draw a cross-section: one patch a region, its label (``gid``) the region's name.
+
+    Parameters
+    ----------
+    axis : Axes
+    cut : CrossSection
+    values : mapping of region to float
+        Missing: grey.
+    cmap, norm
+    hatched : iterable of str
+        Regions that are hatched.
+    bar : float
+        Length of the scale bar, mm; 0: none.
+    """
+    from contourpy import FillType, contour_generator
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    marked = set(hatched)
+    for name, field in cut.inside.items():
+        made = contour_generator(cut.x, cut.y, field, fill_type=FillType.OuterCode).filled(0.0, np.inf)
+        points, codes = made
+        if not points:
+            continue
+        value = values.get(name, np.nan)
+        colour: Any = cmap(norm(value)) if np.isfinite(value) else MISSING
+        outline = Path(np.concatenate(points), np.concatenate(codes))
+        hatch = HATCH if name in marked and np.isfinite(value) else None
+        patch = PathPatch(outline, facecolor=colour, edgecolor=INK, linewidth=0.35, hatch=hatch, gid=name)
+        axis.add_patch(patch)
+    axis.set(aspect="equal", xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.autoscale_view()
+    for place, side, align in ((0.0, "R", "left"), (1.0, "L", "right")):
+        axis.text(place, 0.5, side, transform=axis.transAxes, ha=align, va="center", fontsize=8, weight="bold")
+    if bar:
+        left, bottom = axis.get_xlim()[0], axis.get_ylim()[0]
+        axis.plot([left, left + bar], [bottom, bottom], color=INK, linewidth=1.5, solid_capstyle="butt")
+        axis.annotate(f"{bar:g} mm", (left, bottom), (0, 2), textcoords="offset points", fontsize=drawing.SMALL, color=INK)
+
+
+# --- the effects of a disease -----------------------------------------------------------------------------------------
+def shown_regions(rows: pd.DataFrame, labels: Iterable[str]) -> list[str]:
+    """Regions to colour: single labels where there are any, or else unions."""
+    known = [str(r) for r in dict.fromkeys(rows[schema.REGION])]
+    single = [r for r in known if r in set(labels) and r.startswith(TISSUES)]
+    return single or known
+
+
+def shown_levels(rows: pd.DataFrame, remote: str | None, most: int = MOST_PANELS) -> list[str]:
+    """Levels to draw, from the top down: the one of the largest effect size, the remote one, and the next in effect size."""
+    strength = rows.dropna(subset=["difference"]).groupby(schema.LEVEL)["size"].agg(lambda s: s.abs().max())
+    ranked = [str(n) for n in strength.sort_values(ascending=False, kind="stable").index]
+    first = ranked[:1] + [n for n in (remote,) if n in ranked[1:]]
+    return level_order(dict.fromkeys([*first, *ranked]).keys() if len(ranked) <= most else list(dict.fromkeys([*first, *ranked]))[:most])
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add ``difference``: case minus control in the unit of the metric, adjusted where the test is."""
+    ranks = rows["method"] == MANN_WHITNEY
+    return rows.assign(difference=rows["effect"].where(~ranks, rows["mean_case"] - rows["mean_control"]))
+
+
+def effects_on_cord(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
+    """Tracts coloured by the difference of groups, one panel a level."""
+    groups = drawing.table(found, "groups")
+    if groups is None:
+        return []
+    out = []
+    for number, kind in enumerate(drawing.map_kinds(groups)):
+        rows = differences(drawing.of_kind(groups, kind))
+        rows = rows[rows[schema.LEVEL] != COMPRESSED]
+        rows = rows[rows[schema.REGION].isin(shown_regions(rows, atlas_of(ds).labels))]
+        if np.isfinite(rows["difference"]).any():
+            out.append(_effects(found, ds, rows, kind, drawing.suffix(number, kind)))
+    return out
+
+
+def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[str, str], end: str) -> Drawn:
+    from matplotlib import colormaps
+    from matplotlib.colors import CenteredNorm
+    from matplotlib.patches import Patch
+
+    people, alpha = found.material.people, found.about["config"]["alpha"]
+    levels = shown_levels(rows, drawing.remote_level(found, rows[schema.LEVEL]))
+    shown = rows[rows[schema.LEVEL].isin(levels)]
+    limit, extend = drawing.limit_of(shown["difference"], 1e-6)
+    norm, cmap = CenteredNorm(0, limit), colormaps[DIVERGING]
+    across = min(3, len(levels))
+    down = -(-len(levels) // across)
+    figure = drawing.page(22 + 50 * down, 180 if across > 1 else 90)
+    grid = figure.subplots(down, across, squeeze=False)
+    counts, grey = [], False
+    for axis in grid.flat:
+        axis.set_axis_off()
+    regions = list(dict.fromkeys(shown[schema.REGION]))
+    cuts = [cross_section(ds, level, regions) for level in levels]
+    box = [(min(c.x.min() for c in cuts), max(c.x.max() for c in cuts)), (min(c.y.min() for c in cuts), max(c.y.max() for c in cuts))]
+    for axis, level, cut in zip(grid.flat, levels, cuts, strict=False):
+        part = shown[shown[schema.LEVEL] == level].set_index(schema.REGION)
+        values = part["difference"].to_dict()
+        weak = [r for r in part.index if not part.at[r, "q"] <= alpha]
+        axis.set_axis_on()
+        axis.set(xlim=box[0], ylim=box[1])
+        draw_cord(axis, cut, values, cmap=cmap, norm=norm, hatched=weak)
+        grey |= any(not np.isfinite(values.get(r, np.nan)) for r in cut.inside)
+        n = int((part["q"] <= alpha).sum())
+        axis.set_title(f"{level}: {n} of {int(part['difference'].notna().sum())} with q ≤ {alpha:g}")
+        counts.append(f"{n} at {level}")
+    unit = scale(str(rows["units"].iloc[0]), difference=True)
+    name = quantity(*kind)
+    from matplotlib.cm import ScalarMappable
+
+    colours = ScalarMappable(norm, cmap)
+    bar = figure.colorbar(colours, ax=grid, location="bottom", shrink=0.6, aspect=35, pad=0.03, extend=extend)
+    bar.set_label(drawing.with_unit(f"{name}, {people.case} − {people.control}", unit))
+    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    keys = [Patch(facecolor="white", edgecolor=INK, hatch=HATCH, linewidth=0.35, label=f"q > {alpha:g}")]
+    keys += [Patch(facecolor=MISSING, edgecolor=INK, linewidth=0.35, label="no value")] if grey else []
+    figure.legend(handles=keys, loc="outside lower right", ncols=1)
+    adjusted = "adjusted difference" if (rows["method"] == "linear").all() else "difference of means"
+    most = shown.loc[shown["difference"].abs().idxmax()]
+    caption = (
+        f"Middle slice of the template at each level, tracts coloured by the {adjusted} of {name} ({people.case} minus {people.control}"
+        f"{f', in {unit}' if unit else ''}): blue is lower in {people.case}, red is higher. Hatched regions have q > {alpha:g}"
+        f"{'; grey ones have no value' if grey else ''}. Seen from below, as radiologists look: R is the right of the cord, its front is at the top. "
+        f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}. Regions with q ≤ {alpha:g}: "
+        f"{', '.join(counts)}. The largest difference drawn is {most['difference']:.3g}{f' {unit}' if unit else ''}, in {most[schema.REGION]} at "
+        f"{most[schema.LEVEL]}."
+    )
+    return Drawn(f"effects_on_cord{end}", "groups", f"Where {name} differs", caption, ("groups",), figure)
