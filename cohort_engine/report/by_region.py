@@ -77,13 +77,13 @@ def effect_sizes(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         pooled = [n for n in levels if ":" in n or n == "all"]
         caption = (
             f"{what} of {people.case} against {people.control} by region and level, vertebral levels from the top down"
-            f"{f', then levels pooled ({chr(44).join(pooled)})' if pooled else ''}"
+            f"{f', then levels pooled ({drawing.listed(pooled)})' if pooled else ''}"
             f"{', then each person at the level where the own cord is compressed most' if COMPRESSED in levels else ''}. Blue is lower in "
             f"{people.case}, red is higher; a dot stands where q ≤ {alpha:g} ({int(marks.to_numpy().sum())} of {int(values.notna().to_numpy().sum())} "
             f"cells){f'; {holes} grey cells have too few values' if holes else ''}. {drawing.sample(found)}; "
             f"{drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}. L and R are the sides of the cord. The largest size is "
-            f"{strongest['size']:.2f} ({found.about['config']['confidence']:.0%} interval {strongest['size_low']:.2f} to "
-            f"{strongest['size_high']:.2f}), {drawing.feature_labels(_named(groups, strongest))[0]}."
+            f"{drawing.signed(strongest['size'])}{drawing.between(strongest['size_low'], strongest['size_high'])}, "
+            f"{drawing.feature_labels(_named(groups, strongest))[0]} (in brackets the {found.about['config']['confidence']:.0%} interval)."
         )
         title = f"Effect sizes of {name} by region and level"
         out.append(Drawn(f"effect_sizes{drawing.suffix(number, kind)}", "groups", title, caption, ("groups",), figure))
@@ -136,11 +136,12 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         q = "" if np.isnan(top["q"]) else f", q {drawing.small(top['q'])}"
         caption = (
             f"{method} correlation of {quantity(*kind) if kind[0] else 'measures of the cord'} with clinical scores in {who}"
-            f"{f', adjusted for {chr(44).join(adjust)}' if adjust else ''}, {'at the level of the strongest one and ' if len(levels) > 1 else ''}at "
-            f"{panels[-1].title}. Red: more of one with more of the other; blue: less. A dot stands where q ≤ {alpha:g} ({n} of {len(drawn)} cells); "
+            f"{f', adjusted for {drawing.listed(adjust)}' if adjust else ''}, {'at the level of the strongest one and ' if len(levels) > 1 else ''}at "
+            f"{panels[-1].title}. Red: more of one with more of the other; blue: less. A dot stands where q ≤ {alpha:g} ({n} of {int(drawn['r'].notna().sum())} cells); "
             f"{drawing.discovery(found)}{f'; {holes} grey cells have too few values' if holes else ''}. The strongest is "
-            f"{drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {letter} = {top['r']:.2f} "
-            f"({found.about['config']['confidence']:.0%} interval {top['low']:.2f} to {top['high']:.2f}, n = {int(top['n'])}{q})."
+            f"{drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {letter} = "
+            f"{drawing.signed(top['r'])}{drawing.between(top['low'], top['high'])}, n = {int(top['n'])}{q} (in brackets the "
+            f"{found.about['config']['confidence']:.0%} interval)."
         )
         name = f"correlations{drawing.suffix(number, kind)}"
         out.append(Drawn(name, "correlations", "Correlation with clinical scores", caption, ("correlations",), figure))
@@ -169,16 +170,15 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         outside = pd.DataFrame({"outside": 100 * counts["outside"] / counts["n_case"].where(counts["n_case"] > 0)})
         figure = heat_map(
             blocks, [Panel("", z)], norm=CenteredNorm(0, Z_LIMIT), extend="both" if (z.abs() > Z_LIMIT).any(axis=None) else "neither",
-            label="z (SD of the reference)", column=4.0, bottom="", 
+            label="z (SD of the reference)", column=4.0, bottom=f"{z.shape[1]} {found.material.people.case}, sorted by mean z",
         )  # fmt: skip
         where = "at the compression" if level == COMPRESSED else level
-        figure.axes[len(blocks) - 1].set_xlabel(f"{z.shape[1]} {found.material.people.case}, sorted by mean z")
         worst = outside["outside"].idxmax()
         confidence = found.about["config"]["confidence"]
-        adjust = found.about["config"]["norms"]["covariates"]
+        adjust = list(found.material.people.covariates(found.about["config"]["norms"]["covariates"]))
         caption = (
             f"Each column is one of {z.shape[1]} {found.material.people.case}, each row a region, at {where}: the level where most values are outside "
-            f"the healthy range. Colours are the distance from the value expected of healthy people{f' of the same {chr(44).join(adjust)}' if adjust else ''}, "
+            f"the healthy range. Colours are the distance from the value expected of healthy people{f' of the same {drawing.listed(adjust)}' if adjust else ''}, "
             f"in SD of the reference ({counts['reference'].iloc[0]}, n = {int(counts['n_reference'].max())}); people are sorted by their mean"
             f"{', grey is missing' if z.isna().any(axis=None) else ''}. {outside.loc[worst, 'outside']:.0f}% are outside the {confidence:.0%} range in "
             f"{worst}, where most are; {100 - 100 * confidence:.0f}% are expected of healthy people."

@@ -22,6 +22,7 @@ from cohort_engine.report.material import COMPRESSED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
+    from matplotlib.path import Path
 
     from cohort_engine.report.analyse import Analysis
 
@@ -29,8 +30,12 @@ FloatArray = NDArray[np.float64]
 
 TISSUES = ("WM ", "GM ")
 """Starts of the labels that are cord: the rest is around it."""
-FINER = 5
-"""Points of an outline's grid for each voxel."""
+CORD = "cord"
+"""Label of the patch that is the whole cord."""
+FINE = 0.08
+"""Distance of the points from which outlines are made, mm."""
+STRAIGHT = 0.015
+"""Points of an outline that lie this near to a straight line, mm, are left out."""
 MOST_PANELS = 6
 HATCH = "//////"
 
@@ -46,12 +51,21 @@ class CrossSection:
         Places in the picture, mm: the right of the cord is at the left (smaller x), its front at the top (larger y).
     inside : mapping of region to (y, x) float64
         Positive where the region is the largest part of the cord, negative elsewhere; the outline is where it is 0.
+    cord : (y, x) float64
+        The same for the cord as a whole.
     """
 
     level: str
     x: FloatArray
     y: FloatArray
     inside: dict[str, FloatArray]
+    cord: FloatArray
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Least and largest x and y of the cord, mm."""
+        y, x = np.nonzero(self.cord > 0)
+        return float(self.x[x.min()]), float(self.x[x.max()]), float(self.y[y.min()]), float(self.y[y.max()])
 
 
 def cross_section(ds: xr.Dataset, level: str, regions: Iterable[str]) -> CrossSection:
@@ -64,7 +78,7 @@ def cross_section(ds: xr.Dataset, level: str, regions: Iterable[str]) -> CrossSe
     level : str
         A level, or a pool of several (``C2:C3``).
     regions : iterable of str
-        Names of labels or unions. Where several have a label it goes to the smallest; labels that none has are left out.
+        Names of labels or unions. Where several have a label it goes to the smallest; where none has it the cord is blank.
 
     Returns
     -------
@@ -94,22 +108,24 @@ def cross_section(ds: xr.Dataset, level: str, regions: Iterable[str]) -> CrossSe
     ij = np.stack([ds[n].to_numpy()[chosen].astype(int) for n in schema.VOXEL_INDEX[:2]])
     mm = [ds[n].to_numpy()[chosen].astype(float) for n in schema.VOXEL_WORLD[:2]]
     low, high = ij.min(axis=1) - 1, ij.max(axis=1) + 1
-    planes = np.stack([weights[tissue].sum(axis=0), *(weights[list(m)].sum(axis=0) for m in members.values())])
+    rest = sorted(set(tissue).difference(*members.values()))
+    planes = np.stack([weights[tissue].sum(axis=0), weights[rest].sum(axis=0), *(weights[list(m)].sum(axis=0) for m in members.values())])
+    steps = [_step(index, place) for index, place in zip(ij, mm, strict=True)]
+    finer = max(2, round(max(map(abs, steps)) / FINE))
     image = np.zeros((len(planes), *(high - low + 1)))
     image[:, *(ij - low[:, None])] = planes
-    fine = np.stack([ndimage.zoom(plane, FINER, order=3, grid_mode=True, mode="grid-constant") for plane in image])
+    fine = np.stack([ndimage.zoom(plane, finer, order=3, grid_mode=True, mode="grid-constant") for plane in image])
     axes = []
     for k in range(2):
-        step = _step(ij[k], mm[k])
-        first = mm[k][0] + step * (low[k] - ij[k, 0] - 0.5 + 0.5 / FINER)
-        axes.append(first + step / FINER * np.arange(fine.shape[k + 1]))
+        first = mm[k][0] + steps[k] * (low[k] - ij[k, 0] - 0.5 + 0.5 / finer)
+        axes.append(first + steps[k] / finer * np.arange(fine.shape[k + 1]))
     x, y, order = -axes[0], axes[1], np.argsort(-axes[0])
     share, parts = fine[0], fine[1:]
     inside = {}
-    for r, name in enumerate(members):
+    for r, name in enumerate(members, start=1):  # the first part is what no region has
         others = np.max(np.delete(parts, r, axis=0), axis=0, initial=0.0)
         inside[name] = np.minimum(parts[r] - others, share - 0.5)[order].T
-    return CrossSection(level, x[order], y, inside)
+    return CrossSection(level, x[order], y, inside, (share - 0.5)[order].T)
 
 
 def _step(index: NDArray[Any], mm: FloatArray) -> float:
@@ -156,19 +172,18 @@ def draw_cord(
     bar : float
         Length of the scale bar, mm; 0: none.
     """
-    from contourpy import FillType, contour_generator
     from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
 
     marked = set(hatched)
+    whole = _outline(cut, cut.cord)
+    if whole is not None:
+        axis.add_patch(PathPatch(whole, facecolor="white", edgecolor=INK, linewidth=0.8, gid=CORD))
     for name, field in cut.inside.items():
-        made = contour_generator(cut.x, cut.y, field, fill_type=FillType.OuterCode).filled(0.0, np.inf)
-        points, codes = made
-        if not points:
+        outline = _outline(cut, field)
+        if outline is None:
             continue
         value = values.get(name, np.nan)
         colour: Any = cmap(norm(value)) if np.isfinite(value) else MISSING
-        outline = Path(np.concatenate(points), np.concatenate(codes))
         hatch = HATCH if name in marked and np.isfinite(value) else None
         patch = PathPatch(outline, facecolor=colour, edgecolor=INK, linewidth=0.35, hatch=hatch, gid=name)
         axis.add_patch(patch)
@@ -176,11 +191,48 @@ def draw_cord(
     axis.spines[:].set_visible(False)
     axis.autoscale_view()
     for place, side, align in ((0.0, "R", "left"), (1.0, "L", "right")):
-        axis.text(place, 0.5, side, transform=axis.transAxes, ha=align, va="center", fontsize=8, weight="bold")
+        axis.text(place, 0.98, side, transform=axis.transAxes, ha=align, va="top", fontsize=8, weight="bold")
     if bar:
         left, bottom = axis.get_xlim()[0], axis.get_ylim()[0]
         axis.plot([left, left + bar], [bottom, bottom], color=INK, linewidth=1.5, solid_capstyle="butt")
         axis.annotate(f"{bar:g} mm", (left, bottom), (0, 2), textcoords="offset points", fontsize=drawing.SMALL, color=INK)
+
+
+def _outline(cut: CrossSection, field: FloatArray) -> Path | None:
+    """Outline of where a field is positive, with its holes."""
+    from contourpy import FillType, contour_generator
+    from matplotlib.path import Path
+
+    points, offsets = contour_generator(cut.x, cut.y, field, fill_type=FillType.OuterOffset).filled(0.0, np.inf)
+    rings = [thinned(p[a:b]) for p, o in zip(points, offsets, strict=True) for a, b in zip(o[:-1], o[1:], strict=True)]
+    return Path.make_compound_path(*(Path(ring, closed=True) for ring in rings)) if rings else None
+
+
+def thinned(ring: FloatArray, tolerance: float = STRAIGHT) -> FloatArray:
+    """Leave out points of a closed line, first = last, that are nearer than a tolerance to the line without them (Ramer, Douglas and Peucker).
+
+    Examples
+    --------
+    >>> thinned(np.array([[0, 0], [1, 0.001], [2, 0], [2, 2], [0, 0]])).tolist()
+    [[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 0.0]]
+    """
+    far = int(np.argmax(np.hypot(*(ring - ring[0]).T)))
+    keep = np.zeros(len(ring), bool)
+    keep[[0, far, -1]] = True
+    parts = [(0, far), (far, len(ring) - 1)]
+    while parts:
+        a, b = parts.pop()
+        if b - a < 2:
+            continue
+        chord = ring[b] - ring[a]
+        inner = ring[a + 1 : b] - ring[a]
+        length = float(np.hypot(*chord))
+        off = np.abs(inner[:, 0] * chord[1] - inner[:, 1] * chord[0]) / length if length else np.hypot(*inner.T)
+        most = a + 1 + int(np.argmax(off))
+        if off[most - a - 1] > tolerance:
+            keep[most] = True
+            parts += [(a, most), (most, b)]
+    return ring[keep]
 
 
 # --- the effects of a disease -----------------------------------------------------------------------------------------
@@ -232,21 +284,23 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
     norm, cmap = CenteredNorm(0, limit), colormaps[DIVERGING]
     across = min(3, len(levels))
     down = -(-len(levels) // across)
-    figure = drawing.page(22 + 50 * down, 180 if across > 1 else 90)
+    regions = list(dict.fromkeys(shown[schema.REGION]))
+    cuts = [cross_section(ds, level, regions) for level in levels]
+    left, right, low, high = (f(c.box[k] for c in cuts) for k, f in enumerate((min, max, min, max)))
+    box = ((left - 0.5, right + 0.5), (low - 1.2, high + 0.5))
+    wide = (drawing.WIDTH - 6) / 3
+    figure = drawing.page(17 + down * (7 + wide * (high - low + 1.7) / (right - left + 1)), max(90.0, across * wide + 6))
     grid = figure.subplots(down, across, squeeze=False)
     counts, grey = [], False
     for axis in grid.flat:
         axis.set_axis_off()
-    regions = list(dict.fromkeys(shown[schema.REGION]))
-    cuts = [cross_section(ds, level, regions) for level in levels]
-    box = [(min(c.x.min() for c in cuts), max(c.x.max() for c in cuts)), (min(c.y.min() for c in cuts), max(c.y.max() for c in cuts))]
     for axis, level, cut in zip(grid.flat, levels, cuts, strict=False):
         part = shown[shown[schema.LEVEL] == level].set_index(schema.REGION)
         values = part["difference"].to_dict()
         weak = [r for r in part.index if not part.at[r, "q"] <= alpha]
         axis.set_axis_on()
         axis.set(xlim=box[0], ylim=box[1])
-        draw_cord(axis, cut, values, cmap=cmap, norm=norm, hatched=weak)
+        draw_cord(axis, cut, values, cmap=cmap, norm=norm, hatched=weak, bar=0 if counts else 5.0)
         grey |= any(not np.isfinite(values.get(r, np.nan)) for r in cut.inside)
         n = int((part["q"] <= alpha).sum())
         axis.set_title(f"{level}: {n} of {int(part['difference'].notna().sum())} with q ≤ {alpha:g}")
@@ -256,12 +310,12 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
     from matplotlib.cm import ScalarMappable
 
     colours = ScalarMappable(norm, cmap)
-    bar = figure.colorbar(colours, ax=grid, location="bottom", shrink=0.6, aspect=35, pad=0.03, extend=extend)
+    bar = figure.colorbar(colours, ax=grid, location="bottom", shrink=0.66, anchor=(0.0, 0.5), aspect=30, pad=0.03, extend=extend)
     bar.set_label(drawing.with_unit(f"{name}, {people.case} − {people.control}", unit))
     bar.outline.set_linewidth(0.4)  # type: ignore[operator]
     keys = [Patch(facecolor="white", edgecolor=INK, hatch=HATCH, linewidth=0.35, label=f"q > {alpha:g}")]
     keys += [Patch(facecolor=MISSING, edgecolor=INK, linewidth=0.35, label="no value")] if grey else []
-    figure.legend(handles=keys, loc="outside lower right", ncols=1)
+    figure.legend(handles=keys, loc="lower right")
     adjusted = "adjusted difference" if (rows["method"] == "linear").all() else "difference of means"
     most = shown.loc[shown["difference"].abs().idxmax()]
     caption = (
@@ -269,7 +323,7 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
         f"{f', in {unit}' if unit else ''}): blue is lower in {people.case}, red is higher. Hatched regions have q > {alpha:g}"
         f"{'; grey ones have no value' if grey else ''}. Seen from below, as radiologists look: R is the right of the cord, its front is at the top. "
         f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}. Regions with q ≤ {alpha:g}: "
-        f"{', '.join(counts)}. The largest difference drawn is {most['difference']:.3g}{f' {unit}' if unit else ''}, in {most[schema.REGION]} at "
+        f"{', '.join(counts)}. The largest difference drawn is {drawing.measured(most['difference'], str(most['units']), difference=True)}, in {most[schema.REGION]} at "
         f"{most[schema.LEVEL]}."
     )
     return Drawn(f"effects_on_cord{end}", "groups", f"Where {name} differs", caption, ("groups",), figure)

@@ -32,7 +32,7 @@ OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31
 """Colours of clusters, sites and curves: none is that of a group. Okabe and Ito, with more at the end."""
 MISSING, INK, FAINT = "0.8", "0.25", "0.6"
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
-DENSE = 1500
+DENSE = 1000
 """Cells or points from which on they are drawn as pixels: a vector image of more would be large."""
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
@@ -105,7 +105,6 @@ def render(figure: Figure, kind: str = "svg") -> bytes:
 def settled(drawn: Drawn) -> Drawn:
     """Lay a figure out once and for all: saving it in one format then does not move anything in the next."""
     drawn.figure.draw_without_rendering()
-    drawn.figure.draw_without_rendering()  # ticks move once more when the axes have their size
     drawn.figure.set_layout_engine("none")
     return drawn
 
@@ -174,6 +173,34 @@ def small(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
+def measured(value: float, units: str, *, difference: bool = False, digits: str = ".3g") -> str:
+    """Value with its unit.
+
+    Examples
+    --------
+    >>> measured(45.71, "percent"), measured(-1.5, "percent", difference=True), measured(0.25, "1")
+    ('45.7%', '−1.5 percentage points', '0.25')
+    """
+    unit = scale(units, difference=difference)
+    return signed(value, digits) + (unit if unit in ("%", "°") else f" {unit}" if unit else "")
+
+
+def between(low: float, high: float, digits: str = ".2f") -> str:
+    """Interval in brackets with a space before it, or nothing where it is not known.
+
+    Examples
+    --------
+    >>> between(0.5, 0.75), between(float("nan"), 1.0)
+    (' (0.50 to 0.75)', '')
+    """
+    return f" ({signed(low, digits)} to {signed(high, digits)})" if np.isfinite([low, high]).all() else ""
+
+
+def count_range(low: float, high: float) -> str:
+    """``5`` or ``3 to 5``."""
+    return f"{int(low)}" if low == high else f"{int(low)} to {int(high)}"
+
+
 def feature_labels(rows: pd.DataFrame) -> list[str]:
     """Name each row's feature."""
     return [label(*map(str, key)) for key in rows[list(KEYS)].itertuples(index=False, name=None)]
@@ -193,6 +220,29 @@ def of_kind(rows: pd.DataFrame, kind: tuple[str, str]) -> pd.DataFrame:
 def suffix(number: int, kind: tuple[str, str]) -> str:
     """End of a figure's name: the first metric has none."""
     return "" if number == 0 else "_" + "_".join(kind)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names as a sentence does.
+
+    Examples
+    --------
+    >>> listed(["age", "sex", "site"])
+    'age, sex and site'
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def signed(number: float, digits: str = ".2f") -> str:
+    """Write a number with a minus sign that is one.
+
+    Examples
+    --------
+    >>> signed(-0.123), signed(0.5, "+.1f")
+    ('−0.12', '+0.5')
+    """
+    return f"{number:{digits}}".replace("-", "−")
 
 
 # --- levels -----------------------------------------------------------------------------------------------------------
@@ -256,6 +306,7 @@ def region_blocks(names: Iterable[str]) -> list[Block]:
                 cells.append((sides[side], f"{_REMARK.sub('', tract)}  {letter}" if i == 0 else letter))
         if cells:
             out.append(Block(title, *map(tuple, zip(*cells, strict=True))))
+    others.sort(key=lambda name: name.startswith("CSF"))  # around the cord
     if others:
         out.append(Block(WHOLE, tuple(others), tuple(others)))
     return out
@@ -272,8 +323,8 @@ class Panel:
     borders: tuple[int, ...] = ()
 
 
-ROW, LETTER = 3.3, 1.45
-"""Height of a row and width of a letter, mm."""
+ROW, LETTER, FEW_ROWS = 3.3, 1.45, 14
+"""Height of a row and width of a letter, mm; up to how many rows the colour bar lies below."""
 
 
 def heat_map(
@@ -305,10 +356,14 @@ def heat_map(
     columns = sum(p.values.shape[1] for p in panels)
     width = min(WIDTH, max(95.0, beside + columns * column + 4 * len(panels)))
     cell = (width - beside - 4 * len(panels)) / columns
-    upright = max((len(str(c)) for p in panels for c in p.values), default=0) * LETTER > cell
-    names = max((len(str(c)) for p in panels for c in p.values), default=0)
-    figure = page(max(42.0, rows * ROW + 6 * len(blocks) + 8 + (1.3 * names if upright else 3)), width)
-    figure.get_layout_engine().set(h_pad=0.01, w_pad=0.02, hspace=0.0, wspace=0.01)  # type: ignore[union-attr]
+    names = [str(c) for p in panels for c in p.values]
+    turned = [len(n) * LETTER > cell for n in names]
+    if sum(turned) > 1:  # a single long one is turned alone
+        turned = [True] * len(names)
+    longest = max((len(n) for n, t in zip(names, turned, strict=True) if t), default=0)
+    few = rows <= FEW_ROWS
+    figure = page(rows * ROW * (1.4 if few else 1.0) + 6 * len(blocks) + (21 if few else 7) + max(4.0, 1.3 * longest), width)
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.0, wspace=0.01)  # type: ignore[union-attr]
     grid = figure.subplots(
         len(blocks), len(panels), squeeze=False,
         gridspec_kw={"height_ratios": [len(b.names) for b in blocks], "width_ratios": [p.values.shape[1] for p in panels]},
@@ -317,20 +372,20 @@ def heat_map(
     mesh = None
     for i, block in enumerate(blocks):
         for j, panel in enumerate(panels):
-            mesh = _cells(grid[i, j], block, panel, norm, colours)
-            _ticks(grid[i, j], block, panel, upright=upright, first=i == 0, left=j == 0)
-    if bottom:
-        for axis in grid[-1]:
-            axis.set_xlabel(bottom)
-    bar = figure.colorbar(mesh, ax=grid, label=label, extend=extend, fraction=0.04, pad=0.02, aspect=30 if rows > 12 else 12)
+            mesh = _cells(grid[i, j], block, panel, norm, colours, dense=rows * columns > DENSE)
+            start = sum(p.values.shape[1] for p in panels[:j])
+            _ticks(grid[i, j], block, panel, turned[start : start + panel.values.shape[1]] if i == 0 else [], left=j == 0)
+    for axis in grid[-1] if bottom else ():
+        axis.set_xlabel(bottom)
+    place: dict[str, Any] = {"location": "bottom", "fraction": 0.1, "aspect": 25} if few else {"location": "right", "fraction": 0.04, "aspect": 30}
+    bar = figure.colorbar(mesh, ax=grid, label=label, extend=extend, pad=0.02, **place)
     bar.outline.set_linewidth(0.4)  # type: ignore[operator]
     return figure
 
 
-def _cells(axis: Axes, block: Block, panel: Panel, norm: Normalize, colours: Colormap) -> Any:
+def _cells(axis: Axes, block: Block, panel: Panel, norm: Normalize, colours: Colormap, *, dense: bool) -> Any:
     names = list(block.names)
     values = panel.values.reindex(names).to_numpy(float)
-    dense = values.size > DENSE
     mesh = axis.pcolormesh(
         np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="none" if dense else "white", linewidth=0 if dense else 0.3, rasterized=dense
     )
@@ -345,7 +400,7 @@ def _cells(axis: Axes, block: Block, panel: Panel, norm: Normalize, colours: Col
     return mesh
 
 
-def _ticks(axis: Axes, block: Block, panel: Panel, *, upright: bool, first: bool, left: bool) -> None:
+def _ticks(axis: Axes, block: Block, panel: Panel, turned: Sequence[bool], *, left: bool) -> None:
     axis.tick_params(length=0, pad=2)
     axis.set_yticks(np.arange(len(block.words)) + 0.5, block.words if left else [])
     if left:
@@ -354,10 +409,12 @@ def _ticks(axis: Axes, block: Block, panel: Panel, *, upright: bool, first: bool
         )
     columns = [str(c) for c in panel.values]
     axis.set_xticks([])
-    if first:
+    if turned:
         shown = axis.secondary_xaxis("top")
         shown.spines[:].set_visible(False)
-        shown.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90 if upright else 0)
+        shown.set_xticks(np.arange(len(columns)) + 0.5, columns)
+        for word, turn in zip(shown.get_xticklabels(), turned, strict=True):
+            word.set_rotation(90 if turn else 0)
         shown.tick_params(length=0, pad=2)
         if panel.title:
             axis.set_title(panel.title, pad=4)

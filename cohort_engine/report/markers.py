@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.report import drawing
-from cohort_engine.report.drawing import CASE_COLOUR, DIVERGING, FAINT, INK, MISSING, OTHER_COLOURS, Drawn, feature_labels, remote_level, small
+from cohort_engine.report.drawing import CASE_COLOUR, DIVERGING, FAINT, INK, MISSING, OTHER_COLOURS, Drawn, feature_labels, between, remote_level, signed, small
 from cohort_engine.report.material import COMPRESSED, METRIC
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def roc_curves(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         sets = [((str(pairs.at[i, "first"]), str(pairs.at[i, "second"])), pairs.loc[i]) for i in shown_pairs(found, pairs, areas)]
     if not sets:
         sets = [(tuple(areas.index[areas.index.isin(known)][np.argsort(-areas["auc"][areas.index.isin(known)].to_numpy())][:MOST_CURVES]), None)]
-    figure = drawing.page(92, 60.0 * len(sets) if len(sets) > 1 else 90)
+    most = max(len(names) for names, _ in sets)
+    figure = drawing.page((59 if len(sets) > 1 else 68) + 8.5 * most, 60.0 * len(sets) if len(sets) > 1 else 75)
     sentences = []
     for axis, (names, pair) in zip(figure.subplots(1, len(sets), squeeze=False).flat, sets, strict=True):
         for name, colour in zip(names, MARKER_COLOURS, strict=False):
@@ -48,9 +49,9 @@ def roc_curves(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         axis.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="1 − specificity", ylabel="sensitivity")
         axis.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.22), handlelength=1.2, borderaxespad=0)
         if pair is not None:
-            axis.set_title(f"difference {pair['difference']:.2f}, p {small(pair['p'])}")
+            axis.set_title(f"difference {signed(pair['difference'])}, p {small(pair['p'])}")
             sentences.append(
-                f"{pair['first']} against {pair['second']}: difference {pair['difference']:.2f} ({pair['low']:.2f} to {pair['high']:.2f}), "
+                f"{pair['first']} against {pair['second']}: difference {signed(pair['difference'])}{between(pair['low'], pair['high'])}, "
                 f"p {small(pair['p'])}, q {small(pair['q'])}."
             )
     config = found.about["config"]
@@ -76,9 +77,9 @@ def shown_pairs(found: Analysis, pairs: pd.DataFrame, areas: pd.DataFrame) -> li
 
 
 def _curve(axis: Axes, curve: pd.DataFrame, row: pd.Series[Any], name: str, colour: str) -> None:
-    words = f"{name}\nAUC {row['auc']:.2f} ({row['auc_low']:.2f} to {row['auc_high']:.2f})"
+    words = f"{name}\nAUC {row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
     axis.plot(1 - curve["specificity"], curve["sensitivity"], color=colour, label=words, drawstyle="default", rasterized=len(curve) > drawing.DENSE)
-    axis.plot(1 - row["specificity"], row["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4)
+    axis.plot(1 - row["specificity"], row["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4, clip_on=False)
 
 
 def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
@@ -100,14 +101,14 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     for at, row in zip(y, top.to_dict("records"), strict=True):
-        text = f"{row['auc']:.2f} ({row['auc_low']:.2f} to {row['auc_high']:.2f})"
+        text = f"{row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
         axis.annotate(text, (1.0, at), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL)
     people, best = found.material.people, top.iloc[0]
     raised = sorted({str(m) for m in top.loc[top["direction"] == "higher", METRIC]})
     caption = (
         f"Area under the ROC curve of the {len(top)} leading of {len(known)} features, with its {found.about['config']['confidence']:.0%} interval; "
-        f"{drawing.sample(found)}. Low values are taken as the sign of {people.case}{f', high ones of {chr(44).join(raised)}' if raised else ''}. The best "
-        f"is {names[0]} with {best['auc']:.2f}: at {best['threshold']:.3g} {drawing.scale(str(best['units']))} its sensitivity is "
+        f"{drawing.sample(found)}. Low values are taken as the sign of {people.case}{f', high ones of {drawing.listed(raised)}' if raised else ''}. The best "
+        f"is {names[0]} with {best['auc']:.2f}: at {drawing.measured(best['threshold'], str(best['units']))} its sensitivity is "
         f"{best['sensitivity']:.2f} and its specificity {best['specificity']:.2f}. The leading ones of many features look better than they will in new people."
     )
     return [Drawn("roc_areas", "roc", "Leading markers", caption, ("roc",), figure)]
@@ -137,7 +138,7 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     key = [] if flat else _arrows(left, axes, who)
     left.legend(loc="upper left", bbox_to_anchor=(0, -0.17), borderaxespad=0)
     if key:
-        left.text(1, -0.17, "\n".join(key), transform=left.transAxes, ha="right", va="top", fontsize=drawing.SMALL, linespacing=1.3)
+        left.text(0.4, -0.18, "\n".join(key), transform=left.transAxes, ha="left", va="top", fontsize=drawing.SMALL, linespacing=1.3)
     right.plot(choice["k"], choice["silhouette"], "o-", ms=4, color=INK, label="silhouette")
     right.plot(choice["k"], choice["stability"], "s--", ms=4, color=OTHER_COLOURS[2], label="stability (adjusted Rand)")
     chosen = choice[choice["chosen"]]
@@ -171,7 +172,9 @@ def _arrows(axis: Axes, axes: pd.DataFrame, who: pd.DataFrame) -> list[str]:
     wide = wide.loc[list(dict.fromkeys(axes["feature"]))]
     length = np.hypot(wide[1], wide[2]).sort_values(ascending=False, kind="stable")
     top = wide.loc[length.index[:MOST_ARROWS]]
-    reach = 0.8 * float(np.nanmax(np.abs(who[["pc1", "pc2"]].to_numpy(float)))) / float(length.iloc[0])
+    far = who[["pc1", "pc2"]].abs().max().to_numpy(float)
+    axis.set(xlim=(-1.08 * far[0], 1.08 * far[0]), ylim=(-1.08 * far[1], 1.08 * far[1]))
+    reach = 0.8 * float(np.min(far / np.maximum(top[[1, 2]].abs().max().to_numpy(), 1e-9)))
     angle = np.arctan2(top[2], top[1]).to_numpy()
     order = np.argsort(angle, kind="stable")
     out, last, step = [""] * len(top), -np.inf, 0
@@ -180,9 +183,9 @@ def _arrows(axis: Axes, axes: pd.DataFrame, who: pd.DataFrame) -> list[str]:
         step = (step + 1) % 3 if angle[i] - last < np.deg2rad(14) else 0
         last = angle[i]
         axis.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.8, "shrinkA": 0, "shrinkB": 0}, zorder=4)
-        far = 7 + 9 * step
+        away = 7 + 9 * step
         axis.annotate(
-            str(number + 1), (x, y), (far * np.cos(angle[i]), far * np.sin(angle[i])), textcoords="offset points", ha="center", va="center",
+            str(number + 1), (x, y), (away * np.cos(angle[i]), away * np.sin(angle[i])), textcoords="offset points", ha="center", va="center",
             fontsize=drawing.SMALL, weight="bold", color=INK, zorder=5, bbox={"boxstyle": "circle,pad=0.12", "fc": "white", "ec": INK, "lw": 0.4},
         )  # fmt: skip
         out[number] = f"{number + 1}  {top.index[i]}"
@@ -228,14 +231,14 @@ def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     counts = profile.groupby("cluster")["n"].max()
     z.columns = pd.Index([f"{c + 1}" for c in z.columns])
     limit, extend = drawing.limit_of(z.loc[keep], 1.0)
-    figure = drawing.heat_map(blocks, [drawing.Panel("cluster", z)], norm=CenteredNorm(0, limit), extend=extend, label="mean (SD of everybody clustered)", cmap="PuOr_r", column=16)
+    figure = drawing.heat_map(blocks, [drawing.Panel("cluster", z)], norm=CenteredNorm(0, limit), extend=extend, label="standardised mean (SD)", cmap="PuOr_r", column=16)
     for axis, block in zip(figure.axes, blocks, strict=False):
         _numbers(axis, z.loc[list(block.names)].to_numpy(float), limit)
     different = [n for n in facts.index if not made[n] and facts.at[n, "q"] <= alpha]
     caption = (
         f"Means of the clusters, standardised over everybody clustered ({', '.join(f'cluster {c + 1}: n = {int(n)}' for c, n in counts.items())}). Above "
         f"are the features that clusters were made of: that these differ is no finding. Below is what was not used"
-        f"{f'; * marks q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg): {chr(44).join(different)}' if different else f': none differs with q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg)'}."
+        f"{f'; * marks q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg): {drawing.listed(different)}' if different else f': none differs with q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg)'}."
         f"{f' The {len(keep)} features of {len(z)} that differ most are drawn.' if len(keep) < len(z) else ''}"
     )
     return [Drawn("cluster_profiles", "clusters", "What the subgroups are like", caption, ("cluster_profiles",), figure)]
@@ -248,7 +251,7 @@ def _tested(name: str, q: float, alpha: float) -> str:
 def _numbers(axis: Axes, values: NDArray[np.float64], limit: float) -> None:
     for (i, j), v in np.ndenumerate(values):
         if np.isfinite(v):
-            axis.text(j + 0.5, i + 0.52, f"{v:.1f}", ha="center", va="center", fontsize=drawing.SMALL, color="white" if abs(v) > 0.65 * limit else "black")
+            axis.text(j + 0.5, i + 0.52, f"{v:.1f}".replace("-0.0", "0.0").replace("-", "−"), ha="center", va="center", fontsize=drawing.SMALL, color="white" if abs(v) > 0.65 * limit else "black")
 
 
 __all__ = ["CASE_COLOUR", "DIVERGING", "MISSING", "cluster_profiles", "clusters", "roc_areas", "roc_curves"]

@@ -40,7 +40,7 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         reasons.append(f"{len(counts) - MOST_REASONS} other reasons: {int(counts.iloc[MOST_REASONS:].sum())}")
     cases, controls = int((people.group == 1).sum()), int((people.group == 0).sum())
     n = len(subjects) + len(gone)
-    lines = sum(r.count("\n") + 1 for r in reasons) + 1 if reasons else 0
+    lines = sum(r.count("\n") + 1 for r in reasons) + 1
     middle = max(10.0, 4.0 * lines + 6)
     height = 12 + middle + 12 + 8 + 14
     figure = drawing.page(height + 4, 140)
@@ -60,10 +60,9 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     low = 14 + 8
     box(2, low, 56, 10, f"people analysed: {len(subjects)}")
     arrow((30, top), (30, low + 10))
-    if reasons:
-        at = (top + low + 10) / 2
-        box(66, at - middle / 2, 72, middle, "\n".join([f"left out: {len(gone)}", *reasons]), drawing.FAINT, "left")
-        arrow((30, at), (66, at))
+    at = (top + low + 10) / 2
+    box(66, at - middle / 2, 72, middle, "\n".join([f"left out: {len(gone)}", *reasons]), FAINT, "left")
+    arrow((30, at), (66, at))
     box(2, 1, 26, 12, f"{people.case}\nn = {cases}", CASE_COLOUR)
     box(32, 1, 26, 12, f"{people.control}\nn = {controls}", CONTROL_COLOUR)
     arrow((15, low), (15, 13))
@@ -108,8 +107,8 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     least = rows[["n_control", "n_case"]].min()
     caption = (
         f"Cord from top to bottom, slice by slice of the template: median and 5 to 95% band of {people.control}, mean of {people.case}. A slice has "
-        f"{int(least['n_control'])} to {int(n['n_control'])} {people.control} and {int(least['n_case'])} to {int(n['n_case'])} {people.case}, as far as "
-        f"images reach.{caption}"
+        f"{drawing.count_range(least['n_control'], n['n_control'])} {people.control} and {drawing.count_range(least['n_case'], n['n_case'])} "
+        f"{people.case}, as far as images reach.{caption}"
     )
     tables = ("profiles", *(("compression_levels",) if sites is not None else ()))
     return [Drawn("profiles", "norms", "The cord from top to bottom", caption, tables, figure)]
@@ -173,7 +172,7 @@ def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         f"Left: smallest ratio of the {measure} to the slices above and below, after division by the mean of {people.control}; boxes are quartiles, "
         f"whiskers reach at most 1.5 box lengths. Below the limit of {s['limit']:.3f} (broken line; {specificity:.0%} of {int(s['n_limit'])} "
         f"{people.control} lie above) a cord is called compressed: {called[people.case]} {people.case} and {called[people.control]} {people.control}. Area "
-        f"under the ROC curve {s['auc']:.2f} ({s['auc_low']:.2f} to {s['auc_high']:.2f}). Right: people by the level of their compression."
+        f"under the ROC curve {s['auc']:.2f}{drawing.between(s['auc_low'], s['auc_high'])}. Right: people by the level of their compression."
     )
     return [Drawn("compression", "compression", "Compression of the cord", caption, ("compression", "compression_levels", "compression_summary"), figure)]
 
@@ -217,7 +216,7 @@ def sites(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     unit = str(part["units"].iloc[0])
     what = " ".join(filter(None, (quantity(feature[METRIC], feature[ESTIMATOR]), feature[schema.REGION], feature[schema.LEVEL])))
     panels[0].set_ylabel(drawing.with_unit(what, scale(unit)))
-    panels[0].legend(loc="best")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption = f"Mean and SD of {what} at each site, by group; dotted lines are the means over sites. {_n_of_sites(part)} {_telling(found)}"
     return [Drawn("sites", "sites", "Sites before and after harmonisation" if done else "Sites", caption.rstrip(), _tables(found), figure)]
 
@@ -228,7 +227,7 @@ def _tables(found: Analysis) -> tuple[str, ...]:
 
 def _n_of_sites(part: pd.DataFrame) -> str:
     counts = part.groupby("site", sort=False)["n"].sum()
-    return f"{counts.size} sites with {int(counts.min())} to {int(counts.max())} people." if counts.size > 1 else f"{int(counts.sum())} people."
+    return f"{counts.size} sites with {drawing.count_range(counts.min(), counts.max())} people." if counts.size > 1 else f"{int(counts.sum())} people."
 
 
 def _telling(found: Analysis) -> str:
@@ -276,15 +275,13 @@ def repeat_differences(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         axis.scatter((first + second) / 2, first - second, s=12, color=INK, alpha=0.7, linewidths=0, rasterized=len(first) > 500)
         for key, dash in (("bias", "-"), ("limit_low", "--"), ("limit_high", "--")):
             axis.axhline(row[key], color=INK, linewidth=0.9, linestyle=dash)
-            text = f"{row[key]:+.2g}"
+            text = drawing.signed(row[key], "+.2g")
             axis.annotate(text, (1.0, row[key]), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL)
         axis.axhline(0, color=FAINT, linewidth=0.6, linestyle=":")
         axis.set_title(name)
         axis.set_xlabel(drawing.with_unit("mean of two sessions", scale(unit)))
         axis.set_ylabel(drawing.with_unit("first − second", scale(unit, difference=True)))
-        words = scale(unit, difference=True)
-        said.append(
-            f"{name}: bias {row['bias']:+.2g}, limits of agreement {row['limit_low']:+.2g} to {row['limit_high']:+.2g} {words} (n = {int(row['n'])})"
-        )
+        low, high = drawing.signed(row["limit_low"], "+.2g"), drawing.measured(row["limit_high"], unit, difference=True, digits="+.2g")
+        said.append(f"{name}: bias {drawing.signed(row['bias'], '+.2g')}, limits of agreement {low} to {high} (n = {int(row['n'])})")
     caption = f"Difference of the first two sessions against their mean, after Bland and Altman; lines are bias and 95% limits of agreement. {'; '.join(said)}."
     return [Drawn("repeat_differences", "repeats", "Differences between sessions", caption, ("repeats",), figure)]

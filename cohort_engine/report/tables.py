@@ -187,7 +187,7 @@ def roc(m: Material, config: AnalysisConfig) -> Tables:
     chosen = pairs(m, config)
     tables = {"roc": out, "roc_pairs": _pair_table(m, config, values, chosen)}
     ranked = [int(i) for i in np.argsort(-np.nan_to_num(area.auc, nan=-1.0), kind="stable")]
-    drawn = list(dict.fromkeys([*(i for pair in chosen for i in pair), *ranked]))[:CURVES_AT_MOST]
+    drawn = list(dict.fromkeys([*(i for pair in chosen for i in pair), *ranked]))[: max(CURVES_AT_MOST, len({i for pair in chosen for i in pair}))]
     tables["roc_curves"] = pd.concat([_curve(m, values[:, i], sign[i], i) for i in drawn if np.isfinite(area.auc[i])], ignore_index=True)
     return tables
 
