@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -71,26 +71,26 @@ def effect_sizes(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             _blocks(rows), [Panel("", values, marks, _borders(levels))], norm=CenteredNorm(0, limit), extend=extend,
             label=f"{what}, {people.case} against {people.control}",
         )  # fmt: skip
-        strongest = rows.loc[rows["size"].abs().idxmax()]
+        strongest = rows.iloc[int(np.nanargmax(rows["size"].abs()))]
         name = quantity(*kind) if kind[0] else CORD_SHAPE
         holes = int((~np.isfinite(values.to_numpy(float))).sum())
         pooled = [n for n in levels if ":" in n or n == "all"]
-        caption = (
+        top = drawing.signed(strongest["size"]) + drawing.between(strongest["size_low"], strongest["size_high"])
+        caption = drawing.sentences(
             f"{what} of {people.case} against {people.control} by region and level, vertebral levels from the top down"
             f"{f', then levels pooled ({drawing.listed(pooled)})' if pooled else ''}"
-            f"{', then each person at the level where the own cord is compressed most' if COMPRESSED in levels else ''}. Blue is lower in "
-            f"{people.case}, red is higher; a dot stands where q ≤ {alpha:g} ({int(marks.to_numpy().sum())} of {int(values.notna().to_numpy().sum())} "
-            f"cells){f'; {holes} grey cells have too few values' if holes else ''}. {drawing.sample(found)}; "
-            f"{drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}. L and R are the sides of the cord. The largest size is "
-            f"{drawing.signed(strongest['size'])}{drawing.between(strongest['size_low'], strongest['size_high'])}, "
-            f"{drawing.feature_labels(_named(groups, strongest))[0]} (in brackets the {found.about['config']['confidence']:.0%} interval)."
+            f"{', then each person at the level where the own cord is compressed most' if COMPRESSED in levels else ''}.",
+            f"Blue is lower in {people.case}, red is higher; a dot stands where q ≤ {alpha:g} ({int(marks.to_numpy().sum())} of "
+            f"{values.size - holes} cells){f'; {holes} grey cells have too few values' if holes else ''}. L and R are the sides of the cord.",
+            f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}.",
+            f"The largest size is {top}, {drawing.feature_labels(_named(groups, strongest))[0]} (in brackets the {drawing.ci(found)}).",
         )
         title = f"Effect sizes of {name} by region and level"
         out.append(Drawn(f"effect_sizes{drawing.suffix(number, kind)}", "groups", title, caption, ("groups",), figure))
     return out
 
 
-def _named(table: pd.DataFrame, row: pd.Series[float]) -> pd.DataFrame:
+def _named(table: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame:
     """Return the row as the table has it, whose region may be another word."""
     keep = (table[METRIC] == row[METRIC]) & (table[schema.LEVEL] == row[schema.LEVEL]) & (table[ESTIMATOR] == row[ESTIMATOR])
     if row[METRIC] not in schema.MEASURES:
@@ -114,9 +114,9 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         scores = list(dict.fromkeys(part["score"]))
         if len(scores) > MOST_SCORES:
             rank = part.groupby("score")["r"].agg(lambda r: r.abs().max()).sort_values(ascending=False, kind="stable")
-            scores = [s for s in scores if s in set(rank.index[:MOST_SCORES])]
+            scores = [s for s in scores if s in list(rank.index[:MOST_SCORES])]
             part = part[part["score"].isin(scores)]
-        top = part.loc[part["r"].abs().idxmax()]
+        top = part.iloc[int(np.nanargmax(part["r"].abs()))]
         remote = drawing.remote_level(found, part[schema.LEVEL])
         levels = list(dict.fromkeys(n for n in (str(top[schema.LEVEL]), remote) if n))
         panels = []
@@ -134,14 +134,16 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         n = int(sum(p.marks.to_numpy().sum() for p in panels if p.marks is not None))
         holes = int((~np.isfinite(drawn["r"])).sum())
         q = "" if np.isnan(top["q"]) else f", q {drawing.small(top['q'])}"
-        caption = (
-            f"{method} correlation of {quantity(*kind) if kind[0] else 'measures of the cord'} with clinical scores in {who}"
-            f"{f', adjusted for {drawing.listed(adjust)}' if adjust else ''}, {'at the level of the strongest one and ' if len(levels) > 1 else ''}at "
-            f"{panels[-1].title}. Red: more of one with more of the other; blue: less. A dot stands where q ≤ {alpha:g} ({n} of {int(drawn['r'].notna().sum())} cells); "
-            f"{drawing.discovery(found)}{f'; {holes} grey cells have too few values' if holes else ''}. The strongest is "
-            f"{drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {letter} = "
-            f"{drawing.signed(top['r'])}{drawing.between(top['low'], top['high'])}, n = {int(top['n'])}{q} (in brackets the "
-            f"{found.about['config']['confidence']:.0%} interval)."
+        what = quantity(*kind) if kind[0] else "measures of the cord"
+        adjusted = f", adjusted for {drawing.listed(adjust)}" if adjust else ""
+        places = f"at the level of the strongest one and at {panels[-1].title}" if len(levels) > 1 else f"at {panels[-1].title}"
+        strongest = f"{letter} = {drawing.signed(top['r'])}{drawing.between(top['low'], top['high'])}, n = {int(top['n'])}{q}"
+        caption = drawing.sentences(
+            f"{method} correlation of {what} with clinical scores in {who}{adjusted}, {places}.",
+            "Red: more of one with more of the other; blue: less.",
+            f"A dot stands where q ≤ {alpha:g} ({n} of {len(drawn) - holes} cells); {drawing.discovery(found)}.",
+            f"{holes} grey cells have too few values." if holes else "",
+            f"The strongest is {drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {strongest} (brackets: {drawing.ci(found)}).",
         )
         name = f"correlations{drawing.suffix(number, kind)}"
         out.append(Drawn(name, "correlations", "Correlation with clinical scores", caption, ("correlations",), figure))
@@ -167,21 +169,23 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         z = z[z.mean().sort_values(kind="stable").index]
         blocks = _blocks(part)
         z.columns = pd.Index([""] * z.shape[1])
-        outside = pd.DataFrame({"outside": 100 * counts["outside"] / counts["n_case"].where(counts["n_case"] > 0)})
+        outside = 100 * counts["outside"] / counts["n_case"].where(counts["n_case"] > 0)
         figure = heat_map(
             blocks, [Panel("", z)], norm=CenteredNorm(0, Z_LIMIT), extend="both" if (z.abs() > Z_LIMIT).any(axis=None) else "neither",
             label="z (SD of the reference)", column=4.0, bottom=f"{z.shape[1]} {found.material.people.case}, sorted by mean z",
         )  # fmt: skip
         where = "at the compression" if level == COMPRESSED else level
-        worst = outside["outside"].idxmax()
+        worst = str(outside.idxmax())
         confidence = found.about["config"]["confidence"]
         adjust = list(found.material.people.covariates(found.about["config"]["norms"]["covariates"]))
-        caption = (
-            f"Each column is one of {z.shape[1]} {found.material.people.case}, each row a region, at {where}: the level where most values are outside "
-            f"the healthy range. Colours are the distance from the value expected of healthy people{f' of the same {drawing.listed(adjust)}' if adjust else ''}, "
-            f"in SD of the reference ({counts['reference'].iloc[0]}, n = {int(counts['n_reference'].max())}); people are sorted by their mean"
-            f"{', grey is missing' if z.isna().any(axis=None) else ''}. {outside.loc[worst, 'outside']:.0f}% are outside the {confidence:.0%} range in "
-            f"{worst}, where most are; {100 - 100 * confidence:.0f}% are expected of healthy people."
+        people = found.material.people
+        same = f" of the same {drawing.listed(adjust)}" if adjust else ""
+        reference = f"{counts['reference'].iloc[0]}, n = {int(counts['n_reference'].max())}"
+        caption = drawing.sentences(
+            f"Each column is one of {z.shape[1]} {people.case}, each row a region, at {where}: there most values are outside the healthy range.",
+            f"Colours are the distance from the value expected of healthy people{same}, in SD of the reference ({reference}).",
+            f"People are sorted by their mean{'; grey is missing' if z.isna().any(axis=None) else ''}.",
+            f"Most are outside the {confidence:.0%} range in {worst}, {outside.max():.0f}%; {1 - confidence:.0%} are expected of healthy people.",
         )
         name = f"norm_deviations{drawing.suffix(number, kind)}"
         title = f"Distance of {found.material.people.case} from the norm, {where}"
@@ -226,10 +230,11 @@ def repeat_agreement(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         grid[-1, 1].set_xlabel("coefficient of variation within a person (%)")
         grid[-1, 1].set_xlim(left=0)
         n, sessions = int(part["n"].max()), int(part["sessions"].iloc[0])
-        caption = (
+        caption = drawing.sentences(
             f"Agreement of {sessions} sessions of the same {n} people at {level}: intraclass correlation for absolute agreement with its "
-            f"{found.about['config']['confidence']:.0%} interval, and the coefficient of variation within a person. 1 is perfect agreement; an ICC is also "
-            f"low where people hardly differ. Median ICC {part['icc21'].median():.2f}, median variation {100 * part['cv'].median():.1f}%."
+            f"{drawing.ci(found)}, and the coefficient of variation within a person.",
+            "1 is perfect agreement; an ICC is also low where people hardly differ.",
+            f"Median ICC {drawing.signed(part['icc21'].median())}, median variation {100 * part['cv'].median():.1f}%.",
         )
         name = f"repeat_agreement{drawing.suffix(number, kind)}"
         out.append(Drawn(name, "repeats", "Agreement of repeated sessions", caption, ("repeats",), figure))

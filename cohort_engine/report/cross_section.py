@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def _share_out(regions: Mapping[str, tuple[int, ...]], labels: Iterable[int]) ->
 def draw_cord(
     axis: Axes, cut: CrossSection, values: Mapping[str, float], *, cmap: Colormap, norm: Normalize, hatched: Iterable[str] = (), bar: float = 5.0
 ) -> None:
-    """Draw a cross-section: one patch a region, its label (``gid``) the region's name.
+    """Draw a cross-section: one patch a region, its label the region's name.
 
     Parameters
     ----------
@@ -177,7 +178,7 @@ def draw_cord(
     marked = set(hatched)
     whole = _outline(cut, cut.cord)
     if whole is not None:
-        axis.add_patch(PathPatch(whole, facecolor="white", edgecolor=INK, linewidth=0.8, gid=CORD))
+        axis.add_patch(PathPatch(whole, facecolor="white", edgecolor=INK, linewidth=0.8, label=CORD))
     for name, field in cut.inside.items():
         outline = _outline(cut, field)
         if outline is None:
@@ -185,7 +186,7 @@ def draw_cord(
         value = values.get(name, np.nan)
         colour: Any = cmap(norm(value)) if np.isfinite(value) else MISSING
         hatch = HATCH if name in marked and np.isfinite(value) else None
-        patch = PathPatch(outline, facecolor=colour, edgecolor=INK, linewidth=0.35, hatch=hatch, gid=name)
+        patch = PathPatch(outline, facecolor=colour, edgecolor=INK, linewidth=0.35, hatch=hatch, label=name)
         axis.add_patch(patch)
     axis.set(aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -203,8 +204,9 @@ def _outline(cut: CrossSection, field: FloatArray) -> Path | None:
     from contourpy import FillType, contour_generator
     from matplotlib.path import Path
 
-    points, offsets = contour_generator(cut.x, cut.y, field, fill_type=FillType.OuterOffset).filled(0.0, np.inf)
-    rings = [thinned(p[a:b]) for p, o in zip(points, offsets, strict=True) for a, b in zip(o[:-1], o[1:], strict=True)]
+    made: Any = contour_generator(cut.x, cut.y, field, fill_type=FillType.OuterOffset).filled(0.0, np.inf)
+    points, offsets = made
+    rings = [thinned(p[a:b]) for p, o in zip(points, offsets, strict=True) for a, b in pairwise(o)]
     return Path.make_compound_path(*(Path(ring, closed=True) for ring in rings)) if rings else None
 
 
@@ -232,7 +234,8 @@ def thinned(ring: FloatArray, tolerance: float = STRAIGHT) -> FloatArray:
         if off[most - a - 1] > tolerance:
             keep[most] = True
             parts += [(a, most), (most, b)]
-    return ring[keep]
+    out: FloatArray = ring[keep]
+    return out
 
 
 # --- the effects of a disease -----------------------------------------------------------------------------------------
@@ -291,12 +294,12 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
     wide = (drawing.WIDTH - 6) / 3
     figure = drawing.page(17 + down * (7 + wide * (high - low + 1.7) / (right - left + 1)), max(90.0, across * wide + 6))
     grid = figure.subplots(down, across, squeeze=False)
-    counts, grey = [], False
+    grey, counts = False, list[str]()
     for axis in grid.flat:
         axis.set_axis_off()
     for axis, level, cut in zip(grid.flat, levels, cuts, strict=False):
         part = shown[shown[schema.LEVEL] == level].set_index(schema.REGION)
-        values = part["difference"].to_dict()
+        values = {str(r): float(v) for r, v in part["difference"].items()}
         weak = [r for r in part.index if not part.at[r, "q"] <= alpha]
         axis.set_axis_on()
         axis.set(xlim=box[0], ylim=box[1])
@@ -312,18 +315,21 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
     colours = ScalarMappable(norm, cmap)
     bar = figure.colorbar(colours, ax=grid, location="bottom", shrink=0.66, anchor=(0.0, 0.5), aspect=30, pad=0.03, extend=extend)
     bar.set_label(drawing.with_unit(f"{name}, {people.case} − {people.control}", unit))
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     keys = [Patch(facecolor="white", edgecolor=INK, hatch=HATCH, linewidth=0.35, label=f"q > {alpha:g}")]
     keys += [Patch(facecolor=MISSING, edgecolor=INK, linewidth=0.35, label="no value")] if grey else []
     figure.legend(handles=keys, loc="lower right")
     adjusted = "adjusted difference" if (rows["method"] == "linear").all() else "difference of means"
-    most = shown.loc[shown["difference"].abs().idxmax()]
-    caption = (
-        f"Middle slice of the template at each level, tracts coloured by the {adjusted} of {name} ({people.case} minus {people.control}"
-        f"{f', in {unit}' if unit else ''}): blue is lower in {people.case}, red is higher. Hatched regions have q > {alpha:g}"
-        f"{'; grey ones have no value' if grey else ''}. Seen from below, as radiologists look: R is the right of the cord, its front is at the top. "
-        f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}. Regions with q ≤ {alpha:g}: "
-        f"{', '.join(counts)}. The largest difference drawn is {drawing.measured(most['difference'], str(most['units']), difference=True)}, in {most[schema.REGION]} at "
-        f"{most[schema.LEVEL]}."
+    most = shown.iloc[int(np.nanargmax(shown["difference"].abs()))]
+    case, control = people.case, people.control
+    caption = drawing.sentences(
+        f"Middle slice of the template at each level, tracts coloured by the {adjusted} of {name} ({case} minus {control}"
+        f"{f', in {unit}' if unit else ''}): blue is lower in {case}, red is higher.",
+        f"Hatched regions have q > {alpha:g}{'; grey ones have no value' if grey else ''}.",
+        "Seen from below, as radiologists look: R is the right of the cord, its front is at the top.",
+        f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}.",
+        f"Regions with q ≤ {alpha:g}: {', '.join(counts)}.",
+        f"The largest difference drawn is {drawing.measured(most['difference'], str(most['units']), difference=True)}, in "
+        f"{most[schema.REGION]} at {most[schema.LEVEL]}.",
     )
     return Drawn(f"effects_on_cord{end}", "groups", f"Where {name} differs", caption, ("groups",), figure)

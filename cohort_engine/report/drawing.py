@@ -124,7 +124,7 @@ def table(found: Analysis, *names: str) -> pd.DataFrame | None:
 
 
 def scale(units: str, *, difference: bool = False) -> str:
-    """Unit as a figure writes it.
+    """Write a unit as figures do.
 
     Examples
     --------
@@ -220,6 +220,16 @@ def of_kind(rows: pd.DataFrame, kind: tuple[str, str]) -> pd.DataFrame:
 def suffix(number: int, kind: tuple[str, str]) -> str:
     """End of a figure's name: the first metric has none."""
     return "" if number == 0 else "_" + "_".join(kind)
+
+
+def sentences(*parts: str) -> str:
+    """Join the parts of a caption that there are."""
+    return " ".join(p for p in parts if p)
+
+
+def ci(found: Analysis) -> str:
+    """Name the interval: ``95% interval``."""
+    return f"{found.about['config']['confidence']:.0%} interval"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -363,13 +373,13 @@ def heat_map(
     longest = max((len(n) for n, t in zip(names, turned, strict=True) if t), default=0)
     few = rows <= FEW_ROWS
     figure = page(rows * ROW * (1.4 if few else 1.0) + 6 * len(blocks) + (21 if few else 7) + max(4.0, 1.3 * longest), width)
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.0, wspace=0.01)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.0, wspace=0.01)
     grid = figure.subplots(
         len(blocks), len(panels), squeeze=False,
         gridspec_kw={"height_ratios": [len(b.names) for b in blocks], "width_ratios": [p.values.shape[1] for p in panels]},
     )  # fmt: skip
     colours = colormaps[cmap].with_extremes(bad=MISSING)
-    mesh = None
+    mesh: Any = None
     for i, block in enumerate(blocks):
         for j, panel in enumerate(panels):
             mesh = _cells(grid[i, j], block, panel, norm, colours, dense=rows * columns > DENSE)
@@ -379,7 +389,7 @@ def heat_map(
         axis.set_xlabel(bottom)
     place: dict[str, Any] = {"location": "bottom", "fraction": 0.1, "aspect": 25} if few else {"location": "right", "fraction": 0.04, "aspect": 30}
     bar = figure.colorbar(mesh, ax=grid, label=label, extend=extend, pad=0.02, **place)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     return figure
 
 
@@ -387,7 +397,12 @@ def _cells(axis: Axes, block: Block, panel: Panel, norm: Normalize, colours: Col
     names = list(block.names)
     values = panel.values.reindex(names).to_numpy(float)
     mesh = axis.pcolormesh(
-        np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="none" if dense else "white", linewidth=0 if dense else 0.3, rasterized=dense
+        np.ma.array(values, mask=~np.isfinite(values)),
+        cmap=colours,
+        norm=norm,
+        edgecolors="none" if dense else "white",
+        linewidth=0 if dense else 0.3,
+        rasterized=dense,
     )
     axis.set(ylim=(len(names), 0))
     axis.spines[:].set_visible(False)
@@ -405,7 +420,15 @@ def _ticks(axis: Axes, block: Block, panel: Panel, turned: Sequence[bool], *, le
     axis.set_yticks(np.arange(len(block.words)) + 0.5, block.words if left else [])
     if left:
         axis.annotate(
-            block.title, (0, 1), (-3, 1.5), xycoords="axes fraction", textcoords="offset points", ha="right", va="bottom", weight="bold", fontsize=SMALL
+            block.title,
+            (0, 1),
+            (-3, 1.5),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            weight="bold",
+            fontsize=SMALL,
         )
     columns = [str(c) for c in panel.values]
     axis.set_xticks([])

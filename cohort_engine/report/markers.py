@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.report import drawing
-from cohort_engine.report.drawing import CASE_COLOUR, DIVERGING, FAINT, INK, MISSING, OTHER_COLOURS, Drawn, feature_labels, between, remote_level, signed, small
+from cohort_engine.report.drawing import (
+    FAINT,
+    INK,
+    OTHER_COLOURS,
+    Drawn,
+    between,
+    feature_labels,
+    remote_level,
+    signed,
+    small,
+)
 from cohort_engine.report.material import COMPRESSED, METRIC
 
 if TYPE_CHECKING:
@@ -36,33 +46,35 @@ def roc_curves(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     pairs = drawing.table(found, "roc_pairs")
     if pairs is not None:
         pairs = pairs[pairs["first"].isin(known) & pairs["second"].isin(known)].reset_index(drop=True)
-        sets = [((str(pairs.at[i, "first"]), str(pairs.at[i, "second"])), pairs.loc[i]) for i in shown_pairs(found, pairs, areas)]
+        sets = [((str(pairs.at[i, "first"]), str(pairs.at[i, "second"])), pairs.iloc[i]) for i in shown_pairs(found, pairs, areas)]
     if not sets:
         sets = [(tuple(areas.index[areas.index.isin(known)][np.argsort(-areas["auc"][areas.index.isin(known)].to_numpy())][:MOST_CURVES]), None)]
     most = max(len(names) for names, _ in sets)
     figure = drawing.page((59 if len(sets) > 1 else 68) + 8.5 * most, 60.0 * len(sets) if len(sets) > 1 else 75)
-    sentences = []
+    said = []
     for axis, (names, pair) in zip(figure.subplots(1, len(sets), squeeze=False).flat, sets, strict=True):
         for name, colour in zip(names, MARKER_COLOURS, strict=False):
-            _curve(axis, curves[curves["marker"] == name], areas.loc[name], name, colour)
+            _curve(axis, curves[curves["marker"] == name], areas.loc[[name]].iloc[0], name, colour)
         axis.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
         axis.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="1 − specificity", ylabel="sensitivity")
         axis.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.22), handlelength=1.2, borderaxespad=0)
         if pair is not None:
             axis.set_title(f"difference {signed(pair['difference'])}, p {small(pair['p'])}")
-            sentences.append(
+            said.append(
                 f"{pair['first']} against {pair['second']}: difference {signed(pair['difference'])}{between(pair['low'], pair['high'])}, "
                 f"p {small(pair['p'])}, q {small(pair['q'])}."
             )
-    config = found.about["config"]
-    caption = (
-        f"Receiver operating characteristic of telling {found.material.people.case} from {found.material.people.control} ({drawing.sample(found)}). The "
-        f"legend gives the area under the curve with its {config['confidence']:.0%} interval (DeLong), the point is the threshold of the largest Youden "
-        f"index, and the broken line is chance.{' Differences of the two areas are tested after DeLong. ' if sentences else ''}{' '.join(sentences)}"
-        f"{f' These are {len(sets)} of {len(pairs)} pairs; the table has all.' if pairs is not None and len(pairs) > len(sets) else ''}"
+    people, more = found.material.people, pairs is not None and len(pairs) > len(sets)
+    caption = drawing.sentences(
+        f"Receiver operating characteristic of telling {people.case} from {people.control} ({drawing.sample(found)}).",
+        f"The legend gives the area under the curve with its {drawing.ci(found)} (DeLong), the point is the threshold of the largest Youden index, "
+        "and the broken line is chance.",
+        "Differences of the two areas are tested after DeLong." if said else "",
+        *said,
+        f"These are {len(sets)} of {len(pairs)} pairs; the table has all." if pairs is not None and more else "",
     )
-    title = "Markers against each other" if sentences else "ROC curves of the best markers"
-    return [Drawn("roc_curves", "roc", title, caption, ("roc", "roc_curves", *(("roc_pairs",) if sentences else ())), figure)]
+    title = "Markers against each other" if said else "ROC curves of the best markers"
+    return [Drawn("roc_curves", "roc", title, caption, ("roc", "roc_curves", *(("roc_pairs",) if said else ())), figure)]
 
 
 def shown_pairs(found: Analysis, pairs: pd.DataFrame, areas: pd.DataFrame) -> list[int]:
@@ -79,7 +91,9 @@ def shown_pairs(found: Analysis, pairs: pd.DataFrame, areas: pd.DataFrame) -> li
 def _curve(axis: Axes, curve: pd.DataFrame, row: pd.Series[Any], name: str, colour: str) -> None:
     words = f"{name}\nAUC {row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
     axis.plot(1 - curve["specificity"], curve["sensitivity"], color=colour, label=words, drawstyle="default", rasterized=len(curve) > drawing.DENSE)
-    axis.plot(1 - row["specificity"], row["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4, clip_on=False)
+    axis.plot(
+        1 - row["specificity"], row["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4, clip_on=False
+    )
 
 
 def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
@@ -105,11 +119,13 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         axis.annotate(text, (1.0, at), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL)
     people, best = found.material.people, top.iloc[0]
     raised = sorted({str(m) for m in top.loc[top["direction"] == "higher", METRIC]})
-    caption = (
-        f"Area under the ROC curve of the {len(top)} leading of {len(known)} features, with its {found.about['config']['confidence']:.0%} interval; "
-        f"{drawing.sample(found)}. Low values are taken as the sign of {people.case}{f', high ones of {drawing.listed(raised)}' if raised else ''}. The best "
-        f"is {names[0]} with {best['auc']:.2f}: at {drawing.measured(best['threshold'], str(best['units']))} its sensitivity is "
-        f"{best['sensitivity']:.2f} and its specificity {best['specificity']:.2f}. The leading ones of many features look better than they will in new people."
+    best_at = drawing.measured(best["threshold"], str(best["units"]))
+    caption = drawing.sentences(
+        f"Area under the ROC curve of the {len(top)} leading of {len(known)} features, with its {drawing.ci(found)}; {drawing.sample(found)}.",
+        f"Low values are taken as the sign of {people.case}{f', high ones of {drawing.listed(raised)}' if raised else ''}.",
+        f"The best is {names[0]} with {best['auc']:.2f}: at {best_at} its sensitivity is {best['sensitivity']:.2f} and its specificity "
+        f"{best['specificity']:.2f}.",
+        "The leading ones of many features look better than they will in new people.",
     )
     return [Drawn("roc_areas", "roc", "Leading markers", caption, ("roc",), figure)]
 
@@ -145,19 +161,24 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     if len(chosen):
         right.axvline(chosen["k"].iloc[0], color=FAINT, linewidth=6, alpha=0.35, zorder=0)
     right.set_xticks(choice["k"])
-    right.set(xlabel="number of clusters k", ylabel="silhouette, stability (1 is best)", ylim=(min(0.0, float(choice[["silhouette", "stability"]].min().min())), 1.02))
+    right.set(
+        xlabel="number of clusters k",
+        ylabel="silhouette, stability (1 is best)",
+        ylim=(min(0.0, float(choice[["silhouette", "stability"]].min().min())), 1.02),
+    )
     right.legend(loc="upper left", bbox_to_anchor=(0, -0.17), borderaxespad=0)
     out = int((who["cluster"] < 0).sum())
     k, p = len(labels), float(choice["p_one_group"].iloc[0])
     notes = drawing.table(found, "cluster_notes")
     said = " ".join(f"{str(n)[:1].upper()}{str(n)[1:].rstrip('.')}." for n in (notes["note"] if notes is not None else []))
     people = found.material.people.case if found.about["config"]["clusters"]["who"] == "cases" else "people"
-    caption = (
+    caption = drawing.sentences(
         f"Left: {len(who) - out} {people} by the first principal components of the standardised features, coloured by cluster (k-means, k = {k})"
-        f"{'; arrows are the features with the largest weights, numbered in the key' if key else ''}. Right: mean silhouette width, and adjusted Rand "
-        f"index under resampling, for each number of clusters; the grey bar is the one taken. People of one single group reach such a silhouette with "
-        f"p {small(p)}. {said}"
-    ).rstrip()
+        f"{'; arrows are the features with the largest weights, numbered in the key' if key else ''}.",
+        "Right: mean silhouette width, and adjusted Rand index under resampling, for each number of clusters; the grey bar is the one taken.",
+        f"People of one single group reach such a silhouette with p {small(p)}.",
+        said,
+    )
     return [Drawn("clusters", "clusters", "Subgroups of people", caption, ("clusters", "cluster_axes", "cluster_choice", "cluster_notes"), figure)]
 
 
@@ -170,7 +191,7 @@ def _arrows(axis: Axes, axes: pd.DataFrame, who: pd.DataFrame) -> list[str]:
     if not {1, 2} <= set(wide):
         return []
     wide = wide.loc[list(dict.fromkeys(axes["feature"]))]
-    length = np.hypot(wide[1], wide[2]).sort_values(ascending=False, kind="stable")
+    length = pd.Series(np.hypot(wide[1], wide[2]), wide.index).sort_values(ascending=False, kind="stable")
     top = wide.loc[length.index[:MOST_ARROWS]]
     far = who[["pc1", "pc2"]].abs().max().to_numpy(float)
     axis.set(xlim=(-1.08 * far[0], 1.08 * far[0]), ylim=(-1.08 * far[1], 1.08 * far[1]))
@@ -206,13 +227,13 @@ def standardised_means(profile: pd.DataFrame) -> pd.DataFrame:
     total = n.sum(axis=1)
     centre = (n * mean.fillna(0)).sum(axis=1) / total
     squares = ((n - 1).clip(lower=0) * sd.fillna(0) ** 2 + n * mean.sub(centre, axis=0).fillna(0) ** 2).sum(axis=1)
-    spread = np.sqrt(squares / (total - 1).where(total > 1))
+    spread = (squares / (total - 1).where(total > 1)) ** 0.5
     out: pd.DataFrame = mean.sub(centre, axis=0).div(spread.where(spread > 0), axis=0)
     return out
 
 
 def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
-    """What clusters are like: their means in SD, for what they were made of and for what else is known."""
+    """Show what clusters are like: means in SD of what they were made of, and of what else is known."""
     from matplotlib.colors import CenteredNorm
 
     profile = drawing.table(found, "cluster_profiles")
@@ -227,19 +248,24 @@ def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         keep += [str(f) for f in strength[group.reindex(z.index)].sort_values(ascending=False, kind="stable").index[:MOST_FEATURES]]
     parts = [(t, [f for f in z.index if f in keep and made[f] == m]) for t, m in (("Made of", True), ("Not used for clustering", False))]
     alpha = found.about["config"]["alpha"]
-    blocks = [drawing.Block(t, tuple(f), tuple(_tested(n, facts.at[n, "q"], alpha) for n in f)) for t, f in parts if f]
+    blocks = [drawing.Block(t, tuple(f), tuple(_tested(n, float(facts["q"].loc[n]), alpha) for n in f)) for t, f in parts if f]
     counts = profile.groupby("cluster")["n"].max()
     z.columns = pd.Index([f"{c + 1}" for c in z.columns])
     limit, extend = drawing.limit_of(z.loc[keep], 1.0)
-    figure = drawing.heat_map(blocks, [drawing.Panel("cluster", z)], norm=CenteredNorm(0, limit), extend=extend, label="standardised mean (SD)", cmap="PuOr_r", column=16)
+    figure = drawing.heat_map(
+        blocks, [drawing.Panel("cluster", z)], norm=CenteredNorm(0, limit), extend=extend, label="standardised mean (SD)", cmap="PuOr_r", column=16
+    )
     for axis, block in zip(figure.axes, blocks, strict=False):
         _numbers(axis, z.loc[list(block.names)].to_numpy(float), limit)
-    different = [n for n in facts.index if not made[n] and facts.at[n, "q"] <= alpha]
-    caption = (
-        f"Means of the clusters, standardised over everybody clustered ({', '.join(f'cluster {c + 1}: n = {int(n)}' for c, n in counts.items())}). Above "
-        f"are the features that clusters were made of: that these differ is no finding. Below is what was not used"
-        f"{f'; * marks q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg): {drawing.listed(different)}' if different else f': none differs with q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg)'}."
-        f"{f' The {len(keep)} features of {len(z)} that differ most are drawn.' if len(keep) < len(z) else ''}"
+    different = [str(n) for n in facts.index if not made[n] and facts.at[n, "q"] <= alpha]
+    sizes = ", ".join(f"cluster {c + 1}: n = {int(n)}" for c, n in enumerate(counts))
+    test = f"q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg)"
+    rest = (f"* marks {test}: {drawing.listed(different)}" if different else f"none differs with {test}") if not made.all() else "nothing"
+    caption = drawing.sentences(
+        f"Means of the clusters, standardised over everybody clustered ({sizes}).",
+        "Above are the features that clusters were made of: that these differ is no finding.",
+        f"Below is what was not used: {rest}.",
+        f"The {len(keep)} features of {len(z)} that differ most are drawn." if len(keep) < len(z) else "",
     )
     return [Drawn("cluster_profiles", "clusters", "What the subgroups are like", caption, ("cluster_profiles",), figure)]
 
@@ -251,7 +277,12 @@ def _tested(name: str, q: float, alpha: float) -> str:
 def _numbers(axis: Axes, values: NDArray[np.float64], limit: float) -> None:
     for (i, j), v in np.ndenumerate(values):
         if np.isfinite(v):
-            axis.text(j + 0.5, i + 0.52, f"{v:.1f}".replace("-0.0", "0.0").replace("-", "−"), ha="center", va="center", fontsize=drawing.SMALL, color="white" if abs(v) > 0.65 * limit else "black")
-
-
-__all__ = ["CASE_COLOUR", "DIVERGING", "MISSING", "cluster_profiles", "clusters", "roc_areas", "roc_curves"]
+            axis.text(
+                j + 0.5,
+                i + 0.52,
+                f"{v:.1f}".replace("-0.0", "0.0").replace("-", "−"),
+                ha="center",
+                va="center",
+                fontsize=drawing.SMALL,
+                color="white" if abs(v) > 0.65 * limit else "black",
+            )

@@ -68,7 +68,7 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     arrow((15, low), (15, 13))
     arrow((45, low), (45, 13))
     told = f"; {len(gone)} are left out for the reasons given" if len(gone) else "; nobody is left out"
-    caption = f"Of {n} sessions in the store {len(subjects)} people are analysed, {cases} {people.case} and {controls} {people.control}{told}. A person counts once."
+    caption = f"Of {n} sessions in the store {len(subjects)} people are analysed, {drawing.sample(found)}{told}. A person counts once."
     return [Drawn("flow", "people", "Who is analysed", caption, ("subjects", "excluded"), figure)]
 
 
@@ -88,27 +88,31 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     for axis, name in zip(panels, measures, strict=False):
         part = rows[rows["measure"] == name].sort_values("z_mm")
         z = part["z_mm"]
-        axis.fill_betweenx(z, part["control_low"], part["control_high"], color=CONTROL_COLOUR, alpha=0.2, linewidth=0, label=f"{people.control}, 5 to 95%")
+        if part["control_low"].notna().any():
+            words = f"{people.control}, 5 to 95%"
+            axis.fill_betweenx(z, part["control_low"], part["control_high"], color=CONTROL_COLOUR, alpha=0.2, linewidth=0, label=words)
         axis.plot(part["control_median"], z, color=CONTROL_COLOUR, label=f"{people.control}, median")
         axis.plot(part["case_mean"], z, color=CASE_COLOUR, linestyle="--", label=f"{people.case}, mean")
         axis.set_xlabel(drawing.with_unit(quantity(name, ""), scale(str(part["units"].iloc[0]))))
     for axis in panels:
         _level_axis(axis, middle, float(rows["z_mm"].min()), float(rows["z_mm"].max()))
     panels[0].set_ylabel("vertebral level (height in the template)")
-    caption = ""
+    where = ""
     if sites is not None:
         _site_bars(panels[-1], sites, middle, found)
         nobody = sites[sites["level"].isin([NONE, UNKNOWN])].groupby("level")["people"].sum()
-        caption = " Right: people by the level of their narrowest place, if it is called compressed; " + ", ".join(
-            f"{int(nobody.get(k, 0))} are {'not compressed' if k == NONE else 'unknown'}" for k in (NONE, UNKNOWN)
-        ) + "."  # fmt: skip
+        rest = [f"{int(nobody.get(k, 0))} are {'not compressed' if k == NONE else 'unknown'}" for k in (NONE, UNKNOWN)]
+        where = f"Right: people by the level of their narrowest place, if it is called compressed; {', '.join(rest)}."
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    n = rows[["n_control", "n_case"]].max()
+    n, banded = rows[["n_control", "n_case"]].max(), bool(rows["control_low"].notna().any())
     least = rows[["n_control", "n_case"]].min()
-    caption = (
-        f"Cord from top to bottom, slice by slice of the template: median and 5 to 95% band of {people.control}, mean of {people.case}. A slice has "
-        f"{drawing.count_range(least['n_control'], n['n_control'])} {people.control} and {drawing.count_range(least['n_case'], n['n_case'])} "
-        f"{people.case}, as far as images reach.{caption}"
+    reach = [f"{drawing.count_range(least[f'n_{g}'], n[f'n_{g}'])} {name}" for g, name in (("control", people.control), ("case", people.case))]
+    caption = drawing.sentences(
+        f"Cord from top to bottom, slice by slice of the template: median{' and 5 to 95% band' if banded else ''} of {people.control}, mean of "
+        f"{people.case}.",
+        "" if banded else f"For a 5 to 95% band there are too few {people.control}.",
+        f"A slice has {drawing.listed(reach)}, as far as images reach.",
+        where,
     )
     tables = ("profiles", *(("compression_levels",) if sites is not None else ()))
     return [Drawn("profiles", "norms", "The cord from top to bottom", caption, tables, figure)]
@@ -126,6 +130,8 @@ def _level_axis(axis: Axes, middle: pd.DataFrame, low: float, high: float) -> No
 
 
 def _site_bars(axis: Axes, sites: pd.DataFrame, middle: pd.DataFrame, found: Analysis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     people = found.material.people
     counts = sites.pivot(index="level", columns=schema.GROUP, values="people").fillna(0)
     numbers = {schema.LEVEL_NAMES[int(n) - 1]: n for n in middle.index}
@@ -136,7 +142,7 @@ def _site_bars(axis: Axes, sites: pd.DataFrame, middle: pd.DataFrame, found: Ana
         values = counts[group].reindex(known) if group in counts else pd.Series(0.0, known)
         axis.barh(at["mean"].to_numpy() + side * height / 2, values.to_numpy(float), height=height, color=colour)
     axis.set_xlabel("compressed there (people)")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
@@ -161,23 +167,31 @@ def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             whiskerprops={"lw": 0.8, "color": INK}, capprops={"lw": 0.8, "color": INK}, manage_ticks=False, zorder=3,
         )  # fmt: skip
     left.axhline(s["limit"], color=INK, linestyle="--", linewidth=0.9)
-    left.annotate("limit", (1.0, s["limit"]), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL)
+    left.annotate(
+        "limit", (1.0, s["limit"]), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL
+    )
     left.set_xticks([0, 1], ticks)
     left.set(xlim=(-0.6, 1.6), ylabel="smallest ratio (1 is healthy)")
     _level_bars(right, counts, groups)
     measure = quantity(str(s["measure"]), "")
     specificity = found.about["config"]["compression"]["specificity"]
     called = {n: int((rows.loc[rows[schema.GROUP] == n, "margin"] > 0).sum()) for n, _ in groups}
-    caption = (
+    caption = drawing.sentences(
         f"Left: smallest ratio of the {measure} to the slices above and below, after division by the mean of {people.control}; boxes are quartiles, "
-        f"whiskers reach at most 1.5 box lengths. Below the limit of {s['limit']:.3f} (broken line; {specificity:.0%} of {int(s['n_limit'])} "
-        f"{people.control} lie above) a cord is called compressed: {called[people.case]} {people.case} and {called[people.control]} {people.control}. Area "
-        f"under the ROC curve {s['auc']:.2f}{drawing.between(s['auc_low'], s['auc_high'])}. Right: people by the level of their compression."
+        "whiskers reach at most 1.5 box lengths.",
+        f"Below the limit of {s['limit']:.3f} (broken line; {specificity:.0%} of {int(s['n_limit'])} {people.control} lie above) a cord is called "
+        f"compressed: {called[people.case]} {people.case} and {called[people.control]} {people.control}.",
+        f"Area under the ROC curve {s['auc']:.2f}{drawing.between(s['auc_low'], s['auc_high'])}.",
+        "Right: people by the level of their compression.",
     )
-    return [Drawn("compression", "compression", "Compression of the cord", caption, ("compression", "compression_levels", "compression_summary"), figure)]
+    return [
+        Drawn("compression", "compression", "Compression of the cord", caption, ("compression", "compression_levels", "compression_summary"), figure)
+    ]
 
 
 def _level_bars(axis: Axes, counts: pd.DataFrame, groups: list[tuple[str, str]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     names = [n for n in level_order(counts["level"]) if n not in (NONE, UNKNOWN)] + [n for n in (NONE, UNKNOWN) if n in set(counts["level"])]
     for side, (group, colour) in zip((-0.2, 0.2), groups, strict=True):
         values = counts[counts[schema.GROUP] == group].set_index("level")["people"].reindex(names).fillna(0)
@@ -185,7 +199,7 @@ def _level_bars(axis: Axes, counts: pd.DataFrame, groups: list[tuple[str, str]])
         axis.bar_label(bars, [f"{int(v)}" if v else "" for v in values], fontsize=drawing.SMALL, padding=1)
     axis.set_xticks(np.arange(len(names)), names, rotation=90 if len(names) > 12 else 0)
     axis.set(xlabel="level of the compression", ylabel="people")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="upper left")
     axis.margins(y=0.12)
 
@@ -206,7 +220,9 @@ def sites(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     for axis, (title, mean, sd) in zip(panels, (("before", "mean", "sd"), ("after harmonisation", "mean_harmonised", "sd_harmonised")), strict=False):
         for side, name, colour, mark in ((-0.13, people.control, CONTROL_COLOUR, "o"), (0.13, people.case, CASE_COLOUR, "s")):
             here = part[part[schema.GROUP] == name].set_index("site").reindex(places)
-            axis.errorbar(np.arange(len(places)) + side, here[mean], yerr=here[sd].fillna(0), fmt=mark, ms=4, color=colour, elinewidth=0.9, label=name)
+            axis.errorbar(
+                np.arange(len(places)) + side, here[mean], yerr=here[sd].fillna(0), fmt=mark, ms=4, color=colour, elinewidth=0.9, label=name
+            )
             overall = np.average(here[mean].dropna(), weights=here["n"][here[mean].notna()]) if here[mean].notna().any() else np.nan
             axis.axhline(overall, color=colour, linewidth=0.7, linestyle=":", zorder=0)
         axis.set_xticks(np.arange(len(places)), places, rotation=90 if max(map(len, places)) * len(places) > 24 else 0)
@@ -227,7 +243,11 @@ def _tables(found: Analysis) -> tuple[str, ...]:
 
 def _n_of_sites(part: pd.DataFrame) -> str:
     counts = part.groupby("site", sort=False)["n"].sum()
-    return f"{counts.size} sites with {drawing.count_range(counts.min(), counts.max())} people." if counts.size > 1 else f"{int(counts.sum())} people."
+    return (
+        f"{counts.size} sites with {drawing.count_range(counts.min(), counts.max())} people each."
+        if counts.size > 1
+        else f"{int(counts.sum())} people."
+    )
 
 
 def _telling(found: Analysis) -> str:
@@ -264,24 +284,29 @@ def repeat_differences(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     leading = leading_feature(found, rows)
     area = rows[(rows[METRIC] == schema.AREA) & (rows[schema.LEVEL] == leading[schema.LEVEL])]
     chosen = [int(rows.index[np.logical_and.reduce([rows[k] == v for k, v in leading.items()])][0]), *(int(i) for i in area.index)]
-    chosen = [i for i in dict.fromkeys(chosen) if np.isfinite(rows.at[i, "bias"])][:2]
+    chosen = [i for i in dict.fromkeys(chosen) if np.isfinite(rows["bias"].loc[i])][:2]
     if not chosen:
         return []
     figure = drawing.page(70, 90 * len(chosen) if len(chosen) > 1 else 110)
     said = []
     for axis, i in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
         first, second = x[:, 0, i], x[:, 1, i]
-        row, name, unit = rows.loc[i], drawing.feature_labels(rows.loc[[i]])[0], str(rows.at[i, "units"])
+        row, name, unit = rows.loc[[i]].iloc[0], drawing.feature_labels(rows.loc[[i]])[0], str(rows.at[i, "units"])
         axis.scatter((first + second) / 2, first - second, s=12, color=INK, alpha=0.7, linewidths=0, rasterized=len(first) > 500)
         for key, dash in (("bias", "-"), ("limit_low", "--"), ("limit_high", "--")):
             axis.axhline(row[key], color=INK, linewidth=0.9, linestyle=dash)
             text = drawing.signed(row[key], "+.2g")
-            axis.annotate(text, (1.0, row[key]), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL)
+            axis.annotate(
+                text, (1.0, row[key]), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL
+            )
         axis.axhline(0, color=FAINT, linewidth=0.6, linestyle=":")
         axis.set_title(name)
         axis.set_xlabel(drawing.with_unit("mean of two sessions", scale(unit)))
         axis.set_ylabel(drawing.with_unit("first − second", scale(unit, difference=True)))
         low, high = drawing.signed(row["limit_low"], "+.2g"), drawing.measured(row["limit_high"], unit, difference=True, digits="+.2g")
         said.append(f"{name}: bias {drawing.signed(row['bias'], '+.2g')}, limits of agreement {low} to {high} (n = {int(row['n'])})")
-    caption = f"Difference of the first two sessions against their mean, after Bland and Altman; lines are bias and 95% limits of agreement. {'; '.join(said)}."
+    caption = drawing.sentences(
+        "Difference of the first two sessions against their mean, after Bland and Altman; lines are bias and 95% limits of agreement.",
+        f"{'; '.join(said)}.",
+    )
     return [Drawn("repeat_differences", "repeats", "Differences between sessions", caption, ("repeats",), figure)]
