@@ -95,7 +95,8 @@ def _named(table: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame:
     keep = (table[METRIC] == row[METRIC]) & (table[schema.LEVEL] == row[schema.LEVEL]) & (table[ESTIMATOR] == row[ESTIMATOR])
     if row[METRIC] not in schema.MEASURES:
         keep &= table[schema.REGION] == row[schema.REGION]
-    return table[keep].head(1)
+    found: pd.DataFrame = table[keep].head(1)
+    return found
 
 
 # --- correlations -----------------------------------------------------------------------------------------------------

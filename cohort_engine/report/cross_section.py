@@ -23,6 +23,7 @@ from cohort_engine.report.material import COMPRESSED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
     from matplotlib.path import Path
 
     from cohort_engine.report.analyse import Analysis
@@ -39,6 +40,8 @@ STRAIGHT = 0.015
 """Points of an outline that lie this near to a straight line, mm, are left out."""
 MOST_PANELS = 6
 HATCH = "//////"
+LUMINANCE = (0.2126, 0.7152, 0.0722)
+"""Share of red, green and blue in how bright a colour looks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +162,7 @@ def _share_out(regions: Mapping[str, tuple[int, ...]], labels: Iterable[int]) ->
 def draw_cord(
     axis: Axes, cut: CrossSection, values: Mapping[str, float], *, cmap: Colormap, norm: Normalize, hatched: Iterable[str] = (), bar: float = 5.0
 ) -> None:
-    """Draw a cross-section: one patch a region, its label the region's name.
+    """Draw a cross-section: one patch a region, its label the region's name, and another one of the same label over it for the hatching.
 
     Parameters
     ----------
@@ -185,9 +188,10 @@ def draw_cord(
             continue
         value = values.get(name, np.nan)
         colour: Any = cmap(norm(value)) if np.isfinite(value) else MISSING
-        hatch = HATCH if name in marked and np.isfinite(value) else None
-        patch = PathPatch(outline, facecolor=colour, edgecolor=INK, linewidth=0.35, hatch=hatch, label=name)
-        axis.add_patch(patch)
+        axis.add_patch(PathPatch(outline, facecolor=colour, edgecolor=INK, linewidth=0.35, label=name))
+        if name in marked and np.isfinite(value):
+            dark = float(np.dot(colour[:3], LUMINANCE)) < 0.45
+            axis.add_patch(PathPatch(outline, facecolor="none", edgecolor="0.85" if dark else INK, linewidth=0, hatch=HATCH, label=name))
     axis.set(aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     axis.autoscale_view()
@@ -238,7 +242,7 @@ def thinned(ring: FloatArray, tolerance: float = STRAIGHT) -> FloatArray:
     return out
 
 
-# --- the effects of a disease -----------------------------------------------------------------------------------------
+# --- groups and their difference -----------------------------------------------------------------------------------------
 def shown_regions(rows: pd.DataFrame, labels: Iterable[str]) -> list[str]:
     """Regions to colour: single labels where there are any, or else unions."""
     known = [str(r) for r in dict.fromkeys(rows[schema.REGION])]
@@ -277,6 +281,7 @@ def effects_on_cord(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
 
 def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[str, str], end: str) -> Drawn:
     from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import CenteredNorm
     from matplotlib.patches import Patch
 
@@ -310,8 +315,6 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
         counts.append(f"{n} at {level}")
     unit = scale(str(rows["units"].iloc[0]), difference=True)
     name = quantity(*kind)
-    from matplotlib.cm import ScalarMappable
-
     colours = ScalarMappable(norm, cmap)
     bar = figure.colorbar(colours, ax=grid, location="bottom", shrink=0.66, anchor=(0.0, 0.5), aspect=30, pad=0.03, extend=extend)
     bar.set_label(drawing.with_unit(f"{name}, {people.case} − {people.control}", unit))
@@ -333,3 +336,44 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
         f"{most[schema.REGION]} at {most[schema.LEVEL]}.",
     )
     return Drawn(f"effects_on_cord{end}", "groups", f"Where {name} differs", caption, ("groups",), figure)
+
+
+def draw_groups(ds: xr.Dataset, metric: str = schema.MTR, level: str = "C5") -> Figure:
+    """Draw the labels of one level coloured by a metric: the mean of each of two groups, and the first minus the second in the order of their names.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `open_cohort`, with a column ``group``.
+    metric, level : str
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import CenteredNorm, Normalize
+
+    labels = [n for n in atlas_of(ds).labels if n.startswith(TISSUES)]
+    frame = ds.cohort.frame(metric, labels, level)
+    means = frame.groupby([schema.GROUP, schema.REGION], sort=False)[schema.VALUE].mean().unstack(schema.REGION)[labels]
+    first, second = sorted(means.index)[:2]
+    cut, unit, name = cross_section(ds, level, labels), schema.metric(metric).units, quantity(metric)
+    low, high = np.nanpercentile(means.loc[[first, second]].to_numpy(), (2, 98))
+    difference = means.loc[first] - means.loc[second]
+    limit, extend = drawing.limit_of(difference, 1e-6)
+    plain, centred = Normalize(low, high), CenteredNorm(0, limit)
+    with drawing.style():
+        figure = drawing.page(58)
+        panels = figure.subplots(1, 3)
+        shown = [(first, means.loc[first], plain, "viridis"), (second, means.loc[second], plain, "viridis")]
+        shown.append((f"{first} − {second}", difference, centred, DIVERGING))
+        for axis, (title, values, norm, cmap) in zip(panels, shown, strict=True):
+            draw_cord(axis, cut, {str(r): float(v) for r, v in values.items()}, cmap=colormaps[cmap], norm=norm)
+            axis.set_title(f"{title}, {level}")
+        below: dict[str, Any] = {"location": "bottom", "shrink": 0.8}
+        words = drawing.with_unit(name, scale(unit)), drawing.with_unit(name, scale(unit, difference=True))
+        figure.colorbar(ScalarMappable(plain, "viridis"), ax=panels[:2], label=words[0], extend="both", aspect=30, **below)
+        figure.colorbar(ScalarMappable(centred, DIVERGING), ax=panels[2], label=words[1], extend=extend, aspect=15, **below)
+    return figure

@@ -397,7 +397,7 @@ def _cells(axis: Axes, block: Block, panel: Panel, norm: Normalize, colours: Col
     names = list(block.names)
     values = panel.values.reindex(names).to_numpy(float)
     mesh = axis.pcolormesh(
-        np.ma.array(values, mask=~np.isfinite(values)),
+        values,
         cmap=colours,
         norm=norm,
         edgecolors="none" if dense else "white",

@@ -196,7 +196,7 @@ def _arrows(axis: Axes, axes: pd.DataFrame, who: pd.DataFrame) -> list[str]:
     far = who[["pc1", "pc2"]].abs().max().to_numpy(float)
     axis.set(xlim=(-1.08 * far[0], 1.08 * far[0]), ylim=(-1.08 * far[1], 1.08 * far[1]))
     reach = 0.8 * float(np.min(far / np.maximum(top[[1, 2]].abs().max().to_numpy(), 1e-9)))
-    angle = np.arctan2(top[2], top[1]).to_numpy()
+    angle = np.arctan2(top[2].to_numpy(float), top[1].to_numpy(float))
     order = np.argsort(angle, kind="stable")
     out, last, step = [""] * len(top), -np.inf, 0
     for number, i in enumerate(order):
@@ -243,22 +243,23 @@ def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     facts = profile.drop_duplicates("feature").set_index("feature")
     made = facts["made_of"].astype(bool)
     strength = z.abs().max(axis=1)
-    keep: list[str] = []
-    for group in (made, ~made):
-        keep += [str(f) for f in strength[group.reindex(z.index)].sort_values(ascending=False, kind="stable").index[:MOST_FEATURES]]
-    parts = [(t, [f for f in z.index if f in keep and made[f] == m]) for t, m in (("Made of", True), ("Not used for clustering", False))]
+    parts = []
+    for title, group in (("Made of", made), ("Not used for clustering", ~made)):
+        leading = strength[group.loc[z.index]].nlargest(MOST_FEATURES)
+        parts.append((title, [str(f) for f in z.index if f in leading.index]))
+    keep = [f for _, names in parts for f in names]
     alpha = found.about["config"]["alpha"]
     blocks = [drawing.Block(t, tuple(f), tuple(_tested(n, float(facts["q"].loc[n]), alpha) for n in f)) for t, f in parts if f]
     counts = profile.groupby("cluster")["n"].max()
-    z.columns = pd.Index([f"{c + 1}" for c in z.columns])
+    z.columns = pd.Index([f"{int(c) + 1}" for c in counts.index])
     limit, extend = drawing.limit_of(z.loc[keep], 1.0)
     figure = drawing.heat_map(
         blocks, [drawing.Panel("cluster", z)], norm=CenteredNorm(0, limit), extend=extend, label="standardised mean (SD)", cmap="PuOr_r", column=16
     )
     for axis, block in zip(figure.axes, blocks, strict=False):
         _numbers(axis, z.loc[list(block.names)].to_numpy(float), limit)
-    different = [str(n) for n in facts.index if not made[n] and facts.at[n, "q"] <= alpha]
-    sizes = ", ".join(f"cluster {c + 1}: n = {int(n)}" for c, n in enumerate(counts))
+    different = [str(n) for n in facts.index[~made & (facts["q"] <= alpha)]]
+    sizes = ", ".join(f"cluster {c + 1}: n = {int(n)}" for c, n in enumerate(counts.to_numpy()))
     test = f"q ≤ {alpha:g} (Kruskal-Wallis, Benjamini-Hochberg)"
     rest = (f"* marks {test}: {drawing.listed(different)}" if different else f"none differs with {test}") if not made.all() else "nothing"
     caption = drawing.sentences(

@@ -142,7 +142,7 @@ def _site_bars(axis: Axes, sites: pd.DataFrame, middle: pd.DataFrame, found: Ana
         values = counts[group].reindex(known) if group in counts else pd.Series(0.0, known)
         axis.barh(at["mean"].to_numpy() + side * height / 2, values.to_numpy(float), height=height, color=colour)
     axis.set_xlabel("compressed there (people)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
@@ -199,7 +199,7 @@ def _level_bars(axis: Axes, counts: pd.DataFrame, groups: list[tuple[str, str]])
         axis.bar_label(bars, [f"{int(v)}" if v else "" for v in values], fontsize=drawing.SMALL, padding=1)
     axis.set_xticks(np.arange(len(names)), names, rotation=90 if len(names) > 12 else 0)
     axis.set(xlabel="level of the compression", ylabel="people")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.legend(loc="upper left")
     axis.margins(y=0.12)
 
