@@ -360,7 +360,8 @@ def draw_groups(ds: xr.Dataset, metric: str = schema.MTR, level: str = "C5") -> 
     means = frame.groupby([schema.GROUP, schema.REGION], sort=False)[schema.VALUE].mean().unstack(schema.REGION)[labels]
     first, second = sorted(means.index)[:2]
     cut, unit, name = cross_section(ds, level, labels), schema.metric(metric).units, quantity(metric)
-    low, high = np.nanpercentile(means.loc[[first, second]].to_numpy(), (2, 98))
+    known = means.loc[[first, second]].to_numpy(float)
+    low, high = np.percentile(known[np.isfinite(known)], (2, 98)) if np.isfinite(known).any() else (0.0, 1.0)
     difference = means.loc[first] - means.loc[second]
     limit, extend = drawing.limit_of(difference, 1e-6)
     plain, centred = Normalize(low, high), CenteredNorm(0, limit)

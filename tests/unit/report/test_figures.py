@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose
 
 from cohort_engine.config import AnalysisConfig, CompressionConfig, HarmoniseConfig
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.reduce.cohort import atlas_of
+from cohort_engine.reduce.cohort import atlas_of, tabulate
 from cohort_engine.report import by_region, cross_section, drawing, markers, people_figures
 from cohort_engine.report.analyse import Analysis
 from cohort_engine.report.figures import FIGURES, Drawn, draw_all, render
@@ -43,7 +43,8 @@ Make = Callable[..., Analysis]
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     """Two levels of the parametric cord: what carries the atlas."""
     url = str(Path(tmp_path_factory.mktemp("figures")) / "study.zarr")
-    simulate_store(url, 2, parametric_cord(spacing=1.0, top="C4", bottom="C5"))
+    simulate_store(url, 2, parametric_cord(spacing=1.0, top="C4", bottom="C5"), missing=0.0)
+    tabulate(url)
     return open_cohort(url)
 
 
@@ -236,9 +237,11 @@ def test_groups_are_drawn_with_their_difference(cohort: xr.Dataset) -> None:
     drawn = {p.get_label(): p.get_facecolor() for p in figure.axes[2].patches}
     values = cohort.cohort.frame("mtr", [LEFT, RIGHT], "C4").set_index(["group", "region"])["value"]
     difference = values["DCM"] - values["HC"]
-    scale = figure.axes[2].figure.axes[-1]
-    assert scale.get_xlabel() == "MTR (percentage points)"
-    assert (drawn[LEFT][0] < drawn[LEFT][2]) == (difference[LEFT] < 0)  # blue is lower in patients
+    limit = cohort.cohort.frame("mtr", [n for n in atlas_of(cohort).labels if n[:3] in ("WM ", "GM ")], "C4")
+    limit = limit.set_index(["group", "region"])["value"].unstack("group").eval("DCM - HC").abs().max()
+    for region in (LEFT, RIGHT):
+        assert_allclose(drawn[region], colormaps["RdBu_r"](0.5 + difference[region] / limit / 2), atol=0.01)
+    assert figure.axes[-1].get_xlabel() == "MTR (percentage points)"
 
 
 # --- ROC --------------------------------------------------------------------------------------------------------------
