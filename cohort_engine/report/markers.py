@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.report import drawing
 from cohort_engine.report.drawing import (
+    CASE_COLOUR,
+    CONTROL_COLOUR,
     FAINT,
     INK,
     OTHER_COLOURS,
@@ -21,7 +23,7 @@ from cohort_engine.report.drawing import (
     remote_level,
     signed,
     small,
-)
+)  # fmt: skip
 from cohort_engine.report.material import COMPRESSED, METRIC
 
 if TYPE_CHECKING:
@@ -128,6 +130,46 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         "The leading ones of many features look better than they will in new people.",
     )
     return [Drawn("roc_areas", "roc", "Leading markers", caption, ("roc",), figure)]
+
+
+# --- several markers together -----------------------------------------------------------------------------------------
+def classifier(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
+    """ROC curve of the classifier on held-out people, and the weights of its markers."""
+    summary, curve, weights = (drawing.table(found, n) for n in ("classifier", "classifier_curve", "classifier_markers"))
+    if summary is None or curve is None or weights is None:
+        return []
+    row, people = summary.iloc[0], found.material.people
+    top = weights.loc[weights["coefficient"].abs().sort_values(ascending=False, kind="stable").index[:MOST_FEATURES]]
+    figure = drawing.page(max(66.0, 18 + 4.6 * len(top)))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
+    left.plot(1 - curve["specificity"], curve["sensitivity"], color=INK, rasterized=len(curve) > drawing.DENSE)
+    left.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
+    left.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="1 − specificity", ylabel="sensitivity")
+    area = f"AUC {row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
+    left.text(0.98, 0.04, area, transform=left.transAxes, ha="right", va="bottom", fontsize=drawing.SMALL)
+    y = np.arange(len(top))
+    right.barh(y, top["coefficient"], height=0.6, color=np.where(top["coefficient"] > 0, CASE_COLOUR, CONTROL_COLOUR))
+    right.axvline(0, color=INK, linewidth=0.6)
+    right.set_yticks(y, [str(n) for n in top["marker"]])
+    right.set(ylim=(len(top) - 0.4, -0.6), xlabel="weight (logit per SD)")
+    right.tick_params(axis="y", length=0)
+    right.spines["left"].set_visible(False)
+    for at, share in zip(y, top["same_sign"], strict=True):
+        right.annotate(
+            f"{share:.0%}", (1.0, at), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL
+        )
+    together = f", each {row['kept_together']} held out as a whole" if row["kept_together"] else ""
+    note = str(row["note"]).rstrip(".")
+    caption = drawing.sentences(
+        f"Left: ROC curve of a classifier of {int(row['markers'])} markers on people it was not learnt from ({int(row['folds'])}-fold "
+        f"cross-validation{together}; {int(row['n_case'])} {people.case} and {int(row['n_control'])} {people.control}); the broken line is chance.",
+        f"Right: weights of the {len(top)} leading markers; a positive one raises the odds of {people.case} where the marker is high. The number is the "
+        "share of the parts of the cross-validation in which the weight has this sign.",
+        f"{area}{f' (in brackets the {drawing.ci(found)})' if '(' in area else ''}.",
+        f"{note[:1].upper()}{note[1:]}." if note else "",
+    )
+    tables = ("classifier", "classifier_markers", "classifier_curve")
+    return [Drawn("classifier", "classifier", "Several markers together", caption, tables, figure)]
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------

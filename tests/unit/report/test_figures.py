@@ -279,6 +279,30 @@ def test_leading_areas_are_sorted(make: Make, cohort: xr.Dataset) -> None:
     assert_allclose(np.asarray(axis.containers[0].lines[0].get_xdata(), float), [0.9, 0.8, 0.7, 0.6])
 
 
+def test_the_classifier_is_drawn_with_its_weights(make: Make, cohort: xr.Dataset) -> None:
+    row = {
+        "markers": 3,
+        "folds": 5,
+        "kept_together": "site",
+        "auc": 0.85,
+        "auc_low": 0.7,
+        "auc_high": 0.93,
+        "n_control": 5,
+        "n_case": 3,
+        "note": "few people",
+    }
+    weights = pd.DataFrame({"marker": ["a", "b", "c"], "coefficient": [0.1, -0.9, 0.4], "same_sign": [0.6, 1.0, 0.8]})
+    tables = {"classifier": pd.DataFrame([row]), "classifier_curve": roc_tables()["roc_curves"].head(3), "classifier_markers": weights}
+    drawn = one(markers.classifier(make(**tables), cohort))
+    left, right = drawn.figure.axes
+    assert_allclose(left.lines[0].get_xydata(), [[0, 0], [0.25, 0.5], [1, 1]])
+    assert [t.get_text() for t in right.get_yticklabels()] == ["b", "c", "a"]  # the largest first
+    assert_allclose([p.get_width() for p in right.patches], [-0.9, 0.4, 0.1])
+    assert [t.get_text() for t in right.texts] == ["100%", "80%", "60%"]
+    assert "AUC 0.85 (0.70 to 0.93)" in drawn.caption
+    assert drawn.caption.endswith("Few people.")
+
+
 # --- clusters ---------------------------------------------------------------------------------------------------------
 def test_standardised_means_are_those_of_the_raw_values() -> None:
     rng = np.random.default_rng(3)
@@ -459,7 +483,7 @@ def test_every_figure_says_where_it_comes_from(make: Make, cohort: xr.Dataset) -
 def test_without_tables_nothing_is_drawn(make: Make, cohort: xr.Dataset) -> None:
     found = make(**{name: t.iloc[:0] for name, t in everything().items()})
     assert [d.name for d in draw_all(found, cohort)] == ["flow"]
-    assert len(FIGURES) == 14
+    assert len(FIGURES) == 15
 
 
 def test_the_same_analysis_gives_the_same_bytes(make: Make, cohort: xr.Dataset) -> None:
