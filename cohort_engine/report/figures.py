@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FIGURES: tuple[Callable[[Analysis, xr.Dataset], list[Drawn]], ...] = (
     people_figures.flow, cross_section.effects_on_cord, by_region.effect_sizes, markers.roc_curves, markers.roc_areas, markers.classifier,
-    people_figures.compression, markers.clusters, markers.cluster_profiles, by_region.correlations, people_figures.profiles, by_region.norm_deviations, people_figures.sites,
-    by_region.repeat_agreement, people_figures.repeat_differences,
+    people_figures.compression, markers.clusters, markers.cluster_profiles, by_region.correlations, people_figures.profiles,
+    by_region.norm_deviations, people_figures.sites, by_region.repeat_agreement, people_figures.repeat_differences,
 )  # fmt: skip
 """In the order of the report; each returns nothing where its tables are absent or empty."""
 

@@ -163,8 +163,8 @@ def classifier(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     caption = drawing.sentences(
         f"Left: ROC curve of a classifier of {int(row['markers'])} markers on people it was not learnt from ({int(row['folds'])}-fold "
         f"cross-validation{together}; {int(row['n_case'])} {people.case} and {int(row['n_control'])} {people.control}); the broken line is chance.",
-        f"Right: weights of the {len(top)} leading markers; a positive one raises the odds of {people.case} where the marker is high. The number is the "
-        "share of the parts of the cross-validation in which the weight has this sign.",
+        f"Right: weights of the {len(top)} leading markers; a positive one raises the odds of {people.case} where the marker is high. The number "
+        "is the share of the parts of the cross-validation in which the weight has this sign.",
         f"{area}{f' (in brackets the {drawing.ci(found)})' if '(' in area else ''}.",
         f"{note[:1].upper()}{note[1:]}." if note else "",
     )
