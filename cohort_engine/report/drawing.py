@@ -206,6 +206,28 @@ def feature_labels(rows: pd.DataFrame) -> list[str]:
     return [label(*map(str, key)) for key in rows[list(KEYS)].itertuples(index=False, name=None)]
 
 
+LONGEST = 46
+"""Letters of a label beside an axis."""
+_REMARKS = re.compile(r"\s*\([^()]* [^()]*\)")
+
+
+def clipped(name: str, most: int = LONGEST) -> str:
+    """Shorten a label: remarks of several words go first, then its middle; the level at its end stays.
+
+    Examples
+    --------
+    >>> clipped("MTR (map) WM left spinal lemniscus (spinothalamic and spinoreticular tracts) C5")
+    'MTR (map) WM left spinal lemniscus C5'
+    >>> clipped("left fasciculus gracilis + left fasciculus cuneatus C4", 30)
+    'left fasciculus g … uneatus C4'
+    """
+    name = _REMARKS.sub("", name)
+    if len(name) <= most:
+        return name
+    tail = most // 3
+    return f"{name[: most - tail - 3].rstrip()} … {name[-tail:].lstrip()}"
+
+
 def map_kinds(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """Metrics with estimators that have regions, in the order of the table: measures of the whole cord are not among them."""
     kinds = dict.fromkeys(rows[[METRIC, ESTIMATOR]].itertuples(index=False, name=None))
@@ -318,7 +340,7 @@ def region_blocks(names: Iterable[str]) -> list[Block]:
             out.append(Block(title, *map(tuple, zip(*cells, strict=True))))
     others.sort(key=lambda name: name.startswith("CSF"))  # around the cord
     if others:
-        out.append(Block(WHOLE, tuple(others), tuple(others)))
+        out.append(Block(WHOLE, tuple(others), tuple(map(clipped, others))))
     return out
 
 

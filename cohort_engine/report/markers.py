@@ -19,6 +19,7 @@ from cohort_engine.report.drawing import (
     OTHER_COLOURS,
     Drawn,
     between,
+    clipped,
     feature_labels,
     remote_level,
     signed,
@@ -91,7 +92,7 @@ def shown_pairs(found: Analysis, pairs: pd.DataFrame, areas: pd.DataFrame) -> li
 
 
 def _curve(axis: Axes, curve: pd.DataFrame, row: pd.Series[Any], name: str, colour: str) -> None:
-    words = f"{name}\nAUC {row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
+    words = f"{clipped(name, 38)}\nAUC {row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
     axis.plot(1 - curve["specificity"], curve["sensitivity"], color=colour, label=words, drawstyle="default", rasterized=len(curve) > drawing.DENSE)
     axis.plot(
         1 - row["specificity"], row["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4, clip_on=False
@@ -112,7 +113,7 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     arms = np.stack([top["auc"] - top["auc_low"], top["auc_high"] - top["auc"]])
     axis.errorbar(top["auc"], y, xerr=arms, fmt="s", ms=3.5, color=INK, elinewidth=0.9)
     axis.axvline(0.5, color=FAINT, linewidth=0.8, linestyle="--")
-    axis.set_yticks(y, names)
+    axis.set_yticks(y, [clipped(n) for n in names])
     axis.set(ylim=(len(top) - 0.4, -0.6), xlim=(min(0.45, float(np.nanmin(top["auc_low"])) - 0.02), 1.005), xlabel="area under the ROC curve")
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
@@ -150,7 +151,7 @@ def classifier(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     y = np.arange(len(top))
     right.barh(y, top["coefficient"], height=0.6, color=np.where(top["coefficient"] > 0, CASE_COLOUR, CONTROL_COLOUR))
     right.axvline(0, color=INK, linewidth=0.6)
-    right.set_yticks(y, [str(n) for n in top["marker"]])
+    right.set_yticks(y, [clipped(str(n), 34) for n in top["marker"]])
     right.set(ylim=(len(top) - 0.4, -0.6), xlabel="weight (logit per SD)")
     right.tick_params(axis="y", length=0)
     right.spines["left"].set_visible(False)
@@ -251,7 +252,7 @@ def _arrows(axis: Axes, axes: pd.DataFrame, who: pd.DataFrame) -> list[str]:
             str(number + 1), (x, y), (away * np.cos(angle[i]), away * np.sin(angle[i])), textcoords="offset points", ha="center", va="center",
             fontsize=drawing.SMALL, weight="bold", color=INK, zorder=5, bbox={"boxstyle": "circle,pad=0.12", "fc": "white", "ec": INK, "lw": 0.4},
         )  # fmt: skip
-        out[number] = f"{number + 1}  {top.index[i]}"
+        out[number] = f"{number + 1}  {clipped(str(top.index[i]), 38)}"
     return out
 
 
@@ -314,7 +315,7 @@ def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
 
 
 def _tested(name: str, q: float, alpha: float) -> str:
-    return f"{name} *" if q <= alpha else name
+    return f"{clipped(name)} *" if q <= alpha else clipped(name)
 
 
 def _numbers(axis: Axes, values: NDArray[np.float64], limit: float) -> None:

@@ -153,6 +153,14 @@ def test_a_study_of_shape_alone_has_a_heat_map(make: Make, cohort: xr.Dataset) -
     assert cross_section.effects_on_cord(make(groups=groups), cohort) == []
 
 
+def test_long_names_leave_room_for_the_cells(make: Make, cohort: xr.Dataset) -> None:
+    long = " + ".join(["left fasciculus gracilis"] * 5)
+    drawn = drawing.settled(one(by_region.effect_sizes(make(groups=group_table(regions=[LEFT, long])), cohort)))
+    tract, union = drawn.figure.axes[:2]
+    assert union.get_yticklabels()[0].get_text() == "left fasciculus gracilis + l … iculus gracilis"
+    assert tract.get_position().width == union.get_position().width > 0.25
+
+
 # --- the cord cut across ----------------------------------------------------------------------------------------------
 def panels(drawn: Drawn) -> dict[str, Any]:
     """Level -> axes of a picture of the cord."""
