@@ -113,7 +113,8 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         if not np.isfinite(part["r"]).any():
             continue
         scores = list(dict.fromkeys(part["score"]))
-        if len(scores) > MOST_SCORES:
+        every = len(scores)
+        if every > MOST_SCORES:
             rank = part.groupby("score")["r"].agg(lambda r: r.abs().max()).sort_values(ascending=False, kind="stable")
             scores = [s for s in scores if s in list(rank.index[:MOST_SCORES])]
             part = part[part["score"].isin(scores)]
@@ -142,6 +143,7 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         caption = drawing.sentences(
             f"{method} correlation of {what} with clinical scores in {who}{adjusted}, {places}.",
             "Red: more of one with more of the other; blue: less.",
+            f"The {len(scores)} of {every} scores with the strongest correlations are drawn." if len(scores) < every else "",
             f"A dot stands where q ≤ {alpha:g} ({n} of {len(drawn) - holes} cells); {drawing.discovery(found)}.",
             f"{holes} grey cells have too few values." if holes else "",
             f"The strongest is {drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {strongest} (brackets: {drawing.ci(found)}).",

@@ -162,14 +162,19 @@ def discovery(found: Analysis) -> str:
     return f"q is the false discovery rate (Benjamini-Hochberg{f', within each {family}' if family else ', over all features'})"
 
 
+UNKNOWN = "unknown"
+
+
 def small(p: float) -> str:
     """P value for people.
 
     Examples
     --------
-    >>> small(0.0312), small(0.00001)
-    ('= 0.031', '< 0.001')
+    >>> small(0.0312), small(0.00001), small(float("nan"))
+    ('= 0.031', '< 0.001', 'unknown')
     """
+    if np.isnan(p):
+        return UNKNOWN
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
@@ -274,7 +279,7 @@ def signed(number: float, digits: str = ".2f") -> str:
     >>> signed(-0.123), signed(0.5, "+.1f")
     ('−0.12', '+0.5')
     """
-    return f"{number:{digits}}".replace("-", "−")
+    return UNKNOWN if np.isnan(number) else f"{number:{digits}}".replace("-", "−")
 
 
 # --- levels -----------------------------------------------------------------------------------------------------------

@@ -193,6 +193,8 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         )  # fmt: skip
     explained = axes.drop_duplicates("component").set_index("component")["explained"]
     left.set_xlabel(f"component 1 ({explained.get(1, np.nan):.0%} of variance)")
+    if flat:
+        left.set_yticks([])  # spread only so that points can be seen
     left.set_ylabel("" if flat else f"component 2 ({explained.get(2, np.nan):.0%} of variance)")
     key = [] if flat else _arrows(left, axes, who)
     left.legend(loc="upper left", bbox_to_anchor=(0, -0.17), borderaxespad=0)

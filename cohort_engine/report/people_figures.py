@@ -215,7 +215,9 @@ def sites(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     part = rows.loc[np.logical_and.reduce([rows[k] == v for k, v in feature.items()])]
     done = bool(found.about["config"]["harmonise"]["site"])
     places = list(dict.fromkeys(part["site"]))
-    figure = drawing.page(80, min(drawing.WIDTH, 60 + (2 if done else 1) * max(38, 9 * len(places))))
+    longest = max(map(len, places))
+    turned = longest * len(places) > 24
+    figure = drawing.page(80 + (1.3 * longest if turned else 0), min(drawing.WIDTH, 60 + (2 if done else 1) * max(38, 9 * len(places))))
     panels = figure.subplots(1, 2 if done else 1, sharey=True, squeeze=False)[0]
     for axis, (title, mean, sd) in zip(panels, (("before", "mean", "sd"), ("after harmonisation", "mean_harmonised", "sd_harmonised")), strict=False):
         for side, name, colour, mark in ((-0.13, people.control, CONTROL_COLOUR, "o"), (0.13, people.case, CASE_COLOUR, "s")):
@@ -225,12 +227,12 @@ def sites(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             )
             overall = np.average(here[mean].dropna(), weights=here["n"][here[mean].notna()]) if here[mean].notna().any() else np.nan
             axis.axhline(overall, color=colour, linewidth=0.7, linestyle=":", zorder=0)
-        axis.set_xticks(np.arange(len(places)), places, rotation=90 if max(map(len, places)) * len(places) > 24 else 0)
+        axis.set_xticks(np.arange(len(places)), places, rotation=90 if turned else 0)
         axis.set(xlim=(-0.6, len(places) - 0.4), xlabel="site")
         if done:
             axis.set_title(title)
     unit = str(part["units"].iloc[0])
-    what = " ".join(filter(None, (quantity(feature[METRIC], feature[ESTIMATOR]), feature[schema.REGION], feature[schema.LEVEL])))
+    what = drawing.feature_labels(part)[0]
     panels[0].set_ylabel(drawing.with_unit(what, scale(unit)))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption = f"Mean and SD of {what} at each site, by group; dotted lines are the means over sites. {_n_of_sites(part)} {_telling(found)}"
