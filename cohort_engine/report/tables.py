@@ -189,7 +189,7 @@ def roc(m: Material, config: AnalysisConfig) -> Tables:
     chosen = pairs(m, config)
     tables = {"roc": out, "roc_pairs": _pair_table(m, config, values, chosen)}
     ranked = [int(i) for i in np.argsort(-np.nan_to_num(area.auc, nan=-1.0), kind="stable")]
-    drawn = list(dict.fromkeys([*(i for pair in chosen for i in pair), *ranked]))[:CURVES_AT_MOST]
+    drawn = list(dict.fromkeys([*(i for pair in chosen for i in pair), *ranked]))[: max(CURVES_AT_MOST, len({i for pair in chosen for i in pair}))]
     tables["roc_curves"] = pd.concat([_curve(m, values[:, i], sign[i], i) for i in drawn if np.isfinite(area.auc[i])], ignore_index=True)
     return tables
 
@@ -436,7 +436,7 @@ def sites(m: Material, config: AnalysisConfig) -> Tables:
         for code, group in ((0, m.people.control), (1, m.people.case)):
             rows = (place == where) & (m.people.group == code)
             part = m.features[FEATURE].assign(site=where, group=group, n=np.isfinite(m.raw[rows]).sum(axis=0), mean=_mean(m.raw[rows]))
-            part["sd"], part["mean_harmonised"] = _sd(m.raw[rows]), _mean(m.values[rows])
+            part["sd"], part["mean_harmonised"], part["sd_harmonised"] = _sd(m.raw[rows]), _mean(m.values[rows]), _sd(m.values[rows])
             parts.append(part.assign(cv=100 * part["sd"] / part["mean"].abs()))
     out: Tables = {"sites": pd.concat(parts, ignore_index=True)}
     effects = []
