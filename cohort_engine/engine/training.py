@@ -142,17 +142,23 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
     losses: list[float] = []
     while run.step < run.net_config.steps:
         losses.append(run.advance())
-        now = time.monotonic()
-        if now - saved < SAVE_EVERY and run.step < run.net_config.steps:
+        if time.monotonic() - saved < SAVE_EVERY and run.step < run.net_config.steps:
             continue
         _save(run.state(), folder / f"{name}.ckpt", {"key": _key(run, name)})
-        scores = run.validate()
-        _save(run.weights(), folder / f"{name}.safetensors", {DESCRIPTION: json.dumps(run.describe(scores))})
-        figures = {"net": name, "step": run.step, "seconds": round(now - started, 1), "loss": float(np.mean(losses[-200:])), **scores}
-        with (folder / f"{name}.jsonl").open("a") as log:
-            log.write(json.dumps(figures) + "\n")
-        say(figures)
+        _export(run, folder, name, say, {"seconds": round(time.monotonic() - started, 1), "loss": float(np.mean(losses[-200:]))})
         saved = time.monotonic()
+    run.finish()
+    _export(run, folder, name, say, {"seconds": round(time.monotonic() - started, 1)})
+
+
+def _export(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None], figures: dict[str, Any]) -> None:
+    """Judge the averaged weights, write them, and note the figures."""
+    scores = run.validate()
+    _save(run.weights(), folder / f"{name}.safetensors", {DESCRIPTION: json.dumps(run.describe(scores))})
+    line = {"net": name, "step": run.step, **figures, **scores}
+    with (folder / f"{name}.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    say(line)
 
 
 def _begin(run: Run, name: str) -> None:

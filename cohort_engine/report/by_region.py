@@ -220,7 +220,7 @@ def repeat_agreement(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             y = np.arange(len(here))
             low, high = here["icc21"] - here["icc21_low"], here["icc21_high"] - here["icc21"]
             grid[i, 0].errorbar(here["icc21"], y, xerr=np.stack([low, high]), fmt="o", ms=3, color=INK, elinewidth=0.8)
-            grid[i, 1].plot(100 * here["cv"], y, "o", ms=3, color=INK)
+            grid[i, 1].plot(here["cv"], y, "o", ms=3, color=INK)
             for axis in grid[i]:
                 axis.set(ylim=(len(here) - 0.5, -0.5), yticks=[])
                 axis.grid(axis="x", color="0.9", linewidth=0.6)
@@ -237,7 +237,7 @@ def repeat_agreement(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             f"Agreement of {sessions} sessions of the same {n} people at {level}: intraclass correlation for absolute agreement with its "
             f"{drawing.ci(found)}, and the coefficient of variation within a person.",
             "1 is perfect agreement; an ICC is also low where people hardly differ.",
-            f"Median ICC {drawing.signed(part['icc21'].median())}, median variation {100 * part['cv'].median():.1f}%.",
+            f"Median ICC {drawing.signed(part['icc21'].median())}, median variation {part['cv'].median():.1f}%.",
         )
         name = f"repeat_agreement{drawing.suffix(number, kind)}"
         out.append(Drawn(name, "repeats", "Agreement of repeated sessions", caption, ("repeats",), figure))

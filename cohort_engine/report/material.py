@@ -26,6 +26,8 @@ COMPRESSED = "compressed"
 """Level that is each person's own: where the cord is compressed most."""
 WHITE_MATTER = "white matter"
 FUNICULI = ("dorsal columns", "lateral funiculi", "ventral funiculi", "gray matter")
+SHORT = {schema.DIAMETER_AP: "AP diameter", schema.DIAMETER_RL: "RL diameter"}
+"""Measure -> its short name, where that is not its name in the store."""
 METRIC, ESTIMATOR = "metric", "estimator"
 KEYS = (METRIC, schema.REGION, schema.LEVEL, ESTIMATOR)
 """Columns that name a feature."""
@@ -120,7 +122,7 @@ def label(metric: str, region: str, level: str, estimator: str = schema.WA) -> s
     >>> label("mtr", "white matter", "C2:C3"), label("area", "spinal cord", "compressed"), label("mtr", "dorsal columns", "C4", "map")
     ('MTR white matter C2:C3', 'area at the compression', 'MTR (map) dorsal columns C4')
     """
-    name = metric.upper() if metric in schema.METRICS else metric.replace("_", " ")
+    name = metric.upper() if metric in schema.METRICS else SHORT.get(metric, metric.replace("_", " "))
     name += f" ({estimator})" if estimator not in (schema.WA, "") else ""
     where = "at the compression" if level == COMPRESSED else level
     return " ".join(filter(None, (name, "" if metric in schema.MEASURES else region, where)))

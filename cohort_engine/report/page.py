@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -143,20 +142,15 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
 
 
 def _save(drawn: Drawn, folder: Path) -> Image:
-    """Write a figure as SVG and PNG; return what the page shows. The same figure gives the same bytes."""
-    with optional("matplotlib", "analysis", where="figures"):
-        import matplotlib as mpl
+    """Write a figure as SVG and PNG; return what the page shows."""
+    from cohort_engine.report.drawing import render as picture
 
-    vector, pixels = io.BytesIO(), io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": drawn.name, "svg.fonttype": "path"}):
-        drawn.figure.savefig(vector, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-        drawn.figure.savefig(pixels, format="png", dpi=PIXELS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
-    for ending, image in (("svg", vector), ("png", pixels)):
-        (folder / f"{drawn.name}.{ending}").write_bytes(image.getvalue())
-    small = len(vector.getvalue()) <= FIGURE_BYTES
-    kind, image = ("svg+xml", vector) if small else ("png", pixels)
-    width = int.from_bytes(pixels.getvalue()[16:20], "big") * CSS_PIXELS_PER_INCH // PIXELS_PER_INCH  # PNG: the first number of its header
-    return Image(f"data:image/{kind};base64,{base64.b64encode(image.getvalue()).decode()}", width)
+    images = {kind: picture(drawn.figure, kind) for kind in ("svg", "png")}
+    for kind, image in images.items():
+        (folder / f"{drawn.name}.{kind}").write_bytes(image)
+    kind, name = ("svg", "svg+xml") if len(images["svg"]) <= FIGURE_BYTES else ("png", "png")
+    width = int.from_bytes(images["png"][16:20], "big") * CSS_PIXELS_PER_INCH // PIXELS_PER_INCH  # PNG: the first number of its header
+    return Image(f"data:image/{name};base64,{base64.b64encode(images[kind]).decode()}", width)
 
 
 def without_paths(text: str) -> str:

@@ -22,7 +22,7 @@ from cohort_engine.analysis.groups import EFFECTS, LINEAR, compare, false_discov
 from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
 from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
 from cohort_engine.config import AnalysisConfig
-from cohort_engine.errors import ConfigError, InputError, StoreError
+from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, read_features
 from cohort_engine.report.people import IDENTITY, subject_table
@@ -96,6 +96,9 @@ def _quality(m: Material) -> pd.DataFrame:
 # --- groups -----------------------------------------------------------------------------------------------------------
 def family(m: Material, columns: tuple[str, ...]) -> NDArray[Any]:
     """Name the family of tests of each feature: the columns in which it agrees with others."""
+    for name in columns:
+        if name not in KEYS:
+            raise unknown_name("part of a feature", name, list(KEYS), where="analysis.tests.family")
     return np.array([" ".join(map(str, row)) for row in m.features[list(columns)].itertuples(index=False)] if columns else [""] * len(m.features))
 
 
@@ -473,7 +476,7 @@ def repeats(m: Material, config: AnalysisConfig) -> Tables:
     out = m.features[FEATURE].assign(n=absolute.n, sessions=x.shape[1])
     for name, found in {"icc21": absolute, "icc31": consistent}.items():
         out[name], out[f"{name}_low"], out[f"{name}_high"] = found.icc, found.low, found.high
-    out["sem"], out["mdc"], out["cv"] = spread.sem, spread.mdc, spread.cv
+    out["sem"], out["mdc"], out["cv"] = spread.sem, spread.mdc, 100 * spread.cv
     out["bias"], out["limit_low"], out["limit_high"] = limits.bias, limits.lower, limits.upper
     return {"repeats": out}
 

@@ -303,6 +303,7 @@ TABLES: Mapping[str, Table] = {
         {
             **_FEATURE, "site": _SITE, "group": _GROUP, "n": Column("people with a value", "people"), "mean": Column("mean as measured", OWN),
             "sd": Column("standard deviation as measured", OWN), "mean_harmonised": Column("mean after harmonisation; the same without", OWN),
+            "sd_harmonised": Column("standard deviation after harmonisation; the same without", OWN),
             "cv": Column("coefficient of variation as measured", "percent"),
         },
         shown=(FEATURE_COLUMN, "units", "site", "group", "n", "mean", "sd", "mean_harmonised", "cv"),
@@ -329,7 +330,7 @@ TABLES: Mapping[str, Table] = {
             "icc21": Column("ICC(2,1), absolute agreement"), **_ends("confidence interval of ICC(2,1)", name="icc21_"),
             "icc31": Column("ICC(3,1), consistency"), **_ends("confidence interval of ICC(3,1)", name="icc31_"),
             "sem": Column("standard error of measurement", OWN), "mdc": Column("minimal detectable change", OWN),
-            "cv": Column("coefficient of variation within people, as a fraction"), "bias": Column("first session minus second, on average", OWN),
+            "cv": Column("coefficient of variation within people", "percent"), "bias": Column("first session minus second, on average", OWN),
             **_ends("limits of agreement of the first two sessions", OWN, name="limit_"),
         },
         shown=(FEATURE_COLUMN, "units", "n", "icc21", "icc21_low", "icc21_high", "sem", "mdc", "cv", "bias"), order="-icc21",
