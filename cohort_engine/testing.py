@@ -22,6 +22,7 @@ from cohort_engine.phantom.cohort import (
     EVEN,
     SUBGROUPS,
     UNSQUEEZED,
+    WIDTH,
     draw_patterns,
     draw_shape,
     slice_lengths,
@@ -87,7 +88,7 @@ class StoreTruth:
 
 
 def simulate_store(
-    url: str, n_subjects: int, template: Template, seed: int = 0, *, missing: float = 0.1, sites: int = 3, effect: float = 1.0,
+    url: str, n_subjects: int, template: Template, seed: int = 0, *, missing: float = 0.1, sites: int = 3, effect: float = 1.0, width: float = WIDTH,
     site_offsets: Sequence[float] | None = None, site_scales: Sequence[float] | None = None, age_slope: float = 0.0, sex_effect: float = 0.0,
     tract_sd: float = 0.0, subgroups: bool = False, shape: bool = False, scores: bool = False, repeats: int = 0,
 ) -> StoreTruth:  # fmt: skip
@@ -108,6 +109,8 @@ def simulate_store(
         Subjects of each group take turns at them.
     effect : float
         Factor of every patient's severity. 0: the groups do not differ in anything.
+    width : float
+        Levels from the middle of the damage, C5/C6, to 1/e of it: with 1.2, C1, C2 and T2 are whole.
     site_offsets, site_scales : sequences, optional
         Percentage points that each scanner adds (by default drawn, with `SITE_SD`), and factors of what is random about its subjects (by default 1).
     age_slope, sex_effect : float
@@ -153,7 +156,7 @@ def simulate_store(
         raise InputError(expected=f"0 to {n_subjects} people", found=f"{repeats}", where="repeats", remedy="Nobody is scanned again who was not.")
     levels = tuple(LevelRange.parse(name) for name in template.levels)
     operator = Operator.build(template.atlas, template.packing.level, levels, template.atlas.regions)
-    patterns = draw_patterns(template)
+    patterns = draw_patterns(template, width)
     kinds = list(patterns.lost)
     table = weighted_average(operator, np.stack([patterns.healthy, *patterns.lost.values()]), min_coverage=0)[schema.VALUE].astype(float)
     site_offset = np.random.default_rng([seed, 1]).normal(0, SITE_SD, sites) if site_offsets is None else np.asarray(site_offsets, float)

@@ -47,8 +47,8 @@ class Patterns:
     sensory: dict[str, float]
 
 
-def draw_patterns(template: Template) -> Patterns:
-    """Work out healthy MTR and damage on a template.
+def draw_patterns(template: Template, width: float = WIDTH) -> Patterns:
+    """Work out healthy MTR and damage on a template; `width`: levels from the worst one to 1/e of the damage.
 
     Examples
     --------
@@ -62,8 +62,8 @@ def draw_patterns(template: Template) -> Patterns:
         tract = next((t for t in {**TRACT_MTR, **DAMAGE} if f" {t}" in name), "")
         base.append(BASE_MTR[tissue] + TRACT_MTR.get(tract, 0.0))
         damage.append(DAMAGE.get(tract, OTHER[tissue]).at if tissue in OTHER else 0.0)
-    near = np.exp(-(((template.packing.level.astype(float) - CENTRE) / WIDTH) ** 2))
-    neck = float(np.exp(-(((template.slice_level[neck_slices(template)].astype(float) - CENTRE) / WIDTH) ** 2)).mean())
+    near = np.exp(-(((template.packing.level.astype(float) - CENTRE) / width) ** 2))
+    neck = float(np.exp(-(((template.slice_level[neck_slices(template)].astype(float) - CENTRE) / width) ** 2)).mean())
     members = {kind: np.array([_belongs(name, tracts) for name in template.atlas.labels]) for kind, tracts in (("m", MOTOR), ("s", SENSORY))}
     lost, motor, sensory = {}, {}, {}
     for subgroup, (on_motor, on_sensory) in {EVEN: (1.0, 1.0), **SUBGROUPS}.items():

@@ -26,6 +26,8 @@ COMPRESSED = "compressed"
 """Level that is each person's own: where the cord is compressed most."""
 WHITE_MATTER = "white matter"
 FUNICULI = ("dorsal columns", "lateral funiculi", "ventral funiculi", "gray matter")
+UNEVEN = 1.1
+"""Variance inflation of a difference of groups by the sites above which a reader is told."""
 METRIC, ESTIMATOR = "metric", "estimator"
 KEYS = (METRIC, schema.REGION, schema.LEVEL, ESTIMATOR)
 """Columns that name a feature."""
@@ -335,7 +337,22 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         out[:, block] = done.values
         models[str(metric)] = done.model
         notes += [f"{metric}: {w}" for w in done.model.warnings]
+    together = _inflation(people.group, where)
+    if together > UNEVEN:
+        notes.append(
+            f"cases and controls are spread unevenly over {site}: the variance of a harmonised difference is {together:.2f} times what the methods "
+            "welch and mann_whitney and the ROC curves take it for. Use analysis.tests.method: linear, which counts the site"
+        )
     return replace(material, values=out, models=models, notes=(*material.notes, *notes))
+
+
+def _inflation(group: FloatArray, where: Sequence[str]) -> float:
+    """Variance of a difference of groups adjusted for site, over that of the plain difference: 1 / (1 - R2) of group on site."""
+    known = np.array([bool(w) for w in where])
+    one, place = group[known], np.array(where)[known]
+    inside = np.array([one[place == w].mean() for w in place])
+    total, rest = ((one - one.mean()) ** 2).sum(), ((one - inside) ** 2).sum()
+    return float(total / rest) if rest > 0 else np.inf
 
 
 __all__ = ["COMPRESSED", "CORD", "KEYS", "Material", "Profile", "gather", "label", "read_features"]

@@ -106,14 +106,15 @@ def design(m: Material, names: tuple[str, ...]) -> FloatArray | None:
 
 
 def groups(m: Material, config: AnalysisConfig) -> Tables:
-    """Cases against controls in every feature."""
+    """Cases against controls in every feature. The linear model of harmonised values counts the site, whose effect was estimated from them."""
     tests = config.tests
     if tests.covariates and tests.method != LINEAR:
         raise ConfigError(
             expected=f"method: {LINEAR} with covariates", found=tests.method, where="analysis.tests", remedy=f"Set analysis.tests.method: {LINEAR}."
         )
+    adjust = (*tests.covariates, *([config.harmonise.site] if m.models and config.harmonise.site and tests.method == LINEAR else []))
     found = compare(
-        m.values, m.people.group, method=tests.method, covariates=design(m, tests.covariates), confidence=config.confidence,
+        m.values, m.people.group, method=tests.method, covariates=design(m, adjust), confidence=config.confidence,
         max_missing=config.max_missing, resamples=tests.resamples, seed=config.seed,
     )  # fmt: skip
     families = family(m, tests.family)
