@@ -18,7 +18,7 @@ from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.query.accessor import CORD, PROFILE_VARIABLES, open_cohort
 from cohort_engine.query.frame import Query, parse_query
-from cohort_engine.report.people import People, choose_people, quality_names, subject_table
+from cohort_engine.report.people import People, choose_people, quality_names, subject_table, text_among_numbers
 
 FloatArray = NDArray[np.float64]
 
@@ -165,6 +165,10 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         features, values = read_features(chosen, asked, found)
     features, values, dropped = _with_values(features, values, people.group, config)
     notes = [f"{dropped} features are missing in more than {config.max_missing:.0%} of a group and left out"] if dropped else []
+    notes += [
+        f"column {name} holds text ({word!r}) among numbers and is not used: correct participants.tsv (n/a is missing) and build again"
+        for name in people.columns if (word := text_among_numbers(people.column(name)))
+    ]  # fmt: skip
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
     material = Material(
