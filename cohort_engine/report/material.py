@@ -18,7 +18,10 @@ from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.query.accessor import CORD, PROFILE_VARIABLES, open_cohort
 from cohort_engine.query.frame import Query, parse_query
+from cohort_engine.reduce.cohort import atlas_of
+from cohort_engine.reduce.operator import LevelRange
 from cohort_engine.report.people import People, choose_people, quality_names, subject_table, text_among_numbers
+from cohort_engine.template.atlas import Naming
 
 FloatArray = NDArray[np.float64]
 
@@ -68,6 +71,8 @@ class Material:
         A row a subject, a column a quality number.
     notes : tuple of str
         What a reader must know.
+    naming, levels : Naming or None, tuple of str
+        Regions of the atlas and levels of the template, by which a question may name them in other words.
     """
 
     people: People
@@ -83,6 +88,8 @@ class Material:
     models: dict[str, harmonise.Model] = field(default_factory=dict)
     repeats: FloatArray | None = None
     notes: tuple[str, ...] = ()
+    naming: Naming | None = None
+    levels: tuple[str, ...] = schema.LEVEL_NAMES
 
     def find(self, question: str) -> NDArray[np.intp]:
         """Features that a question names.
@@ -91,10 +98,14 @@ class Material:
         ------
         ConfigError
             None does: it has no values.
+        UnknownNameError
+            No such metric, region or level.
         """
         q = parse_query(question)
+        regions = [n if self.naming is None else self.naming.region(n).name for n in q.tracts]
+        levels = [n if n == COMPRESSED else LevelRange.parse(n, self.levels).name for n in q.levels]
         keep = (self.features[METRIC] == q.metric) & (self.features[ESTIMATOR] == _estimator(q))
-        for column, wanted in ((schema.REGION, q.tracts), (schema.LEVEL, q.levels)):
+        for column, wanted in ((schema.REGION, regions), (schema.LEVEL, levels)):
             if wanted and not (column == schema.REGION and q.metric in schema.MEASURES):
                 keep &= self.features[column].isin(wanted)
         found = np.flatnonzero(keep)
@@ -173,7 +184,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
-        notes=tuple(notes), repeats=_repeats(ds, config, asked, features),
+        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels),
     )  # fmt: skip
     return _harmonised(material, config)
 

@@ -50,7 +50,7 @@ class Study:
     url: str
     truth: StoreTruth
     found: Analysis
-    smallest_n: float
+    voxels: pd.DataFrame
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = analyse_cohort(url, parse_config({"data": {"bids": "b", "store": url}, "analysis": {"harmonise": HARMONISE, "tests": ADJUST}}))
     assert set(found.problems) == {"repeats"}  # nobody was scanned twice
     with open_cohort(url) as ds:
-        n = ds["mtr_wa_n"].where(ds["mtr_wa_coverage"] >= 0.75).min().compute().item()
+        n = ds["mtr_wa_n"].where(ds["mtr_wa_coverage"] >= 0.75).mean("subject").compute().to_pandas()
     return Study(url, truth, found, n)
 
 
@@ -80,29 +80,31 @@ def planted_of(study: Study) -> pd.DataFrame:
     return table.assign(planted=[-float(loss[i]) for i in at])
 
 
-def least_detectable(study: Study, tests: int) -> float:
-    """Difference that one of so many tests finds with `POWER`, held against Bonferroni's limit, which is stricter than Benjamini and Hochberg's.
+def least_detectable(study: Study, table: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """Difference of each feature that its test finds with `POWER`, held against Bonferroni's limit, which is stricter than Benjamini and Hochberg's.
 
-    Spread: subjects, their tracts and the noise of the smallest region's voxels, at the scanner with the largest factor; patients differ in severity
-    (uniform from 0.25 to 1) as well.
+    Spread: subjects, their tracts and the noise of the region's voxels, at scanners of these scales; patients differ in severity (uniform from 0.25
+    to 1) as well.
     """
-    sd = max(SCALES) * np.sqrt(SUBJECT_SD**2 + TRACT_SD**2 + VOXEL_SD**2 / study.smallest_n)
+    voxels = np.array([study.voxels.loc[level, region] for level, region in zip(table["level"], table["region"], strict=True)])
+    sd = np.sqrt(np.mean(np.square(SCALES)) * (SUBJECT_SD**2 + TRACT_SD**2 + VOXEL_SD**2 / voxels))
     severity = (1 - 0.25) / np.sqrt(12) / 0.625
-    limits = -norm.ppf(ALPHA / tests / 2) + norm.ppf(POWER)
-    size = PEOPLE / 2
-    # d = limits sqrt(sd^2 / size + (sd^2 + (severity d)^2) / size)
-    return float(limits * sd * np.sqrt(2 / size) / np.sqrt(1 - (limits * severity) ** 2 / size))
+    limits = -norm.ppf(ALPHA / len(study.found.tables["groups"]) / 2) + norm.ppf(POWER)
+    controls, cases = table["n_control"].to_numpy(), table["n_case"].to_numpy()
+    # d = limits sqrt(sd^2 / controls + (sd^2 + (severity d)^2) / cases)
+    return np.asarray(limits * sd * np.sqrt(1 / controls + 1 / cases) / np.sqrt(1 - (limits * severity) ** 2 / cases))
 
 
 def test_planted_effects_are_found(benchmark: Any, study: Study) -> None:
     table = benchmark.pedantic(lambda: planted_of(study), rounds=1)
-    limit = least_detectable(study, len(study.found.tables["groups"]))
+    limit = least_detectable(study, table)
     large, none = table[table["planted"] <= -limit], table[table["planted"].abs() < NOTHING]
     found = large[(large["q"] <= ALPHA) & (large["effect"] < 0)]
     false = none[none["q"] <= ALPHA]
     between = table.drop(index=[*large.index, *none.index])
     print(
-        f"\n{len(table)} features of {PEOPLE} people: of {len(large)} with {limit:.2f} points or more, {len(found)} found with the right sign; "
+        f"\n{len(table)} features of {PEOPLE} people: of {len(large)} with {limit.min():.2f} to {limit.max():.2f} points or more, "
+        f"{len(found)} found with the right sign; "
         f"of {len(between)} with less, {(between['q'] <= ALPHA).sum()} ({((between['q'] <= ALPHA) & (between['effect'] > 0)).sum()} with the wrong "
         f"sign); of {len(none)} with none (below {NOTHING} points), {len(false)}. Error of an effect: "
         f"median {np.median(table['effect'] - table['planted']):+.2f}, largest {np.abs(table['effect'] - table['planted']).max():.2f} points"
@@ -212,14 +214,10 @@ def test_studies_without_effect_find_as_little_as_promised(benchmark: Any, make_
     def run() -> dict[str, float]:
         found: dict[str, list[float]] = {}
         for seed in range(STUDIES):
-            plain, offsets = empty_study(seed, SHARED[shared], make_material)
-            several = make_material(
-                plain.values + offsets, plain.people.group, FEATURES, **{n: plain.people.column(n) for n in ("age", "sex", "site")}
-            )
-            harmonised = _harmonised(several, config(harmonise=HARMONISE))
-            for when, material in (("one scanner", plain), ("harmonised", harmonised)):
+            for scanners, when in ((False, "one scanner"), (True, "harmonised")):
+                material = empty_study(seed, SHARED[shared], make_material, scanners=scanners)
                 for name, family in by.items():
-                    settings = config(tests=tests | {"family": family}, harmonise=HARMONISE if when == "harmonised" else {})
+                    settings = config(tests=tests | {"family": family}, harmonise=HARMONISE if scanners else {})
                     table = groups(material, settings)["groups"]
                     rates = (table["q"] <= ALPHA).groupby(table["family"]).any()
                     found.setdefault(f"{when}, family {name}", []).append(float(rates.mean()))
@@ -240,11 +238,7 @@ def test_groups_that_are_uneven_over_scanners(benchmark: Any, make_material: Cal
         found: dict[str, list[float]] = {"welch": [], "linear": []}
         told = 0
         for seed in range(STUDIES // 4):
-            plain, offsets = empty_study(seed, 0.0, make_material, uneven=True)
-            several = make_material(
-                plain.values + offsets, plain.people.group, FEATURES, **{n: plain.people.column(n) for n in ("age", "sex", "site")}
-            )
-            material = _harmonised(several, config(harmonise=HARMONISE))
+            material = empty_study(seed, 0.0, make_material, scanners=True, uneven=True)
             told += any("unevenly" in note for note in material.notes)
             for method in found:
                 table = groups(material, config(tests={"method": method, "family": ["metric", "level"]}, harmonise=HARMONISE))["groups"]
