@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.compression import Compression, find_compression
+from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.query.accessor import CORD, PROFILE_VARIABLES, open_cohort
@@ -352,22 +353,13 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         out[:, block] = done.values
         models[str(metric)] = done.model
         notes += [f"{metric}: {w}" for w in done.model.warnings]
-    together = _inflation(people.group, where)
+    together = inflation(people.group, where)
     if together > UNEVEN:
         notes.append(
-            f"cases and controls are spread unevenly over {site}: the variance of a harmonised difference is {together:.2f} times what the methods "
-            "welch and mann_whitney and the ROC curves take it for. Use analysis.tests.method: linear, which counts the site"
+            f"cases and controls are spread unevenly over {site}: the variance of a harmonised difference is {together:.2f} times what it seems. The "
+            "group tests count that; ROC curves, norms and clusters cannot"
         )
     return replace(material, values=out, models=models, notes=(*material.notes, *notes))
-
-
-def _inflation(group: FloatArray, where: Sequence[str]) -> float:
-    """Variance of a difference of groups adjusted for site, over that of the plain difference: 1 / (1 - R2) of group on site."""
-    known = np.array([bool(w) for w in where])
-    one, place = group[known], np.array(where)[known]
-    inside = np.array([one[place == w].mean() for w in place])
-    total, rest = ((one - one.mean()) ** 2).sum(), ((one - inside) ** 2).sum()
-    return float(total / rest) if rest > 0 else np.inf
 
 
 __all__ = ["COMPRESSED", "CORD", "KEYS", "Material", "Profile", "gather", "label", "read_features"]

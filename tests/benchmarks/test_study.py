@@ -184,12 +184,13 @@ def test_harmonisation_takes_the_scanner_and_leaves_the_age(benchmark: Any, stud
 FEATURES = [(f"metric{m}", f"region{r}", f"C{level + 1}") for m in range(METRICS) for level in range(LEVELS) for r in range(REGIONS)]
 SHARED = {"independent regions": 0.0, "regions that share a subject's offset": SUBJECT_SD}
 CELL_SD = 1.0
+ONE, SHIFTED, SCALED = "one scanner", "three, harmonised", "three that scale, harmonised"
 
 
-def empty_study(seed: int, shared: float, make_material: Callable[..., Any], *, scanners: bool, uneven: bool = False) -> Any:
+def empty_study(seed: int, shared: float, make_material: Callable[..., Any], *, scanners: str, uneven: bool = False) -> Any:
     """45 people, whose groups differ in nothing: cells with age and sex, their own noise, and a part that all cells of one share.
 
-    With scanners: of three, with their offsets and scales, and harmonised.
+    Scanners: one, or three with `OFFSETS`, or with `OFFSETS` and `SCALES`; harmonised where there are three.
     """
     rng = np.random.default_rng([seed, 5])
     group = np.repeat([0.0, 1.0], [CONTROLS, CASES])
@@ -198,10 +199,11 @@ def empty_study(seed: int, shared: float, make_material: Callable[..., Any], *, 
         site = np.where(rng.random(len(group)) < 0.6, np.where(group == 1, 0, 1), rng.integers(0, 3, len(group)))
     age, sex = rng.uniform(25, 75, len(group)), rng.integers(0, 2, len(group))
     own = CELL_SD * rng.standard_normal((len(group), len(FEATURES))) + shared * rng.standard_normal((len(group), 1))
-    offset, scale = (np.asarray(v)[site][:, None] if scanners else d for v, d in ((OFFSETS, 0.0), (SCALES, 1.0)))
+    offset = np.asarray(OFFSETS)[site][:, None] if scanners != ONE else 0.0
+    scale = np.asarray(SCALES)[site][:, None] if scanners == SCALED else 1.0
     cells = 45 + offset + scale * own + 0.02 * (age[:, None] - 50) + 0.1 * sex[:, None]
     material = make_material(cells, group, FEATURES, age=age, sex=np.where(sex, "M", "F"), site=np.array(["a", "b", "c"])[site])
-    return _harmonised(material, config(harmonise=HARMONISE)) if scanners else material
+    return _harmonised(material, config(harmonise=HARMONISE)) if scanners != ONE else material
 
 
 @pytest.mark.parametrize("method", ["welch", "mann_whitney", "linear"])
@@ -214,41 +216,46 @@ def test_studies_without_effect_find_as_little_as_promised(benchmark: Any, make_
     def run() -> dict[str, float]:
         found: dict[str, list[float]] = {}
         for seed in range(STUDIES):
-            for scanners, when in ((False, "one scanner"), (True, "harmonised")):
+            for scanners in (ONE, SHIFTED, SCALED):
                 material = empty_study(seed, SHARED[shared], make_material, scanners=scanners)
                 for name, family in by.items():
-                    settings = config(tests=tests | {"family": family}, harmonise=HARMONISE if scanners else {})
+                    settings = config(tests=tests | {"family": family}, harmonise=HARMONISE if scanners != ONE else {})
                     table = groups(material, settings)["groups"]
                     rates = (table["q"] <= ALPHA).groupby(table["family"]).any()
-                    found.setdefault(f"{when}, family {name}", []).append(float(rates.mean()))
+                    found.setdefault(f"{scanners}, family {name}", []).append(float(rates.mean()))
         return {k: float(np.mean(v)) for k, v in found.items()}
 
     rates = benchmark.pedantic(run, rounds=1)
     print(f"\n{method}, {shared}: " + "; ".join(f"{k} {100 * v:.2f} %" for k, v in rates.items()))
+    assert all(v <= 0.07 for v in rates.values())
     if shared == next(iter(SHARED)):
-        assert all(0.03 <= v <= 0.07 for v in rates.values())
-    else:  # Benjamini and Hochberg's procedure is conservative where features go together
-        assert all(v <= 0.07 for v in rates.values())
+        # Where features go together Benjamini and Hochberg's procedure is conservative; and where scanners scale, so is a test of harmonised values,
+        # to which precise scanners contribute more than its error counts.
+        assert all(rates[f"{scanners}, family metric and level"] >= 0.03 for scanners in (ONE, SHIFTED))
 
 
 def test_groups_that_are_uneven_over_scanners(benchmark: Any, make_material: Callable[..., Any]) -> None:
-    """The linear model counts the site; Welch's test of harmonised values does not know that a site's shift was estimated from them, and says so."""
+    """The linear model counts the site; the other methods take the variance of a difference for larger, without which they find far too much."""
 
     def run() -> tuple[dict[str, float], int]:
-        found: dict[str, list[float]] = {"welch": [], "linear": []}
+        found: dict[str, list[float]] = {}
         told = 0
-        for seed in range(STUDIES // 4):
-            material = empty_study(seed, 0.0, make_material, scanners=True, uneven=True)
+        for seed in range(STUDIES // 2):
+            material = empty_study(seed, 0.0, make_material, scanners=SHIFTED, uneven=True)
             told += any("unevenly" in note for note in material.notes)
-            for method in found:
-                table = groups(material, config(tests={"method": method, "family": ["metric", "level"]}, harmonise=HARMONISE))["groups"]
-                found[method].append(float((table["q"] <= ALPHA).groupby(table["family"]).any().mean()))
+            for method in ("welch", "mann_whitney", "linear", "welch, sites not counted"):
+                settings = config(
+                    tests={"method": method.split(",")[0], "family": ["metric", "level"]}, harmonise=HARMONISE if "," not in method else {}
+                )
+                table = groups(material, settings)["groups"]
+                found.setdefault(method, []).append(float((table["q"] <= ALPHA).groupby(table["family"]).any().mean()))
         return {k: float(np.mean(v)) for k, v in found.items()}, told
 
     rates, told = benchmark.pedantic(run, rounds=1)
-    print(f"\nuneven scanners: {', '.join(f'{k} {100 * v:.2f} %' for k, v in rates.items())}; a note in {told} of {STUDIES // 4} studies")
-    assert 0.03 <= rates["linear"] <= 0.07 < rates["welch"]
-    assert told == STUDIES // 4
+    print(f"\nuneven scanners: {', '.join(f'{k} {100 * v:.2f} %' for k, v in rates.items())}; a note in {told} of {STUDIES // 2} studies")
+    assert rates.pop("welch, sites not counted") > 0.07
+    assert all(v <= 0.07 for v in rates.values())
+    assert told == STUDIES // 2
 
 
 def test_intervals_of_the_area_under_the_curve(benchmark: Any, make_material: Callable[..., Any]) -> None:
