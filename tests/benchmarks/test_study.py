@@ -196,7 +196,7 @@ def empty_study(seed: int, shared: float, make_material: Callable[..., Any], *, 
     group = np.repeat([0.0, 1.0], [CONTROLS, CASES])
     site = rng.permutation(CONTROLS + CASES) % 3
     if uneven:
-        site = np.where(rng.random(len(group)) < 0.6, np.where(group == 1, 0, 1), rng.integers(0, 3, len(group)))
+        site = np.repeat([0, 1, 2, 0, 1, 2], [2, 10, 3, 20, 4, 6])  # of controls, of cases
     age, sex = rng.uniform(25, 75, len(group)), rng.integers(0, 2, len(group))
     own = CELL_SD * rng.standard_normal((len(group), len(FEATURES))) + shared * rng.standard_normal((len(group), 1))
     offset = np.asarray(OFFSETS)[site][:, None] if scanners != ONE else 0.0
