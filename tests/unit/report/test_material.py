@@ -15,7 +15,7 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
 from cohort_engine.report.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
-from cohort_engine.report.tables import norms, repeats
+from cohort_engine.report.tables import groups, norms, repeats, roc
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
@@ -158,10 +158,14 @@ def test_without_morphometry_the_reason_is_kept(opened, settings) -> None:
 
 
 def test_text_in_a_score_is_said(opened, settings) -> None:
-    words = opened.assign_coords(mjoa=("subject", np.array([f"{v:g}" for v in opened["age"].to_numpy()[:-1]] + ["fifteen"], dtype=object)))
-    words = words.isel(subject=[*range(2, PEOPLE), 23])
-    m = gather(words, settings(groups={"control": "HC", "case": "DCM"}))
-    assert any("column mjoa holds text ('fifteen') among numbers" in note for note in m.notes) == ("fifteen" in m.people.table["mjoa"].tolist())
+    words = [f"{v:g}" for v in opened["grip"].to_numpy()]
+    words[1] = "strong"
+    m = gather(opened.assign_coords(grip=("subject", np.array(words, dtype=object))), settings())
+    assert "column grip holds text ('strong') among numbers and is not used: correct participants.tsv (n/a is missing) and build again" in m.notes
+    assert "grip" not in m.people.numeric()
+    words = np.array([f"{v:g}" for v in opened["age"].to_numpy()[:-1]] + ["old"], dtype=object)
+    with pytest.raises(InputError, match="column age"):  # asked for, it is an error
+        gather(opened.assign_coords(age=("subject", words[::-1])), settings(harmonise={"site": "site"}))
 
 
 # --- harmonised -------------------------------------------------------------------------------------------------------
@@ -176,6 +180,19 @@ def test_harmonised_values_are_those_of_combat_and_keep_the_group(opened, settin
     raw, done = (np.linalg.lstsq(design.astype(float), v[:, block])[0][0] for v in (m.raw, m.values))
     np.testing.assert_allclose(done, raw, atol=0.5)  # what the group does is kept
     assert m.notes == ()
+
+
+def test_a_constant_metric_is_passed_on_said_and_no_finding(opened, settings) -> None:
+    flat = opened.copy(deep=True)
+    flat["mtr_wa"][:] = 40.0
+    config = settings(harmonise={"site": "site"}, features=["mtr level=C3,C4", "area"], roc={"resamples": 5})
+    m = gather(flat, config)
+    assert "mtr: 86 features are constant (feature 0, 1, 2" in m.notes[-1]
+    mtr = m.features["metric"] == "mtr"
+    assert (m.values[:, mtr] == 40).all()
+    table = groups(m, config)["groups"]
+    assert table["p"].isna().equals(mtr)
+    assert (roc(m, config)["roc"]["auc"][mtr] == 0.5).all()
 
 
 def test_several_sites_that_nobody_harmonises_are_said(opened, settings) -> None:
