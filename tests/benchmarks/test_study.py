@@ -177,6 +177,7 @@ def test_harmonisation_takes_the_scanner_and_leaves_the_age(benchmark: Any, stud
     error = SUBJECT_SD * np.sqrt(3 / PEOPLE) * 2.5
     assert (planted - shift).abs().max() < error
     assert slope["harm"] == pytest.approx(slope["raw"], abs=0.01)
+    assert slope["harm"] == pytest.approx(AGE_SLOPE, abs=3 * SUBJECT_SD * np.sqrt(np.mean(np.square(SCALES)) / PEOPLE) / person["age"].std())
     assert check["after"] < check["before"]
 
 
