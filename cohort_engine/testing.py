@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.config import parse_config
+from cohort_engine.config import Config, parse_config
+from cohort_engine.engine.shape import store_arrays
+from cohort_engine.errors import InputError
 from cohort_engine.io import layout
 from cohort_engine.io.closing import finalise
 from cohort_engine.io.ledger import LedgerEntry, now, write_entry
 from cohort_engine.io.writer import init_store, write_subject
-from cohort_engine.phantom.subject import CONTROL, PATIENT, PERFECT, Imperfection, Subject, make_subject
-from cohort_engine.phantom.tissue import BASE_MTR, DAMAGE, OTHER, TRACT_MTR, clusters
+from cohort_engine.phantom.cohort import (
+    EVEN,
+    SUBGROUPS,
+    UNSQUEEZED,
+    WIDTH,
+    draw_patterns,
+    draw_shape,
+    slice_lengths,
+    spread_by_level,
+    template_shape,
+)
+from cohort_engine.phantom.subject import CLINICAL, CONTROL, PATIENT, PERFECT, Imperfection, Subject, clinical_scores, make_subject
+from cohort_engine.phantom.tissue import AGE_SLOPE
+from cohort_engine.qmri.morphometry import group_slices
 from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
 from cohort_engine.template.base import Template
 
-__all__ = ["PERFECT", "Imperfection", "StoreTruth", "Subject", "make_subject", "simulate_store"]
+__all__ = ["AGE_SLOPE", "PERFECT", "Imperfection", "StoreTruth", "Subject", "make_subject", "simulate_store"]
 
 SITE_SD, SUBJECT_SD, VOXEL_SD = 1.5, 1.5, 4.0
 """Standard deviations of sites, of subjects and of the noise of a voxel, percentage points."""
+SESSION_SD = 0.4
+"""Of the sessions of one person, percentage points."""
+AGE_CENTRE = 50.0
+HIDDEN = ("offset", "subgroup", "compression_level", "compression_z", "compression_ratio")
+"""Columns of the truth that nobody knows of a real subject; the severity is one as well where there are scores."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoreTruth:
-    """What a simulated store holds.
+    """What a simulated store holds, and what is true about it.
 
     Attributes
     ----------
     subjects : DataFrame
-        As stored, and ``offset``: percentage points that this subject (with its site) has more than the mean.
+        A row a row of the store: its columns, and ``severity``; ``offset``: percentage points that this subject (with its site, age, sex and session)
+        has more than the mean; ``subgroup`` (empty for controls, and without subgroups); ``compression_level`` (empty where there is none),
+        ``compression_z`` (mm) and ``compression_ratio``, the narrowest front-to-back diameter over the healthy one.
     levels, regions : tuple of str
     mtr : (subject, level, region) float32
         Weighted average of each subject's noise-free, complete map, percent.
     missing : (subject,) float64
         Share of the voxels that are NaN in the map.
+    loss : (subject, level, region) float32
+        What the disease took away, percentage points; already taken off `mtr`.
+    sites : DataFrame
+        site, ``offset`` (percentage points) and ``scale`` (factor of everything random about a subject of this scanner).
+    age_slope, sex_effect : float
+        Percentage points a year, and of men against women.
     """
 
     subjects: pd.DataFrame
@@ -45,9 +74,24 @@ class StoreTruth:
     regions: tuple[str, ...]
     mtr: NDArray[np.float32]
     missing: NDArray[np.float64]
+    loss: NDArray[np.float32]
+    sites: pd.DataFrame
+    age_slope: float
+    sex_effect: float
+
+    @property
+    def planted(self) -> NDArray[np.float64]:
+        """Patients minus controls by the disease alone, (level, region), percentage points: 0 or less."""
+        patients = (self.subjects[schema.GROUP] == PATIENT).to_numpy()
+        out: NDArray[np.float64] = -self.loss[patients].mean(axis=0, dtype=np.float64)
+        return out
 
 
-def simulate_store(url: str, n_subjects: int, template: Template, seed: int = 0, *, missing: float = 0.1, sites: int = 3) -> StoreTruth:
+def simulate_store(
+    url: str, n_subjects: int, template: Template, seed: int = 0, *, missing: float = 0.1, sites: int = 3, effect: float = 1.0, width: float = WIDTH,
+    site_offsets: Sequence[float] | None = None, site_scales: Sequence[float] | None = None, age_slope: float = 0.0, sex_effect: float = 0.0,
+    tract_sd: float = 0.0, subgroups: bool = False, shape: bool = False, scores: bool = False, repeats: int = 0,
+) -> StoreTruth:  # fmt: skip
     """Write MTR maps of simulated subjects straight into a new cohort store: no images, no registration.
 
     Parameters
@@ -58,18 +102,43 @@ def simulate_store(url: str, n_subjects: int, template: Template, seed: int = 0,
         Every second one is a patient.
     template : Template
     seed : int
-        A subject's map depends on the seed and its number alone.
+        A subject depends on the seed and its number alone.
     missing : float
         Mean share of voxels that are NaN, 0 to 0.5: the field of view ends above the bottom of the template.
     sites : int
+        Subjects of each group take turns at them.
+    effect : float
+        Factor of every patient's severity. 0: the groups do not differ in anything.
+    width : float
+        Levels from the middle of the damage, C5/C6, to 1/e of it: with 1.2, C1, C2 and T2 are whole.
+    site_offsets, site_scales : sequences, optional
+        Percentage points that each scanner adds (by default drawn, with `SITE_SD`), and factors of what is random about its subjects (by default 1).
+    age_slope, sex_effect : float
+        Percentage points of MTR a year (from 50), and of men. `AGE_SLOPE` is that of the phantom.
+    tract_sd : float
+        Standard deviation of each subject's own deviation of each label at each level, percentage points.
+    subgroups : bool
+        Each patient is motor- or sensory-dominant: `phantom.cohort.SUBGROUPS`.
+    shape : bool
+        Morphometry as well: ``profiles/*`` and ``tables/shape/*``, with patients compressed at one disc, by their severity.
+    scores : bool
+        Clinical scores in the subject table, from what the motor and sensory tracts lost. The severity is then in the truth alone.
+    repeats : int
+        So many of the first people have a second session, in rows after all others.
 
     Returns
     -------
     StoreTruth
 
+    Raises
+    ------
+    InputError
+        Another number of offsets or scales than sites, or more repeats than people.
+
     Notes
     -----
-    The store is finalised for the stage that makes the map; template maps (``fit``) and tables are empty. Run `reduce.tabulate` for the tables.
+    The store is finalised for the stages that make the map and the shape; template maps (``fit``) and tables are empty. Run `reduce.tabulate` for
+    the tables. A voxel is ``healthy + site + scale (subject + tract + voxel noise) + session + age + sex - severity x damage``.
 
     Examples
     --------
@@ -80,49 +149,88 @@ def simulate_store(url: str, n_subjects: int, template: Template, seed: int = 0,
     >>> truth.mtr.shape, truth.levels
     ((2, 2, 43), ('C4', 'C5'))
     """
+    for name, given, most in (("site_offsets", site_offsets, sites), ("site_scales", site_scales, sites)):
+        if given is not None and len(given) != most:
+            raise InputError(expected=f"{most} numbers, one a site", found=f"{len(given)}", where=name, remedy="Give one a site.")
+    if not 0 <= repeats <= n_subjects:
+        raise InputError(expected=f"0 to {n_subjects} people", found=f"{repeats}", where="repeats", remedy="Nobody is scanned again who was not.")
     levels = tuple(LevelRange.parse(name) for name in template.levels)
     operator = Operator.build(template.atlas, template.packing.level, levels, template.atlas.regions)
-    healthy, lost = _patterns(template)
-    table = weighted_average(operator, np.stack([healthy, lost]), min_coverage=0)[schema.VALUE]
-    site_offset = np.random.default_rng([seed, 1]).normal(0, SITE_SD, sites)
-    rows, maps, shares = [], [], []
-    for number in range(n_subjects):
+    patterns = draw_patterns(template, width)
+    kinds = list(patterns.lost)
+    table = weighted_average(operator, np.stack([patterns.healthy, *patterns.lost.values()]), min_coverage=0)[schema.VALUE].astype(float)
+    site_offset = np.random.default_rng([seed, 1]).normal(0, SITE_SD, sites) if site_offsets is None else np.asarray(site_offsets, float)
+    site_scale = np.ones(sites) if site_scales is None else np.asarray(site_scales, float)
+    healthy_shape = template_shape(template) if shape else {}
+
+    rows: list[dict[str, Any]] = []
+    maps, own, cords = [], [], []
+    for number, session in [*((n, 0) for n in range(n_subjects)), *((n, 1) for n in range(repeats))]:
         rng = np.random.default_rng([seed, 2, number])
+        at = (number if sites % 2 else number // 2) % sites  # each site scans both groups
         patient = number % 2 == 0
-        offset, severity = float(rng.normal(0, SUBJECT_SD) + site_offset[number % sites]), float(rng.uniform(0.25, 1)) if patient else 0.0
-        rows.append({
-            schema.PARTICIPANT: f"sub-{number + 1:05d}", schema.GROUP: PATIENT if patient else CONTROL, schema.SITE: f"site{number % sites + 1}",
-            schema.AGE: float(np.round(rng.uniform(25, 75))), schema.SEX: "MF"[int(rng.integers(2))], "severity": severity, "offset": offset,
-        })  # fmt: skip
-        shares.append(rng.uniform(0, 2 * missing))
-        maps.append((offset, severity, rng))
+        deviation = float(rng.normal(0, SUBJECT_SD)) * site_scale[at]
+        severity = effect * float(rng.uniform(0.25, 1)) if patient else 0.0
+        age, sex = float(np.round(rng.uniform(25, 75))), "MF"[int(rng.integers(2))]
+        offset = float(deviation + site_offset[at]) + age_slope * (age - AGE_CENTRE) + (sex_effect if sex == "M" else 0.0)
+        share = rng.uniform(0, 2 * missing)
+        kind = [*SUBGROUPS][int(np.random.default_rng([seed, 3, number]).integers(len(SUBGROUPS)))] if subgroups and patient else EVEN
+        if session:  # another day, other noise
+            rng = np.random.default_rng([seed, 7, number])
+            offset += float(rng.normal(0, SESSION_SD))
+        row: dict[str, Any] = {schema.PARTICIPANT: f"sub-{number + 1:05d}"}
+        row |= {schema.SESSION: f"ses-{session + 1}"} if repeats else {}
+        row |= {
+            schema.GROUP: PATIENT if patient else CONTROL, schema.SITE: f"site{at + 1}", schema.AGE: age, schema.SEX: sex,
+            "severity": severity, "offset": offset, "subgroup": kind if kind != EVEN else "",
+        }  # fmt: skip
+        if scores:
+            lost = (severity * by_kind[kind] for by_kind in (patterns.motor, patterns.sensory))
+            row |= clinical_scores(*lost, age=age, sex=sex, rng=np.random.default_rng([seed, 4, number]))
+        squeeze = UNSQUEEZED
+        if shape:
+            measures, squeeze = draw_shape(template, healthy_shape, severity, np.random.default_rng([seed, 5, number]))
+            cords.append(measures)
+        row |= {"compression_level": squeeze.level, "compression_z": squeeze.z, "compression_ratio": squeeze.ratio}
+        rows.append(row)
+        own.append(np.random.default_rng([seed, 6, number]).normal(0, tract_sd * site_scale[at], (len(template.atlas.labels), len(levels))))
+        maps.append((offset, severity, kind, site_scale[at], share, rng))
+
     subjects = pd.DataFrame(rows)
-    stages = {"reduce": {"spaces": [schema.SPACE_TEMPLATE]}, "segment": {"enabled": False}, "levels": {"enabled": False}}
-    config = parse_config({"data": {"bids": "simulated", "store": url}, "template": {"name": template.name}, "stages": stages})
+    config = _config(url, template, shape)
     path = schema.map_spec(schema.MTR).path
-    stage = layout.stage_of(path) or schema.MTR
-    rows_in_store = init_store(url, template=template, config=config, subjects=subjects.drop(columns="offset"), units={schema.AGE: "year"})
-    for row, share, (offset, severity, rng) in zip(rows_in_store, shares, maps, strict=True):
-        values = healthy + offset - severity * lost + rng.normal(0, VOXEL_SD, len(healthy))
+    stages = (layout.stage_of(path) or schema.MTR, *([schema.SHAPE] if shape else []))
+    known = subjects.drop(columns=[*HIDDEN, *(["severity"] if scores else [])])
+    rows_in_store = init_store(url, template=template, config=config, subjects=known, units={schema.AGE: "year", **(CLINICAL if scores else {})})
+    truth = np.empty((len(rows), *table.shape[1:]), np.float32)
+    loss = np.empty_like(truth)
+    for i, (row_in_store, (offset, severity, kind, scale, share, rng)) in enumerate(zip(rows_in_store, maps, strict=True)):
+        values = patterns.healthy + offset - severity * patterns.lost[kind] + scale * rng.normal(0, VOXEL_SD, len(patterns.healthy))
+        loss[i] = severity * table[1 + kinds.index(kind)]
+        truth[i] = table[0] + offset - severity * table[1 + kinds.index(kind)]
+        if tract_sd:
+            deviations = spread_by_level(template, own[i])
+            values += deviations
+            truth[i] += weighted_average(operator, deviations[None], min_coverage=0)[schema.VALUE][0]
         values[: round(share * len(values))] = np.nan
-        write_subject(url, int(row), {path: values.astype(np.float32)}, template_digest=template.digest)
-        write_entry(url, LedgerEntry(int(row), stage, schema.DONE, key="simulated", seconds=0.0, finished=now()))
-    finalise(url, (stage,))
-    offsets, severities = (subjects[c].to_numpy()[:, None, None] for c in ("offset", "severity"))
-    truth = (table[0] + offsets - severities * table[1]).astype(np.float32)
+        arrays: dict[str, Any] = {path: values.astype(np.float32)}
+        if shape:
+            groups = group_slices(cords[i] | {schema.LENGTH: slice_lengths(template)}, template.slice_level)
+            arrays |= store_arrays(cords[i], groups, np.zeros(len(groups.groups), np.int64), template)
+        write_subject(url, int(row_in_store), arrays, template_digest=template.digest)
+        for stage in stages:
+            write_entry(url, LedgerEntry(int(row_in_store), stage, schema.DONE, key="simulated", seconds=0.0, finished=now()))
+    finalise(url, stages)
+    shares = np.array([round(share * len(patterns.healthy)) / len(patterns.healthy) for *_, share, _ in maps])
+    scanners = pd.DataFrame({schema.SITE: [f"site{i + 1}" for i in range(sites)], "offset": site_offset, "scale": site_scale})
     regions = tuple(r.name for r in template.atlas.regions)
-    return StoreTruth(subjects, template.levels, regions, truth, np.array([round(s * len(healthy)) / len(healthy) for s in shares]))
+    return StoreTruth(subjects, template.levels, regions, truth, shares, loss, scanners, age_slope, sex_effect)
 
 
-def _patterns(template: Template) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean healthy MTR (voxel,), and what the worst disease takes away (voxel,), percentage points."""
-    base, damage = [], []
-    for name, tissue in zip(template.atlas.labels, clusters(template), strict=True):
-        tract = next((t for t in {**TRACT_MTR, **DAMAGE} if f" {t}" in name), "")
-        base.append(BASE_MTR[tissue] + TRACT_MTR.get(tract, 0.0))
-        damage.append(DAMAGE.get(tract, OTHER[tissue]).at if tissue in OTHER else 0.0)
-    weights = template.atlas.weights
-    total = np.asarray(weights.sum(axis=0)).ravel()
-    mean = [np.asarray(weights.T @ np.array(values)) / np.where(total > 0, total, 1) for values in (base, damage)]
-    near = np.exp(-(((template.packing.level.astype(float) - 5.5) / 2.5) ** 2))
-    return mean[0], mean[1] * near
+def _config(url: str, template: Template, shape: bool) -> Config:
+    """Study file of a simulated store."""
+    stages: dict[str, Any] = {
+        "reduce": {"spaces": [schema.SPACE_TEMPLATE]}, "segment": {"enabled": False}, "levels": {"enabled": False},
+        **({"shape": {"source": schema.T2W}} if shape else {}),
+    }  # fmt: skip
+    return parse_config({"data": {"bids": "simulated", "store": url}, "template": {"name": template.name}, "stages": stages})

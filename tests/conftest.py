@@ -170,3 +170,30 @@ def whole_study(make_finished_study: Callable[..., str]) -> tuple[Any, Any]:
     url = make_finished_study(twice=8)
     ds = open_cohort(url)
     return analyse_cohort(ds, parse_config({"data": {"bids": "b", "store": url}, "analysis": WHOLE})), ds
+
+
+@pytest.fixture(scope="session")
+def make_material() -> Callable[..., Any]:
+    """Put what a study analyses together from arrays: values (subject, feature), group (0 or 1), (metric, region, level) of each feature, columns."""
+    import numpy as np
+
+    from cohort_engine.report.material import KEYS, Material
+    from cohort_engine.report.people import IDENTITY, REASON, People
+
+    def make(values: Any, group: Any, features: Any = None, *, raw: Any = None, **columns: Any) -> Material:
+        values, group = np.asarray(values, float), np.asarray(group, float)
+        rows, count = values.shape
+        names = features or [("mtr", f"tract {i + 1}", "C3") for i in range(count)]
+        table = pd.DataFrame({"subject": range(rows), "participant_id": [f"sub-{i + 1:04d}" for i in range(rows)], "session_id": ""})
+        table["group"] = np.where(group == 1, "DCM", "HC")
+        for name, column in columns.items():
+            table[name] = np.asarray(column, dtype=None if np.asarray(column).dtype.kind == "f" else object)
+        people = People(np.arange(rows), table, group, "HC", "DCM", pd.DataFrame(columns=[*IDENTITY, REASON]))
+        rows_of = [
+            dict(zip(KEYS, (m, r, level, "" if m in ("area", "diameter_ap") else "wa"), strict=True), units="percent") for m, r, level in names
+        ]
+        empty = pd.DataFrame(index=range(rows))
+        measured = values if raw is None else np.asarray(raw, float)
+        return Material(people, pd.DataFrame(rows_of), values, measured, np.empty(0), np.empty(0, np.int64), {}, None, "no morphometry", empty)
+
+    return make

@@ -119,6 +119,7 @@ def cluster(
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
         from sklearn.metrics import adjusted_rand_score, silhouette_score
+        from threadpoolctl import threadpool_limits
 
     table = as_table(values, where=WHERE)
     whole = np.isfinite(table).all(axis=1)
@@ -140,14 +141,15 @@ def cluster(
     def width(rows: FloatArray, number: int) -> float:
         return float(silhouette_score(rows, fit(rows, number).labels_))
 
-    members, stability = [], []
-    for number in candidates:
-        mine = fit(z, number)
-        others = [fit(drawn, number).predict(z) for drawn in draws if len(np.unique(drawn, axis=0)) >= number]
-        members.append(mine.labels_)
-        stability.append(float(np.mean([adjusted_rand_score(mine.labels_, other) for other in others])) if others else np.nan)
-    silhouette, steady = np.array([float(silhouette_score(z, labels)) for labels in members]), np.array(stability)
-    reached = sum(max(width(rows, number) for number in candidates) >= silhouette.max() for rows in single)
+    with threadpool_limits(1):  # threads that wait for a busy core cost more than these small fits
+        members, stability = [], []
+        for number in candidates:
+            mine = fit(z, number)
+            others = [fit(drawn, number).predict(z) for drawn in draws if len(np.unique(drawn, axis=0)) >= number]
+            members.append(mine.labels_)
+            stability.append(float(np.mean([adjusted_rand_score(mine.labels_, other) for other in others])) if others else np.nan)
+        silhouette, steady = np.array([float(silhouette_score(z, labels)) for labels in members]), np.array(stability)
+        reached = sum(max(width(rows, number) for number in candidates) >= silhouette.max() for rows in single)
     p_one = (1 + reached) / (1 + resamples)
     trusted = steady >= stable
     best = int(np.argmax(np.where(trusted, silhouette, -np.inf) if trusted.any() else silhouette))

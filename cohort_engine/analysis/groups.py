@@ -13,7 +13,7 @@ from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
 from scipy.stats import false_discovery_control
 
 from cohort_engine.analysis.arrays import (
@@ -29,6 +29,7 @@ from cohort_engine.analysis.arrays import (
     percentiles,
     ranks,
     resampling,
+    same_rows,
     share,
     table,
     tally,
@@ -372,6 +373,68 @@ def _linear_draws(data: _Data, weights: FloatArray) -> Draws:
     step = max(1, BLOCK // (len(weights) * (data.basis.shape[1] + 2) ** 2))
     fits = [_fit(data, weights, slice(i, i + step)) for i in range(0, max(data.x.shape[1], 1), step)]
     return np.concatenate([f.effect for f in fits], axis=1), np.concatenate([f.partial for f in fits], axis=1)
+
+
+def inflation(group: ArrayLike, site: ArrayLike) -> float:
+    """How much larger the variance of a difference of groups is when the shift of each site is estimated from the same values.
+
+    Parameters
+    ----------
+    group : (subject,)
+        0 or 1.
+    site : (subject,)
+        Words; who has none is left out.
+
+    Returns
+    -------
+    float
+        ``1 / (1 - R^2)`` of the group on the sites: 1 where each site has the same share of cases, infinite where sites decide the group.
+
+    Examples
+    --------
+    >>> inflation([0, 1, 0, 1], ["a", "a", "b", "b"]), round(inflation([0, 0, 1, 0, 1, 1], ["a", "a", "a", "b", "b", "b"]), 3)
+    (1.0, 1.125)
+    """
+    code, place = numbers(group, where="groups"), np.asarray(site, dtype=str)
+    same_rows(len(code), len(place), where="sites")
+    code, place = code[place != ""], place[place != ""]
+    inside = np.array([code[place == w].mean() for w in place])
+    total, rest = float(((code - code.mean()) ** 2).sum()), float(((code - inside) ** 2).sum())
+    return total / rest if rest > ROUNDING else np.inf
+
+
+def widen(found: Comparison, variance: float) -> Comparison:
+    """Take the errors of a comparison for larger: for values from which something was taken that they had to tell themselves, see `inflation`.
+
+    Parameters
+    ----------
+    found : Comparison
+        Of `WELCH` or `MANN_WHITNEY`; `LINEAR` takes the sites as covariates instead.
+    variance : float
+        Factor of the variance, 1 or more.
+
+    Notes
+    -----
+    The statistic of Welch's test is divided by the root of the factor, and so is the normal deviate of a Mann-Whitney p, whose U stays. Intervals
+    are stretched about the estimate, on the logit scale for areas under the curve.
+
+    Examples
+    --------
+    >>> plain = compare(np.array([[1.0], [2.0], [3.0], [3.0], [4.0], [6.0]]), [0, 0, 0, 1, 1, 1])
+    >>> wide = widen(plain, 4.0)
+    >>> (wide.se / plain.se).tolist(), (wide.statistic / plain.statistic).tolist(), plain.p.round(3).tolist(), wide.p.round(3).tolist()
+    ([2.0], [0.5], [0.102], [0.34])
+    """
+    k = float(np.sqrt(variance))
+    if found.method == MANN_WHITNEY:
+        low, high = (expit(logit(found.effect) + k * (logit(v) - logit(found.effect))) for v in (found.low, found.high))
+        p = np.minimum(2 * ndtr(ndtri(found.p / 2) / k), 1)
+        return replace(found, se=k * found.se, low=low, high=high, p=p, size_low=2 * low - 1, size_high=2 * high - 1)
+    low, high = (found.effect + k * (v - found.effect) for v in (found.low, found.high))
+    size_low, size_high = (found.size + k * (v - found.size) for v in (found.size_low, found.size_high))
+    statistic = found.statistic / k
+    p = 2 * stdtr(found.df, -np.abs(statistic))
+    return replace(found, se=k * found.se, low=low, high=high, statistic=statistic, p=p, size_low=size_low, size_high=size_high)
 
 
 METHODS: Mapping[str, tuple[Callable[[_Data, float], Comparison], Callable[[_Data, FloatArray], Draws], bool]] = {

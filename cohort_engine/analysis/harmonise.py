@@ -30,7 +30,7 @@ class Model:
     coding : Coding
         Of the covariates that are kept.
     mean, sd : (feature)
-        Mean over sites weighted by their sizes, and pooled residual standard deviation, in the feature's unit. NaN: not harmonised;
+        Mean over sites weighted by their sizes, and residual standard deviation within sites, in the feature's unit. NaN: not harmonised;
         an `sd` of 0: constant, passed on as it is.
     effects : (covariate column, feature)
         What one unit of a covariate adds.
@@ -116,7 +116,9 @@ def learn(values: ArrayLike, site: ArrayLike, covariates: Covariates | None = No
 
     Formula
         ``y = a + X b + sd (shift_i + scale_i e)``. Least squares with one indicator a site give a (weighted by the sites' sizes) and b; ``sd^2`` is
-        the mean squared residual. In site i, standardised values have mean g and variance d (over n - 1). Over features, g has mean
+        the sum of squared residuals over n - sites, as the variances d are over n - 1: then scales are about one where sites are alike.
+        (Published is n, which makes all values narrower by ``sqrt(1 - sites / n)``, and a test of them finds too much.)
+        In site i, standardised values have mean g and variance d (over n - 1). Over features, g has mean
         ``g0`` and variance t, d has mean m and variance v; ``r = m^2 / v``. The posterior means satisfy ``g* = (n t g + d* g0) / (n t + d*)`` and
         ``d* = (sum (z - g*)^2 / 2 + m (1 + r)) / (n / 2 + 1 + r)``; ``shift = g*``, ``scale = sqrt(d*)``. They are iterated to 1e-10.
     Reference
@@ -127,7 +129,7 @@ def learn(values: ArrayLike, site: ArrayLike, covariates: Covariates | None = No
     --------
     >>> out = learn([[1.0], [3.0], [11.0], [13.0]], ["A", "A", "B", "B"], shrink=False)
     >>> out.values.ravel().round(2).tolist(), out.model.shift.ravel().round(6).tolist()
-    ([6.29, 7.71, 6.29, 7.71], [-5.0, 5.0])
+    ([6.0, 8.0, 6.0, 8.0], [-3.535534, 3.535534])
     """
     table, place = as_table(values, where=WHERE), _site(site)
     subjects, features = table.shape
@@ -160,7 +162,7 @@ def learn(values: ArrayLike, site: ArrayLike, covariates: Covariates | None = No
         solution = np.linalg.lstsq(x, y)[0]
         mean[columns] = member[rows][:, present].mean(axis=0) @ solution[: present.sum()]
         effects[:, columns] = solution[present.sum() :]
-        sd[columns] = np.sqrt(((y - x @ solution) ** 2).mean(axis=0))
+        sd[columns] = np.sqrt(((y - x @ solution) ** 2).sum(axis=0) / (len(y) - present.sum()))
         sd[columns] = np.where(sd[columns] > 1e-9 * np.abs(y).max(axis=0), sd[columns], 0)
     if confounded:
         notes.append(f"{confounded} features are known at fewer than two sites, or too rarely to tell site from covariates: NaN")

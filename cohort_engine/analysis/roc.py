@@ -328,7 +328,8 @@ def best_threshold(
     x = table(values, where="markers")
     groups = two_groups(group, len(x), where="groups of the markers")
     n = tally(x, groups)
-    weights = np.concatenate([np.ones((1, len(x))), resampling(groups, resamples, seed)]).T
+    drawn = np.concatenate([np.ones((1, len(x))), resampling(groups, resamples, seed)])
+    weights = np.ascontiguousarray(drawn.T, dtype=np.float32)  # whole numbers, exact
     out = np.full((5, 3, x.shape[1]), np.nan)
     for marker in np.flatnonzero(enough(groups, n, max_missing)):
         draws = _youden(x[:, marker], groups, weights)
@@ -341,19 +342,21 @@ def best_threshold(
     return Threshold(value[0], value[1], value[2], value[3], value[4], interval[0], interval[1], interval[2], interval[3], n)
 
 
-def _youden(x: FloatArray, groups: BoolArray, weights: FloatArray) -> FloatArray:
+def _youden(x: FloatArray, groups: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     """Best threshold, its index, sensitivity, specificity, and its index for subjects that were not drawn (5, draw), for weights (subject, draw)."""
     order = _falling(x, groups)
     v, w, one = x[order], weights[order], groups[1, order]
     last = _ends(v)
-    hits, alarms, other_hits, other_alarms = (np.cumsum(u * g[:, None], axis=0)[last] for u in (w, w == 0) for g in (one, ~one))
-    gain = hits * alarms[-1] - alarms * hits[-1]  # whole numbers, so that ties are ties
+    hits, alarms = (np.cumsum(w * g[:, None], axis=0)[last] for g in (one, ~one))
+    gain = hits * alarms[-1].astype(float) - alarms * hits[-1].astype(float)  # whole numbers, so that ties are ties
     best = np.argmax(gain, axis=0)
-    drawn = np.diff(hits + alarms, axis=0, prepend=0.0) > 0
-    following = np.minimum.accumulate(np.where(drawn, np.arange(len(last))[:, None], len(last))[::-1], axis=0)[::-1]
-    following = np.concatenate([following, np.full((1, w.shape[1]), len(last))])[best + 1, np.arange(w.shape[1])]
+    later = np.add.reduceat(w, np.append(0, last[:-1] + 1), axis=0) > 0  # distinct values that were drawn
+    later &= np.arange(len(last))[:, None] > best
+    following = np.where(later.any(axis=0), later.argmax(axis=0), len(last) - 1)
     at = (best, np.arange(w.shape[1]))
-    cut = (v[last][best] + v[last][following.clip(max=len(last) - 1)]) / 2
+    cut = (v[last][best] + v[last][following]) / 2
     sensitivity, specificity = share(hits[at], hits[-1]), 1 - share(alarms[at], alarms[-1])
-    others = share(other_hits[at], other_hits[-1]) - share(other_alarms[at], other_alarms[-1])
-    return np.where(gain[at] > 0, np.stack([cut, sensitivity + specificity - 1, sensitivity, specificity, others]), np.nan)
+    out = w == 0
+    above = out & (np.arange(len(v))[:, None] <= last[best])
+    others = [share(np.count_nonzero(above[g], axis=0), np.count_nonzero(out[g], axis=0)) for g in (one, ~one)]
+    return np.where(gain[at] > 0, np.stack([cut, sensitivity + specificity - 1, sensitivity, specificity, others[0] - others[1]]), np.nan)

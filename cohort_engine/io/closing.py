@@ -415,7 +415,7 @@ def withdraw(url: str, row: int) -> list[str]:
         if not root.attrs.get(layout.COMPACTED):
             delete_entries(url, row)
         identity = f"{schema.SUBJECTS}/{schema.PARTICIPANT}"
-        erase_tables(root)
+        erase_tables(root, url)
         for path, array in sorted(layout.subject_arrays(root).items(), key=lambda item: item[0] == identity):
             with storage_errors(path):
                 array[row] = array.fill_value

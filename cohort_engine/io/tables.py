@@ -38,9 +38,8 @@ def write_tables(url: str, tables: Mapping[str, pd.DataFrame], attributes: Mappi
     """
     root = layout.open_root(url, "r+")
     with storage_errors("writing the analysis"):
-        if (folder := local_path(url)) is not None and (folder / schema.ANALYSIS).is_dir():
-            shutil.rmtree(folder / schema.ANALYSIS)  # zarr would leave the empty folders of tables that there are no more
-        group = root.create_group(schema.ANALYSIS, overwrite=True)
+        _erase(root, url)
+        group = root.create_group(schema.ANALYSIS)
         for name, table in tables.items():
             kept = table[[c for c in table.columns if c not in (schema.PARTICIPANT, schema.SESSION)]]
             place = group.create_group(name, attributes={COLUMNS: list(map(str, kept.columns))})
@@ -88,9 +87,18 @@ def _read(group: zarr.Group) -> pd.DataFrame:
     return pd.DataFrame({n: np.asarray(layout.array_at(group, n)[...]) for n in names}, columns=names)
 
 
-def erase_tables(root: zarr.Group) -> None:
+def erase_tables(root: zarr.Group, url: str) -> None:
     """Take the analysis out of a store: it was made with somebody who withdrew."""
     if schema.ANALYSIS in root:
-        del root[schema.ANALYSIS]
+        _erase(root, url)
         if root.attrs.get(layout.FINALISED):
             layout.consolidate(root)
+
+
+def _erase(root: zarr.Group, url: str) -> None:
+    """Delete the analysis; on a local disk the empty folders too, which zarr would take for something foreign."""
+    if schema.ANALYSIS in root:
+        del root[schema.ANALYSIS]
+    path = local_path(url)
+    if path is not None:
+        shutil.rmtree(path / schema.ANALYSIS, ignore_errors=True)

@@ -23,6 +23,10 @@ COMPRESSED_DISC = 6
 """Compression is worst at the disc above this vertebra: C5/C6."""
 SQUEEZE = 0.45
 """Part of the antero-posterior diameter that the worst compression takes away."""
+WIDEN = 0.12
+"""Part of the width that it adds."""
+BULGE = 8.0
+"""Distance from the compression at which 1/e of it is left, mm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +161,8 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     curve = np.concatenate([np.zeros((1, 3)), walked])
     curve -= curve[np.searchsorted(z, middle)]
     compressed = _compressed_z(template) + wander
-    bulge = np.exp(-(((z - compressed) / 8.0) ** 2))
-    scale = size * np.stack([1 + 0.12 * severity * bulge, 1 - SQUEEZE * severity * bulge], axis=-1)
+    bulge = np.exp(-(((z - compressed) / BULGE) ** 2))
+    scale = size * np.stack([1 + WIDEN * severity * bulge, 1 - SQUEEZE * severity * bulge], axis=-1)
     right = np.array([1.0, 0.0, 0.0]) - tangent * tangent[:, :1]
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     front = np.cross(tangent, right)

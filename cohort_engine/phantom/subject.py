@@ -304,9 +304,30 @@ def _person(template: Template, tissue: Tissue, age: float, rng: Generator) -> d
 
     motor, sensory = lost(MOTOR), lost(SENSORY)
     sex = "M" if rng.random() < 0.5 else "F"
+    return {schema.SEX: sex, **clinical_scores(motor, sensory, age=age, sex=sex, rng=rng)}
+
+
+def clinical_scores(motor: float, sensory: float, *, age: float, sex: str, rng: Generator) -> dict[str, float]:
+    """Scores of `CLINICAL`: what lost MTR costs, and noise.
+
+    Parameters
+    ----------
+    motor, sensory : float
+        Mean MTR that `MOTOR` and `SENSORY` tracts of the neck have lost, percentage points.
+    age : float, year
+    sex : str
+        ``M`` or ``F``.
+    rng : Generator
+        Gives four numbers.
+
+    Examples
+    --------
+    >>> healthy, ill = (clinical_scores(lost, lost, age=50, sex="M", rng=np.random.default_rng(0)) for lost in (0.0, 6.0))
+    >>> healthy["mjoa"] > ill["mjoa"], healthy["grip"] > ill["grip"], healthy["dexterity"] < ill["dexterity"]
+    (True, True, True)
+    """
     noise = rng.normal(size=4)
     return {
-        schema.SEX: sex,
         "mjoa": float(np.clip(np.rint(18 - 0.6 * (motor + sensory) + 0.8 * noise[0]), 0, 18)),
         "dexterity": round(float(19 + 0.12 * (age - 50) + 2.0 * motor + 1.8 * noise[1]), 2),
         "grip": round(float((44 if sex == "M" else 29) - 0.1 * (age - 50) - 2.2 * motor + 3.0 * noise[2]), 1),

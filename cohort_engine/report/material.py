@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.compression import Compression, find_compression
+from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.query.accessor import CORD, PROFILE_VARIABLES, open_cohort
 from cohort_engine.query.frame import Query, parse_query
-from cohort_engine.report.people import People, choose_people, quality_names, subject_table
+from cohort_engine.reduce.cohort import atlas_of
+from cohort_engine.reduce.operator import LevelRange
+from cohort_engine.report.people import People, choose_people, quality_names, subject_table, text_among_numbers
+from cohort_engine.template.atlas import Naming
 
 FloatArray = NDArray[np.float64]
 
@@ -28,6 +32,8 @@ WHITE_MATTER = "white matter"
 FUNICULI = ("dorsal columns", "lateral funiculi", "ventral funiculi", "gray matter")
 SHORT = {schema.DIAMETER_AP: "AP diameter", schema.DIAMETER_RL: "RL diameter"}
 """Measure -> its short name, where that is not its name in the store."""
+UNEVEN = 1.1
+"""Variance inflation of a difference of groups by the sites above which a reader is told."""
 METRIC, ESTIMATOR = "metric", "estimator"
 KEYS = (METRIC, schema.REGION, schema.LEVEL, ESTIMATOR)
 """Columns that name a feature."""
@@ -68,6 +74,8 @@ class Material:
         A row a subject, a column a quality number.
     notes : tuple of str
         What a reader must know.
+    naming, levels : Naming or None, tuple of str
+        Regions of the atlas and levels of the template, by which a question may name them in other words.
     """
 
     people: People
@@ -83,6 +91,8 @@ class Material:
     models: dict[str, harmonise.Model] = field(default_factory=dict)
     repeats: FloatArray | None = None
     notes: tuple[str, ...] = ()
+    naming: Naming | None = None
+    levels: tuple[str, ...] = schema.LEVEL_NAMES
 
     def find(self, question: str) -> NDArray[np.intp]:
         """Features that a question names.
@@ -91,10 +101,14 @@ class Material:
         ------
         ConfigError
             None does: it has no values.
+        UnknownNameError
+            No such metric, region or level.
         """
         q = parse_query(question)
+        regions = [n if self.naming is None else self.naming.region(n).name for n in q.tracts]
+        levels = [n if n == COMPRESSED else LevelRange.parse(n, self.levels).name for n in q.levels]
         keep = (self.features[METRIC] == q.metric) & (self.features[ESTIMATOR] == _estimator(q))
-        for column, wanted in ((schema.REGION, q.tracts), (schema.LEVEL, q.levels)):
+        for column, wanted in ((schema.REGION, regions), (schema.LEVEL, levels)):
             if wanted and not (column == schema.REGION and q.metric in schema.MEASURES):
                 keep &= self.features[column].isin(wanted)
         found = np.flatnonzero(keep)
@@ -165,11 +179,15 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         features, values = read_features(chosen, asked, found)
     features, values, dropped = _with_values(features, values, people.group, config)
     notes = [f"{dropped} features are missing in more than {config.max_missing:.0%} of a group and left out"] if dropped else []
+    notes += [
+        f"column {name} holds text ({word!r}) among numbers and is not used: correct participants.tsv (n/a is missing) and build again"
+        for name in people.columns if (word := text_among_numbers(people.column(name)))
+    ]  # fmt: skip
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
-        notes=tuple(notes), repeats=_repeats(ds, config, asked, features),
+        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels),
     )  # fmt: skip
     return _harmonised(material, config)
 
@@ -337,6 +355,12 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         out[:, block] = done.values
         models[str(metric)] = done.model
         notes += [f"{metric}: {w}" for w in done.model.warnings]
+    together = inflation(people.group, where)
+    if together > UNEVEN:
+        notes.append(
+            f"cases and controls are spread unevenly over {site}: the variance of a harmonised difference is {together:.2f} times what it seems. The "
+            "group tests count that; ROC curves, norms and clusters cannot"
+        )
     return replace(material, values=out, models=models, notes=(*material.notes, *notes))
 
 

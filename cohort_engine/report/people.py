@@ -22,6 +22,8 @@ HEALTHY = frozenset(
 """Words for healthy people, in lower case."""
 FEWEST = 2
 """Members that a group needs."""
+FEW = 5
+"""Different numbers up to which a column may be codes."""
 REASON = "reason"
 
 
@@ -79,8 +81,20 @@ class People:
         return self.table[name].to_numpy()
 
     def covariates(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return those of the columns that these people have and that vary."""
+        """Return those of the columns that these people have and that vary.
+
+        Raises
+        ------
+        InputError
+            One holds numbers and text: each number would be a category of its own.
+        """
         given = {n: self.column(n) for n in names if n in self.table}
+        for name, column in given.items():
+            if word := text_among_numbers(column):
+                raise InputError(
+                    expected="numbers", found=f"{word!r} among them", where=f"column {name}",
+                    remedy="Correct participants.tsv (n/a is missing) and build again.",
+                )  # fmt: skip
         return {n: v for n, v in given.items() if len(known_values(v)) > 1}
 
     def numeric(self) -> list[str]:
@@ -89,6 +103,25 @@ class People:
 
 
 IDENTITY = (schema.SUBJECT, schema.PARTICIPANT, schema.SESSION)
+
+
+def text_among_numbers(column: NDArray[Any]) -> str:
+    """Return the first word of a column of text that would be a measurement without it; empty where there is none.
+
+    A measurement has more than `FEW` different numbers, and most of its values are numbers.
+
+    Examples
+    --------
+    >>> ages = np.array(["51", "62", "about 60", "48", "55", "70", "44", ""], dtype=object)
+    >>> text_among_numbers(ages), text_among_numbers(np.array(["1", "2", "3T"], dtype=object))
+    ('about 60', '')
+    """
+    if column.dtype.kind == "f":
+        return ""
+    words = [str(v).strip() for v in column if str(v).strip()]
+    number = pd.to_numeric(pd.Series(words, dtype=object), errors="coerce").notna().to_numpy()
+    measured = number.sum() > len(words) / 2 and len({w for w, n in zip(words, number, strict=True) if n}) > FEW
+    return next((w for w, n in zip(words, number, strict=True) if not n), "") if measured else ""
 
 
 def known_values(column: NDArray[Any]) -> list[Any]:

@@ -18,12 +18,13 @@ from cohort_engine.analysis.classify import cross_validate
 from cohort_engine.analysis.cluster import cluster, profiles
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.covariates import Coding
-from cohort_engine.analysis.groups import EFFECTS, LINEAR, compare, false_discovery
+from cohort_engine.analysis.groups import EFFECTS, LINEAR, compare, false_discovery, inflation, widen
 from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
 from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
-from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
+from cohort_engine.reduce.operator import WHOLE
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, read_features
 from cohort_engine.report.people import IDENTITY, subject_table
 
@@ -111,16 +112,24 @@ def design(m: Material, names: tuple[str, ...]) -> FloatArray | None:
 
 
 def groups(m: Material, config: AnalysisConfig) -> Tables:
-    """Cases against controls in every feature."""
+    """Cases against controls in every feature.
+
+    The shift of each site was estimated from the values that are tested: the linear model counts the sites, and the other methods take their errors
+    for larger where the groups are spread unevenly over them.
+    """
     tests = config.tests
     if tests.covariates and tests.method != LINEAR:
         raise ConfigError(
             expected=f"method: {LINEAR} with covariates", found=tests.method, where="analysis.tests", remedy=f"Set analysis.tests.method: {LINEAR}."
         )
+    site = config.harmonise.site if m.models else None
+    adjust = (*tests.covariates, *([site] if site and tests.method == LINEAR else []))
     found = compare(
-        m.values, m.people.group, method=tests.method, covariates=design(m, tests.covariates), confidence=config.confidence,
+        m.values, m.people.group, method=tests.method, covariates=design(m, adjust), confidence=config.confidence,
         max_missing=config.max_missing, resamples=tests.resamples, seed=config.seed,
     )  # fmt: skip
+    if site and tests.method != LINEAR:
+        found = widen(found, inflation(m.people.group, m.people.column(site)))
     families = family(m, tests.family)
     out = m.features[FEATURE].assign(method=tests.method, family=families)
     for code, name in ((0, "control"), (1, "case")):
@@ -393,9 +402,10 @@ def norms(m: Material, config: AnalysisConfig) -> Tables:
 def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[str, NDArray[Any]], str]:
     """Read the same features of healthy people from another store."""
     ds = open_cohort(str(config.norms.reference), space=config.space)
+    known = {*ds.cohort.metrics, *(n for n, variable in PROFILE_VARIABLES.items() if variable in ds)}
     questions = [
         f"{f[METRIC]} level={f[schema.LEVEL]}" + ("" if f[METRIC] in schema.MEASURES else f" tract='{f[schema.REGION]}' estimator={f[ESTIMATOR]}")
-        for f in m.features.to_dict("records") if f[schema.LEVEL] != COMPRESSED and (f[METRIC] in ds.cohort.metrics or f[METRIC] in schema.MEASURES)
+        for f in m.features.to_dict("records") if f[METRIC] in known and _has_level(ds.cohort.levels, str(f[schema.LEVEL]))
     ]  # fmt: skip
     features, values = read_features(ds, questions, None)
     place = {tuple(row): i for i, row in enumerate(features[list(KEYS)].itertuples(index=False, name=None))}
@@ -410,6 +420,11 @@ def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[st
         )  # fmt: skip
     table = subject_table(ds)
     return healthy, {n: table[n].to_numpy() for n in config.norms.covariates if n in table}, f"{len(table)} people of another cohort"
+
+
+def _has_level(levels: list[str], name: str) -> bool:
+    """Whether a template has a level or pooled range; nobody else is compressed where one person is."""
+    return name == WHOLE or (name != COMPRESSED and set(name.split(":")) <= set(levels))
 
 
 def _bands(m: Material) -> pd.DataFrame:
