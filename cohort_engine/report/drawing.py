@@ -38,7 +38,7 @@ STYLE: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
     "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "legend.title_fontsize": SMALL, "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.2,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "hatch.linewidth": 0.4, "figure.dpi": 200,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "hatch.linewidth": 0.4, "figure.dpi": 200, "savefig.dpi": 200,
     "svg.fonttype": "path", "svg.hashsalt": "cohort-engine", "mathtext.fontset": "dejavusans",
 }  # fmt: skip
 SCALE_WORDS = {"percent": "%", "mm2": "mm²", "1": "", "degree": "°"}

@@ -77,6 +77,24 @@ def test_validation_counts_false_cords(anatomy: Anatomy) -> None:
     assert 0 <= scores["dice"] < 0.6
 
 
+def test_as_much_is_drawn_as_there_is(anatomy: Anatomy) -> None:
+    """The constant is settled on held-out samples; on others the areas agree to chance."""
+    run = Training(config(nets={"fine": {**NET, "heat": False}}), "fine", anatomy)
+    for _ in range(40):
+        run.advance()
+    run.mean.load_state_dict(run.net.state_dict())
+    with torch.no_grad():
+        run.mean.head.bias[0] -= 2.0  # draws too little
+    before = run.validate()["bias"]
+    run.finish()
+    assert before < -10
+    assert abs(run.validate()["bias"]) < 0.5 * abs(before)
+    assert run.describe({})["shift"] == round(run.shift, 4) > 0
+    finder = Training(config(), "fine", anatomy)
+    finder.finish()
+    assert finder.shift == 0
+
+
 def test_folding_the_normalisation_changes_nothing(anatomy: Anatomy) -> None:
     run = Training(config(), "fine", anatomy)
     for _ in range(3):
@@ -100,10 +118,10 @@ def test_a_training_writes_checkpoint_log_and_weights_and_continues(tmp_path: Pa
     told: list[dict[str, Any]] = []
     written = train_cord(load_training(study(tmp_path)), tmp_path / "run", say=told.append)
     assert written["fine"].stat().st_size > 1000
-    assert [t["step"] for t in told] == [3]
+    assert [t["step"] for t in told] == [3, 3]  # at the last step, and once it is put right
     longer = load_training(study(tmp_path, nets={"fine": {**NET, "steps": 5}}))
     train_cord(longer, tmp_path / "run", say=told.append)
-    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "fine.jsonl").read_text().splitlines()] == [3, 5]
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "fine.jsonl").read_text().splitlines()] == [3, 3, 5, 5]
     with pytest.raises(StorageError, match="another training"):
         train_cord(load_training(study(tmp_path, seed=2)), tmp_path / "run")
 

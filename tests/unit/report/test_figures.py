@@ -389,7 +389,7 @@ def test_cases_are_sorted_by_their_distance_from_the_norm(make: Make, cohort: xr
 
 
 def repeat_table() -> pd.DataFrame:
-    out = features(["white matter"], ["C4"], measures=False).assign(n=3, sessions=2, icc21=0.7, icc21_low=0.2, icc21_high=0.9, cv=0.03)
+    out = features(["white matter"], ["C4"], measures=False).assign(n=3, sessions=2, icc21=0.7, icc21_low=0.2, icc21_high=0.9, cv=3.0)
     return out.assign(bias=1 / 3, limit_low=-2.6, limit_high=3.3)
 
 

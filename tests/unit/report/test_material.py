@@ -119,7 +119,7 @@ def test_a_feature_is_found_by_every_name_it_has(opened, settings) -> None:
 
 
 def test_labels() -> None:
-    assert label("diameter_ap", "spinal cord", COMPRESSED, "") == "diameter ap at the compression"
+    assert label("diameter_ap", "spinal cord", COMPRESSED, "") == "AP diameter at the compression"
     assert label("mtr", "white matter", "C3", "median") == "MTR (median) white matter C3"
 
 

@@ -60,7 +60,7 @@ def test_who_is_left_out_and_why(settings) -> None:
     people = choose_people(ds, settings(groups={"case": "DCM"}, exclude=["sub-4"], quality={"mt_dice": [0.85, None]}))
     assert people.table["participant_id"].tolist() == ["sub-1", "sub-2", "sub-3", "sub-8"]  # without the number one stays
     assert dict(zip(people.excluded["subject"], people.excluded["reason"], strict=True)) == {
-        3: "excluded by the study file", 4: "group is 'ALS'", 5: "no group", 6: "mt_dice is 0.7, allowed 0.85 to",
+        3: "excluded by the study file", 4: "group is 'ALS'", 5: "no group", 6: "mt_dice is 0.7, allowed at least 0.85",
         8: "another session of the same person",
     }  # fmt: skip
     assert people.at.tolist() == [0, 1, 2, 7]
