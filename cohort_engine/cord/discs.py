@@ -47,7 +47,7 @@ NAMED = 0.998
 """Discs are named where the probability of one of the names, given that a disc lies there, reaches this: all share it."""
 CERTAIN = 0.95
 """Of these discs, those count whose probability of name and place reaches this,"""
-SEEN = 0.85
+SEEN = 0.8
 """and which the network sees with this probability: those half outside the image, or faded, are placed by their neighbours alone."""
 NEAR = 3
 """Rows to either side that belong to one place."""
