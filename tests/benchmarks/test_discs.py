@@ -109,9 +109,9 @@ def pam50():
     return load_template("PAM50", path=folder)
 
 
-@pytest.mark.parametrize(("odds", "least", "named"), [(USUAL, 97, 94), (StripOdds(), 95, 88)], ids=["usual", "hard"])
-def test_names_on_strips(benchmark, pam50, odds, least, named):
-    """Strips like those of the training, and without those that a person could not read either."""
+@pytest.mark.parametrize(("odds", "least", "named", "far"), [(USUAL, 97, 94, 0.05), (StripOdds(), 95, 88, 0.3)], ids=["usual", "hard"])
+def test_names_on_strips(benchmark, pam50, odds, least, named, far):
+    """Strips like those of the training, and without those that a person could not read either; `far` is the percentage of discs beyond `FAR`."""
     network = load_discs(device="cpu")
     gaps = -np.diff(numbered_heights(pam50))[:LAST]
     found = list(strips(pam50, network, STRIPS, odds))
@@ -121,36 +121,39 @@ def test_names_on_strips(benchmark, pam50, odds, least, named):
     assert guess >= least
     assert share["right"] >= named
     assert share["wrong"] <= 1.0 + 100 / len(rows)  # one strip is within chance
-    assert (off > FAR).mean() < 1e-3
+    assert 100 * (off > FAR).mean() <= far
     share, _, _ = told("strips without C2/C3", [r for top, r in rows if not top])
     assert share["wrong"] <= 1.0 + 100 / len(rows) * 2
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    """T2w image, cord mask and anatomy of simulated subjects."""
+    template = parametric_cord()
+    subjects = (make_subject(template, number=k, seed=SEED + 24, group=("HC", "DCM")[k % 2], site=k % 3) for k in range(PHANTOMS))
+    return template, [(s.images[schema.T2W], s.images["t2w_mask"], s.truth.anatomy) for s in subjects]
 
 
 def cut(volume, top):
     return Volume(volume.data[:, :, :top], volume.affine)
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["head", "no head"])
-def test_names_on_phantoms(benchmark, whole):
+@pytest.mark.parametrize(("whole", "least"), [(True, 97), (False, 80)], ids=["head", "no head"])
+def test_names_on_phantoms(benchmark, phantoms, whole, least):
     """None is named wrong: T2w images that reach into the head, and the same ending 8 mm below the top of C1."""
-    template, network = parametric_cord(), load_discs(device="cpu")
-    network_sees, rows = [], []
-    for k in range(PHANTOMS):
-        subject = make_subject(template, number=k, seed=SEED + 24, group=("HC", "DCM")[k % 2], site=k % 3)
-        image, mask = subject.images[schema.T2W], subject.images["t2w_mask"]
-        anatomy = subject.truth.anatomy
+    (template, subjects), network, sights = phantoms, load_discs(device="cpu"), []
+    heights = numbered_heights(template)
+    for image, mask, anatomy in subjects:
         if not whole:
-            top = int(image.grid.voxel(anatomy.world(np.array([0.0, 0.0, template.landmark_z("disc", 1) - 8])))[2])
+            top = int(image.grid.voxel(anatomy.world(np.array([0.0, 0.0, heights[1] - 8])))[2])
             image, mask = cut(image, top), cut(mask, top)
         strip = straight_strip(image.data, image.affine, mask.data.astype(np.float32))
-        places = {n: np.array([0.0, 0.0, z]) for n, z in enumerate(numbered_heights(template)) if n <= LAST}
-        arc, _ = strip.centreline.project(anatomy.world(np.array(list(places.values()))))
-        truth = dict(zip(places, arc - strip.arc[0], strict=True))
-        network_sees.append((look(strip, network), truth, [n for n, r in truth.items() if n >= HIGHEST and INSIDE < r < len(strip.arc) - INSIDE]))
-    gaps = -np.diff(numbered_heights(template))[:LAST]
-    chains = benchmark.pedantic(lambda: [name_discs(seen, gaps) for seen, _, _ in network_sees], rounds=1)
-    rows = [judged(n, truth, inner) for n, (_, truth, inner) in zip(chains, network_sees, strict=True)]
+        arc, _ = strip.centreline.project(anatomy.world(np.c_[np.zeros((LAST + 1, 2)), heights[: LAST + 1]]))
+        truth = dict(enumerate(arc - strip.arc[0]))
+        sights.append((look(strip, network), truth, [n for n, r in truth.items() if n >= HIGHEST and INSIDE < r < len(strip.arc) - INSIDE]))
+    chains = benchmark.pedantic(lambda: [name_discs(seen, -np.diff(heights)[:LAST]) for seen, _, _ in sights], rounds=1)
+    rows = [judged(n, truth, inner) for n, (_, truth, inner) in zip(chains, sights, strict=True)]
     share, _, off = told(f"phantoms {'with' if whole else 'without'} head", rows)
     assert share["wrong"] == 0
-    assert share["right"] >= (97 if whole else 80)
+    assert share["right"] >= least
     assert off.max() < FAR
