@@ -43,16 +43,20 @@ BREADTH = 2.4
 CORE = 8.0
 """A row is in view where the image shows something within this distance (mm) of the cord."""
 
-NAMED = 0.99
-"""Discs are named where the probability of name and place of one of them reaches this: all share the name, but not the place."""
+NAMED = 0.998
+"""Discs are named where the probability of one of the names, given that a disc lies there, reaches this: all share it."""
 CERTAIN = 0.95
-"""Of these discs, those count whose own probability reaches this."""
+"""Of these discs, those count whose probability of name and place reaches this,"""
+SEEN = 0.8
+"""and which the network sees with this probability: those half outside the image, or faded, are placed by their neighbours alone."""
 NEAR = 3
 """Rows to either side that belong to one place."""
-TRUST = 0.3
+TRUST = 0.5
 """Weight of what the network says on numbers: what it says on neighbouring discs comes from the same pixels."""
 FLOOR, NUMBER_FLOOR = 0.02, 0.01
 """Least probability of a disc, and of a number, at a row."""
+AROUND = 2
+"""Rows to either side in which the network may see a disc."""
 TYPICAL = 0.3
 """A disc whose number has this probability counts neither for nor against being in view."""
 STRETCHES = np.exp(np.linspace(-0.3, 0.3, 15))
@@ -200,16 +204,32 @@ class Point(NamedTuple):
 
 
 class Named(NamedTuple):
-    """Chain of discs: for numbers 0 ... `LAST` the likeliest `row` (float), its `confidence` (0 to 1), and `posterior` (number, row)."""
+    """Chain of discs, for numbers 0 ... `LAST`.
+
+    Attributes
+    ----------
+    row : (STATES,) array
+        The likeliest place.
+    confidence : (STATES,) array
+        Probability that this number lies within `NEAR` rows of it, 0 to 1.
+    name : (STATES,) array
+        Probability of this number if one of them lies there.
+    heat : (STATES,) array
+        What the network says of a disc there; 1 where one was given.
+    posterior : (STATES, row) array
+    """
 
     row: NDArray[np.float64]
     confidence: NDArray[np.float64]
+    name: NDArray[np.float64]
+    heat: NDArray[np.float64]
     posterior: NDArray[np.float64]
 
     def certain(self, least: float = CERTAIN) -> NDArray[np.int64]:
-        """Numbers of the discs that are named; none where the best of them does not reach `NAMED`."""
-        c = self.confidence[HIGHEST:]
-        return HIGHEST + np.flatnonzero((c >= least) & (c.max() >= NAMED))
+        """Numbers of the discs that are named; none where the name of the surest of them does not reach `NAMED`."""
+        there = (self.confidence >= least) & (self.heat >= SEEN)
+        there[:HIGHEST] = False
+        return np.flatnonzero(there & (self.name[there].max(initial=0.0) >= NAMED))
 
 
 def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), trust: float = TRUST) -> Named:
@@ -229,7 +249,6 @@ def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), tr
     Returns
     -------
     Named
-        Confidence is the probability that this number lies within `NEAR` rows of its row.
 
     Notes
     -----
@@ -250,7 +269,7 @@ def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), tr
     """
     rows = len(seen.disc)
     e = np.exp(_evidence(seen, trust) + _given(points, gaps, rows))
-    r = np.arange(rows, dtype=float)
+    r, apart = np.arange(rows, dtype=float), np.arange(1.0 - rows, rows)
     total, posterior = 0.0, np.zeros((STATES, rows))
     for stretch in STRETCHES:
         prior = np.exp(-0.5 * (np.log(stretch) / STRETCH_SPREAD) ** 2)
@@ -258,12 +277,12 @@ def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), tr
         spread = GAP_SPREAD * mean + GAP_NOISE
         above = [np.ones(rows), *(ndtr((m - (rows - 0.5 - r)) / s) for m, s in zip(mean, spread, strict=True))]
         below = [*(ndtr((m - (r + 0.5)) / s) for m, s in zip(mean, spread, strict=True)), np.ones(rows)]
-        step = [np.exp(-0.5 * ((r[None, :] - r[:, None] - m) / s) ** 2) / (s * np.sqrt(2 * np.pi)) for m, s in zip(mean, spread, strict=True)]
+        step = [np.exp(-0.5 * ((apart - m) / s) ** 2) / (s * np.sqrt(2 * np.pi)) for m, s in zip(mean, spread, strict=True)]
         forward, backward = np.zeros((STATES, rows)), np.zeros((STATES, rows))
-        for n in range(STATES):  # step[n][r, r']: number n + 1 at row r, number n at r'
-            forward[n] = e[n] * (above[n] / rows + (step[n - 1] @ forward[n - 1] if n else 0.0))
+        for n in range(STATES):  # step[n]: density of number n lying `apart` rows above number n + 1
+            forward[n] = e[n] * (above[n] / rows + (np.convolve(forward[n - 1], step[n - 1][::-1], "valid") if n else 0.0))
         for n in reversed(range(STATES)):
-            backward[n] = below[n] + ((e[n + 1] * backward[n + 1]) @ step[n] if n + 1 < STATES else 0.0)
+            backward[n] = below[n] + (np.convolve(e[n + 1] * backward[n + 1], step[n], "valid") if n + 1 < STATES else 0.0)
         total += prior * float((forward * below).sum())
         posterior += prior * forward * backward
     posterior /= max(total, np.finfo(float).tiny)
@@ -274,7 +293,10 @@ def name_discs(seen: Seen, gaps: FloatArray, *, points: Sequence[Point] = (), tr
         window = slice(max(0, k - NEAR), k + NEAR + 1)
         weight = posterior[n, window]
         place[n] = (weight @ r[window]) / weight.sum() if weight.sum() > 0 else k
-    return Named(place, np.minimum(mass.max(axis=1), 1.0), posterior)
+    own = mass.max(axis=1)
+    heat = ndimage.maximum_filter1d(seen.disc, 2 * AROUND + 1)[best]
+    heat[[int(p.number) for p in points if p.number % 1 == 0]] = 1.0
+    return Named(place, np.minimum(own, 1.0), own / np.maximum(mass[:, best].sum(axis=0), np.finfo(float).tiny), heat, posterior)
 
 
 def _evidence(seen: Seen, trust: float) -> NDArray[np.float64]:

@@ -1,4 +1,5 @@
-"""Stages that draw what a study lacks: cord masks and vertebral landmarks, so that images alone are enough. What people drew always goes first.
+"""Stages that draw what a study lacks: cord masks and vertebral landmarks, so that images alone are enough. What people drew always goes first:
+a single landmark of a subject names all discs of its image.
 
 A file that is drawn lies beside the subject's ledger entries, and is read by the stages behind it like any other.
 """
@@ -13,10 +14,11 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.config import Config
+from cohort_engine.cord.levels import Landmarks, landmarks_from_labels
 from cohort_engine.engine.stages import Array, Stage, StageInput, quality_arrays, register
-from cohort_engine.errors import CordError, GeometryError
+from cohort_engine.errors import CohortError, CordError, GeometryError
 from cohort_engine.io.bids import PRODUCT_OF
-from cohort_engine.io.volume import Volume, require_signal, same_grid
+from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid
 from cohort_engine.nn.weights import CORD, DISCS
 
 
@@ -79,12 +81,12 @@ def run_segment(inputs: StageInput, *, contrast: str) -> dict[str, Array | Volum
 
 
 def run_levels(inputs: StageInput, *, contrast: str) -> dict[str, Array | Volume]:
-    """Find and name the discs of a contrast: one voxel each, on the centreline.
+    """Find and name the discs of a contrast: one voxel each, on the centreline. A landmark that the study gives names them.
 
     Raises
     ------
     LevelError
-        The names are not certain: a landmark is asked for.
+        The names are not certain: a landmark is asked for. Or the discs do not agree with the one that was given.
     """
     from cohort_engine.cord.discs import label_discs
     from cohort_engine.nn.weights import load_discs
@@ -93,7 +95,8 @@ def run_levels(inputs: StageInput, *, contrast: str) -> dict[str, Array | Volume
     what, image, cord = schema.ROLES[PRODUCT_OF[contrast]], inputs.volume(PRODUCT_OF[contrast]), inputs.volume(mask)
     if not same_grid(image, cord):
         raise GeometryError(expected=f"the grid of the {what}", found="another", where=schema.ROLES[mask], remedy="Draw the mask on this very image.")
-    found = label_discs(image.data, image.affine, cord.data, inputs.template, network=load_discs(), what=what)
+    given = _given(inputs, contrast)
+    found = label_discs(image.data, image.affine, cord.data, inputs.template, network=load_discs(), given=given, what=what)
     landmarks = found.landmarks(what=what)
     points = np.zeros(image.data.shape, np.uint8)
     voxels = np.rint(image.grid.voxel(landmarks.xyz)).astype(int)
@@ -103,6 +106,35 @@ def run_levels(inputs: StageInput, *, contrast: str) -> dict[str, Array | Volume
     return {schema.role(contrast, schema.LANDMARKS): Volume(points, image.affine)} | quality_arrays(
         schema.levels_stage(contrast), schema.LEVELS_QC, quality
     )
+
+
+def is_lone(inputs: StageInput, *, contrast: str) -> bool:
+    """Tell whether the study gives a single landmark: no levels follow from one, but it names all discs.
+
+    A file that cannot be read is left to the stages that read it.
+    """
+    try:
+        given = _given(inputs, contrast)
+    except CohortError as error:
+        if error.retryable:
+            raise
+        return False
+    return given is not None and len(given.numbers) == 1
+
+
+def _given(inputs: StageInput, contrast: str) -> Landmarks | None:
+    """Landmarks of the study, if any."""
+    role = schema.role(contrast, schema.LANDMARKS)
+    if role not in inputs.files:
+        return None
+    labels = read_volume(inputs.files[role], what=schema.ROLES[role], dtype=np.int32)
+    kind = inputs.kinds[role] if inputs.params["landmarks"] == "auto" else inputs.params["landmarks"]
+    return landmarks_from_labels(labels.data, labels.affine, kind=kind, what=schema.ROLES[role])
+
+
+def levels_params(config: Config) -> dict[str, Any]:
+    """Weights of the network of the discs, and what the study's landmarks are."""
+    return network_params(config, task=DISCS) | {"landmarks": config.stages.fit.landmarks}
 
 
 def network_params(config: Config, *, task: str) -> dict[str, Any]:
@@ -135,8 +167,10 @@ for _contrast in (schema.MT, schema.T2W):
     )  # fmt: skip
 register(
     Stage(
-        name=schema.levels_stage(schema.T2W), version="1", run=partial(run_levels, contrast=schema.T2W), params=partial(network_params, task=DISCS),
-        wanted=_levels, roles=(PRODUCT_OF[schema.T2W], schema.role(schema.T2W, schema.MASK)), draws=schema.role(schema.T2W, schema.LANDMARKS),
+        name=schema.levels_stage(schema.T2W), version="2", run=partial(run_levels, contrast=schema.T2W), params=levels_params,
+        wanted=_levels, roles=(PRODUCT_OF[schema.T2W], schema.role(schema.T2W, schema.MASK)),
+        alternatives=((schema.role(schema.T2W, schema.LANDMARKS),), ()), draws=schema.role(schema.T2W, schema.LANDMARKS),
+        completes=partial(is_lone, contrast=schema.T2W),
         writes=tuple(s.path for s in schema.qc_specs(schema.levels_stage(schema.T2W), schema.LEVELS_QC).values()), memory=SEGMENT_MEMORY,
     ),
     schema.BIDS,

@@ -121,13 +121,14 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
     """
     stage, row = job.stage, subject.row
     before = read_entry(job.url, row, stage.name)
-    if stage.draws and stage.draws not in subject.draw:
-        return _not_needed(job, row, before)
     drawn = {u.draws: u.drawn for u in upstream if u.drawn}
-    if stage.lacking(subject.files):  # what people drew goes before what was drawn here
-        subject = replace(subject, files={**drawn, **subject.files}, kinds={**dict.fromkeys(filter(_marks, drawn), schema.DISC), **subject.kinds})
+    if not stage.lacking(subject.files):  # what people drew goes before what was drawn here, unless that completes it
+        drawn = {role: place for role, place in drawn.items() if role in subject.files}
+    subject = replace(subject, files={**subject.files, **drawn}, kinds={**subject.kinds, **dict.fromkeys(filter(_marks, drawn), schema.DISC)})
+    if stage.draws and stage.draws not in subject.draw and not _completes(job, subject):
+        return _not_needed(job, row, before)
     lacking = stage.lacking(subject.files)
-    if any(not u.done and (not u.draws or u.draws in lacking) for u in upstream):
+    if any(not u.done and (not u.draws or u.draws in stage.wanting(subject.files)) for u in upstream):
         _record(job, row, None, before)
         return StageResult(row, stage.name, None, draws=stage.draws)
     place = drawn_url(job.url, row, stage.draws) if stage.draws else ""
@@ -143,7 +144,7 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
         key = stage.key(content, kinds, job.params, job.template.digest, [u.entry.key for u in upstream if u.entry is not None and not u.draws])
         if before is not None and before.key == key and _stands(before, job.again) and (before.status != schema.DONE or not place or exists(place)):
             return StageResult(row, stage.name, before, True, stage.draws, place)
-        inputs = StageInput(files, kinds, job.params, worker_template(job.template), partial(read_subject, job.url, row))
+        inputs = _inputs(job, row, files, kinds, drawn)
         with task_folder(row):
             made = dict(stage.run(inputs))
         if set(made) != {*stage.writes, *filter(None, [stage.draws])}:
@@ -165,6 +166,21 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
     entry = replace(entry, seconds=time.monotonic() - started, peak_memory=peak_memory())
     _record(job, row, entry, before)
     return StageResult(row, stage.name, entry, draws=stage.draws, drawn=place if entry.status == schema.DONE else "")
+
+
+def _inputs(job: Job, row: int, files: Mapping[str, str], kinds: Mapping[str, str], drawn: Mapping[str, str]) -> StageInput:
+    return StageInput(
+        files, kinds, job.params, worker_template(job.template), partial(read_subject, job.url, row), frozenset(files).intersection(drawn)
+    )
+
+
+def _completes(job: Job, subject: Subject) -> bool:
+    """Tell whether what the subject has of a role is too little, and the stage has what it takes to complete it."""
+    stage = job.stage
+    if stage.completes is None or stage.draws not in subject.files or stage.lacking(subject.files):
+        return False
+    with task_folder(subject.row):
+        return stage.completes(_inputs(job, subject.row, subject.files, subject.kinds, {}))
 
 
 def _marks(role: str) -> bool:

@@ -46,6 +46,8 @@ class StageInput:
     template : Template
     load : callable of a store path to an array
         The subject's own row of what an upstream stage wrote: ``load("fit/mt")`` is (voxel, 3).
+    drawn : frozenset of str
+        Roles whose files were drawn here: landmarks among them are discs, whatever the study's are.
     """
 
     files: Mapping[str, str]
@@ -53,6 +55,7 @@ class StageInput:
     params: Mapping[str, Any]
     template: Template
     load: Callable[[str], Array]
+    drawn: frozenset[str] = frozenset()
 
     def volume(self, role: str) -> Volume:
         """Read the image of a role, RAS+."""
@@ -107,6 +110,8 @@ class Stage:
         Store paths it fills.
     draws : str
         Role of the file that it makes for subjects who have none, see `engine.drawing`; most stages make none.
+    completes : callable of `StageInput` to bool, optional
+        Of a stage that `draws`: whether the file that a subject has is too little, and to be completed. One of `alternatives` then names that role.
     resources : mapping of str to float
         What a worker must offer (``{"gpu": 1}``); empty for any worker.
     memory : float
@@ -129,6 +134,7 @@ class Stage:
     alternatives: tuple[tuple[str, ...], ...] = ((),)
     needs: tuple[str, ...] = ()
     draws: str = ""
+    completes: Callable[[StageInput], bool] | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: float = 512.0
     image: ImageOf | None = None
@@ -259,7 +265,7 @@ def with_drawers(chosen: Mapping[str, Stage], drawers: Mapping[str, Stage]) -> d
     while queue:
         stage = queue.pop(0)
         if stage.name not in out:
-            ahead = [drawers[role] for role in dict.fromkeys(r for roles in stage.sets for r in roles) if role in drawers]
+            ahead = [drawers[role] for role in dict.fromkeys(r for roles in stage.sets for r in roles) if role in drawers and role != stage.draws]
             out[stage.name] = replace(stage, needs=(*(s.name for s in ahead), *stage.needs))
             queue += ahead
     return out
@@ -295,7 +301,7 @@ def run_fit(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     source = next(c for c in (schema.T2W, contrast) if schema.role(c, schema.LANDMARKS) in inputs.files)
     labelled = schema.role(source, schema.LANDMARKS)
     labels = read_volume(inputs.files[labelled], what=schema.ROLES[labelled], dtype=np.int32)
-    kind = inputs.kinds[labelled] if inputs.params["landmarks"] == "auto" else inputs.params["landmarks"]
+    kind = inputs.kinds[labelled] if inputs.params["landmarks"] == "auto" or labelled in inputs.drawn else inputs.params["landmarks"]
     landmarks = landmarks_from_labels(labels.data, labels.affine, kind=kind, what=schema.ROLES[labelled])
     reference = own if source == contrast else centreline(schema.role(source, schema.MASK))[1]
     levels = level_axis(reference, landmarks, inputs.template)

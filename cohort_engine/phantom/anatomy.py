@@ -17,8 +17,8 @@ STEP = 0.1
 """Distance of two points of the tabulated centreline, mm of template z."""
 NECK_LEVELS = range(2, 8)
 """Scanned are C2 to C7, or all of a shorter template."""
-BEYOND = 40.0
-"""The centreline goes on this far above and below the template, mm."""
+BEYOND, ABOVE = 40.0, 80.0
+"""The centreline goes on this far below and above the template, mm."""
 COMPRESSED_DISC = 6
 """Compression is worst at the disc above this vertebra: C5/C6."""
 SQUEEZE = 0.45
@@ -146,7 +146,7 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     True
     """
     low, high = _ends(template, np.flatnonzero(template.slice_level))
-    z = np.arange(low - BEYOND, high + BEYOND + STEP, STEP)
+    z = np.arange(low - BEYOND, high + ABOVE + STEP, STEP)
     middle = sum(neck(template)) / 2
     u = np.tanh((z - middle) / 100.0)  # about -0.5 .. 0.5 over the neck; the thoracic cord goes on nearly straight
     length = rng.uniform(0.85, 1.05)

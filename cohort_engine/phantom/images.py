@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from cohort_engine import schema
 from cohort_engine.phantom.anatomy import Anatomy
+from cohort_engine.phantom.head import LOWEST, Head, draw_over, given_way
 from cohort_engine.phantom.tissue import BASE_MTR as MTR
 from cohort_engine.phantom.tissue import FLUID, MT_OFF, T2W, Tissue
 from cohort_engine.template.base import Template
@@ -25,6 +26,10 @@ FINE = (3, 3)
 
 # Surroundings: MT-off and T2w signal, MTR in percent.
 BONE, DISC, MUSCLE, FAT, LIGAMENT = (700.0, 420.0, 18.0), (1050.0, 260.0, 30.0), (980.0, 140.0, 38.0), (1700.0, 620.0, 2.0), (420.0, 90.0, 25.0)
+CORTEX = 60.0
+"""T2w signal of compact bone, which is drawn in T2w images only."""
+TIP, ARCH = 4.0, 9.0
+"""Where nobody says, the tip of the dens and the middle of the arches of C1 lie this far below the top of C1, mm."""
 SPINOUS = {2: 25.0, 3: 19.0, 4: 19.0, 5: 20.0, 6: 24.0, 7: 30.0, 8: 31.0}
 """Vertebra -> how far behind the cord's middle its spinous process ends, mm; others are like the nearest."""
 NECK = (29.0, 28.0, -6.0)
@@ -100,6 +105,7 @@ def render(
     names: tuple[str, ...],
     *,
     shifts: FloatArray | None = None,
+    head: Head | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Render noise-free images of one grid.
 
@@ -117,6 +123,8 @@ def render(
         Channels to render: signals (`ON`, `OFF`, `T2`) and ``cord``, the fraction of the voxel that is cord.
     shifts : (z, 2) array, optional
         How far each slice's content lies from its place, mm along the first and second axis.
+    head : Head, optional
+        What is above C1, in the channels `T2` and ``cord``; without one the neck goes on.
 
     Returns
     -------
@@ -128,14 +136,21 @@ def render(
         axes = grid.affine[:3, :2] / grid.spacing[:2]
         centres -= (shifts @ axes.T)[None, None]
     place = anatomy.template(centres)
-    around = _surroundings(place, anatomy, texture.at(centres), discs)
+    around = _surroundings(place, anatomy, texture.at(centres), discs, names, head)
     split = _near(place, anatomy, section)
-    inner = _average(section, anatomy, centres[split], place[split][:, 2], grid)
+    fading = np.zeros(grid.shape)
+    if head is not None:
+        fading = given_way(place[..., 2] - discs[1])
+        split &= fading < 0.999
+    inner = _average(section, anatomy, centres[split], place[split][:, 2], grid, (*names, INSIDE))
+    kept = 1 - fading[split]
     images = {}
     for name in names:
         image = around.get(name, np.zeros(grid.shape)).copy()
-        image[split] = inner[name] + (1 - inner[INSIDE]) * image[split]
+        image[split] = kept * inner[name] + (1 - kept * inner[INSIDE]) * image[split]
         images[name] = image.astype(np.float32)
+    if head is not None and CORD in images:
+        images[CORD] *= place[..., 2] - discs[1] < head.mask_end
     return images
 
 
@@ -146,22 +161,24 @@ def _near(place: FloatArray, anatomy: Anatomy, section: Section) -> NDArray[np.b
     return np.asarray(((place[..., :2] > lower - 2.0) & (place[..., :2] < upper + 2.0)).all(-1))
 
 
-def _average(section: Section, anatomy: Anatomy, centres: FloatArray, start: FloatArray, grid: Grid) -> dict[str, FloatArray]:
+def _average(section: Section, anatomy: Anatomy, centres: FloatArray, start: FloatArray, grid: Grid, names: tuple[str, ...]) -> dict[str, FloatArray]:
     """Mean (n,) of each channel over voxels with these centres (n, 3), whose template z is about `start`."""
     counts = (*FINE, max(2, round(float(grid.spacing[2]) / 0.6)))
     steps = [(np.arange(n) + 0.5) / n - 0.5 for n in counts]
     offsets = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3) @ grid.affine[:3, :3].T
-    total = {name: np.zeros(len(centres)) for name in section.channels}
+    total = {name: np.zeros(len(centres)) for name in names}
     last = np.array(section.grid.shape) - 1.0
     for offset in offsets:
         at = section.grid.voxel(anatomy.template(centres + offset, start=start, iterations=2))
         at[:, 2] = np.clip(at[:, 2], 0, last[2])  # the cord goes on beyond the ends of the template
-        for name, channel in section.channels.items():
-            total[name] += map_coordinates(channel, at.T, order=1, mode="constant", output=np.float32)
+        for name in total:
+            total[name] += map_coordinates(section.channels[name], at.T, order=1, mode="constant", output=np.float32)
     return {name: t / len(offsets) for name, t in total.items()}
 
 
-def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: Mapping[int, float]) -> dict[str, FloatArray]:
+def _surroundings(
+    place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: Mapping[int, float], names: tuple[str, ...], head: Head | None
+) -> dict[str, FloatArray]:
     """Signals of all that is not cord or CSF, from the place along and across the spine. Above C2 there is a dens in a ring, and no disc."""
     x, y = np.moveaxis(anatomy.offset(place), -1, 0)
     z = place[..., 2]
@@ -169,16 +186,23 @@ def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, disc
     tops = sorted((z, n) for n, z in discs.items())
     behind = np.interp(z, [z - 9 for z, _ in tops], [SPINOUS[min(max(n, min(SPINOUS)), max(SPINOUS))] for _, n in tops])
     over_axis, under_top = z - discs.get(2, np.inf), discs.get(1, np.inf) - z  # mm above the body of C2, mm below the top of C1
+    tip, arch = (TIP, ARCH) if head is None else (head.tip, head.arch)
 
     def soft(distance: FloatArray) -> FloatArray:
         """1 where the distance to the edge (mm, inside positive) is large."""
         return np.asarray(expit(distance * 3))
 
+    def vertebra(rim: float) -> tuple[FloatArray, ...]:
+        """Body, dens, ring of C1, spinous processes; with a rim (mm) around."""
+        body = soft(10 + rim - np.abs(x)) * soft(y - 6.5 + rim) * soft(22 + rim - y) * soft(rim - over_axis)
+        dens = soft(4.5 + rim - np.hypot(x, y - 12)) * soft(over_axis + 2) * soft(under_top - tip + rim)
+        sides = np.maximum(soft(2.5 + rim - np.abs(y - 21)), soft(2 + rim - np.abs(y + 11.5)))
+        ring = soft(10 + rim - np.abs(x)) * soft(4.5 + rim - np.abs(under_top - arch)) * sides
+        spinous = soft(3 + rim - np.abs(x) + 0.05 * y) * soft(-8 + rim - y) * soft(behind + rim + y) * soft(from_disc - 4 + rim)
+        return body, dens, ring, spinous * soft(2 + rim - over_axis)
+
     canal = np.hypot(x / 10.5, y / 8.5)
-    body = soft(10 - np.abs(x)) * soft(y - 6.5) * soft(22 - y) * soft(-over_axis)
-    dens = soft(4.5 - np.hypot(x, y - 12)) * soft(over_axis + 2) * soft(under_top - 4)
-    ring = soft(10 - np.abs(x)) * soft(4.5 - np.abs(under_top - 9)) * np.maximum(soft(2.5 - np.abs(y - 21)), soft(2 - np.abs(y + 11.5)))
-    spinous = soft(3 - np.abs(x) + 0.05 * y) * soft(-8 - y) * soft(behind + y) * soft(from_disc - 4) * soft(2 - over_axis)
+    body, dens, ring, spinous = vertebra(0.0)
     lamina = soft(14 - np.abs(x)) * soft(3.5 - np.abs(y + 8.5 - 0.25 * np.abs(x))) * soft(from_disc - 3) * soft(2 - over_axis)
     pillar = soft(6 - np.hypot(x - 15 * np.sign(x), y - 1))
     neck = np.hypot(x / NECK[0], (y - NECK[2]) / NECK[1])
@@ -188,11 +212,32 @@ def _surroundings(place: FloatArray, anatomy: Anatomy, texture: FloatArray, disc
         (DISC, body * soft(2.4 - from_disc)), (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)),
         (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea), ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
     )  # fmt: skip
-    off, t2w, mtr = (np.zeros_like(x) for _ in range(3))
-    for signal, cover in layers:
-        off, t2w, mtr = (a + cover * (s - a) for a, s in zip((off, t2w, mtr), signal, strict=True))
-    grain = 1 + 0.13 * texture
-    return {OFF: off * grain, ON: off * grain * (1 - mtr / 100), T2: t2w * (1 + 0.2 * texture)}
+    out = {}
+    if T2 in names:
+        rims = {}
+        if head is not None:
+            rims = dict(zip((4, 5, 6, 3), vertebra(1.0), strict=True))
+            rims[7] = body * soft(3.2 - from_disc)
+            seam = head.seam * body * soft(1.2 - np.abs(over_axis + 1.5))
+        t2w = np.zeros_like(x)
+        for k, ((_, signal, _), cover) in enumerate(layers):
+            for value, part in ((CORTEX, rims.get(k)), (signal, cover)):
+                t2w = t2w if part is None else t2w + part * (value - t2w)
+            if k == 6 and head is not None:
+                t2w += seam * (DISC[1] - t2w)
+        out[T2] = t2w * (1 + 0.2 * texture)
+        if head is not None:
+            high = -under_top > LOWEST - 3
+            out[CORD] = np.zeros_like(x)
+            size = (float(anatomy.scale[-1, 0]), float(anatomy.scale[-1, 1]))
+            out[T2][high], out[CORD][high] = draw_over(out[T2][high], x[high], y[high], -under_top[high], texture[high], head, size)
+    if ON in names or OFF in names:
+        off, mtr = np.zeros_like(x), np.zeros_like(x)
+        for (signal, _, ratio), cover in layers:
+            off, mtr = off + cover * (signal - off), mtr + cover * (ratio - mtr)
+        out[OFF] = off * (1 + 0.13 * texture)
+        out[ON] = out[OFF] * (1 - mtr / 100)
+    return out
 
 
 def bias_field(grid: Grid, rng: Generator, amount: float) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from cohort_engine.io.volume import Volume
 from cohort_engine.mapping.template_map import sample
 from cohort_engine.phantom import images
 from cohort_engine.phantom.anatomy import Anatomy, draw_anatomy, neck, neck_slices
+from cohort_engine.phantom.head import Head, draw_head
 from cohort_engine.phantom.images import Texture
 from cohort_engine.phantom.tissue import MT_OFF, T2W, WHITE, Tissue, cord_area, draw_tissue, native_voxels, regional_truth
 from cohort_engine.qmri.mt import cord_floor, mtr
@@ -182,7 +183,7 @@ def make_subject(
     True
     """
     stream = SeedSequence(seed, spawn_key=(GROUPS.index(group), number))
-    shape_rng, tissue_rng, person_rng, scan_rng, noise_rng = (np.random.default_rng(s) for s in stream.spawn(5))
+    shape_rng, tissue_rng, person_rng, scan_rng, noise_rng, head_rng = (np.random.default_rng(s) for s in stream.spawn(6))
     protocol = site_protocol(site, seed)
     patient = group == PATIENT
     drawn = float(person_rng.uniform(0.25, 1.0))
@@ -190,26 +191,34 @@ def make_subject(
     age = float(np.clip(person_rng.normal(*((57, 10) if patient else (50, 12))), 22, 82).round())
     anatomy = draw_anatomy(template, shape_rng, severity=severity).moved(scan_rng.normal(0, [4, 8, 15]))
     tissue = draw_tissue(template, anatomy, tissue_rng, age=age, site_offset=protocol.mtr_offset)
-    scans, shifts, perfect = _scan(template, anatomy, tissue, protocol, imperfection, scan_rng, noise_rng)
+    head = draw_head(head_rng) if 1 in template.landmarks[schema.DISC] else None
+    scans, shifts, perfect = _scan(template, anatomy, tissue, head, protocol, imperfection, scan_rng, noise_rng)
     covariates: dict[str, str | float] = {schema.GROUP: group, schema.AGE: age, schema.SITE: protocol.site}
     covariates |= _person(template, tissue, age, person_rng)
     return Subject(scans, covariates, protocol, _truth(template, anatomy, tissue, shifts, perfect))
 
 
 def _scan(
-    template: Template, anatomy: Anatomy, tissue: Tissue, protocol: Protocol, imperfection: Imperfection, rng: Generator, noise: Generator
+    template: Template,
+    anatomy: Anatomy,
+    tissue: Tissue,
+    head: Head | None,
+    protocol: Protocol,
+    imperfection: Imperfection,
+    rng: Generator,
+    noise: Generator,
 ) -> tuple[dict[str, Volume], NDArray[np.float64], Volume]:
     """Make images by role, the shifts, and the perfect MTR."""
     section, texture = images.section(template, tissue), Texture.draw(rng, wavelength=9.0)
     wobble = Texture.draw(rng, wavelength=7.0)
     discs = template.landmarks[schema.DISC]
-    mt_grid, t2w_grid = _mt_grid(template, anatomy, protocol, rng), _t2w_grid(template, anatomy, protocol, rng)
+    mt_grid, t2w_grid = _mt_grid(template, anatomy, protocol, rng), _t2w_grid(template, anatomy, head, protocol, rng)
     shifts = images.smooth_shifts(mt_grid.shape[2], protocol.mt_voxel[1], rng, drift=imperfection.drift, jitter=imperfection.jitter)
     still = images.render(section, anatomy, texture, discs, mt_grid, (images.ON, images.OFF, images.CORD))
     moved = still
     if shifts.any():
         moved = images.render(section, anatomy, texture, discs, mt_grid, (images.OFF,), shifts=shifts)
-    t2w = images.render(section, anatomy, texture, discs, t2w_grid, (images.T2, images.CORD))
+    t2w = images.render(section, anatomy, texture, discs, t2w_grid, (images.T2, images.CORD), head=head)
     receive, t2w_receive = images.bias_field(mt_grid, rng, imperfection.bias), images.bias_field(t2w_grid, rng, 2 * imperfection.bias)
     sigma = MT_OFF[WHITE] / imperfection.snr
     scans = {
@@ -286,12 +295,13 @@ def _mt_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Gene
     return _box(anatomy, middle, tilt, np.array([64.0, 64.0, length + 3 * thickness]), np.array([plane, plane, thickness]))
 
 
-def _t2w_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Generator) -> Grid:
-    """Sagittal slab that reaches 15 mm beyond the neck, or as far as the template goes."""
+def _t2w_grid(template: Template, anatomy: Anatomy, head: Head | None, protocol: Protocol, rng: Generator) -> Grid:
+    """Sagittal slab that reaches 15 mm below the neck, and up into the head; or 15 mm beyond the neck where the template lacks C1."""
     low, high = neck(template)
-    length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]]))[:, 2]))
+    up = 15.0 if head is None else template.landmarks[schema.DISC][1] + head.reach - high
+    length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]]))[:, 2])) + 15.0 + up
     tilt = np.deg2rad(rng.normal(0, [2.0, 1.0, 1.5]))
-    return _box(anatomy, (low + high) / 2, tilt, np.array([46.0, 62.0, length + 30.0]), np.full(3, protocol.t2w_voxel))
+    return _box(anatomy, (low - 15.0 + high + up) / 2, tilt, np.array([46.0, 62.0, length]), np.full(3, protocol.t2w_voxel))
 
 
 def _person(template: Template, tissue: Tissue, age: float, rng: Generator) -> dict[str, str | float]:

@@ -81,6 +81,8 @@ def empty_mask(study: Path, name: str) -> None:
 
 
 def one_landmark(study: Path, name: str) -> None:
+    """No image shows the other discs."""
+    one(study, name, "T2w").unlink()
     edit(one(study, name, "T2w_label-discs_dlabel"), lambda d: np.where(d == 4, d, 0).astype(d.dtype))
 
 

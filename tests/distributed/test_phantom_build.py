@@ -13,7 +13,9 @@ from cohort_engine.config import Config, StagesConfig, parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.io.bids import index_study
 from cohort_engine.io.closing import verify
-from cohort_engine.io.volume import read_volume
+from cohort_engine.io.ledger import drawn_url
+from cohort_engine.io.store import exists
+from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.study import simulate
 from cohort_engine.template import load_template
 
@@ -87,7 +89,6 @@ def test_morphometry_alone(study: Path, tmp_path: Path) -> None:
 def test_from_images_alone(study: Path, tmp_path: Path) -> None:
     """Neither masks nor landmarks: masks are drawn; levels are right or asked for, and who was asked about and answered is built too."""
     import cohort_engine
-    from cohort_engine.io.ledger import drawn_url
 
     shutil.copytree(study / "bids", tmp_path / "bids", ignore=shutil.ignore_patterns("labels"))
     report = build(config(tmp_path))
@@ -118,3 +119,33 @@ def test_from_images_alone(study: Path, tmp_path: Path) -> None:
             for n in both:
                 heights = [v.grid.world(np.argwhere(v.data == n).astype(float))[0, 2] for v in (found, true)]
                 assert abs(heights[0] - heights[1]) < 4, (name, n)
+
+
+def test_one_landmark_names_the_discs_of_its_image(study: Path, tmp_path: Path) -> None:
+    """A label file with one point names all discs; with two it stands as it is; with one between discs the subject fails."""
+    shutil.copytree(study / "bids", tmp_path / "bids")
+    path = next((tmp_path / "bids/derivatives/labels/sub-HC001").rglob("*T2w_label-discs*"))
+    true = read_volume(path, what="discs")
+    heights = {int(n): true.grid.world(np.argwhere(true.data == n).astype(float)).mean(axis=0)[2] for n in np.unique(true.data) if n}
+    shown, row, url = config(tmp_path), 1, str(tmp_path / "study.zarr")
+
+    write_volume(path, Volume((true.data * (true.data == 5)).astype(np.uint8), true.affine))
+    report = build(shown)
+    assert report.exit_code == 0, report.failures.to_string()
+    assert report.counts["levels_t2w"]["done"] == 1
+    found = read_volume(drawn_url(url, row, "t2w_landmarks"), what="discs")
+    named = {int(n): found.grid.world(np.argwhere(found.data == n).astype(float))[0, 2] for n in np.unique(found.data) if n}
+    assert {4, 5, 6, 7} <= named.keys()
+    assert all(abs(named[n] - heights[n]) < 4 for n in named.keys() & heights.keys())
+
+    write_volume(path, Volume((true.data * np.isin(true.data, (4, 7))).astype(np.uint8), true.affine))
+    report = build(shown)
+    assert report.exit_code == 0, report.failures.to_string()
+    assert report.counts["levels_t2w"]["not_needed"] == 2
+    assert not exists(drawn_url(url, row, "t2w_landmarks"))
+
+    between = np.roll(true.data * (true.data == 5), -round(0.5 * (heights[5] - heights[6]) / true.grid.spacing[2]), axis=2)
+    write_volume(path, Volume(between.astype(np.uint8), true.affine))
+    report = build(shown)
+    assert [(e.subject, e.stage, e.kind) for e in report.entries] == [(row, "levels_t2w", "LevelError")]
+    assert report.counts["fit_mt"]["blocked"] == 1

@@ -189,3 +189,25 @@ def test_what_cannot_be_a_strip() -> None:
     with pytest.raises(CordError, match="empty mask"):
         straight_strip(image, affine, np.zeros_like(mask))
     assert np.isfinite(straight_strip(np.where(image > 500, np.nan, image), affine, mask).image).all()
+
+
+def test_a_disc_that_hardly_shows_is_no_landmark() -> None:
+    """Its neighbours say where it should be, and its name is certain; but nothing shows its place."""
+    faint = seen(4, knows=0.9)
+    faint.disc[38] = 0.7
+    named = name_discs(faint, GAPS)
+    assert named.confidence[8] > 0.95
+    assert named.name[8] > 0.998
+    assert 8 not in named.certain()
+    assert {5, 6, 7, 9} <= set(named.certain().tolist())
+    given = name_discs(faint, GAPS, points=[Point(8.0, 38.0)])
+    assert 8 in given.certain()
+
+
+def test_a_blurred_place_does_not_blur_the_name() -> None:
+    """Two discs whose places are less sure than their names still count; two namings of sure places do not."""
+    both = seen(4, knows=0.9)
+    both.number[:] = 0.5 * (both.number + np.roll(both.number, 1, axis=1))
+    assert name_discs(both, GAPS).name[4:10].max() < 0.8
+    assert len(name_discs(both, GAPS).certain()) == 0
+    assert name_discs(seen(4, knows=0.9), GAPS).name[4:10].min() > 0.998

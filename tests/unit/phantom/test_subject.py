@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
+from cohort_engine.phantom.head import CANAL, draw_head, draw_over
 from cohort_engine.phantom.subject import PERFECT, T2W_LANDMARKS, Imperfection, make_subject
 from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
 from cohort_engine.qmri.mt import cord_floor, mtr
@@ -125,3 +126,40 @@ def test_a_subject_is_the_same_whoever_else_is_there(cord):
     assert a.covariates == b.covariates
     other = make_subject(cord, number=3, seed=5)
     assert other.images["mt_on"].data.shape != a.images["mt_on"].data.shape or (other.images["mt_on"].data != a.images["mt_on"].data).any()
+
+
+@pytest.fixture(scope="module")
+def with_head():
+    whole = parametric_cord(spacing=1.0, bottom="C7")
+    return whole, make_subject(whole, group="HC", imperfection=PERFECT, seed=3)
+
+
+def test_the_t2w_image_shows_the_head_above_c1(with_head):
+    """Along the middle of the cord: brain stem with fluid before and behind it; bone of the skull base in front of that fluid."""
+    whole, subject = with_head
+    head, image = draw_head(np.random.default_rng(np.random.SeedSequence(3, spawn_key=(1, 0)).spawn(6)[5])), subject.images["t2w"]
+    anatomy, top = subject.truth.anatomy, whole.landmark_z("disc", 1)
+
+    def seen(y, high):
+        voxel = np.rint(image.grid.voxel(anatomy.world(np.array([0.0, y, top + high])))).astype(int)
+        return float(image.data[tuple(voxel)])
+
+    high = 0.8 * head.reach
+    clivus = CANAL[0] + 1 + max(high - head.basion, 0) * head.clivus
+    assert high > 10
+    assert 250 < seen(0, high) < 600  # brain stem
+    assert seen(clivus - 2.5, high) > 750  # fluid before it
+    assert seen(clivus + head.thick[0] / 2, high) < 600  # bone
+    mask = subject.images["t2w_mask"]
+    heights = anatomy.template(mask.grid.world(np.argwhere(mask.data).astype(float)))[:, 2] - top
+    assert heights.max() == pytest.approx(min(head.mask_end, head.reach), abs=1.5)
+
+
+def test_a_wider_stem_is_above_the_pontomedullary_junction():
+    head = draw_head(np.random.default_rng(0))
+    y = np.linspace(-12, 20, 641)
+    depth = [
+        0.05 * draw_over(np.zeros_like(y), 0 * y, y, np.full_like(y, high), 0 * y, head, (1.0, 1.0))[1].sum() for high in (0.0, head.junction + 6)
+    ]
+    assert depth[0] == pytest.approx(8.2, abs=0.4)  # the cord's depth at the top of C1
+    assert depth[1] > depth[0] + 0.8 * head.pons
