@@ -37,6 +37,8 @@ WAVE = 30.0
 """Wavelength along the cord that the spline keeps half of where the heat is certain, mm."""
 LEAST = 1e-3
 """Weight of a slice without heat."""
+FEWEST = 5
+"""Slices that a spline needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,36 @@ def optimal_curve(heat: NDArray[Any], spacing: float, z: FloatArray, *, stiffnes
     return Curve(z, smooth[:, 1], smooth[:, 0], confidence)
 
 
+def refined_curve(curve: Curve, slices: NDArray[np.int64], x: FloatArray, y: FloatArray, *, wave: float = WAVE) -> Curve:
+    """Draw a curve again through centres that are better known, and straight on beyond them.
+
+    Parameters
+    ----------
+    curve : Curve
+    slices : (n,) array
+        Slices whose centre is known, increasing. With fewer than five the curve stays as it is.
+    x, y : (n,) arrays
+        Centres, mm.
+    wave : float
+        As in `optimal_curve`, mm.
+
+    Examples
+    --------
+    >>> z = np.arange(8.0)
+    >>> curve = Curve(z, np.zeros(8), np.array([0, 0, 0, 0, 0, 0, 5.0, 9.0]), np.ones(8))
+    >>> better = refined_curve(curve, np.arange(6), np.arange(6.0), np.zeros(6))
+    >>> better.x.round(3).tolist(), bool(abs(better.y).max() < 1e-9)
+    ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], True)
+    """
+    if len(slices) < FEWEST:
+        return curve
+    from scipy.interpolate import make_smoothing_spline
+
+    at = curve.z[slices]
+    across, forwards = (make_smoothing_spline(at, c, lam=_penalty(at, wave))(curve.z) for c in (x, y))
+    return Curve(curve.z, across, forwards, curve.confidence)
+
+
 def optimal_path(cost: NDArray[Any], spacing: float, gaps: FloatArray, *, stiffness: float = STIFFNESS) -> NDArray[np.int64]:
     """Pixels (n, 2), as (row, column), of the path of least cost through slices (n, y, x); `gaps` (n - 1,) and `spacing` in mm.
 
@@ -162,11 +194,15 @@ def _least(cost: NDArray[np.float32], axis: int, penalty: NDArray[np.float32]) -
 def _smoothed(z: FloatArray, centre: FloatArray, confidence: FloatArray, wave: float) -> FloatArray:
     """Weighted smoothing spline through the centres (n, 2) at heights `z`; a line through fewer than five."""
     weight = np.clip(confidence, LEAST, 1.0) ** 2
-    if len(z) < 5:
+    if len(z) < FEWEST:
         degree = min(1, len(z) - 1)
         fit = np.polynomial.polynomial.polyfit(z - z[0], centre, degree, w=np.sqrt(weight)) if len(z) > 2 else None
         return centre if fit is None else np.polynomial.polynomial.polyval(z - z[0], fit).T
     from scipy.interpolate import make_smoothing_spline
 
-    penalty = (wave / (2 * np.pi)) ** 4 / float(np.median(np.diff(z)))
-    return np.stack([make_smoothing_spline(z, c, w=weight, lam=penalty)(z) for c in centre.T], axis=1)
+    return np.stack([make_smoothing_spline(z, c, w=weight, lam=_penalty(z, wave))(z) for c in centre.T], axis=1)
+
+
+def _penalty(z: FloatArray, wave: float) -> float:
+    """Weight of the curvature that halves waves of this length."""
+    return float((wave / (2 * np.pi)) ** 4 / np.median(np.diff(z)))

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
-from cohort_engine.cord.curve import Curve, optimal_curve
+from cohort_engine.cord.curve import Curve, optimal_curve, refined_curve
 from cohort_engine.errors import CordError, InputError
 from cohort_engine.template.packing import FloatArray, apply_affine
 
@@ -45,6 +45,8 @@ SHORTEST = 20.0
 """Length of the shortest cord that counts, mm; in an image of less than twice that, half its height."""
 BRIDGE = 20.0
 """Slices without cord over at most this length do not part a cord, mm."""
+WHOLE = 0.5
+"""Part of the median area that a slice must have for its middle to be that of the cord."""
 NARROWEST = 12.0
 """Width of the narrowest field of view, mm."""
 
@@ -254,7 +256,19 @@ def _finish(image: _Located, drawn: Tensor | None, fine: Network) -> Segmentatio
             soft[boxes[0], boxes[1], z] = (onto[0] @ drawn[k].mT @ onto[1].mT).numpy()
     mask = _cord_of(soft, image)
     soft *= ndimage.binary_dilation(mask, np.ones((5, 5, 1), bool)) if mask.any() else 0.0
-    return Segmentation(soft, mask, image.curve, image.affine, _flags(mask, image))
+    return Segmentation(soft, mask, _through(soft, mask, image), image.affine, _flags(mask, image))
+
+
+def _through(soft: NDArray[np.float32], mask: NDArray[np.bool_], image: _Located) -> Curve:
+    """Draw the curve through the middle of the cord where it is drawn whole."""
+    area = mask.sum(axis=(0, 1))
+    slices = np.flatnonzero(area >= WHOLE * np.median(area[area > 0])) if area.any() else np.empty(0, np.int64)
+    total = soft[:, :, slices].sum(axis=(0, 1))
+    x, y = (
+        (soft[:, :, slices].sum(axis=1 - axis) * (np.arange(n) * s)[:, None]).sum(axis=0) / total
+        for axis, (n, s) in enumerate(zip(soft.shape[:2], image.spacing[:2], strict=True))
+    )
+    return refined_curve(image.curve, slices, x, y)
 
 
 def _positions(box: slice, spacing: float, origin: float) -> Tensor:
