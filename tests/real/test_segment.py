@@ -104,7 +104,7 @@ def test_overlap(name: str, real_data: Path, capsys: pytest.CaptureFixture[str])
         print(f"\n{name:16s} Dice {dice:.3f}  volume {bias:+5.1f} %  border {border:.2f} mm  centre {off.max():.1f} mm  {ours.flags}", end="")
     assert dice >= case.dice
     assert border <= max(case.border * spacing[:2].max(), 1.0)
-    assert off.max() <= 3.5
+    assert off.max() <= 3.0
     assert ABSENT not in ours.flags
 
 
@@ -132,10 +132,7 @@ def test_an_older_automatic_mask_agrees_better_than_the_drawn_one(name: str, rea
 
 @pytest.mark.parametrize("name", CASES)
 def test_centreline_with_blank_slices_and_noise(name: str, real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """15 % of the slices are empty, and noise of a tenth of the cord's surroundings is added: nearly all slices stay within 3 mm.
-
-    What is beyond are slices at the ends of the volume, where the curve goes straight on: at most 4 mm.
-    """
+    """15 % of the slices are empty, and noise of a tenth of the cord's surroundings is added: every slice stays within 3 mm."""
     case, rng = CASES[name], np.random.default_rng(1)
     volume, drawn = load(real_data / case.image), load(real_data / case.mask).data > 0.5
     data = volume.data.clip(0)
@@ -147,8 +144,7 @@ def test_centreline_with_blank_slices_and_noise(name: str, real_data: Path, caps
     off = np.hypot(curve.x[slices] - centres[:, 0], curve.y[slices] - centres[:, 1])
     with capsys.disabled():
         print(f"\n{name:16s} worst slice {off.max():.1f} mm", end="")
-    assert (off > 3.0).mean() <= max(0.06, 1 / len(off))
-    assert off.max() <= 4.0
+    assert off.max() <= 3.0
 
 
 @pytest.mark.parametrize("person", SAME)
@@ -161,7 +157,7 @@ def test_the_same_person_has_the_same_area_in_every_contrast(person: str, real_d
     spread = 100 * float((levels.std(axis=0, ddof=1) / levels.mean(axis=0)).mean())
     with capsys.disabled():
         print(f"\n{person:16s} {' '.join(f'{a:.1f}' for a in levels.mean(axis=1))} mm2, spread {spread:.1f} %", end="")
-    assert spread <= (8.0 if person == "unf01" else 5.0)
+    assert spread <= 5.0
 
 
 def _areas(s: Segmentation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
