@@ -91,21 +91,25 @@ def _table(frame: pd.DataFrame, title: str | None = None, digits: int = 2) -> An
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
-    patients: Annotated[int, typer.Option(min=1)] = 8,
-    controls: Annotated[int, typer.Option(min=1)] = 4,
+    patients: Annotated[int, typer.Option(min=2)] = 8,
+    controls: Annotated[int, typer.Option(min=2)] = 4,
     seed: int = 1,
     workers: Annotated[int, typer.Option(min=1)] = 2,
+    labels: Annotated[bool, typer.Option("--labels", help="Give the build true masks and disc labels; otherwise it draws its own.")] = False,
 ) -> None:
-    """Simulate a small DCM study, build its cohort, and compare every number with the simulation's truth."""
+    """Simulate a small DCM study, build its cohort from the images alone, compare every number with the truth, and analyse it."""
     from cohort_engine.engine.events import RichProgress
-    from cohort_engine.phantom.demo import MIN_VOXELS, run_demo
+    from cohort_engine.report.demo import MIN_VOXELS, run_demo
 
     _say(f"Simulating {patients} patients and {controls} controls in {out}/study")
-    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers, events=RichProgress())
+    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers, labels=labels, events=RichProgress())
     for group, table in result.by_group().items():
         _say(_table(table, f"{group}: mean MTR (percent) by tract and level; in brackets the mean error against the simulation's truth"))
     _say(_table(result.errors(), f"Errors of cells of at least {MIN_VOXELS:.0f} native voxels (percentage points)", digits=3))
     _say(f"[bold]Store[/] {result.store}", f"[bold]Every value and its error[/] {result.cells_table}", f"[bold]Picture[/] {result.figure}")
+    _say(f"[bold]Report[/] {_plain(str(result.page))}")
+    for name in result.asked:
+        _say(f"[yellow]asked for a landmark[/] {_plain(name)}: its discs were not certain; one disc was labelled and the subject built again")
     _finish(result.report)
 
 
@@ -117,13 +121,14 @@ def simulate(
     patients: Annotated[int, typer.Option(min=0)] = 8,
     controls: Annotated[int, typer.Option(min=0)] = 4,
     seed: int = 1,
+    labels: Annotated[bool, typer.Option(help="Write cord masks and disc labels as well.")] = True,
 ) -> None:
     """Write a simulated study with its truth as a BIDS folder, and a study file beside it."""
     from cohort_engine.phantom.study import simulate as run
     from cohort_engine.template import load_template
 
     loaded = load_template(template, path=template_path)
-    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path)
+    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path, labels=labels)
     _say(f"{patients + controls} subjects in {out}")
 
 

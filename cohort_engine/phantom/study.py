@@ -15,13 +15,15 @@ import yaml
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError
-from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, MT_MASK, PATIENT, T2W_LANDMARKS, T2W_MASK, Imperfection, Subject, make_subject
 from cohort_engine.template.base import Template
 
 BIDS_VERSION = "1.9.0"
 LABELS, TRUTH = "derivatives/labels", "derivatives/truth"
 DIGITS = "%.6g"
+TRUE_DISCS = "desc-truth_discs.nii.gz"
+"""File of true discs, written where nobody gets labels."""
 MT_NAMES = (
     {schema.MT_ON: "flip-1_mt-on_MTS", schema.MT_OFF: "flip-1_mt-off_MTS"},
     {schema.MT_ON: "acq-MTon_MTS", schema.MT_OFF: "acq-MToff_MTS"},
@@ -70,7 +72,7 @@ class Simulation:
 def simulate(
     out: str | Path, *, template: Template, patients: int = 8, controls: int = 4, sites: int = 2, seed: int = 0,
     imperfection: Imperfection = Imperfection(),  # noqa: B008 (frozen)
-    template_path: str | Path | None = None,
+    template_path: str | Path | None = None, labels: bool = True, settings: Mapping[str, Any] | None = None,
 ) -> Simulation:  # fmt: skip
     """Write a simulated study.
 
@@ -88,6 +90,10 @@ def simulate(
         Noise, motion, bias field and mask wobble.
     template_path : path, optional
         Folder that `template` was loaded from, for the study file; without it a build takes the installed copy.
+    labels : bool
+        Write cord masks and disc labels. Without them a build has to draw its own.
+    settings : mapping, optional
+        Further sections of the study file.
 
     Returns
     -------
@@ -109,7 +115,7 @@ def simulate(
         raise InputError(expected="an empty folder", found="a folder with files in it", where="simulation output", remedy="Choose another folder.")
     people, cells, areas = [], [], []
     for name, subject in _subjects(template, patients, controls, sites, seed, imperfection):
-        _write_subject(root, name, subject)
+        _write_subject(root, name, subject, labels=labels)
         truth = subject.truth
         people.append({
             schema.PARTICIPANT: name, **{k: subject.covariates[k] for k in DICTIONARY}, "severity": truth.anatomy.severity,
@@ -118,12 +124,33 @@ def simulate(
         cells.append(_cells(subject).assign(**{schema.PARTICIPANT: name}))
         areas.append(_areas(subject).assign(**{schema.PARTICIPANT: name}))
     participants, truths, areas_of_all = pd.DataFrame(people), pd.concat(cells, ignore_index=True), pd.concat(areas, ignore_index=True)
-    _write_dataset(root, template, participants, {"truth": truths, "csa": areas_of_all}, seed)
+    folders = {root: "Simulated DCM study", root / LABELS: "Cord masks and disc labels", root / TRUTH: "Truth of the simulation"}
+    if not labels:
+        del folders[root / LABELS]
+    _write_dataset(folders, template, participants, {"truth": truths, "csa": areas_of_all}, seed)
     study_file = root.with_name(f"{root.name}.yaml")
     place = {"path": str(Path(template_path).resolve())} if template_path is not None else {}
-    study = {"data": {"bids": root.name, "store": f"{root.name}.zarr"}, "template": {"name": template.name, **place}}
+    study = {"data": {"bids": root.name, "store": f"{root.name}.zarr"}, "template": {"name": template.name, **place}, **(settings or {})}
     study_file.write_text(yaml.safe_dump(study, sort_keys=False))
     return Simulation(root, study_file, participants, truths)
+
+
+def give_landmark(study: Simulation, name: str, disc: int = 3) -> None:
+    """Label one disc of a subject of a study without labels, as a person would who was asked for a landmark.
+
+    Parameters
+    ----------
+    study : Simulation
+    name : str
+        Participant.
+    disc : int
+        Number of the vertebra below it; 3 is C2/C3.
+    """
+    anat, labels, truth = (study.bids / part / name / "anat" for part in (".", LABELS, TRUTH))
+    discs = read_volume(str(truth / f"{name}_{TRUE_DISCS}"), what=schema.ROLES[T2W_LANDMARKS])
+    labels.mkdir(parents=True, exist_ok=True)
+    image = next(anat.glob("*_T2w.nii.gz")).name.removesuffix(".nii.gz")
+    write_volume(labels / f"{image}_label-discs_dlabel.nii.gz", Volume(np.where(discs.data == disc, disc, 0).astype(np.uint8), discs.affine))
 
 
 def _subjects(template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection) -> Iterator[tuple[str, Subject]]:
@@ -133,22 +160,25 @@ def _subjects(template: Template, patients: int, controls: int, sites: int, seed
             yield f"sub-{group}{number + 1:03d}", subject
 
 
-def _write_subject(root: Path, name: str, subject: Subject) -> None:
+def _write_subject(root: Path, name: str, subject: Subject, *, labels: bool) -> None:
     words = MT_NAMES[int(subject.protocol.site.removeprefix("site")) % len(MT_NAMES) - 1]
-    anat, labels, truth = (root / part / name / "anat" for part in (".", LABELS, TRUTH))
-    for folder in (anat, labels, truth):
+    anat, drawn, truth = (root / part / name / "anat" for part in (".", LABELS, TRUTH))
+    for folder in (anat, drawn, truth) if labels else (anat, truth):
         folder.mkdir(parents=True, exist_ok=True)
     t2w, on, off = (f"{name}_{w}" for w in ("T2w", words[schema.MT_ON], words[schema.MT_OFF]))
     axes = {k: subject.protocol.t2w_axes if k.startswith(schema.T2W) else subject.protocol.mt_axes for k in subject.images}
     files = {
-        schema.T2W: anat / t2w, schema.MT_ON: anat / on, schema.MT_OFF: anat / off, T2W_MASK: labels / f"{t2w}_label-SC_seg",
-        MT_MASK: labels / f"{on}_label-SC_seg", T2W_LANDMARKS: labels / f"{t2w}_label-discs_dlabel",
+        schema.T2W: anat / t2w, schema.MT_ON: anat / on, schema.MT_OFF: anat / off, T2W_MASK: drawn / f"{t2w}_label-SC_seg",
+        MT_MASK: drawn / f"{on}_label-SC_seg", T2W_LANDMARKS: drawn / f"{t2w}_label-discs_dlabel",
     }  # fmt: skip
+    files = {role: path for role, path in files.items() if labels or path.parent == anat}
     for role, path in files.items():
         write_volume(f"{path}.nii.gz", _reoriented(subject.images[role], axes[role]))
         if role in (schema.T2W, schema.MT_ON, schema.MT_OFF):
             sidecar = {"Manufacturer": "Simulated", "MagneticFieldStrength": 3, "InstitutionName": subject.protocol.site}
             _json(path.with_name(f"{path.name}.json"), sidecar | ({"MTState": role == schema.MT_ON} if role != schema.T2W else {}))
+    if not labels:
+        write_volume(truth / f"{name}_{TRUE_DISCS}", _reoriented(subject.images[T2W_LANDMARKS], axes[T2W_LANDMARKS]))
     write_volume(truth / f"{name}_desc-truth_MTRmap.nii.gz", _reoriented(subject.truth.mtr, subject.protocol.mt_axes))
     shifts = subject.truth.shifts
     _tsv(truth / f"{name}_desc-truth_mtr.tsv", _cells(subject))
@@ -174,9 +204,12 @@ def _reoriented(volume: Volume, axes: str) -> Volume:
     return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))
 
 
-def _write_dataset(root: Path, template: Template, participants: pd.DataFrame, tables: Mapping[str, pd.DataFrame], seed: int) -> None:
-    """Write the tables and descriptions of the whole study."""
-    for folder, words in ((root, "Simulated DCM study"), (root / LABELS, "Cord masks and disc labels"), (root / TRUTH, "Truth of the simulation")):
+def _write_dataset(
+    folders: Mapping[Path, str], template: Template, participants: pd.DataFrame, tables: Mapping[str, pd.DataFrame], seed: int
+) -> None:
+    """Write the tables and descriptions of the whole study; the first folder is the dataset."""
+    root = next(iter(folders))
+    for folder, words in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         made = {"GeneratedBy": [{"Name": "cohort-engine simulate", "Description": f"template {template.name} {template.digest}, seed {seed}"}]}
         kind = {"DatasetType": "raw"} if folder == root else {"DatasetType": "derivative"}

@@ -14,7 +14,7 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis, transfer
 from cohort_engine.mapping import template_map
-from cohort_engine.phantom.demo import MIN_VOXELS
+from cohort_engine.report.demo import MIN_VOXELS
 from cohort_engine.template import load_template
 from cohort_engine.testing import make_subject
 

@@ -1,4 +1,4 @@
-"""The demonstration: simulate a study, build its cohort, and hold every number against the truth of the simulation."""
+"""The demonstration: simulate a study, build its cohort from the images alone, hold every number against the truth, analyse it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from cohort_engine import schema
 from cohort_engine.config import load_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.engine.events import Events
-from cohort_engine.phantom.study import Simulation, simulate
+from cohort_engine.phantom.study import Simulation, give_landmark, simulate
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.report.analyse import ENDING, Analysis, analyse
+from cohort_engine.report.cross_section import draw_groups
+from cohort_engine.report.drawing import render
+from cohort_engine.report.page import REPORT
 from cohort_engine.template import load_template
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from cohort_engine.template.base import Template
 
 MIN_VOXELS = 30.0
 """Cells of at least this many native voxels enter the summary of errors; smaller ones are mostly their neighbours."""
 TRUTHS: Mapping[str, str] = {"wa": "the truth through the same weighted average", "raw": "the raw truth, free of partial volume"}
 CELL = [schema.PARTICIPANT, schema.LEVEL, schema.REGION]
 FIGURE_LEVEL = "C5"
+SETTINGS: Mapping[str, Any] = {
+    "stages": {"shape": {"source": schema.T2W}},
+    "analysis": {"harmonise": {"site": schema.SITE}, "classifier": {"folds": 3}, "compression": {"specificity": 0.75}},
+}
+"""What the study file of a few people says beyond its places."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,11 @@ class Demo:
         A row a subject, level and region: value, std, n, coverage, the truths ``wa`` and ``raw``, and ``error_wa``, ``error_raw``.
     cells_table, figure : Path
         Where `cells` and the picture were written.
+    analysis : Analysis
+    asked : tuple of str
+        Subjects whose discs could not be named with certainty: each got one landmark, and was built again.
+    page : Path
+        The report.
     """
 
     store: str
@@ -49,6 +61,9 @@ class Demo:
     cells: pd.DataFrame
     cells_table: Path
     figure: Path
+    analysis: Analysis
+    asked: tuple[str, ...]
+    page: Path
 
     def errors(self) -> pd.DataFrame:
         """Summarise errors over `MIN_VOXELS`: a row per group of cells and truth."""
@@ -63,8 +78,10 @@ class Demo:
         return {str(g): wide.loc[g].reindex(order).reset_index() for g in dict.fromkeys(means.index.get_level_values(0))}
 
 
-def run_demo(out: str | Path, *, patients: int = 8, controls: int = 4, seed: int = 1, workers: int = 2, events: Events | None = None) -> Demo:
-    """Simulate a DCM study in ``out/study``, build ``out/study.zarr``, and compare it with the truth.
+def run_demo(
+    out: str | Path, *, patients: int = 8, controls: int = 4, seed: int = 1, workers: int = 2, labels: bool = False, events: Events | None = None
+) -> Demo:
+    """Simulate a DCM study in ``out/study``, build ``out/study.zarr``, compare it with the truth, and analyse it in ``out/study_analysis``.
 
     Parameters
     ----------
@@ -74,6 +91,8 @@ def run_demo(out: str | Path, *, patients: int = 8, controls: int = 4, seed: int
         Of the simulation, on the parametric template.
     workers : int
         Worker processes.
+    labels : bool
+        Give the build cord masks and disc labels; otherwise it draws its own.
     events : Events, optional
         Who watches the build.
 
@@ -84,16 +103,23 @@ def run_demo(out: str | Path, *, patients: int = 8, controls: int = 4, seed: int
     """
     folder = Path(out)
     template = load_template("parametric")
-    study = simulate(folder / "study", template=template, patients=patients, controls=controls, seed=seed)
+    study = simulate(folder / "study", template=template, patients=patients, controls=controls, seed=seed, labels=labels, settings=SETTINGS)
     config = load_config(study.study_file)
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": workers})})
     report = build(config, events=events)
+    asking = [str(name) for name in report.failures.loc[report.failures["stage"] == schema.levels_stage(schema.T2W), "name"]]
+    if asking:
+        for name in asking:
+            give_landmark(study, name)
+        report = build(config, events=events)
     cohort = open_cohort(report.url)
     cells = compare(cohort, study)
     table = folder / "errors.csv"
     cells.to_csv(table, index=False, float_format="%.4f")
-    figure = draw_groups(cohort, template, folder / "tracts.png")
-    return Demo(report.url, report, cells, table, figure)
+    figure = folder / "tracts.png"
+    figure.write_bytes(render(draw_groups(cohort, schema.MTR, FIGURE_LEVEL), "png"))
+    analysis = analyse(config)
+    return Demo(report.url, report, cells, table, figure, analysis, tuple(asking), folder / f"study{ENDING}" / REPORT)
 
 
 def compare(cohort: xr.Dataset, study: Simulation) -> pd.DataFrame:
@@ -131,49 +157,3 @@ def error_summary(cells: pd.DataFrame) -> pd.DataFrame:
             numbers = (np.abs(error).mean(), error.mean(), np.abs(error).max()) if len(error) else (np.nan,) * 3
             rows.append([name, words, len(error), *numbers])
     return pd.DataFrame(rows, columns=["cells", "against", "count", "mean absolute error", "bias", "largest"])
-
-
-def draw_groups(cohort: xr.Dataset, template: Template, path: Path, level: str = FIGURE_LEVEL) -> Path:
-    """Draw the cord at mid-level with its tracts coloured by MTR: each group, and their difference.
-
-    Seen from below, as radiologists look: the left of the cord is on the right of the picture.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    frame = cohort.cohort.frame(schema.MTR, list(template.atlas.labels), level)
-    means = frame.groupby([schema.GROUP, schema.REGION], sort=False)[schema.VALUE].mean().unstack(schema.REGION)[list(template.atlas.labels)]
-    patients, controls = sorted(means.index)[:2]
-    values = {f"{controls} (controls)": means.loc[controls], f"{patients} (patients)": means.loc[patients]}
-    inside = np.flatnonzero(template.packing.level == schema.level_number(level))
-    middle = inside[template.packing.ijk[inside, 2] == np.median(np.unique(template.packing.ijk[inside, 2])).astype(int)]
-    weights = template.atlas.weights[:-1, middle].toarray()
-    share = weights.sum(axis=0)
-    ij = template.packing.ijk[middle, :2].astype(int)
-    corner, size = ij.min(axis=0), np.ptp(ij, axis=0) + 1
-    mm = template.grid.spacing[:2]
-
-    def picture(tract_values: pd.Series[float]) -> Any:
-        flat = np.full(size, np.nan)
-        known = np.nan_to_num(tract_values.to_numpy()[:-1])
-        flat[tuple((ij - corner).T)] = np.where(share > 0.5, known @ weights / np.maximum(share, 1e-6), np.nan)
-        return flat[::-1].T
-
-    figure = Figure(figsize=(10.5, 3.4), layout="constrained", dpi=120)
-    panels = figure.subplots(1, 3)
-    low, high = (round(float(np.nanpercentile(means.to_numpy()[:, :-1], q))) for q in (2, 98))
-    extent = (0.0, float(size[0] * mm[0]), 0.0, float(size[1] * mm[1]))
-    for axis, (title, tract_values) in zip(panels, values.items(), strict=False):
-        shown = axis.imshow(picture(tract_values), cmap="viridis", vmin=low, vmax=high, origin="lower", extent=extent)
-        axis.set_title(title)
-    figure.colorbar(shown, ax=list(panels[:2]), label="MTR (%)", shrink=0.8)
-    difference = means.loc[patients] - means.loc[controls]
-    limit = max(1.0, float(np.nanmax(np.abs(difference.iloc[:-1]))))
-    shown = panels[2].imshow(picture(difference), cmap="RdBu", norm=mpl.colors.CenteredNorm(0, limit), origin="lower", extent=extent)
-    panels[2].set_title(f"{patients} - {controls}")
-    figure.colorbar(shown, ax=panels[2], label="MTR (percentage points)", shrink=0.8)
-    for axis in panels:
-        axis.set_facecolor("0.93")
-        axis.set(xticks=[], yticks=[], xlabel=f"{level}: R | L, front up")
-    figure.savefig(path)
-    return path
