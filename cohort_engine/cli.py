@@ -91,8 +91,8 @@ def _table(frame: pd.DataFrame, title: str | None = None, digits: int = 2) -> An
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
-    patients: Annotated[int, typer.Option(min=2)] = 8,
-    controls: Annotated[int, typer.Option(min=2)] = 4,
+    patients: Annotated[int, typer.Option(min=2)] = 7,
+    controls: Annotated[int, typer.Option(min=2)] = 5,
     seed: int = 1,
     workers: Annotated[int, typer.Option(min=1)] = 2,
     labels: Annotated[bool, typer.Option("--labels", help="Give the build true masks and disc labels; otherwise it draws its own.")] = False,

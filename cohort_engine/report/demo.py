@@ -79,7 +79,7 @@ class Demo:
 
 
 def run_demo(
-    out: str | Path, *, patients: int = 8, controls: int = 4, seed: int = 1, workers: int = 2, labels: bool = False, events: Events | None = None
+    out: str | Path, *, patients: int = 7, controls: int = 5, seed: int = 1, workers: int = 2, labels: bool = False, events: Events | None = None
 ) -> Demo:
     """Simulate a DCM study in ``out/study``, build ``out/study.zarr``, compare it with the truth, and analyse it in ``out/study_analysis``.
 
