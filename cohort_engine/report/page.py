@@ -23,7 +23,7 @@ from cohort_engine.io.store import storage_errors
 from cohort_engine.report.methods import Methods, software, write_methods
 from cohort_engine.report.references import Reference
 from cohort_engine.report.show import ROWS, Shown, number, show, unnamed
-from cohort_engine.report.summary import Count, flow, summarise, table_one
+from cohort_engine.report.summary import Count, flow, quality_table, summarise, table_one
 from cohort_engine.report.words import SECTION_TITLES, describe, words_of
 
 if TYPE_CHECKING:
@@ -233,9 +233,8 @@ class Page:
         return table_one(self.found)
 
     @property
-    def quality(self) -> Shown | None:
-        table = self.found.tables.get("quality")
-        return show("quality", table, len(table)) if table is not None and len(table) else None
+    def quality(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        return quality_table(self.found)
 
     @property
     def _open(self) -> list[str]:

@@ -73,6 +73,24 @@ def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return head, rows
 
 
+def quality_table(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Lay out the quality numbers, a row each: median and range of each group; head and rows."""
+    people = found.material.people
+    groups = (people.control, people.case)
+    rows = []
+    for name, part in found.tables["quality"].groupby("quantity", sort=False):
+        by = {r[schema.GROUP]: r for r in part.to_dict("records")}
+        digits = min(digits_of(part["largest"]), 3)
+        cells = [_range(by[g], digits) if g in by else NOTHING for g in groups]
+        rows.append((str(name).replace("_", " "), *cells))
+    return ("median (range)", *groups), rows
+
+
+def _range(row: Mapping[Any, Any], digits: int) -> str:
+    middle, low, high = (number(row[k], digits) for k in ("median", "smallest", "largest"))
+    return f"{middle} ({low} to {high})"
+
+
 def _mean(row: Mapping[Any, Any], digits: int, total: int) -> str:
     known = int(row["n"])
     if not known:

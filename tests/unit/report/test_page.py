@@ -19,7 +19,7 @@ import pytest
 
 from cohort_engine.report import page as module
 from cohort_engine.report.page import Page, render, without_paths, write_report
-from cohort_engine.report.summary import flow, summarise, table_one, top_findings
+from cohort_engine.report.summary import flow, quality_table, summarise, table_one, top_findings
 
 
 class Reader(HTMLParser):
@@ -82,6 +82,14 @@ def test_large_drawing_is_shown_as_pixels(whole_study: Any, plain_figures: Any, 
     read = Reader(write_report(*whole_study, tmp_path).read_text(encoding="utf-8"))
     assert all(src.startswith("data:image/png;base64,") for src in read.all("img", "src"))
     assert all(int(w) == 288 for w in read.all("img", "width"))  # 3 inches
+
+
+def test_quality_is_a_row_a_number(whole_study: Any) -> None:
+    found = whole_study[0]
+    head, rows = quality_table(found)
+    dice = found.material.quality["mt_dice"].to_numpy()[found.material.people.group == 0]
+    assert head == ("median (range)", "HC", "DCM")
+    assert rows == [("mt dice", f"{np.median(dice):.3f} ({dice.min():.3f} to {dice.max():.3f})", rows[0][2])]
 
 
 def test_links_and_ids_fit(report: Any) -> None:
