@@ -98,7 +98,7 @@ def render(figure: Figure, kind: str = "svg") -> bytes:
     out = io.BytesIO()
     undated: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
     with style():
-        figure.savefig(out, format=kind, metadata=undated.get(kind))
+        figure.savefig(out, format=kind, metadata=undated.get(kind), bbox_inches="tight", pad_inches=0.04)
     return out.getvalue()
 
 

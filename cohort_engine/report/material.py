@@ -29,6 +29,8 @@ FloatArray = NDArray[np.float64]
 COMPRESSED = "compressed"
 """Level that is each person's own: where the cord is compressed most."""
 WHITE_MATTER = "white matter"
+FLUID = "CSF"
+"""How names of regions begin that are no tissue: they are analysed only where the study file asks for them."""
 FUNICULI = ("dorsal columns", "lateral funiculi", "ventral funiculi", "gray matter")
 SHORT = {schema.DIAMETER_AP: "AP diameter", schema.DIAMETER_RL: "RL diameter"}
 """Measure -> its short name, where that is not its name in the store."""
@@ -204,9 +206,10 @@ def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> dict[str, bool]:
 
 
 def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
-    """Every metric in every region, and area and diameter of the cord, at every level, at the remote level and at the compression."""
+    """Every metric in every region of tissue, and area and diameter of the cord, at every level, at the remote level and at the compression."""
     levels = ",".join([*ds.cohort.levels, *_remote(config), COMPRESSED])
-    metrics = [f"{m} level={levels}" for m in ds.cohort.metrics]
+    tissue = " ".join(f"tract='{r}'" for r in ds.cohort.regions if not r.startswith(FLUID))
+    metrics = [f"{m} {tissue} level={levels}" for m in ds.cohort.metrics]
     measures = [f"{m} level={levels}" for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
     return [*metrics, *measures]
 

@@ -51,11 +51,13 @@ def at(material, *key):
 
 # --- features ---------------------------------------------------------------------------------------------------------
 def test_by_default_everything_at_every_level(opened, settings) -> None:
-    assert default_questions(opened, settings()) == [
-        "mtr level=C3,C4,C5,C6,C3,compressed", "area level=C3,C4,C5,C6,C3,compressed", "diameter_ap level=C3,C4,C5,C6,C3,compressed",
-    ]  # fmt: skip
+    mtr, *measures = default_questions(opened, settings())
+    assert measures == ["area level=C3,C4,C5,C6,C3,compressed", "diameter_ap level=C3,C4,C5,C6,C3,compressed"]
+    assert mtr.startswith("mtr tract='WM left fasciculus gracilis' ")
+    assert mtr.endswith(" tract='ventral funiculi' level=C3,C4,C5,C6,C3,compressed")
     f = gather(opened, settings()).features
-    assert len(f) == (43 + 2) * 5
+    assert len(f) == (42 + 2) * 5  # all but CSF
+    assert not f[schema.REGION].str.startswith("CSF").any()
     assert not f.duplicated(KEYS).any()
     assert f.groupby("metric")["units"].unique().str[0].to_dict() == {"area": "mm2", "diameter_ap": "mm", "mtr": "percent"}
     assert set(f["level"]) == {"C3", "C4", "C5", "C6", COMPRESSED}
@@ -129,7 +131,7 @@ def test_features_that_too_few_have_are_left_out_and_counted(opened, settings) -
     holed["mtr_wa"].loc[{"level": "C5", "subject": range(0, 10, 2)}] = np.nan  # five: not more than a half
     m = gather(holed, settings())
     assert set(m.features.query("metric == 'mtr'")["level"]) == {"C3", "C4", "C5", COMPRESSED}
-    assert any("43 features are missing in more than 50% of a group" in note for note in m.notes)
+    assert any("42 features are missing in more than 50% of a group" in note for note in m.notes)
     named = gather(holed, settings(features=["mtr tract='white matter' level=C6,C3"]))
     assert np.isnan(named.values).sum(axis=0).tolist() == [6, 0]  # the study file named it: it stays
 

@@ -81,7 +81,7 @@ def test_large_drawing_is_shown_as_pixels(whole_study: Any, plain_figures: Any, 
     monkeypatch.setattr(module, "FIGURE_BYTES", 10)
     read = Reader(write_report(*whole_study, tmp_path).read_text(encoding="utf-8"))
     assert all(src.startswith("data:image/png;base64,") for src in read.all("img", "src"))
-    assert all(int(w) == 288 for w in read.all("img", "width"))  # 3 inches
+    assert all(200 < int(w) <= 300 for w in read.all("img", "width"))  # 3 inches, less the empty rim
 
 
 def test_quality_is_a_row_a_number(whole_study: Any) -> None:
