@@ -268,7 +268,8 @@ class AnalysisConfig(Section):
     quality: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     """Quality number -> smallest and largest value that is let in (``mt_dice: [0.85, null]``); a subject without the number stays."""
     features: tuple[str, ...] = ()
-    """Questions as in ``cohort-engine query``: ``mtr level=C2,C5:C6,compressed``; by default every metric in every region of tissue, and the measures, at every level."""
+    """Questions as in ``cohort-engine query``: ``mtr level=C2,C5:C6,compressed``; by default all: every metric in every region of tissue, area and
+    diameter, at every level."""
     space: Literal["template", "native"] = schema.SPACE_TEMPLATE
     """Tables to read."""
     max_missing: float = Field(default=0.5, ge=0, lt=1)
