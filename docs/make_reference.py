@@ -35,7 +35,8 @@ def config_page() -> str:
                 default = "section" + (", required" if info.is_required() else "")
             else:
                 default = "required" if info.default is PydanticUndefined else f"`{info.default!r}`"
-            lines.append(f"| `{key}` | {default} | {" ".join((info.description or "").split())} |")
+            meaning = " ".join((info.description or "").split())
+            lines.append(f"| `{key}` | {default} | {meaning} |")
         lines.append("")
         for section in sections:
             walk(*section)
