@@ -285,11 +285,36 @@ def _cord_of(soft: NDArray[np.float32], image: _Located) -> NDArray[np.bool_]:
         largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count > 1 else mask[:, :, z]
         filled = ndimage.binary_fill_holes(largest)
         mask[:, :, z] = filled & (filled.sum() * dx * dy >= SMALLEST)
+    mask[:, :, ~_without_islands(np.asarray(mask.any(axis=(0, 1))))] = False
     runs, count = ndimage.label(_bridged(np.asarray(mask.any(axis=(0, 1))), dz))
     for run in (np.flatnonzero(runs == n) for n in range(1, count + 1)):
         if len(run) * dz < min(SHORTEST, 0.5 * mask.shape[2] * dz) or image.curve.confidence[run].mean() < HALF:
             mask[:, :, run] = False
     return mask
+
+
+def _without_islands(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop runs of slices that are shorter than the gap between them and the rest, seen from the longest run.
+
+    Examples
+    --------
+    >>> _without_islands(np.array([1, 0, 1, 1, 1, 1, 0, 0, 1], bool)).astype(int).tolist()
+    [1, 0, 1, 1, 1, 1, 0, 0, 0]
+    """
+    runs, count = ndimage.label(present)
+    ends = [(int(r[0].start), int(r[0].stop)) for r in ndimage.find_objects(runs)]
+    out = np.zeros_like(present)
+    if not count:
+        return out
+    longest = int(np.argmax([b - a for a, b in ends]))
+    out[slice(*ends[longest])] = True
+    for order in (range(longest + 1, count), range(longest - 1, -1, -1)):
+        low, high = ends[longest]
+        for first, stop in (ends[k] for k in order):
+            if stop - first >= max(first - high, low - stop):
+                out[first:stop] = True
+                low, high = min(low, first), max(high, stop)
+    return out
 
 
 def _bridged(present: NDArray[np.bool_], spacing: float) -> NDArray[np.bool_]:
