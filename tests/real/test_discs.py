@@ -42,20 +42,40 @@ def tell(name: str, found: Labelling) -> str:
     return f"\n{name:24s} {discs or found.flags} {'' if not found.flags else {n: round(c, 2) for n, c in found.doubt.items()}}"
 
 
+PEOPLE = ["errsm_11", "errsm_18", "errsm_23"]
+
+
+def drawn_here(image: Volume) -> Volume:
+    return Volume(segment(image.data, image.affine).mask.astype(np.float32), image.affine)
+
+
+def test_images_alone_are_named_or_asked_about(real_data: Path, pam50: Template, capsys: pytest.CaptureFixture[str]) -> None:
+    """With masks that are drawn here, most are named; whether right is the next test's matter."""
+    flags = {}
+    for person in PEOPLE:
+        image = load(real_data / person / "t2" / "t2")
+        flags[person] = named(image, drawn_here(image), pam50).flags
+    with capsys.disabled():
+        print(f"\nown masks: {flags}", end="")
+    assert sum(not f for f in flags.values()) >= 2
+
+
 @pytest.mark.parametrize("mask", ["manual", "PropSeg", "own"])
-@pytest.mark.parametrize("person", ["errsm_11", "errsm_18", "errsm_23"])
+@pytest.mark.parametrize("person", PEOPLE)
 def test_bodies_of_c2_and_t2(person: str, mask: str, real_data: Path, pam50: Template, capsys: pytest.CaptureFixture[str]) -> None:
     """The middle of C2 and of T2, which a person marked on the cord, lie within half a vertebra of where the named discs put them."""
     folder = real_data / person / "t2"
     image = load(folder / "t2")
     path = folder / f"t2_{'manual_segmentation' if mask == 'manual' else 'segmentation_PropSeg'}"
     if mask == "own":
-        cord = Volume(segment(image.data, image.affine).mask.astype(np.float32), image.affine)
+        cord = drawn_here(image)
     elif not path.with_suffix(".nii.gz").exists():
         pytest.skip("this scan has no such mask")
     else:
         cord = load(path)
     found = named(image, cord, pam50)
+    if mask == "own" and found.flags:
+        pytest.skip("asks for a landmark")
     points = load(folder / "t2_landmarks_C2_T2_center")
     marks = landmarks_from_labels(points.data, points.affine, kind=schema.BODY, what="bodies")
     axis = level_axis(found.centreline, found.landmarks(), pam50)
