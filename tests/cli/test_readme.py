@@ -39,7 +39,9 @@ def test_a_study_of_your_own(tmp_path: Path) -> None:
             for line in text.splitlines():
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 printed[words[1]] = run(words, tmp_path)
-    assert "3 subjects" in printed["simulate"]
+    assert "4 subjects" in printed["simulate"]
+    assert "4 people were analysed" in printed["analyse"]
+    assert (tmp_path / "study_analysis" / "report.html").stat().st_size > 50_000
     assert "fit_mt" in printed["status"]
     assert "DCM" in printed["query"]
     assert "0 problems" in printed["verify"]
