@@ -63,7 +63,7 @@ def store_page() -> str:
         "attributes. NaN is missing; zero is a value. The ledger lies beside the store (`<store>.ledger/<row>/<stage>.json`).", "",
         "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, with morphometry (`stages.shape.source`), and with the",
         "quality numbers of warps (`qc/mt_inverse_residual`, `qc/mt_label_dice`) that only `data.source: sct` has;",
-        "`subjects/*` holds the typed columns of `participants.tsv`.",
+        "`subjects/*` holds the typed columns of `participants.tsv`, `analysis/*` the [tables of an analysis](analysis.md), one array a column.",
         "",
         "| array | dims | chunk | dtype | unit | meaning |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
