@@ -147,7 +147,7 @@ def quantity(metric: str, estimator: str = schema.WA) -> str:
     >>> quantity("mtr"), quantity("mtr", "map"), quantity("diameter_ap", "")
     ('MTR', 'MTR (map)', 'AP diameter')
     """
-    return "AP diameter" if metric == schema.DIAMETER_AP else label(metric, "", "", estimator)
+    return label(metric, "", "", estimator)
 
 
 def sample(found: Analysis) -> str:

@@ -17,7 +17,7 @@ from cohort_engine.analysis.compression import Compression, find_compression
 from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
-from cohort_engine.query.accessor import CORD, PROFILE_VARIABLES, open_cohort
+from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
 from cohort_engine.query.frame import Query, parse_query
 from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.reduce.operator import LevelRange
@@ -194,15 +194,12 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     return _harmonised(material, config)
 
 
-def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> dict[str, bool]:
-    """Every question of the analysis -> whether the study file names it."""
+def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
+    """List every question of the analysis once: those of the study file, then the default ones, if it names no features."""
     named = [*config.features, *(q for pair in config.roc.compare for q in pair), *config.classifier.markers]
     columns = set(subject_table(ds).columns)
     named += [q for q in config.clusters.features if q not in columns]
-    out = dict.fromkeys(named, True)
-    for question in [] if config.features else default_questions(ds, config):
-        out.setdefault(question, False)
-    return out
+    return list(dict.fromkeys([*named, *([] if config.features else default_questions(ds, config))]))
 
 
 def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
@@ -262,10 +259,17 @@ def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[str], f
     k = min(map(len, sessions))
     rows = np.concatenate([s[:k] for s in sessions])
     found, values = read_features(ds.isel({schema.SUBJECT: rows}), questions, None)
+    return in_order(found, values, features).reshape(len(sessions), k, -1)
+
+
+def in_order(found: pd.DataFrame, values: FloatArray, features: pd.DataFrame) -> FloatArray:
+    """Values (subject, feature) of `found` in the order of `features`; NaN where it has none of them."""
     place = {row: i for i, row in enumerate(found[list(KEYS)].itertuples(index=False, name=None))}
-    at = [place.get(row, -1) for row in features[list(KEYS)].itertuples(index=False, name=None)]
-    chosen = np.where(np.array(at) >= 0, values[:, at], np.nan)
-    return chosen.reshape(len(sessions), k, -1)
+    out = np.full((len(values), len(features)), np.nan)
+    for j, row in enumerate(features[list(KEYS)].itertuples(index=False, name=None)):
+        if row in place:
+            out[:, j] = values[:, place[row]]
+    return out
 
 
 def _table(ds: xr.Dataset, q: Query, levels: Sequence[str]) -> xr.DataArray:
@@ -365,6 +369,3 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
             "group tests count that; ROC curves, norms and clusters cannot"
         )
     return replace(material, values=out, models=models, notes=(*material.notes, *notes))
-
-
-__all__ = ["COMPRESSED", "CORD", "KEYS", "Material", "Profile", "gather", "label", "read_features"]

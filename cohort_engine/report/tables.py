@@ -25,7 +25,7 @@ from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
 from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
 from cohort_engine.reduce.operator import WHOLE
-from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, read_features
+from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
 from cohort_engine.report.people import IDENTITY, subject_table
 
 Tables = dict[str, pd.DataFrame]
@@ -35,6 +35,7 @@ FEATURE = [*KEYS, "units"]
 CURVES_AT_MOST = 12
 """Features whose whole ROC curve is kept: those of the pairs, and the best."""
 CLASSIFIER = "all markers"
+"""Name of the classifier beside those of single markers."""
 BAND = (5.0, 50.0, 95.0)
 """Centiles of the healthy band along the cord."""
 
@@ -408,11 +409,7 @@ def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[st
         for f in m.features.to_dict("records") if f[METRIC] in known and _has_level(ds.cohort.levels, str(f[schema.LEVEL]))
     ]  # fmt: skip
     features, values = read_features(ds, questions, None)
-    place = {tuple(row): i for i, row in enumerate(features[list(KEYS)].itertuples(index=False, name=None))}
-    healthy = np.full((ds.sizes[schema.SUBJECT], len(m.features)), np.nan)
-    for j, row in enumerate(m.features[list(KEYS)].itertuples(index=False, name=None)):
-        if tuple(row) in place:
-            healthy[:, j] = values[:, place[tuple(row)]]
+    healthy = in_order(features, values, m.features)
     if not np.isfinite(healthy).any():
         raise StoreError(
             expected="features that both cohorts have", found="none", where="analysis.norms.reference",
