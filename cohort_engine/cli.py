@@ -325,13 +325,17 @@ def segment(
     image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask to write.")],
     soft: Annotated[Path | None, typer.Option("--soft", help="Write the part of each voxel that is cord here as well.")] = None,
+    grey: Annotated[Path | None, typer.Option("--grey", help="Write the part of each voxel that is grey matter here as well.")] = None,
     device: Device = "auto",
     half: Half = None,
 ) -> None:
     """Segment the spinal cord. An image without one gives an empty mask; what is odd is printed."""
     from cohort_engine.engine.segment import segment_image
 
-    _say(_found(segment_image(image, out, soft=soft, device=device, half=half)))
+    found = segment_image(image, out, soft=soft, grey=grey, device=device, half=half)
+    _say(_found(found))
+    if grey is not None:
+        _say(_shows_grey(found.grey_contrast))
 
 
 @app.command()
@@ -381,6 +385,13 @@ def _found(segmentation: Any) -> str:
     slices, flags = segmentation.slices, [f"[yellow]{f}[/]: {FLAGS[f]}" for f in segmentation.flags]
     where = f"cord in {len(slices)} slices, {slices[0]} to {slices[-1]} from the bottom" if len(slices) else "no slice with cord"
     return "\n".join([where, *flags])
+
+
+def _shows_grey(contrast: float) -> str:
+    from cohort_engine.cord.grey import SHOWN
+
+    clear = abs(contrast) >= SHOWN
+    return f"grey matter stands out from white matter by {contrast:+.1f} times the noise" + ("" if clear else ": what was drawn is a guess")
 
 
 @app.command()

@@ -427,6 +427,7 @@ LEAST_CONFIDENCE = "cord_confidence_min"
 AREA_JUMP = "area_jump"
 GAPS = "cord_gaps"
 ENDS = "cord_ends"
+GREY_CONTRAST = "grey_contrast"
 SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     CORD_LENGTH: ("length of the centreline inside the mask", "mm"),
     CONFIDENCE: ("mean over slices of how certain the place of the cord is", "1"),
@@ -434,6 +435,7 @@ SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     AREA_JUMP: ("largest change of the area from a slice to the next, over their mean", "1"),
     GAPS: ("slices without cord between slices with cord", "1"),
     ENDS: ("ends of the cord inside the image: 0 to 2", "1"),
+    GREY_CONTRAST: ("step of the grey values from white to grey matter over the noise inside the cord, median over slices", "1"),
 }
 """Quality numbers of a mask that was drawn here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
 

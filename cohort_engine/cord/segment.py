@@ -1,9 +1,10 @@
-"""The cord in an image of any contrast, resolution and field of view: where it runs, and its border.
+"""The cord in an image of any contrast, resolution and field of view: where it runs, its border, and its grey matter.
 
 1. A coarse network looks at whole slices a few millimetres apart, as they are and with their brightness evened out, and gives a heat map
    of the cord's centre in each.
 2. One optimal curve through all of them is the centreline (`cord.curve`).
-3. A fine network looks at a window around the curve in every slice, and gives the part of each pixel that is cord.
+3. A fine network looks at a window around the curve in every slice, as it is and mirrored, and gives the part of each pixel that is cord,
+   and that is grey matter.
 
 An image without a cord gives an empty mask and a flag, never scattered voxels.
 """
@@ -22,6 +23,7 @@ from scipy import ndimage
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.curve import Curve, optimal_curve, refined_curve
+from cohort_engine.cord.grey import grey_contrast
 from cohort_engine.errors import CordError, InputError
 from cohort_engine.template.packing import FloatArray, apply_affine
 
@@ -73,6 +75,11 @@ class Segmentation:
         Part of each voxel that is cord, 0 to 1, on the image's grid.
     mask : (x, y, z) bool array
         `soft` of at least one half, one piece without holes a slice.
+    grey : (x, y, z) float32 array or None
+        Part of each voxel that is grey matter, 0 to 1 and at most `soft`. Where the image shows none (see `grey_contrast`) it is what the network
+        expects in such a cord. None where the networks draw none.
+    grey_contrast : float
+        How clearly the image shows it, see `cord.grey.grey_contrast`; NaN where there is none.
     curve : Curve
         Centre of the cord by slice; positions in mm along the image's axes, from the centre of its first voxel.
     affine : (4, 4) array
@@ -83,6 +90,8 @@ class Segmentation:
 
     soft: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    grey: NDArray[np.float32] | None
+    grey_contrast: float
     curve: Curve
     affine: FloatArray
     flags: tuple[str, ...]
@@ -162,7 +171,7 @@ def segment_all(
     nets = networks or load_cord()
     located = [_locate(*_checked(data, affine, what), nets.coarse) for data, affine in images]
     windows = [_windows(image, nets.fine) for image in located if len(image.slices)]
-    drawn = nets.fine(joined(windows))[:, 0] if windows else None
+    drawn = _drawn(nets.fine, joined(windows)) if windows else None
     out, first = [], 0
     for image in located:
         last = first + len(image.slices)
@@ -239,11 +248,16 @@ def _windows(image: _Located, fine: Network) -> Tensor:
     return torch.cat(out)
 
 
+def _drawn(fine: Network, windows: Tensor) -> Tensor:
+    """Probabilities (n, output, y, x): the mean over the windows as they are and mirrored, since left and right are alike."""
+    return 0.5 * (fine(windows) + fine(windows.flip(-1)).flip(-1))
+
+
 def _finish(image: _Located, drawn: Tensor | None, fine: Network) -> Segmentation:
     """Bring the windows back onto the image's grid, keep the cord, and say what is odd."""
     from cohort_engine.nn.infer import resampling
 
-    soft = np.zeros(image.data.shape, np.float32)
+    parts = np.zeros((fine.outputs, *image.data.shape), np.float32)
     if drawn is not None and len(image.slices):
         h = fine.spacing
         for k, z in enumerate(image.slices):
@@ -253,10 +267,12 @@ def _finish(image: _Located, drawn: Tensor | None, fine: Network) -> Segmentatio
                 first, last = max(0, int(np.floor((o - h) / s))), min(n, int(np.ceil((o + fine.size * h) / s)) + 1)
                 boxes.append(slice(first, max(first, last)))
                 onto.append(resampling(fine.size, h, _positions(boxes[-1], s, o), s))
-            soft[boxes[0], boxes[1], z] = (onto[0] @ drawn[k].mT @ onto[1].mT).numpy()
-    mask = _cord_of(soft, image)
+            parts[:, boxes[0], boxes[1], z] = (onto[0] @ drawn[k].mT @ onto[1].mT).numpy()
+    soft, mask = parts[0], _cord_of(parts[0], image)
     soft *= ndimage.binary_dilation(mask, np.ones((5, 5, 1), bool)) if mask.any() else 0.0
-    return Segmentation(soft, mask, _through(soft, mask, image), image.affine, _flags(mask, image))
+    grey = np.minimum(parts[1], soft) if fine.outputs > 1 else None
+    contrast = np.nan if grey is None else grey_contrast(image.data, soft, grey)
+    return Segmentation(soft, mask, grey, contrast, _through(soft, mask, image), image.affine, _flags(mask, image))
 
 
 def _through(soft: NDArray[np.float32], mask: NDArray[np.bool_], image: _Located) -> Curve:
@@ -351,4 +367,5 @@ def quality(found: Segmentation) -> dict[str, float]:
         schema.CORD_LENGTH: float(steps.sum()), schema.CONFIDENCE: float(found.confidence[inside].mean()),
         schema.LEAST_CONFIDENCE: float(found.confidence[inside].min()), schema.AREA_JUMP: float(change.max(initial=0)),
         schema.GAPS: float(len(inside) - len(slices)), schema.ENDS: float((slices[0] > 1) + (slices[-1] < found.mask.shape[2] - 2)),
+        schema.GREY_CONTRAST: found.grey_contrast,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The cord of one image: mask and centreline as files."""
+"""The cord of one image: mask, grey matter and centreline as files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ NIFTI = (".nii", ".nii.gz")
 
 
 def segment_image(
-    image: str | Path, out: str | Path, *, soft: str | Path | None = None, device: str = "auto", half: bool | None = None
-) -> Segmentation:
+    image: str | Path, out: str | Path, *, soft: str | Path | None = None, grey: str | Path | None = None, device: str = "auto",
+    half: bool | None = None,
+) -> Segmentation:  # fmt: skip
     """Segment the cord of an image file.
 
     Parameters
@@ -29,6 +30,8 @@ def segment_image(
         Binary mask to write: uint8, axes in RAS+ order, in the image's world.
     soft : path or URL, optional
         Part of each voxel that is cord, 0 to 1, float32.
+    grey : path or URL, optional
+        Part of each voxel that is grey matter, 0 to 1, float32; see `Segmentation.grey` and `Segmentation.grey_contrast`.
     device, half
         See `nn.weights.load_cord`.
 
@@ -46,6 +49,9 @@ def segment_image(
     write_volume(out, Volume(found.mask, affine))
     if soft is not None:
         write_volume(soft, Volume(found.soft, affine))
+    if grey is not None:
+        assert found.grey is not None  # the packaged networks draw it
+        write_volume(grey, Volume(found.grey, affine))
     return found
 
 

@@ -8,6 +8,7 @@ or blurring a mask would wear its convex parts off. Between slices, which may be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def _fine(pixel: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class StraightCord:
-    """A cord mask in cord coordinates.
+    """A cord mask, and what else an image says of it, in cord coordinates.
 
     Attributes
     ----------
@@ -108,6 +109,8 @@ class StraightCord:
         Depth (mm) of the mask where the line (a, b) along the cord meets each image slice.
     origin, step : float
         The lines: a and b are ``origin + step * index``, mm.
+    pixels : (2, a, b, slice) array
+        Where in the image slices the lines meet them.
     """
 
     centreline: Centreline
@@ -116,6 +119,7 @@ class StraightCord:
     contours: NDArray[np.float32]
     origin: float
     step: float
+    pixels: FloatArray
 
     @classmethod
     def of_mask(
@@ -138,7 +142,7 @@ class StraightCord:
         fine, corner = depth(cord[:, :, slices], np.linalg.norm(affine[:3, :2], axis=0))
         at = [_fine(points[k] - corner[k]) for k in (0, 1)]
         at.append(np.broadcast_to(np.arange(len(slices)), at[0].shape))
-        return cls(centreline, affine, int(slices[0]), ndimage.map_coordinates(fine, at, order=1, mode="nearest"), float(a[0]), step)
+        return cls(centreline, affine, int(slices[0]), ndimage.map_coordinates(fine, at, order=1, mode="nearest"), float(a[0]), step, points)
 
     def world(self, a: FloatArray, b: FloatArray, arc: FloatArray) -> FloatArray:
         """Position (..., 3), RAS+ mm, of cord coordinates; `arc` (z,) belongs to the last axis of `a` and `b` (..., z)."""
@@ -147,11 +151,22 @@ class StraightCord:
 
     def depth(self, a: FloatArray, b: FloatArray, arc: FloatArray) -> NDArray[np.float32]:
         """Depth (..., z) of the mask, mm, at cord coordinates; the end slices reach on for ever."""
+        return self._between(self.contours, a, b, arc)
+
+    def look(self, data: NDArray[Any], a: FloatArray, b: FloatArray, arc: FloatArray) -> NDArray[np.float32]:
+        """Values (..., z) of an array (x, y, slice) on the image's grid at cord coordinates, interpolated along the cord; 0 outside the image."""
+        slices = np.arange(self.contours.shape[2])
+        at = [*self.pixels, np.broadcast_to(slices, self.contours.shape)]
+        part = np.asarray(data, np.float32)[:, :, self.first_slice : self.first_slice + len(slices)]
+        return self._between(ndimage.map_coordinates(part, at, order=1, mode="constant"), a, b, arc)
+
+    def _between(self, lines: NDArray[np.float32], a: FloatArray, b: FloatArray, arc: FloatArray) -> NDArray[np.float32]:
+        """Interpolate what lines along the cord (a, b, slice) meet in the slices."""
         e_x, e_y, _ = self.centreline.frame(arc)
         into = np.linalg.inv(self.affine)[2]
         level = self.centreline.position(arc) @ into[:3] + into[3] + a * (e_x @ into[:3]) + b * (e_y @ into[:3])
         at = ((a - self.origin) / self.step, (b - self.origin) / self.step, level - self.first_slice)
-        return np.asarray(ndimage.map_coordinates(self.contours, at, order=1, mode="nearest"))
+        return np.asarray(ndimage.map_coordinates(lines, at, order=1, mode="nearest"))
 
 
 def _pierce(centreline: Centreline, affine: FloatArray, slices: NDArray[np.int64], a: FloatArray) -> FloatArray:

@@ -73,6 +73,10 @@ class Odds:
         Samples in which cord and fluid hardly differ, beside all that is bright around them: proton density under a surface coil.
     tilt : float
         Standard deviation of the tilt of thin slices against the cord, degrees.
+    stripe : float
+        Samples in which the edge of the cord repeats inside it, as it does where a scan stops short of the high spatial frequencies.
+    butterfly : float
+        Samples in which grey matter has a shape of its own and clear contrast, instead of what the cord's warps and chance give it.
     """
 
     inset: float = 0.25
@@ -95,10 +99,14 @@ class Odds:
     edge: float = 0.15
     quiet: float = 0.0
     tilt: float = 18.0
+    stripe: float = 0.0
+    butterfly: float = 0.0
 
 
 class Batch(NamedTuple):
-    """Samples: `image` (n, 3, y, x) scaled as inference scales, `label` (n, 1, y, x) the cord's fraction, 0 to 1, in the middle slice."""
+    """Samples: `image` (n, 3, y, x) scaled as inference scales, `label` (n, 2, y, x) the fractions of cord and of grey matter, 0 to 1, in the
+    middle slice.
+    """
 
     image: Tensor
     label: Tensor
@@ -159,7 +167,7 @@ class Generator:
     >>> g = Generator(anatomy_of(parametric_cord(spacing=1.0, top="C3", bottom="C4")), Frame(32, 1.0, 4.0))
     >>> batch = g.batch(4, seed=1)
     >>> tuple(batch.image.shape), tuple(batch.label.shape), bool((g.batch(4, seed=1).image == batch.image).all())
-    ((4, 3, 32, 32), (4, 1, 32, 32), True)
+    ((4, 3, 32, 32), (4, 2, 32, 32), True)
     """
 
     def __init__(self, anatomy: Anatomy, frame: Frame, odds: Odds | None = None, *, device: str = "cpu") -> None:
@@ -215,8 +223,11 @@ class Generator:
         cy = cy + tight * r.uniform(-0.06, 0.06) * cx**2
         mean = (broad * thin).sqrt() * scale
         cord_d, grey = self._look(cx, cy, slices, (0, 2))
+        if odds.butterfly:
+            own, grey = self._butterfly(r, cx, cy, slices, grey)
         label = self._label(cord_d[:, 1], odds.inset)
         cord = _fraction(cord_d * mean, h)
+        label = torch.cat([label, (grey[:, 1] * cord[:, 1]).mean(1, keepdim=True) * (label > 0)], 1)
         in_brain, has_canal, has_cord = self._presence(r)
         cord, label = cord * has_cord, label * has_cord[:, 0]
         room = r.uniform(0.85, 1.4) * (1 - 0.15 * tight)
@@ -241,7 +252,11 @@ class Generator:
         texture = r.field(size, size * h / 3) * r.uniform(0, 1) ** 2 * 0.06
         grey_step = torch.where(r.uniform(0, 1) < 0.75, r.normal() * 0.12, r.uniform(-0.5, 0.5))
         spots = torch.sigmoid((r.field(size, max(4.0, size * h / 4)) - 1.3) * 6) * r.yes(odds.lesion) * r.uniform(-0.5, 0.6)
+        if odds.butterfly:
+            grey_step = torch.where(own > 0, r.uniform(0.25, 0.9) * step, grey_step)
         inside = white + grey_step * grey + texture + spots
+        if odds.stripe:
+            inside = inside + step * self._stripes(r, cord_d * mean, cy, scan)
         nulled = r.yes(odds.diffusion)  # diffusion weighting leaves little but the cord
         image = image * (1 - nulled * (1 - r.uniform(0.02, 0.4)))
         image = _over(image, cord, torch.where(nulled > 0, inside.clamp(min=0.35), inside))
@@ -282,6 +297,21 @@ class Generator:
         source = self.section[slices.reshape(-1)][:, channels]
         out = torch.nn.functional.grid_sample(source, grid.reshape(-1, size, size, 2), padding_mode="border", align_corners=False)
         return tuple(out[:, c].view(n, k, parts, size, size) for c in range(len(channels)))
+
+    def _butterfly(self, r: Draw, x: Tensor, y: Tensor, slices: Tensor, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """Grey matter, in some samples wider or slimmer than the template's and warped in itself; and in which."""
+        own = r.yes(self.odds.butterfly)
+        size, cells = self.frame.size, max(4.0, self.frame.size * self.frame.spacing / 3)
+        gx, gy = (q * r.uniform(0.85, 1.18) + r.uniform(0, 0.45) * r.field(size, cells, drift=0.15) for q in (x, y))
+        (other,) = self._look(gx, gy, slices, (2,))
+        return own, self.torch.where(own > 0, other, grey)
+
+    def _stripes(self, r: Draw, distance: Tensor, y: Tensor, scan: _Scan) -> Tensor:
+        """Waves of two voxels' length inside the cord, along its edge or straight across it; part of the step between cord and fluid."""
+        length = 2 * scan.side_y.clamp(min=self.frame.spacing) * r.uniform(0.7, 1.3)
+        along = self.torch.where(r.yes(0.5) > 0, distance, y)
+        wave = (2 * math.pi * along / length + r.uniform(0, 2 * math.pi)).cos()
+        return r.yes(self.odds.stripe) * r.uniform(0.05, 0.4) * wave
 
     def _label(self, distance: Tensor, inset: float) -> Tensor:
         """Fraction (n, 1, y, x) of the middle slice inside the border, moved inwards; `distance` (n, parts, y, x) in warped millimetres."""

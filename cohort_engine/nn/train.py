@@ -31,6 +31,8 @@ HELD_OUT = 1 << 40
 """Block numbers from here on are never trained on."""
 HEAD_BIAS = "head.bias"
 """Constants of a network's outputs."""
+HEAD = ("head.weight", HEAD_BIAS)
+"""Weights that have a row an output."""
 CALIBRATION = 1 << 20
 """Blocks from here on beyond `HELD_OUT` settle the constant of `Training.finish`."""
 _STRIDE = 1_000_003
@@ -64,11 +66,13 @@ class NetConfig(Net):
     jitter: float = Field(ge=0)
     """Distance of the cord from the middle of a sample, at most, in x and y, mm."""
     heat: bool = False
-    """Second output: a heat map of the cord's centre."""
+    """Output after the cord: a heat map of its centre."""
+    grey: bool = False
+    """Last output: grey matter."""
 
     @property
     def outputs(self) -> int:
-        return 2 if self.heat else 1
+        return 1 + self.heat + self.grey
 
     @property
     def frame(self) -> synth.Frame:
@@ -171,9 +175,14 @@ class Run:
         self._ring: list[synth.Batch] = []
 
     def begin(self, weights: Mapping[str, Tensor], content: str) -> None:
-        """Start from these weights instead of random ones; `content` is their hash."""
+        """Start from these weights instead of random ones; `content` is their hash. Outputs that they lack keep their random weights."""
         for net in (self.net, self.mean):
-            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+            own = net.state_dict()
+            given = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+            for key in HEAD:
+                if key in given:
+                    given[key] = self.torch.cat([given[key].to(self.device), own[key][len(given[key]) :]])
+            net.load_state_dict(given)
         self.start = content
 
     def _build(self) -> nn.Module:
@@ -332,10 +341,13 @@ class Training(Run):
         return synth.Batch(image + noise * torch.rand((n, 1, 1, 1), generator=r, device=self.device) ** 3 * 0.2, label)
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Cross entropy and soft Dice of the cord, and of the heat map where the network draws one."""
-        total = cross_entropy_and_dice(logits[:, :1], label, 1.0)
+        """Cross entropy and soft Dice of the cord, and of the heat map and grey matter where the network draws them."""
+        cord, grey = label[:, :1], label[:, 1:]
+        total = cross_entropy_and_dice(logits[:, :1], cord, 1.0)
         if self.net_config.heat:
-            total = total + cross_entropy_and_dice(logits[:, 1:], synth.heat_map(label, self.net_config.spacing), 0.5)
+            total = total + cross_entropy_and_dice(logits[:, 1:2], synth.heat_map(cord, self.net_config.spacing), 0.5)
+        if self.net_config.grey:
+            total = total + 0.5 * cross_entropy_and_dice(logits[:, -1:], grey, 1.0)
         return total
 
     def finish(self, blocks: int = 12) -> None:
@@ -351,6 +363,7 @@ class Training(Run):
         with torch.no_grad():
             for number in range(blocks):
                 image, label = self.block(HELD_OUT + CALIBRATION + number)
+                label = label[:, :1]
                 there = label.sum((1, 2, 3)) * self.net_config.spacing**2 > synth.CUT
                 logits.append(self.mean(image.contiguous(memory_format=torch.channels_last))[there, :1].flatten())
                 total += float((label[there] > 0.5).sum())
@@ -359,15 +372,21 @@ class Training(Run):
             dict(self.mean.named_parameters())[HEAD_BIAS][0] += self.shift
 
     def validate(self, blocks: int = 6) -> dict[str, float]:
-        """Scores of the averaged network on held-out samples: mean Dice of the slices with a cord, area bias (%), false cords (share)."""
+        """Scores of the averaged network on held-out samples: mean Dice of the slices with a cord, area bias (%), false cords (share).
+
+        And, where it draws grey matter, mean Dice of that.
+        """
         torch = self.torch
-        dice, drawn, true, false, empty = [], 0.0, 0.0, 0, 0
+        dice, grey, drawn, true, false, empty = [], [], 0.0, 0.0, 0, 0
         self.mean.eval()
         with torch.no_grad():
             for number in range(blocks):
                 image, label = self.block(HELD_OUT + number)
-                p = (self.mean(image.contiguous(memory_format=torch.channels_last))[:, :1].sigmoid() > 0.5).float()
-                q = (label > 0.5).float()
+                logits = self.mean(image.contiguous(memory_format=torch.channels_last))
+                if self.net_config.grey:
+                    grey += _overlap(logits[:, -1:] > 0, label[:, 1:] > 0.5)
+                label = label[:, :1]
+                p, q = (logits[:, :1] > 0).float(), (label > 0.5).float()
                 size = q.sum((1, 2, 3))
                 there = size * self.net_config.spacing**2 > synth.CUT
                 both = 2 * (p * q).sum((1, 2, 3)) / (p.sum((1, 2, 3)) + size).clamp(min=1)
@@ -375,7 +394,15 @@ class Training(Run):
                 drawn, true = drawn + float(p[there].sum()), true + float(q[there].sum())
                 none = label.sum((1, 2, 3)) == 0
                 empty, false = empty + int(none.sum()), false + int((p.sum((1, 2, 3))[none] * self.net_config.spacing**2 > synth.CUT).sum())
-        return {"dice": math.fsum(dice) / max(1, len(dice)), "bias": 100 * (drawn / max(true, 1e-9) - 1), "false": false / max(1, empty)}
+        scores = {"dice": math.fsum(dice) / max(1, len(dice)), "bias": 100 * (drawn / max(true, 1e-9) - 1), "false": false / max(1, empty)}
+        return scores | ({"grey": math.fsum(grey) / max(1, len(grey))} if self.net_config.grey else {})
+
+
+def _overlap(p: Tensor, q: Tensor) -> list[float]:
+    """Dice of the samples (n, 1, y, x) in which there is something."""
+    both, size = 2 * (p & q).sum((1, 2, 3)), q.sum((1, 2, 3))
+    out: list[float] = (both / (p.sum((1, 2, 3)) + size).clamp(min=1))[size > 0].tolist()
+    return out
 
 
 def cross_entropy_and_dice(logits: Tensor, target: Tensor, weight: float) -> Tensor:

@@ -24,7 +24,7 @@ DESCRIPTION = "description"
 
 
 class CordNetworks(NamedTuple):
-    """Both stages: `coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border."""
+    """Both stages: `coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border and its grey matter."""
 
     coarse: Network
     fine: Network
@@ -104,4 +104,4 @@ def _network(path: Path, device: str, dtype: Any) -> Network:
         facts = json.loads(file.metadata()[DESCRIPTION])
         weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     module = for_inference(weights, facts["channels"], facts["outputs"], device=device, dtype=dtype)
-    return Network(module, facts["size"], facts["spacing"], 2 ** (len(facts["channels"]) - 1))
+    return Network(module, facts["size"], facts["spacing"], 2 ** (len(facts["channels"]) - 1), facts["outputs"])

@@ -111,3 +111,18 @@ def test_the_end_slices_reach_on():
     straight = StraightCord.of_mask(cord, affine, slices, line, reach=8.0, step=0.5)
     beyond = straight.depth(np.zeros((1, 2)), np.zeros((1, 2)), np.array([-20.0, line.length + 20.0]))
     assert beyond == pytest.approx(np.full((1, 2), RADIUS), abs=0.3)
+
+
+def test_other_images_are_seen_along_the_same_lines():
+    """A ramp along the slices' first axis is met where the lines are; outside the image there is nothing."""
+    mask, affine, line = bent((0.9, 0.9, 5), 8)
+    cord, slices = cord_slices(mask, what="cord mask")
+    straight = StraightCord.of_mask(cord, affine, slices, line, reach=8.0, step=0.5)
+    ramp = np.broadcast_to(np.arange(mask.shape[0], dtype=np.float32)[:, None, None], mask.shape)
+    low, high = line.project(centreline_from_mask(mask, affine, what="cord mask").points[[0, -1]])[0]
+    arc = np.linspace(low + 6, high - 6, 10)
+    a, b, _ = np.broadcast_arrays(np.arange(-3, 4.0)[:, None, None], np.arange(-3, 4.0)[None, :, None], arc)
+    x = np.einsum("...k,k->...", straight.world(a, b, arc), np.linalg.inv(affine)[0, :3]) + np.linalg.inv(affine)[0, 3]
+    assert straight.look(ramp, a, b, arc) == pytest.approx(x, abs=0.05)
+    far = np.full((1, 1, 10), 500.0)
+    assert (straight.look(ramp + 1, far, far, arc)[0, 0] >= 0).all()

@@ -83,6 +83,24 @@ def test_the_edge_is_not_drawn_in_or_out(make_scan, template, voxel, bend):
 
 
 # --- what the map covers ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("voxel", [ISO, THICK], ids=["1 mm", "5 mm slices"])
+def test_grey_matter_moves_the_inside_and_leaves_the_outline(make_scan, template, voxel):
+    """Grey matter that lies 0.8 mm to the right of where the outline says it should be."""
+    scan = make_scan(voxel)
+    voxels = np.argwhere(ndimage.binary_dilation(scan.mask > 0, iterations=2))
+    home = scan.bend.template(voxels @ scan.affine[:3, :3].T + scan.affine[:3, 3]) - (0.8, 0.0, 0.0)
+    grey = np.zeros(scan.mask.shape, np.float32)
+    grey[tuple(voxels.T)] = np.nan_to_num(sample(template.gm, template.block_grid.affine, home))
+    plain, inner = (fit_template_map(scan.mask, scan.affine, scan.levels, template, grey=g) for g in (None, grey))
+    inside = np.zeros(template.gm.shape, bool)
+    inside[:, :, seen(plain)[10:-10]] = template.gm[:, :, seen(plain)[10:-10]] > 0.5
+    truth = scan.bend.native(template.block_grid.world(np.argwhere(inside).astype(float)) + (0.8, 0.0, 0.0))
+    off = [float(np.median(np.linalg.norm(fitted.block[inside] - truth, axis=-1))) for fitted in (plain, inner)]
+    assert off[0] == pytest.approx(0.8, abs=0.15)
+    assert off[1] < 0.6 * off[0]
+    assert inner.quality[schema.DICE] > plain.quality[schema.DICE] - 0.02
+
+
 @pytest.mark.parametrize("voxel", [ISO, THICK], ids=["1 mm", "5 mm"])
 def test_positions_end_half_a_slice_beyond_the_mask(make_scan, template, voxel):
     scan = make_scan(voxel, length=30.0)

@@ -39,7 +39,7 @@ def test_batches_are_finite_scaled_and_of_every_kind(anatomy: Anatomy) -> None:
     assert 0.7 < image.std() < 1.5
     assert label.min() >= 0
     assert label.max() <= 1
-    empty = (label.sum((1, 2, 3)) == 0).float().mean()
+    empty = (label[:, 0].sum((1, 2)) == 0).float().mean()
     assert 0.03 < empty < 0.4  # no canal, no cord in it, or a brain
 
 
@@ -47,7 +47,7 @@ def test_the_label_lies_a_constant_distance_inside_the_cord(anatomy: Anatomy) ->
     areas = []
     for inset in (0.0, 0.25, 0.5):
         generator = Generator(anatomy, FRAME, replace(ALWAYS_CORD, inset=inset))
-        areas.append(torch.cat([generator.batch(16, seed=s).label.sum((1, 2, 3)) for s in range(4)]))
+        areas.append(torch.cat([generator.batch(16, seed=s).label[:, 0].sum((1, 2)) for s in range(4)]))
     whole, less, least = (a[areas[2] > 20] for a in areas)
     rim = whole.sqrt() - less.sqrt()  # of a circle: sqrt(pi) times the inset
     assert float(rim.mean()) == pytest.approx(np.sqrt(np.pi) * 0.25, rel=0.15)
@@ -57,8 +57,30 @@ def test_the_label_lies_a_constant_distance_inside_the_cord(anatomy: Anatomy) ->
 
 def test_cords_have_the_size_of_the_template(anatomy: Anatomy) -> None:
     generator = Generator(anatomy, FRAME, replace(ALWAYS_CORD, inset=0.0))
-    area = torch.cat([generator.batch(32, seed=s).label.sum((1, 2, 3)) for s in range(8)])
+    area = torch.cat([generator.batch(32, seed=s).label[:, 0].sum((1, 2)) for s in range(8)])
     assert 55 < float(area.median()) < 110  # 73 mm2, times a scale of 0.67 to 1.56 squared
+
+
+@pytest.mark.parametrize("butterfly", [0.0, 1.0])
+def test_grey_matter_lies_inside_the_cord(anatomy: Anatomy, butterfly: float) -> None:
+    batches = [Generator(anatomy, FRAME, Odds(inset=0.0, compressed=0.0, butterfly=butterfly)).batch(16, seed=s) for s in range(4)]
+    cord, grey = (torch.cat([b.label[:, k] for b in batches]) for k in (0, 1))
+    there = cord.sum((1, 2)) > 20
+    assert not grey[cord == 0].any()
+    share = (grey.sum((1, 2)) / cord.sum((1, 2)))[there]
+    section = anatomy.section[len(anatomy.section) // 2]
+    assert float(share.median()) == pytest.approx(section[2].sum() / (section[0] > 0).sum(), rel=0.25)
+
+
+def test_what_does_not_happen_draws_nothing(anatomy: Anatomy) -> None:
+    """Odds of zero leave the samples as they were before these odds existed; others change the image, and stripes nothing of the label."""
+    plain, striped, other = (
+        Generator(anatomy, FRAME, replace(ALWAYS_CORD, **odds)).batch(4, seed=5) for odds in ({}, {"stripe": 1.0}, {"butterfly": 1.0})
+    )
+    assert torch.equal(plain.label, striped.label)
+    assert not torch.equal(plain.image, striped.image)
+    assert torch.equal(plain.label[:, 0], other.label[:, 0])
+    assert not torch.equal(plain.label[:, 1], other.label[:, 1])
 
 
 def test_without_vertebrae_and_with_them(anatomy: Anatomy) -> None:

@@ -95,6 +95,24 @@ def test_as_much_is_drawn_as_there_is(anatomy: Anatomy) -> None:
     assert finder.shift == 0
 
 
+def test_grey_matter_is_learnt_beside_the_cord(anatomy: Anatomy) -> None:
+    net = {**NET, "heat": False, "grey": True, "odds": {"butterfly": 1.0, "absent": 0.0, "brain": 0.0, "cauda": 0.0}}
+    run = Training(config(nets={"fine": net}, rate=0.01), "fine", anatomy)
+    assert run.net_config.outputs == 2
+    first = run.advance()
+    assert sum(run.advance() for _ in range(39)) / 39 < 0.9 * first
+    assert set(run.validate(blocks=2)) == {"dice", "bias", "false", "grey"}
+
+
+def test_an_output_that_the_earlier_weights_lack_starts_from_chance(anatomy: Anatomy) -> None:
+    old = Training(config(nets={"fine": {**NET, "heat": False}}, seed=1), "fine", anatomy)
+    new = Training(config(nets={"fine": {**NET, "heat": False, "grey": True}}, seed=2), "fine", anatomy)
+    own = new.net.head.weight.detach().clone()
+    new.begin(old.weights(), "hash")
+    torch.testing.assert_close(new.net.head.weight[:1], old.mean.head.weight.to(torch.bfloat16).float())
+    assert torch.equal(new.net.head.weight[1:], own[1:])
+
+
 def test_folding_the_normalisation_changes_nothing(anatomy: Anatomy) -> None:
     run = Training(config(), "fine", anatomy)
     for _ in range(3):
@@ -148,6 +166,8 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
         Training(config(nets={"fine": {**NET, "odds": {"lesions": 0.5}}}), "fine", anatomy)
 
 
-@pytest.mark.parametrize(("name", "nets"), [("cord", {"coarse", "fine"}), ("cord_more", {"fine"}), ("cord_long", {"coarse", "fine"})])
+@pytest.mark.parametrize(
+    ("name", "nets"), [("cord", {"coarse", "fine"}), ("cord_more", {"fine"}), ("cord_grey", {"fine"}), ("cord_long", {"coarse", "fine"})]
+)
 def test_the_training_files_of_the_project_are_valid(name: str, nets: set[str]) -> None:
     assert set(load_training(ROOT / "configs" / "training" / f"{name}.yaml").nets) == nets
