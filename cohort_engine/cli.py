@@ -305,6 +305,7 @@ def register(
     kind: Annotated[
         str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto reads the file name.")
     ] = "auto",
+    grey: Annotated[Path | None, typer.Option("--grey", help="Grey matter of the image (segment --grey): moves the inside of the cord.")] = None,
     template: TemplateName = "PAM50",
     template_path: TemplatePath = None,
     deformable: Annotated[bool, typer.Option(help="Run SyN after the geometric steps.")] = True,
@@ -315,7 +316,8 @@ def register(
     from cohort_engine.template import load_template
 
     quality = register_image(
-        image, mask=mask, levels=levels, out=out, kind=kind, template=load_template(template, path=template_path), deformable=deformable, seed=seed
+        image, mask=mask, levels=levels, out=out, kind=kind, grey=grey, template=load_template(template, path=template_path), deformable=deformable,
+        seed=seed,
     )  # fmt: skip
     _say(_table(quality, f"{out}", digits=3))
 

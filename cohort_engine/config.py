@@ -96,6 +96,8 @@ class FitConfig(Section):
     """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
     deformable: bool = True
     """Run SyN after the geometric steps."""
+    grey: bool = False
+    """Move the inside of the cord by its grey matter where the image shows it (T2*, MT); the networks draw it, 2 s a subject."""
     seed: int = 1
     """Seed handed to ANTs through the worker's environment, before antspyx is imported."""
 

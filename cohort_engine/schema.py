@@ -398,6 +398,7 @@ RESIDUAL = "landmark_residual"
 JACOBIAN_MIN = "jacobian_min"
 JACOBIAN_MAX = "jacobian_max"
 FIT_COVERAGE = "cord_coverage"
+GREY_DICE = "grey_dice"
 SHIFT = "shift_max"
 FLAGGED = "flagged_fraction"
 NEGATIVE = "negative_fraction"
@@ -410,6 +411,7 @@ FIT_QC: Mapping[str, tuple[str, str]] = {
     JACOBIAN_MIN: ("smallest Jacobian determinant of the deformable step inside the cord", "1"),
     JACOBIAN_MAX: ("largest Jacobian determinant of the deformable step inside the cord", "1"),
     FIT_COVERAGE: ("fraction of the template's cord voxels that lie inside the image", "1"),
+    GREY_DICE: ("Dice of the image's grey matter with the template's, where it guided the map", "1"),
 }
 """Quality numbers of a template map: ``qc/<contrast>_<key>``."""
 

@@ -11,8 +11,10 @@ WHOLE = 0.9
 """A voxel lies inside the cord where this part of it is cord."""
 FEWEST = 20
 """Voxels inside the cord that a slice must have."""
-SHOWN = 0.5
-"""Contrast (either sign) from which on grey matter is seen rather than guessed: random maps of the same shape give less."""
+SHOWN = 1.5
+"""Contrast (either sign) from which on grey matter is seen rather than guessed: T2* and MT images have 2 to 5, T1w and most T2w images less than
+1.2 (``tests/real/test_segment.py``).
+"""
 
 
 def grey_contrast(data: NDArray[Any], soft: NDArray[Any], grey: NDArray[Any]) -> float:

@@ -31,8 +31,8 @@ UNKNOWN = "unknown"
 
 
 def register_image(
-    image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = "auto", deformable: bool = True,
-    seed: int = 1,
+    image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = "auto",
+    grey: str | Path | None = None, deformable: bool = True, seed: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Register one image to the template.
 
@@ -49,6 +49,8 @@ def register_image(
     template : Template
     kind : str
         ``disc``, ``body``, or ``auto``: from the file name.
+    grey : path, optional
+        Part of each voxel that is grey matter, 0 to 1, on the same grid (``segment --grey``): it moves the inside of the cord.
     deformable : bool
         Run SyN after the geometric steps.
     seed : int
@@ -71,11 +73,13 @@ def register_image(
     from cohort_engine.mapping import template_map as mapping
 
     moving, cord = read_volume(image, what="image"), read_volume(mask, what="cord mask")
-    if not same_grid(moving, cord):
-        raise GeometryError(
-            expected="the grid of the image", found=f"shape {cord.data.shape} against {moving.data.shape}, or another affine", where="cord mask",
-            remedy="Resample the mask onto the image.",
-        )  # fmt: skip
+    butterfly = None if grey is None else read_volume(grey, what="grey matter")
+    for other, what in ((cord, "cord mask"), (butterfly, "grey matter")):
+        if other is not None and not same_grid(moving, other):
+            raise GeometryError(
+                expected="the grid of the image", found=f"shape {other.data.shape} against {moving.data.shape}, or another affine", where=what,
+                remedy="Resample it onto the image.",
+            )  # fmt: skip
     labels = read_volume(levels, what="landmarks", dtype=np.int32)
     chosen = kind_of_landmarks(str(levels)) if kind == "auto" else kind
     landmarks = landmarks_from_labels(labels.data, labels.affine, kind=chosen or UNKNOWN, what="landmarks")
@@ -87,7 +91,10 @@ def register_image(
     axis = level_axis(centreline_from_mask(cord.data, cord.affine, what="cord mask"), landmarks, template)
     Workplace(seed=seed).apply()
     with task_folder(0):
-        fitted = mapping.fit_template_map(cord.data, cord.affine, axis, template, deformable=deformable, seed=seed, what="cord mask")
+        fitted = mapping.fit_template_map(
+            cord.data, cord.affine, axis, template, grey=None if butterfly is None else butterfly.data, deformable=deformable, seed=seed,
+            what="cord mask",
+        )  # fmt: skip
 
     folder = Path(out)
     with storage_errors("output folder"):

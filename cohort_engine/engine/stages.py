@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.errors import ConfigError, GeometryError, MissingInputError, unknown_name
+from cohort_engine.io.bids import PRODUCT_OF
 from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid
 from cohort_engine.provenance import digest
 from cohort_engine.template.base import Template
@@ -242,6 +243,8 @@ def stages_of(config: Config, registry: Mapping[str, Stage] | None = None) -> tu
         if name not in registry:
             raise unknown_name("stage", name, list(registry), where="stages.metrics")
     chosen = {name: registry[name] for name in wanted}
+    if config.stages.fit.grey and config.data.source == schema.BIDS:
+        chosen |= {fit_name(c): _looking(registry[fit_name(c)], c) for c in config.stages.fit.contrasts}
     if schema.SPACE_NATIVE in config.stages.reduce.spaces:
         chosen |= {s.name: s for s in (native_stage(registry[m], config) for m in config.stages.metrics)}
     offer = {schema.GPU: 1.0} if config.stages.segment.gpu else {}
@@ -307,14 +310,39 @@ def run_fit(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     levels = level_axis(reference, landmarks, inputs.template)
     fitted = fit_template_map(
         cord.data, cord.affine, levels if source == contrast else transfer(levels, own), inputs.template,
-        deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.ROLES[schema.role(contrast, schema.MASK)],
+        grey=_grey_matter(inputs, contrast, cord) if inputs.params["grey"] else None, deformable=inputs.params["deformable"],
+        seed=inputs.params["seed"], what=schema.ROLES[schema.role(contrast, schema.MASK)],
     )  # fmt: skip
     return {schema.fit_spec(contrast).path: fitted.packed(inputs.template)} | quality_arrays(contrast, schema.FIT_QC, fitted.quality)
 
 
+def _grey_matter(inputs: StageInput, contrast: str, cord: Volume) -> NDArray[np.float32] | None:
+    """Grey matter of the contrast's image, on the grid of its mask; None where the image does not show it."""
+    from cohort_engine.cord.grey import SHOWN
+    from cohort_engine.cord.segment import segment
+
+    product = PRODUCT_OF[contrast]
+    image = inputs.volume(product)
+    if not same_grid(image, cord):
+        raise GeometryError(
+            expected=f"the grid of the {schema.ROLES[product]}", found="another", where=schema.ROLES[schema.role(contrast, schema.MASK)],
+            remedy="Draw the mask on this very image, or switch stages.fit.grey off.",
+        )  # fmt: skip
+    found = segment(image.data, image.affine, what=schema.ROLES[product])
+    return found.grey if abs(found.grey_contrast) >= SHOWN else None
+
+
 def fit_params(config: Config) -> dict[str, Any]:
-    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here."""
-    return config.stages.fit.model_dump(mode="json", exclude={"contrasts"})
+    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here. And the networks, if used."""
+    from cohort_engine.nn.weights import CORD, content
+
+    params = config.stages.fit.model_dump(mode="json", exclude={"contrasts"})
+    return params | ({"weights": content(CORD)} if config.stages.fit.grey else {})
+
+
+def _looking(stage: Stage, contrast: str) -> Stage:
+    """Return a fit stage that reads the image as well."""
+    return replace(stage, roles=(*stage.roles, PRODUCT_OF[contrast]), memory=FIT_MEMORY + GREY_MEMORY)
 
 
 def quality_arrays(prefix: str, quantities: Mapping[str, tuple[str, str]], values: Mapping[str, float]) -> dict[str, Array]:
@@ -332,6 +360,8 @@ def _fit_stage(contrast: str) -> Stage:
     )  # fmt: skip
 
 
+GREY_MEMORY = 600.0
+"""torch and the networks' batches, MiB."""
 FIT_MEMORY = 400.0
 """antspyx, a 1 mm T2w mask of the whole neck, SyN on the straightened block: 260 MiB measured with PAM50."""
 

@@ -130,21 +130,23 @@ def fit_template_map(
     match = _match_sections(straight, depth, x, y, arc, spacing)
     a, b = match.place(x[:, None, None], y[None, :, None])
     before = after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
-    jacobian = (np.nan, np.nan)
+    jacobian, inner = (np.nan, np.nan), np.nan
     if deformable:
-        native, target_ramp = occupancy(straight.depth(a, b, arc), RAMP), occupancy(depth, RAMP)
+        fixed, moving = occupancy(depth, RAMP), occupancy(straight.depth(a, b, arc), RAMP)
+        butterfly = template.gm[:, :, first:last]
         if grey is not None:
-            native, target_ramp = native + GREY * straight.look(grey, a, b, arc), target_ramp + GREY * template.gm[:, :, first:last]
-        move = _syn(native, target_ramp, spacing, seed)
+            fixed, moving = fixed + GREY * butterfly, moving + GREY * straight.look(grey, a, b, arc)
+        move = _syn(fixed, moving, spacing, seed)
         a, b = match.place(x[:, None, None] + move[..., 0], y[None, :, None] + move[..., 1])
         after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
+        inner = np.nan if grey is None else _dice(straight.look(grey, a, b, arc) >= 0.5, butterfly >= 0.5)
         jacobian = _jacobian_extremes(move, spacing, target >= 0.5)
     block = np.full((*grid.shape, 3), np.nan, np.float32)
     block[:, :, first:last] = straight.world(a, b, arc)
     inside = _inside(block[template.cord >= 0.5], _grid(cord.shape, affine))
     quality = {
         schema.DICE: after, schema.DICE_GEOMETRY: before, schema.RESIDUAL: levels.residual, schema.JACOBIAN_MIN: jacobian[0],
-        schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()),
+        schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()), schema.GREY_DICE: inner,
     }  # fmt: skip
     return TemplateMap(block, quality)
 
@@ -158,8 +160,8 @@ def _match_sections(straight: StraightCord, depth: FloatArray, x: FloatArray, y:
     return match_sections(here, there, float(spacing[2]))
 
 
-def _syn(native: FloatArray, template: FloatArray, spacing: FloatArray, seed: int) -> NDArray[np.float32]:
-    """In-plane displacement (x, y, z, 2), mm, that brings the native cord onto the template's; both as ramps, which are 0.5 at the outline."""
+def _syn(template: FloatArray, native: FloatArray, spacing: FloatArray, seed: int) -> NDArray[np.float32]:
+    """In-plane displacement (x, y, z, 2), mm, that brings the native cord onto the template's; both are more than 0.5 inside the outline."""
     cords = np.maximum(native, template) > 0.5
     window = tuple(_around(np.asarray(cords.any(axis=(1 - i, 2))), int(np.ceil(MARGIN / spacing[i]))) for i in (0, 1))
     rows = np.arange(0, template.shape[2], ALONG)

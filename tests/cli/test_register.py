@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort_engine.cli import app
-from cohort_engine.errors import LevelError
+from cohort_engine.errors import GeometryError, LevelError
 from cohort_engine.io.labels import read_atlas
-from cohort_engine.io.volume import read_volume
+from cohort_engine.io.volume import Volume, read_volume, write_volume
 
 
 def arguments(study: Path, out: Path) -> list[str]:
@@ -32,6 +32,7 @@ def test_quality_is_written(registered: tuple[Path, Path]) -> None:
     quality = json.loads((registered[1] / "quality.json").read_text())
     assert quality["template"] == "parametric"
     assert quality["dice"] > 0.95
+    assert quality["grey_dice"] is None
     assert 0.3 < quality["cord_coverage"] <= 1
 
 
@@ -50,6 +51,25 @@ def test_left_stays_left(registered: tuple[Path, Path]) -> None:
     left, right = (read_volume(registered[1] / "label" / "atlas" / f"parametric_atlas_0{i}.nii.gz", what="tract") for i in (4, 5))
     x = [np.average(v.grid.world(np.argwhere(v.data > 0).astype(float))[:, 0], weights=v.data[v.data > 0]) for v in (left, right)]
     assert x[0] < x[1] - 3
+
+
+def test_grey_matter_guides_the_inside(one_subject: Path, tmp_path: Path) -> None:
+    """Drawn from the image, it overlaps the template's; without it there is no such number. It must lie on the image's grid."""
+    pytest.importorskip("torch")
+    words = arguments(one_subject, tmp_path / "mt")
+    image = words[1]
+    found = CliRunner().invoke(app, ["segment", image, "-o", str(tmp_path / "mask.nii.gz"), "--grey", str(tmp_path / "grey.nii.gz")])
+    assert found.exit_code == 0, found.output
+    result = CliRunner().invoke(app, [*words, "--grey", str(tmp_path / "grey.nii.gz")])
+    assert result.exit_code == 0, result.output
+    quality = json.loads((tmp_path / "mt" / "quality.json").read_text())
+    assert quality["dice"] > 0.95
+    assert quality["grey_dice"] > 0.6
+    other = read_volume(tmp_path / "grey.nii.gz", what="grey matter")
+    write_volume(tmp_path / "other.nii.gz", Volume(other.data[:-1], other.affine))
+    result = CliRunner().invoke(app, [*words, "--grey", str(tmp_path / "other.nii.gz")])
+    assert isinstance(result.exception, GeometryError)
+    assert "grey matter: expected the grid of the image" in str(result.exception)
 
 
 def test_landmarks_of_an_unknown_kind(one_subject: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from cohort_engine.config import Config, StagesConfig, parse_config
 from cohort_engine.engine.build import build
+from cohort_engine.engine.stages import stages_of
 from cohort_engine.io.bids import index_study
 from cohort_engine.io.closing import verify
 from cohort_engine.io.ledger import drawn_url
@@ -48,6 +49,24 @@ def test_the_truth_comes_back(study: Path) -> None:
     truth = pd.read_csv(study / "bids/derivatives/truth/truth.tsv", sep="\t").query("level == 'C3' and region == 'white matter'")
     found = ds.cohort.tract("mtr", "white matter", level="C3").to_numpy().ravel()
     assert found == pytest.approx(truth.set_index("participant_id").wa.loc[ds.participant_id.to_numpy()].to_numpy(), abs=2)
+
+
+def test_grey_matter_guides_the_map_where_it_is_asked_for(study: Path, tmp_path: Path) -> None:
+    """Every subject's image is looked at: the stage reads it, its key knows the networks, and the store says how well the insides agree."""
+    import cohort_engine
+
+    pytest.importorskip("torch")
+    plain = config(study)
+    fit = plain.stages.fit.model_copy(update={"deformable": True, "grey": True})
+    data = plain.data.model_copy(update={"store": str(tmp_path / "grey.zarr")})
+    guided = plain.model_copy(update={"data": data, "stages": plain.stages.model_copy(update={"fit": fit, "metrics": ()})})
+    (stage,) = (s for s in stages_of(guided) if s.name == "fit_mt")
+    assert set(stage.roles) == {"mt_mask", "mt_on"}
+    assert "weights" in stage.params(guided)
+    assert "weights" not in stage.params(plain)
+    report = build(guided)
+    assert report.exit_code == 0, report.failures.to_string()
+    assert (cohort_engine.open_cohort(str(tmp_path / "grey.zarr"))["mt_grey_dice"] > 0.6).all()
 
 
 def test_a_repaired_swap_is_built_and_nobody_else_again(study: Path, tmp_path: Path) -> None:

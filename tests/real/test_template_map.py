@@ -7,7 +7,9 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
-from cohort_engine.cord.levels import landmarks_from_labels, level_axis, transfer
+from cohort_engine.cord.grey import SHOWN
+from cohort_engine.cord.levels import Landmarks, landmarks_from_labels, level_axis, transfer
+from cohort_engine.cord.segment import segment
 from cohort_engine.io.volume import read_volume
 from cohort_engine.mapping.template_map import fit_template_map, sample
 
@@ -91,3 +93,38 @@ def test_slabs_with_the_levels_of_the_t2w_image(subject, mask, image, load, t2w_
     seen = np.isfinite(fitted.packed(pam50)).all(axis=1)
     assert np.isnan(values[~seen]).all()
     assert np.isfinite(values[seen]).mean() > 0.95
+
+
+def centred_levels(centreline, template, upper=4):
+    """Levels of a slab whose vertebrae nobody named: the middle of the image is taken for that of C4."""
+    height = template.landmarks[schema.DISC]
+    half = (height[upper] - height[upper + 1]) / 2
+    places = centreline.position(centreline.length / 2 + np.array([half, -half]))
+    return level_axis(centreline, Landmarks(schema.DISC, np.array([upper, upper + 1]), places), template)
+
+
+@pytest.mark.parametrize("subject", ["HC003U", "9418", "9584", "10062Ses1", "10062Ses2"])
+def test_grey_matter_that_the_network_draws_brings_the_inside_of_the_cord_to_the_template(subject, load, t2w_levels, pam50):
+    """Judged by the grey matter that others drew: how well it fits the template's, once outline alone and once grey matter too made the map."""
+    pytest.importorskip("torch")
+    if subject == "HC003U":
+        names = [SUBJECT.format("T2star") + f"_T2star{part}" for part in ("", "_seg", "_gmseg")]
+    else:
+        names = [f"gm_challenge/{where}sub-{subject}/anat/sub-{subject}_run-1_T2starw" for where in ("", "derivatives/labels/")]
+        names = [names[0], *(f"{names[1]}_{part}-manual" for part in ("seg", "gmseg"))]
+    image, cord, drawn = (load(name) for name in names)
+    line = centreline_from_mask(cord.data, cord.affine, what="cord mask")
+    levels = transfer(t2w_levels(*t2w_of(subject))[1], line) if subject == "HC003U" else centred_levels(line, pam50)
+    seen = segment(image.data, image.affine)
+    assert abs(seen.grey_contrast) >= SHOWN
+    dice, outline = {}, {}
+    for how, grey in (("outline", None), ("grey", seen.grey)):
+        fitted = fit_template_map(cord.data, cord.affine, levels, pam50, grey=grey)
+        there = np.nan_to_num(sample((drawn.data > 0.5).astype(np.float32), drawn.affine, fitted.block)) >= 0.5
+        slices = there.any(axis=(0, 1))
+        wanted = pam50.gm[:, :, slices] >= 0.5
+        dice[how], outline[how] = float(2 * (there[:, :, slices] & wanted).sum() / (there.sum() + wanted.sum())), fitted.quality[schema.DICE]
+    print(f"\n{subject} T2*: drawn grey matter in the template, Dice {dice['outline']:.3f} by the outline, {dice['grey']:.3f} with grey matter;",
+          f"outline {outline['outline']:.3f}, {outline['grey']:.3f}")  # fmt: skip
+    assert dice["grey"] > dice["outline"] + 0.02
+    assert outline["grey"] > 0.98

@@ -94,7 +94,7 @@ def test_grey_matter_moves_the_inside_and_leaves_the_outline(make_scan, template
     plain, inner = (fit_template_map(scan.mask, scan.affine, scan.levels, template, grey=g) for g in (None, grey))
     inside = np.zeros(template.gm.shape, bool)
     inside[:, :, seen(plain)[10:-10]] = template.gm[:, :, seen(plain)[10:-10]] > 0.5
-    truth = scan.bend.native(template.block_grid.world(np.argwhere(inside).astype(float)) + (0.8, 0.0, 0.0))
+    truth = scan.bend.native(template.block_grid.world(np.argwhere(inside).astype(float)) + np.array([0.8, 0.0, 0.0]))
     off = [float(np.median(np.linalg.norm(fitted.block[inside] - truth, axis=-1))) for fitted in (plain, inner)]
     assert off[0] == pytest.approx(0.8, abs=0.15)
     assert off[1] < 0.6 * off[0]
