@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the test files.
+WORKERS ?= 2
 
 .PHONY: install demo test lint bench clean
 
@@ -23,7 +25,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 bench: $(READY)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o filterwarnings=default

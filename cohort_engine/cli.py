@@ -305,7 +305,7 @@ def register(
     kind: Annotated[
         str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto reads the file name.")
     ] = "auto",
-    grey: Annotated[Path | None, typer.Option("--grey", help="Grey matter of the image (segment --grey): moves the inside of the cord.")] = None,
+    grey: Annotated[Path | None, typer.Option("--grey", help="Grey matter of the image (command grey): moves the inside of the cord.")] = None,
     template: TemplateName = "PAM50",
     template_path: TemplatePath = None,
     deformable: Annotated[bool, typer.Option(help="Run SyN after the geometric steps.")] = True,
@@ -327,17 +327,28 @@ def segment(
     image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask to write.")],
     soft: Annotated[Path | None, typer.Option("--soft", help="Write the part of each voxel that is cord here as well.")] = None,
-    grey: Annotated[Path | None, typer.Option("--grey", help="Write the part of each voxel that is grey matter here as well.")] = None,
     device: Device = "auto",
     half: Half = None,
 ) -> None:
     """Segment the spinal cord. An image without one gives an empty mask; what is odd is printed."""
     from cohort_engine.engine.segment import segment_image
 
-    found = segment_image(image, out, soft=soft, grey=grey, device=device, half=half)
-    _say(_found(found))
-    if grey is not None:
-        _say(_shows_grey(found.grey_contrast))
+    _say(_found(segment_image(image, out, soft=soft, device=device, half=half)))
+
+
+@app.command()
+def grey(
+    image: Annotated[Path, typer.Argument(help="Image that shows grey matter, for instance T2* or MT.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask of the image.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Part of each voxel that is grey matter, to write.")],
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Draw the grey matter of the cord, and say how clearly the image shows it."""
+    from cohort_engine.engine.segment import grey_image
+
+    found = grey_image(image, mask, out, device=device, half=half)
+    _say(f"grey matter stands out by {found.contrast:+.1f} times the noise" + ("" if found.shown else ": too little, what was drawn is a guess"))
 
 
 @app.command()
@@ -387,13 +398,6 @@ def _found(segmentation: Any) -> str:
     slices, flags = segmentation.slices, [f"[yellow]{f}[/]: {FLAGS[f]}" for f in segmentation.flags]
     where = f"cord in {len(slices)} slices, {slices[0]} to {slices[-1]} from the bottom" if len(slices) else "no slice with cord"
     return "\n".join([where, *flags])
-
-
-def _shows_grey(contrast: float) -> str:
-    from cohort_engine.cord.grey import SHOWN
-
-    clear = abs(contrast) >= SHOWN
-    return f"grey matter stands out from white matter by {contrast:+.1f} times the noise" + ("" if clear else ": what was drawn is a guess")
 
 
 @app.command()

@@ -97,7 +97,7 @@ class FitConfig(Section):
     deformable: bool = True
     """Run SyN after the geometric steps."""
     grey: bool = False
-    """Move the inside of the cord by its grey matter where the image shows it (T2*, MT); the networks draw it, 2 s a subject."""
+    """Move the inside of the cord by its grey matter where the image shows it (T2*, MT); a network draws it."""
     seed: int = 1
     """Seed handed to ANTs through the worker's environment, before antspyx is imported."""
 

@@ -398,6 +398,7 @@ RESIDUAL = "landmark_residual"
 JACOBIAN_MIN = "jacobian_min"
 JACOBIAN_MAX = "jacobian_max"
 FIT_COVERAGE = "cord_coverage"
+GREY_CONTRAST = "grey_contrast"
 GREY_DICE = "grey_dice"
 SHIFT = "shift_max"
 FLAGGED = "flagged_fraction"
@@ -411,6 +412,7 @@ FIT_QC: Mapping[str, tuple[str, str]] = {
     JACOBIAN_MIN: ("smallest Jacobian determinant of the deformable step inside the cord", "1"),
     JACOBIAN_MAX: ("largest Jacobian determinant of the deformable step inside the cord", "1"),
     FIT_COVERAGE: ("fraction of the template's cord voxels that lie inside the image", "1"),
+    GREY_CONTRAST: ("step of the image from white to grey matter over the noise inside the cord, where the map may follow it", "1"),
     GREY_DICE: ("Dice of the image's grey matter with the template's, where it guided the map", "1"),
 }
 """Quality numbers of a template map: ``qc/<contrast>_<key>``."""
@@ -429,7 +431,6 @@ LEAST_CONFIDENCE = "cord_confidence_min"
 AREA_JUMP = "area_jump"
 GAPS = "cord_gaps"
 ENDS = "cord_ends"
-GREY_CONTRAST = "grey_contrast"
 SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     CORD_LENGTH: ("length of the centreline inside the mask", "mm"),
     CONFIDENCE: ("mean over slices of how certain the place of the cord is", "1"),
@@ -437,7 +438,6 @@ SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     AREA_JUMP: ("largest change of the area from a slice to the next, over their mean", "1"),
     GAPS: ("slices without cord between slices with cord", "1"),
     ENDS: ("ends of the cord inside the image: 0 to 2", "1"),
-    GREY_CONTRAST: ("step of the grey values from white to grey matter over the noise inside the cord, median over slices", "1"),
 }
 """Quality numbers of a mask that was drawn here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
 

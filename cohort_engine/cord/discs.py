@@ -43,9 +43,9 @@ BREADTH = 2.4
 CORE = 8.0
 """A row is in view where the image shows something within this distance (mm) of the cord."""
 
-NAMED = 0.998
+NAMED = 0.996
 """Discs are named where the probability of one of the names, given that a disc lies there, reaches this: all share it."""
-CERTAIN = 0.95
+CERTAIN = 0.98
 """Of these discs, those count whose probability of name and place reaches this,"""
 SEEN = 0.8
 """and which the network sees with this probability: those half outside the image, or faded, are placed by their neighbours alone."""

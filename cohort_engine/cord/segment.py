@@ -1,10 +1,10 @@
-"""The cord in an image of any contrast, resolution and field of view: where it runs, its border, and its grey matter.
+"""The cord in an image of any contrast, resolution and field of view: where it runs, and its border.
 
 1. A coarse network looks at whole slices a few millimetres apart, as they are and with their brightness evened out, and gives a heat map
    of the cord's centre in each.
 2. One optimal curve through all of them is the centreline (`cord.curve`).
-3. A fine network looks at a window around the curve in every slice, as it is and mirrored, and gives the part of each pixel that is cord,
-   and that is grey matter.
+3. A fine network looks at a window around the curve in every slice, as it is and mirrored, and gives the part of each pixel that is cord;
+   slices that lie close together are smoothed along the curve.
 
 An image without a cord gives an empty mask and a flag, never scattered voxels.
 """
@@ -23,7 +23,7 @@ from scipy import ndimage
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.curve import Curve, optimal_curve, refined_curve
-from cohort_engine.cord.grey import grey_contrast
+from cohort_engine.cord.windows import Windows, look
 from cohort_engine.errors import CordError, InputError
 from cohort_engine.template.packing import FloatArray, apply_affine
 
@@ -47,6 +47,8 @@ SHORTEST = 20.0
 """Length of the shortest cord that counts, mm; in an image of less than twice that, half its height."""
 BRIDGE = 20.0
 """Slices without cord over at most this length do not part a cord, mm."""
+ALONG = 1.5
+"""Standard deviation of the smoothing along the curve, mm: nothing between slices of 5 mm."""
 WHOLE = 0.5
 """Part of the median area that a slice must have for its middle to be that of the cord."""
 NARROWEST = 12.0
@@ -75,11 +77,6 @@ class Segmentation:
         Part of each voxel that is cord, 0 to 1, on the image's grid.
     mask : (x, y, z) bool array
         `soft` of at least one half, one piece without holes a slice.
-    grey : (x, y, z) float32 array or None
-        Part of each voxel that is grey matter, 0 to 1 and at most `soft`. Where the image shows none (see `grey_contrast`) it is what the network
-        expects in such a cord. None where the networks draw none.
-    grey_contrast : float
-        How clearly the image shows it, see `cord.grey.grey_contrast`; NaN where there is none.
     curve : Curve
         Centre of the cord by slice; positions in mm along the image's axes, from the centre of its first voxel.
     affine : (4, 4) array
@@ -90,8 +87,6 @@ class Segmentation:
 
     soft: NDArray[np.float32]
     mask: NDArray[np.bool_]
-    grey: NDArray[np.float32] | None
-    grey_contrast: float
     curve: Curve
     affine: FloatArray
     flags: tuple[str, ...]
@@ -170,12 +165,16 @@ def segment_all(
 
     nets = networks or load_cord()
     located = [_locate(*_checked(data, affine, what), nets.coarse) for data, affine in images]
-    windows = [_windows(image, nets.fine) for image in located if len(image.slices)]
-    drawn = _drawn(nets.fine, joined(windows)) if windows else None
+    windows = [_windows(image, nets.fine) for image in located]
+    cut = [w.cut(image.data) for w, image in zip(windows, located, strict=True) if len(w.slices)]
+    drawn = look(nets.fine, joined(cut))[:, 0] if cut else None
     out, first = [], 0
-    for image in located:
-        last = first + len(image.slices)
-        out.append(_finish(image, None if drawn is None else drawn[first:last], nets.fine))
+    for image, where in zip(located, windows, strict=True):
+        last = first + len(where.slices)
+        soft = np.zeros(where.shape, np.float32)
+        if drawn is not None and last > first:
+            soft = where.paste(_smoothed(drawn[first:last], where))
+        out.append(_finish(image, soft))
         first = last
     return out
 
@@ -226,53 +225,26 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     return _Located(data, affine, spacing, curve, slices)
 
 
-def _axes(image: _Located, fine: Network) -> tuple[Tensor, Tensor]:
-    """Positions (n, pixel) of the windows' pixels along x and y, mm from the centre of the image's first voxel."""
+def _windows(image: _Located, fine: Network) -> Windows:
+    """Windows around the curve."""
+    x, y = image.curve.x[image.slices], image.curve.y[image.slices]
+    return Windows.around(image.data, image.spacing, image.slices, x, y, fine)
+
+
+def _smoothed(drawn: Tensor, where: Windows) -> Tensor:
+    """Smooth maps (n, y, x) along the curve, each run of consecutive slices by itself."""
     import torch
 
-    offset = (torch.arange(fine.size) - (fine.size - 1) / 2) * fine.spacing
-    return tuple(torch.from_numpy(c[image.slices]).float()[:, None] + offset for c in (image.curve.x, image.curve.y))  # type: ignore[return-value]
+    sigma = ALONG / where.spacing[2]
+    runs = np.split(np.arange(len(where.slices)), np.flatnonzero(np.diff(where.slices) > 1) + 1)
+    return torch.cat([torch.from_numpy(ndimage.gaussian_filter1d(drawn[run].numpy(), sigma, axis=0, mode="nearest")) for run in runs])
 
 
-def _windows(image: _Located, fine: Network) -> Tensor:
-    """Windows (n, 3, y, x) around the curve."""
-    import torch
-
-    from cohort_engine.nn.infer import neighbours, resampling
-
-    axes = _axes(image, fine)
-    out = []
-    for part in np.array_split(np.arange(len(image.slices)), max(1, len(image.slices) // 16)):
-        rx, ry = (resampling(n, s, a[part], fine.spacing)[:, None] for n, s, a in zip(image.data.shape, image.spacing[:2], axes, strict=False))
-        out.append(ry @ neighbours(image.data, image.slices[part], image.spacing[2]).mT @ rx.mT)
-    return torch.cat(out)
-
-
-def _drawn(fine: Network, windows: Tensor) -> Tensor:
-    """Probabilities (n, output, y, x): the mean over the windows as they are and mirrored, since left and right are alike."""
-    return 0.5 * (fine(windows) + fine(windows.flip(-1)).flip(-1))
-
-
-def _finish(image: _Located, drawn: Tensor | None, fine: Network) -> Segmentation:
-    """Bring the windows back onto the image's grid, keep the cord, and say what is odd."""
-    from cohort_engine.nn.infer import resampling
-
-    parts = np.zeros((fine.outputs, *image.data.shape), np.float32)
-    if drawn is not None and len(image.slices):
-        h = fine.spacing
-        for k, z in enumerate(image.slices):
-            origin = [float(c[z]) - (fine.size - 1) / 2 * h for c in (image.curve.x, image.curve.y)]
-            boxes, onto = [], []
-            for n, s, o in zip(image.data.shape, image.spacing[:2], origin, strict=False):
-                first, last = max(0, int(np.floor((o - h) / s))), min(n, int(np.ceil((o + fine.size * h) / s)) + 1)
-                boxes.append(slice(first, max(first, last)))
-                onto.append(resampling(fine.size, h, _positions(boxes[-1], s, o), s))
-            parts[:, boxes[0], boxes[1], z] = (onto[0] @ drawn[k].mT @ onto[1].mT).numpy()
-    soft, mask = parts[0], _cord_of(parts[0], image)
+def _finish(image: _Located, soft: NDArray[np.float32]) -> Segmentation:
+    """Keep the cord of what was drawn on the image's grid, and say what is odd."""
+    mask = _cord_of(soft, image)
     soft *= ndimage.binary_dilation(mask, np.ones((5, 5, 1), bool)) if mask.any() else 0.0
-    grey = np.minimum(parts[1], soft) if fine.outputs > 1 else None
-    contrast = np.nan if grey is None else grey_contrast(image.data, soft, grey)
-    return Segmentation(soft, mask, grey, contrast, _through(soft, mask, image), image.affine, _flags(mask, image))
+    return Segmentation(soft, mask, _through(soft, mask, image), image.affine, _flags(mask, image))
 
 
 def _through(soft: NDArray[np.float32], mask: NDArray[np.bool_], image: _Located) -> Curve:
@@ -285,12 +257,6 @@ def _through(soft: NDArray[np.float32], mask: NDArray[np.bool_], image: _Located
         for axis, (n, s) in enumerate(zip(soft.shape[:2], image.spacing[:2], strict=True))
     )
     return refined_curve(image.curve, slices, x, y)
-
-
-def _positions(box: slice, spacing: float, origin: float) -> Tensor:
-    import torch
-
-    return torch.arange(box.start, box.stop, dtype=torch.float32) * spacing - origin
 
 
 def _cord_of(soft: NDArray[np.float32], image: _Located) -> NDArray[np.bool_]:
@@ -367,5 +333,4 @@ def quality(found: Segmentation) -> dict[str, float]:
         schema.CORD_LENGTH: float(steps.sum()), schema.CONFIDENCE: float(found.confidence[inside].mean()),
         schema.LEAST_CONFIDENCE: float(found.confidence[inside].min()), schema.AREA_JUMP: float(change.max(initial=0)),
         schema.GAPS: float(len(inside) - len(slices)), schema.ENDS: float((slices[0] > 1) + (slices[-1] < found.mask.shape[2] - 2)),
-        schema.GREY_CONTRAST: found.grey_contrast,
     }  # fmt: skip

@@ -159,7 +159,7 @@ SEGMENT_MEMORY = 1000.0
 for _contrast in (schema.MT, schema.T2W):
     register(
         Stage(
-            name=schema.segment_stage(_contrast), version="2", run=partial(run_segment, contrast=_contrast),
+            name=schema.segment_stage(_contrast), version="1", run=partial(run_segment, contrast=_contrast),
             params=partial(network_params, task=CORD), wanted=_segments, roles=(PRODUCT_OF[_contrast],), draws=schema.role(_contrast, schema.MASK),
             writes=tuple(s.path for s in schema.qc_specs(schema.segment_stage(_contrast), schema.SEGMENT_QC).values()), memory=SEGMENT_MEMORY,
         ),

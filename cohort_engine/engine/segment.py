@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
+from cohort_engine.cord.grey import GreyMatter, grey_matter
 from cohort_engine.cord.segment import ABSENT, FLAGS, Segmentation, segment
 from cohort_engine.engine.columns import Columns
-from cohort_engine.errors import CordError
-from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
-from cohort_engine.nn.weights import CordNetworks, load_cord
+from cohort_engine.errors import CordError, GeometryError
+from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid, write_volume
+from cohort_engine.nn.weights import CordNetworks, load_cord, load_grey
 
-IMAGE = "image"
+IMAGE, MASK = "image", "cord mask"
 NIFTI = (".nii", ".nii.gz")
 
 
 def segment_image(
-    image: str | Path, out: str | Path, *, soft: str | Path | None = None, grey: str | Path | None = None, device: str = "auto",
-    half: bool | None = None,
-) -> Segmentation:  # fmt: skip
+    image: str | Path, out: str | Path, *, soft: str | Path | None = None, device: str = "auto", half: bool | None = None
+) -> Segmentation:
     """Segment the cord of an image file.
 
     Parameters
@@ -30,8 +30,6 @@ def segment_image(
         Binary mask to write: uint8, axes in RAS+ order, in the image's world.
     soft : path or URL, optional
         Part of each voxel that is cord, 0 to 1, float32.
-    grey : path or URL, optional
-        Part of each voxel that is grey matter, 0 to 1, float32; see `Segmentation.grey` and `Segmentation.grey_contrast`.
     device, half
         See `nn.weights.load_cord`.
 
@@ -49,9 +47,25 @@ def segment_image(
     write_volume(out, Volume(found.mask, affine))
     if soft is not None:
         write_volume(soft, Volume(found.soft, affine))
-    if grey is not None:
-        assert found.grey is not None  # the packaged networks draw it
-        write_volume(grey, Volume(found.grey, affine))
+    return found
+
+
+def grey_image(image: str | Path, mask: str | Path, out: str | Path, *, device: str = "auto", half: bool | None = None) -> GreyMatter:
+    """Draw the grey matter of the cord of an image file; other parameters and errors as of `segment_image`.
+
+    Parameters
+    ----------
+    mask : path or URL
+        Cord mask of the image, on its grid.
+    out : path or URL
+        Part of each voxel that is grey matter, 0 to 1, float32.
+    """
+    volume, cord = read_volume(image, what=IMAGE), read_volume(mask, what=MASK)
+    require_signal(volume, what=IMAGE)
+    if not same_grid(volume, cord):
+        raise GeometryError(expected="the grid of the image", found="another", where=MASK, remedy="Draw the mask on this very image.")
+    found = grey_matter(volume.data, volume.affine, cord.data, network=load_grey(device=device, half=half), what=MASK)
+    write_volume(out, Volume(found.soft, np.asarray(volume.affine, np.float64)))
     return found
 
 

@@ -50,7 +50,7 @@ def register_image(
     kind : str
         ``disc``, ``body``, or ``auto``: from the file name.
     grey : path, optional
-        Part of each voxel that is grey matter, 0 to 1, on the same grid (``segment --grey``): it moves the inside of the cord.
+        Part of each voxel that is grey matter, 0 to 1, on the same grid (command ``grey``): it moves the inside of the cord.
     deformable : bool
         Run SyN after the geometric steps.
     seed : int

@@ -25,6 +25,7 @@ from cohort_engine.provenance import digest
 from cohort_engine.template.base import Template
 
 if TYPE_CHECKING:
+    from cohort_engine.cord.grey import GreyMatter
     from cohort_engine.mapping.native import WarpedAtlas
 
 Array = NDArray[Any]
@@ -308,18 +309,19 @@ def run_fit(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     landmarks = landmarks_from_labels(labels.data, labels.affine, kind=kind, what=schema.ROLES[labelled])
     reference = own if source == contrast else centreline(schema.role(source, schema.MASK))[1]
     levels = level_axis(reference, landmarks, inputs.template)
+    grey = _grey_matter(inputs, contrast, cord) if inputs.params["grey"] else None
     fitted = fit_template_map(
         cord.data, cord.affine, levels if source == contrast else transfer(levels, own), inputs.template,
-        grey=_grey_matter(inputs, contrast, cord) if inputs.params["grey"] else None, deformable=inputs.params["deformable"],
-        seed=inputs.params["seed"], what=schema.ROLES[schema.role(contrast, schema.MASK)],
+        grey=grey.soft if grey and grey.shown else None, deformable=inputs.params["deformable"], seed=inputs.params["seed"],
+        what=schema.ROLES[schema.role(contrast, schema.MASK)],
     )  # fmt: skip
-    return {schema.fit_spec(contrast).path: fitted.packed(inputs.template)} | quality_arrays(contrast, schema.FIT_QC, fitted.quality)
+    quality = fitted.quality | ({schema.GREY_CONTRAST: grey.contrast} if grey else {})
+    return {schema.fit_spec(contrast).path: fitted.packed(inputs.template)} | quality_arrays(contrast, schema.FIT_QC, quality)
 
 
-def _grey_matter(inputs: StageInput, contrast: str, cord: Volume) -> NDArray[np.float32] | None:
-    """Grey matter of the contrast's image, on the grid of its mask; None where the image does not show it."""
-    from cohort_engine.cord.grey import SHOWN
-    from cohort_engine.cord.segment import segment
+def _grey_matter(inputs: StageInput, contrast: str, cord: Volume) -> GreyMatter:
+    """Draw the grey matter of the contrast's image, on the grid of its mask."""
+    from cohort_engine.cord.grey import grey_matter
 
     product = PRODUCT_OF[contrast]
     image = inputs.volume(product)
@@ -328,16 +330,15 @@ def _grey_matter(inputs: StageInput, contrast: str, cord: Volume) -> NDArray[np.
             expected=f"the grid of the {schema.ROLES[product]}", found="another", where=schema.ROLES[schema.role(contrast, schema.MASK)],
             remedy="Draw the mask on this very image, or switch stages.fit.grey off.",
         )  # fmt: skip
-    found = segment(image.data, image.affine, what=schema.ROLES[product])
-    return found.grey if abs(found.grey_contrast) >= SHOWN else None
+    return grey_matter(image.data, image.affine, cord.data)
 
 
 def fit_params(config: Config) -> dict[str, Any]:
-    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here. And the networks, if used."""
-    from cohort_engine.nn.weights import CORD, content
+    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here. And the network, if used."""
+    from cohort_engine.nn.weights import GREY, content
 
     params = config.stages.fit.model_dump(mode="json", exclude={"contrasts"})
-    return params | ({"weights": content(CORD)} if config.stages.fit.grey else {})
+    return params | ({"weights": content(GREY)} if config.stages.fit.grey else {})
 
 
 def _looking(stage: Stage, contrast: str) -> Stage:
@@ -360,8 +361,8 @@ def _fit_stage(contrast: str) -> Stage:
     )  # fmt: skip
 
 
-GREY_MEMORY = 600.0
-"""torch and the networks' batches, MiB."""
+GREY_MEMORY = 400.0
+"""torch, the network, and the windows of a 1 mm T2w image, MiB."""
 FIT_MEMORY = 400.0
 """antspyx, a 1 mm T2w mask of the whole neck, SyN on the straightened block: 260 MiB measured with PAM50."""
 

@@ -169,12 +169,13 @@ def _begin(run: Run, name: str) -> None:
     from safetensors.torch import load
 
     folder = resources.files(weights.__package__).joinpath(weights.FOLDER) if start == PACKAGE else Path(start)
+    file = f"{run.net_config.origin or name}.safetensors"
     try:
-        content = folder.joinpath(f"{name}.safetensors").read_bytes()
+        content = folder.joinpath(file).read_bytes()
         run.begin(load(content), hashlib.sha256(content).hexdigest())
     except (OSError, RuntimeError) as error:
         raise StorageError(
-            expected="weights of a network as wide as this one", found=str(error).splitlines()[0], where=f"start, {name}.safetensors",
+            expected="weights of a network as wide as this one", found=str(error).splitlines()[0], where=f"start, {file}",
             remedy=f"Take start: {PACKAGE}, or the folder of an earlier training with the same channels.",
         ) from error  # fmt: skip
 

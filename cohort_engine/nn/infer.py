@@ -34,15 +34,12 @@ class Network:
         Pixel size, mm.
     multiple : int
         Sides must be multiples of this.
-    outputs : int
-        Channels that it gives.
     """
 
     module: nn.Module
     size: int
     spacing: float
     multiple: int
-    outputs: int
 
     def __call__(self, slices: Tensor) -> Tensor:
         """Probabilities (n, output, y, x), float32 on the CPU, of slices (n, 3, y, x) that are not scaled yet; any size."""

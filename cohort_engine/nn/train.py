@@ -49,6 +49,8 @@ class Net(Section):
     """Last part of the steps, in which the rate falls to zero."""
     odds: dict[str, float] = Field(default_factory=dict)
     """How often something happens in a sample, where it is not the default; see the generator's odds."""
+    origin: str | None = None
+    """Which network of the training's `start` it goes on from; by default the one of its own name."""
 
     @property
     def outputs(self) -> int:

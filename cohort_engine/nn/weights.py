@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 FOLDER = "data"
 CARD = "{0}.json"
-CORD, DISCS = "cord", "discs"
-"""Tasks that the package has networks for; `DISCS` is its network's name, too."""
+CORD, GREY, DISCS = "cord", "grey", "discs"
+"""Tasks that the package has networks for; `GREY` and `DISCS` are their network's names, too."""
 DESCRIPTION = "description"
 """Key of a file's metadata: what the network is built from, and how it was trained (`nn.train.Training.describe`)."""
 
 
 class CordNetworks(NamedTuple):
-    """Both stages: `coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border and its grey matter."""
+    """Both stages: `coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border."""
 
     coarse: Network
     fine: Network
@@ -72,10 +72,15 @@ def load_discs(*, device: str = "auto", half: bool | None = None, folder: str | 
     return _load(DISCS, device, half, None if folder is None else str(folder))
 
 
+def load_grey(*, device: str = "auto", half: bool | None = None, folder: str | Path | None = None) -> Network:
+    """Load the network of the grey matter (outputs: cord, grey matter); arguments and errors as of `load_cord`."""
+    return _load(GREY, device, half, None if folder is None else str(folder))
+
+
 @cache
 def content(task: str) -> str:
     """Return the content hash of the packaged weights of a task: part of the key of all that is drawn with them."""
-    names = {CORD: CordNetworks._fields, DISCS: (DISCS,)}[task]
+    names = CordNetworks._fields if task == CORD else (task,)
     files = [resources.files(__package__).joinpath(FOLDER, f"{name}.safetensors") for name in names]
     return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
 
@@ -104,4 +109,4 @@ def _network(path: Path, device: str, dtype: Any) -> Network:
         facts = json.loads(file.metadata()[DESCRIPTION])
         weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     module = for_inference(weights, facts["channels"], facts["outputs"], device=device, dtype=dtype)
-    return Network(module, facts["size"], facts["spacing"], 2 ** (len(facts["channels"]) - 1), facts["outputs"])
+    return Network(module, facts["size"], facts["spacing"], 2 ** (len(facts["channels"]) - 1))

@@ -57,8 +57,7 @@ def test_grey_matter_guides_the_inside(one_subject: Path, tmp_path: Path) -> Non
     """Drawn from the image, it overlaps the template's; without it there is no such number. It must lie on the image's grid."""
     pytest.importorskip("torch")
     words = arguments(one_subject, tmp_path / "mt")
-    image = words[1]
-    found = CliRunner().invoke(app, ["segment", image, "-o", str(tmp_path / "mask.nii.gz"), "--grey", str(tmp_path / "grey.nii.gz")])
+    found = CliRunner().invoke(app, ["grey", *words[1:4], "-o", str(tmp_path / "grey.nii.gz")])
     assert found.exit_code == 0, found.output
     result = CliRunner().invoke(app, [*words, "--grey", str(tmp_path / "grey.nii.gz")])
     assert result.exit_code == 0, result.output

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort_engine.cli import app
+from cohort_engine.errors import GeometryError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 
 pytest.importorskip("torch")
@@ -28,17 +29,26 @@ def scan(one_subject: Path) -> Path:
 
 
 def test_segment_finds_the_simulated_cord(scan: Path, one_subject: Path, tmp_path: Path) -> None:
-    said = run("segment", scan, "-o", tmp_path / "mask.nii.gz", "--soft", tmp_path / "soft.nii.gz", "--grey", tmp_path / "grey.nii.gz")
+    said = run("segment", scan, "-o", tmp_path / "mask.nii.gz", "--soft", tmp_path / "soft.nii.gz")
     assert "cord in" in said
-    assert "grey matter stands out" in said
     mask, soft = (read_volume(tmp_path / f"{n}.nii.gz", what="mask").data for n in ("mask", "soft"))
     truth = read_volume(next(one_subject.rglob("*on_MTS_label-SC_seg.nii.gz")), what="mask").data > 0.5
     assert set(np.unique(mask)) == {0, 1}
     assert 2 * (mask * truth).sum() / (mask.sum() + truth.sum()) > 0.85  # of the whole cord: the border lies 0.25 mm inside it
     assert soft.sum() == pytest.approx(mask.sum(), rel=0.05)
-    grey = read_volume(tmp_path / "grey.nii.gz", what="grey matter").data
-    assert (grey <= soft).all()
-    assert 0.1 < grey.sum() / soft.sum() < 0.35
+
+
+def test_grey_draws_what_the_image_shows(scan: Path, one_subject: Path, tmp_path: Path) -> None:
+    """Of a simulated MT image: brighter than white matter, inside the mask; a mask on another grid is refused."""
+    mask = next(one_subject.rglob("*on_MTS_label-SC_seg.nii.gz"))
+    assert "stands out by +" in run("grey", scan, "--mask", mask, "-o", tmp_path / "grey.nii.gz")
+    cord, grey = (read_volume(f, what="mask") for f in (mask, tmp_path / "grey.nii.gz"))
+    assert (grey.data <= cord.data).all()
+    assert 0.1 < grey.data.sum() / cord.data.sum() < 0.35
+    write_volume(tmp_path / "cut.nii.gz", Volume(cord.data[:-1], cord.affine))
+    result = CliRunner().invoke(app, ["grey", str(scan), "--mask", str(tmp_path / "cut.nii.gz"), "-o", str(tmp_path / "none.nii.gz")])
+    assert isinstance(result.exception, GeometryError)
+    assert not (tmp_path / "none.nii.gz").exists()
 
 
 def test_the_orientation_of_the_file_does_not_matter(scan: Path, tmp_path: Path) -> None:

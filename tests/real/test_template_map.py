@@ -7,9 +7,8 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
-from cohort_engine.cord.grey import SHOWN
+from cohort_engine.cord.grey import grey_matter
 from cohort_engine.cord.levels import Landmarks, landmarks_from_labels, level_axis, transfer
-from cohort_engine.cord.segment import segment
 from cohort_engine.io.volume import read_volume
 from cohort_engine.mapping.template_map import fit_template_map, sample
 
@@ -115,10 +114,10 @@ def test_grey_matter_that_the_network_draws_brings_the_inside_of_the_cord_to_the
     image, cord, drawn = (load(name) for name in names)
     line = centreline_from_mask(cord.data, cord.affine, what="cord mask")
     levels = transfer(t2w_levels(*t2w_of(subject))[1], line) if subject == "HC003U" else centred_levels(line, pam50)
-    seen = segment(image.data, image.affine)
-    assert abs(seen.grey_contrast) >= SHOWN
+    seen = grey_matter(image.data, image.affine, cord.data)
+    assert seen.shown
     dice, outline = {}, {}
-    for how, grey in (("outline", None), ("grey", seen.grey)):
+    for how, grey in (("outline", None), ("grey", seen.soft)):
         fitted = fit_template_map(cord.data, cord.affine, levels, pam50, grey=grey)
         there = np.nan_to_num(sample((drawn.data > 0.5).astype(np.float32), drawn.affine, fitted.block)) >= 0.5
         slices = there.any(axis=(0, 1))

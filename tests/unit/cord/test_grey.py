@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cohort_engine.cord.grey import grey_contrast
+from cohort_engine.cord.grey import grey_contrast, grey_matter
+from cohort_engine.errors import GeometryError
 
 SHAPE = (16, 12, 4)
 RNG = np.random.default_rng(2)
@@ -36,3 +37,33 @@ def test_nothing_to_compare_is_missing_not_zero() -> None:
     assert np.isnan(grey_contrast(WHOLE, 0 * WHOLE, GREY))  # no cord
     assert np.isnan(grey_contrast(NOISE, WHOLE, 0 * GREY))  # no grey matter
     assert np.isnan(grey_contrast(NOISE[:4, :4], WHOLE[:4, :4], GREY[:4, :4]))  # 16 voxels a slice
+
+
+def test_an_empty_mask_has_no_grey_matter() -> None:
+    pytest.importorskip("torch")
+    found = grey_matter(NOISE, np.eye(4), 0 * WHOLE)
+    assert not found.soft.any()
+    assert np.isnan(found.contrast)
+    assert not found.shown
+
+
+def test_grey_matter_needs_the_mask_of_its_image() -> None:
+    with pytest.raises(GeometryError, match=r"expected a mask of shape \(16, 12, 4\)"):
+        grey_matter(NOISE, np.eye(4), WHOLE[:-1])
+
+
+def test_a_drawn_butterfly_is_found() -> None:
+    """An elliptic cord with an H inside, brighter or darker than the rest: the contrast has its sign, and where it is drawn it is the H."""
+    pytest.importorskip("torch")
+    x, y = (np.indices((64, 64)) - 31.5) * 0.5
+    cord = (np.hypot(x / 6.5, y / 4) < 1).astype(np.float32)
+    h = (((np.abs(np.abs(x) - 2.0) < 0.8) & (np.abs(y) < 2.4)) | ((np.abs(x) < 2) & (np.abs(y) < 0.5))).astype(np.float32)
+    cords, hs = (np.repeat(a[:, :, None], 4, axis=2) for a in (cord, h))
+    rng = np.random.default_rng(1)
+    for sign in (1, -1):
+        image = np.where(cords > 0, 0.5 + 0.1 * sign * hs, 1.0) + 0.01 * rng.normal(size=cords.shape)
+        found = grey_matter(image, np.diag([0.5, 0.5, 5.0, 1.0]), cords)
+        assert np.sign(found.contrast) == sign
+        assert found.shown
+        assert (found.soft <= cords).all()
+        assert 2 * ((found.soft >= 0.5) & (hs > 0)).sum() / ((found.soft >= 0.5).sum() + hs.sum()) > 0.6

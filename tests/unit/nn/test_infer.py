@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return Network(for_inference(seeded((8, 16, 16), 2, seed=1).state_dict(), (8, 16, 16), 2), size=32, spacing=1.0, multiple=4, outputs=2)
+    return Network(for_inference(seeded((8, 16, 16), 2, seed=1).state_dict(), (8, 16, 16), 2), size=32, spacing=1.0, multiple=4)
 
 
 @pytest.mark.parametrize(("source", "target"), [(0.4, 0.5), (0.9, 0.5), (0.5, 0.5), (2.0, 0.5), (0.5, 1.5)])

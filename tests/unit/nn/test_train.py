@@ -150,6 +150,8 @@ def test_a_training_starts_from_earlier_weights(tmp_path: Path) -> None:
     second = train_cord(load_training(still), tmp_path / "more")["fine"]
     before, after = load_file(first), load_file(second)
     assert all((before[k] == after[k]).all() for k in before if k.endswith("weight") and before[k].ndim == 4)  # nothing was learnt
+    other = study(tmp_path, start=str(tmp_path / "run"), rate=1e-30, average=0.001, nets={"border": {**NET, "steps": 3, "origin": "fine"}})
+    assert (load_file(train_cord(load_training(other), tmp_path / "other")["border"])["head.weight"] == after["head.weight"]).all()
     wide = study(tmp_path, start=str(tmp_path / "run"), nets={"fine": {**NET, "channels": [4, 8]}})
     with pytest.raises(StorageError, match="as wide as this one"):
         train_cord(load_training(wide), tmp_path / "wide")
@@ -167,7 +169,7 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
 
 
 @pytest.mark.parametrize(
-    ("name", "nets"), [("cord", {"coarse", "fine"}), ("cord_more", {"fine"}), ("cord_grey", {"fine"}), ("cord_long", {"coarse", "fine"})]
+    ("name", "nets"), [("cord", {"coarse", "fine"}), ("cord_more", {"fine"}), ("grey", {"grey"}), ("cord_long", {"coarse", "fine"})]
 )
 def test_the_training_files_of_the_project_are_valid(name: str, nets: set[str]) -> None:
     assert set(load_training(ROOT / "configs" / "training" / f"{name}.yaml").nets) == nets
