@@ -25,7 +25,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/storage
+	$(BIN)/python -m pytest tests/storage  # starts, kills and times processes: by itself
 
 bench: $(READY)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o filterwarnings=default

@@ -10,6 +10,7 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
+from cohort_engine.cord.grey import grey_contrast
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
 from cohort_engine.engine.plugins import Workplace, task_folder
 from cohort_engine.errors import GeometryError, LevelError
@@ -103,7 +104,9 @@ def register_image(
     write_registration(folder, fitted, template, cord.grid)
     straight = mapping.sample(moving.data, moving.affine, fitted.block)
     write_volume(folder / STRAIGHT, Volume(straight, np.asarray(template.block_grid.affine, np.float64)))
-    rows = [(key, fitted.quality[key], unit, text) for key, (text, unit) in schema.FIT_QC.items()]
+    contrast = np.nan if butterfly is None else grey_contrast(moving.data, cord.data, butterfly.data)
+    figures = fitted.quality | {schema.GREY_CONTRAST: contrast}
+    rows = [(key, figures[key], unit, text) for key, (text, unit) in schema.FIT_QC.items()]
     quality = {key: None if np.isnan(value) else round(value, 6) for key, value, _, _ in rows}
     with storage_errors("output folder"):
         (folder / QUALITY).write_text(json.dumps({"template": template.name, "template_digest": template.digest, **quality}, indent=2) + "\n")

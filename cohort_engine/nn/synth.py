@@ -73,6 +73,8 @@ class Odds:
         Samples in which cord and fluid hardly differ, beside all that is bright around them: proton density under a surface coil.
     tilt : float
         Standard deviation of the tilt of thin slices against the cord, degrees.
+    pressed : float
+        Samples in which a disc or ligament takes the place of the fluid in front of the cord, often no brighter or darker than the cord.
     stripe : float
         Samples in which the edge of the cord repeats inside it, as it does where a scan stops short of the high spatial frequencies.
     butterfly : float
@@ -99,6 +101,7 @@ class Odds:
     edge: float = 0.15
     quiet: float = 0.0
     tilt: float = 18.0
+    pressed: float = 0.0
     stripe: float = 0.0
     butterfly: float = 0.0
 
@@ -249,6 +252,9 @@ class Generator:
         rooted = torch.maximum(r.yes(odds.roots), has_canal * (1 - has_cord))
         behind = torch.where(has_cord > 0, torch.ones_like(ky), (0.5 - ky / 4).clamp(0, 1))
         image = _over(image, canal, fluid + flow + strands * rooted * behind)
+        if odds.pressed:
+            wall = _fraction(cy - r.uniform(0.5, 3.5) - 0.4 * r.field(size, cells, drift=0.15), h) * canal * has_cord * r.yes(odds.pressed)
+            image = _over(image, wall, torch.where(r.yes(0.7) > 0, (white + 0.12 * r.normal()).clamp(min=0), r.uniform(0, 1)))
         texture = r.field(size, size * h / 3) * r.uniform(0, 1) ** 2 * 0.06
         grey_step = torch.where(r.uniform(0, 1) < 0.75, r.normal() * 0.12, r.uniform(-0.5, 0.5))
         spots = torch.sigmoid((r.field(size, max(4.0, size * h / 4)) - 1.3) * 6) * r.yes(odds.lesion) * r.uniform(-0.5, 0.6)

@@ -49,15 +49,15 @@ def drawn_here(image: Volume) -> Volume:
     return Volume(segment(image.data, image.affine).mask.astype(np.float32), image.affine)
 
 
-def test_images_alone_are_named_or_asked_about(real_data: Path, pam50: Template, capsys: pytest.CaptureFixture[str]) -> None:
-    """With masks that are drawn here, most are named; whether right is the next test's matter."""
+def test_images_alone_are_named(real_data: Path, pam50: Template, capsys: pytest.CaptureFixture[str]) -> None:
+    """With masks that are drawn here, too; whether right is the next test's matter."""
     flags = {}
     for person in PEOPLE:
         image = load(real_data / person / "t2" / "t2")
         flags[person] = named(image, drawn_here(image), pam50).flags
     with capsys.disabled():
         print(f"\nown masks: {flags}", end="")
-    assert sum(not f for f in flags.values()) >= 2
+    assert not any(flags.values())
 
 
 @pytest.mark.parametrize("mask", ["manual", "PropSeg", "own"])
@@ -74,8 +74,6 @@ def test_bodies_of_c2_and_t2(person: str, mask: str, real_data: Path, pam50: Tem
     else:
         cord = load(path)
     found = named(image, cord, pam50)
-    if mask == "own" and found.flags:
-        pytest.skip("asks for a landmark")
     points = load(folder / "t2_landmarks_C2_T2_center")
     marks = landmarks_from_labels(points.data, points.affine, kind=schema.BODY, what="bodies")
     axis = level_axis(found.centreline, found.landmarks(), pam50)

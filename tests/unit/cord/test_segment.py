@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, segment, segment_all
 from cohort_engine.errors import ConfigError, CordError, InputError
-from cohort_engine.nn.weights import card, load_cord
+from cohort_engine.nn.weights import CORD, DISCS, GREY, card, load_cord
 
 pytest.importorskip("torch")
 
 AP, RL = 7.5, 12.0  # mm
-GREY = {"T2w": (0.35, 1.0, 0.3, 0.15), "T1w": (0.7, 0.25, 0.45, 0.8), "T2*": (0.6, 1.0, 0.7, 0.4)}
+TONES = {"T2w": (0.35, 1.0, 0.3, 0.15), "T1w": (0.7, 0.25, 0.45, 0.8), "T2*": (0.6, 1.0, 0.7, 0.4)}
 """Contrast -> cord, fluid, bone, background."""
 
 
@@ -37,7 +37,7 @@ def drawn(
     x, y, z = x - size[0] / 2, y - size[1] / 2 - lean * (z - size[2] / 2), z - size[2] / 2
     y = y + 2 * np.sin(z / 20)
     radius = np.hypot(x / (RL / 2), y / (AP / 2))
-    cord, fluid, bone, rest = GREY[contrast]
+    cord, fluid, bone, rest = TONES[contrast]
     muscle = ndimage.gaussian_filter(rng.normal(size=shape), [4 / s for s in spacing])
     image = rest + 0.1 * muscle / muscle.std()
     image = np.where((np.abs(x) < 13) & (y > 9) & (y < 25), bone, image)
@@ -52,7 +52,7 @@ def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-@pytest.mark.parametrize("contrast", GREY)
+@pytest.mark.parametrize("contrast", TONES)
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 5.0), (0.9, 0.9, 10.0), (2.2, 0.8, 0.8)], ids=str)
 def test_every_contrast_and_resolution(contrast: str, spacing: tuple[float, float, float]) -> None:
     image, affine, cord = drawn(spacing, contrast)
@@ -176,11 +176,12 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         load_cord(device="cuda")
 
 
-def test_the_card_belongs_to_the_weights() -> None:
+@pytest.mark.parametrize("task", [CORD, GREY, DISCS])
+def test_the_card_belongs_to_the_weights(task: str) -> None:
     import hashlib
     from importlib import resources
 
-    for name, facts in card()["nets"].items():
+    for name, facts in card(task)["nets"].items():
         raw = resources.files("cohort_engine.nn").joinpath("data", f"{name}.safetensors").read_bytes()
         assert hashlib.sha256(raw).hexdigest() == facts["sha256"]
         assert len(raw) < 5e6

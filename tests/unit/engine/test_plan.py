@@ -45,7 +45,7 @@ def test_counts(tmp_path: Path) -> None:
     assert plan.bytes_in == 3 * 5 * 10
     voxels = len(TEMPLATE.packing)
     tables = 4 * len(TEMPLATE.levels) * len(TEMPLATE.atlas.regions)
-    per_subject = 4 * (3 * voxels + voxels + 6 + 4 + tables) + 2 * (1 + 4 + 4 + 16)
+    per_subject = 4 * (3 * voxels + voxels + 8 + 4 + tables) + 2 * (1 + 4 + 4 + 16)
     assert plan.bytes_out == 3 * per_subject
     plan.validate()
 

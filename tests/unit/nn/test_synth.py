@@ -73,12 +73,14 @@ def test_grey_matter_lies_inside_the_cord(anatomy: Anatomy, butterfly: float) ->
 
 
 def test_what_does_not_happen_draws_nothing(anatomy: Anatomy) -> None:
-    """Odds of zero leave the samples as they were before these odds existed; others change the image, and stripes nothing of the label."""
-    plain, striped, other = (
-        Generator(anatomy, FRAME, replace(ALWAYS_CORD, **odds)).batch(4, seed=5) for odds in ({}, {"stripe": 1.0}, {"butterfly": 1.0})
+    """Stripes, and what presses on the cord, change the image and nothing of the label; a butterfly changes grey matter alone."""
+    plain, striped, pressed, other = (
+        Generator(anatomy, FRAME, replace(ALWAYS_CORD, **odds)).batch(4, seed=5)
+        for odds in ({}, {"stripe": 1.0}, {"pressed": 1.0}, {"butterfly": 1.0})
     )
-    assert torch.equal(plain.label, striped.label)
-    assert not torch.equal(plain.image, striped.image)
+    for changed in (striped, pressed):
+        assert torch.equal(plain.label, changed.label)
+        assert not torch.equal(plain.image, changed.image)
     assert torch.equal(plain.label[:, 0], other.label[:, 0])
     assert not torch.equal(plain.label[:, 1], other.label[:, 1])
 

@@ -169,7 +169,14 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
 
 
 @pytest.mark.parametrize(
-    ("name", "nets"), [("cord", {"coarse", "fine"}), ("cord_more", {"fine"}), ("grey", {"grey"}), ("cord_long", {"coarse", "fine"})]
+    ("name", "nets"),
+    [
+        ("cord", {"coarse", "fine"}),
+        ("cord_more", {"fine"}),
+        ("cord_pressed", {"fine"}),
+        ("grey", {"grey"}),
+        ("cord_long", {"coarse", "fine"}),
+    ],
 )
 def test_the_training_files_of_the_project_are_valid(name: str, nets: set[str]) -> None:
     assert set(load_training(ROOT / "configs" / "training" / f"{name}.yaml").nets) == nets
