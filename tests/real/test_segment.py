@@ -38,8 +38,8 @@ class Case:
 
 
 CASES = {
-    "errsm_11 T2w": Case("errsm_11/t2/t2", "errsm_11/t2/t2_manual_segmentation", 0.89),
-    "errsm_18 T2w": Case("errsm_18/t2/t2", "errsm_18/t2/t2_manual_segmentation", 0.88),
+    "errsm_11 T2w": Case("errsm_11/t2/t2", "errsm_11/t2/t2_manual_segmentation", 0.9),
+    "errsm_18 T2w": Case("errsm_18/t2/t2", "errsm_18/t2/t2_manual_segmentation", 0.89),
     "errsm_18 GRE": Case("errsm_18/gre/gre", "errsm_18/gre/segmentation_binary", 0.95),
     "errsm_23 T2w": Case("errsm_23/t2/t2", "errsm_23/t2/t2_manual_segmentation", 0.90),
     "errsm_23 MT on": Case("errsm_23/mt/mt1", "errsm_23/mt/mt_seg", 0.94),
@@ -53,7 +53,7 @@ CASES = {
     "mts_unf MT on": Case("mts_unf/sub-05/anat/sub-05_acq-MTon_MTS", "mts_unf/derivatives/labels/sub-05/anat/sub-05_acq-MTon_MTS_seg", 0.93),
     **{
         f"unf01 {c}": Case(UNF.format("", c, ""), UNF.format("derivatives/labels/", c, "_seg-manual"), *limits)
-        for c, limits in (("T1w", (0.94,)), ("T2w", (0.90,)), ("T2star", (0.87, 2.0)))
+        for c, limits in (("T1w", (0.94,)), ("T2w", (0.90,)), ("T2star", (0.89,)))
     },
 }
 """The three masks of unf01 are one mask, drawn on a grid of 1 mm: it leaves out the back of the cord that the T2* image shows."""

@@ -173,7 +173,7 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
     [
         ("cord", {"coarse", "fine"}),
         ("cord_more", {"fine"}),
-        ("cord_pressed", {"fine"}),
+        ("pressed", {"pressed"}),
         ("grey", {"grey"}),
         ("cord_long", {"coarse", "fine"}),
     ],
