@@ -20,7 +20,7 @@ WHOLE = 0.9
 FEWEST = 20
 """Voxels inside the cord that a slice must have."""
 SHOWN = 1.5
-"""Contrast (either sign) from which on grey matter is seen rather than guessed: T2* and MT images have 2 to 5, T1w and T2w images less than 1.3
+"""Contrast (either sign) from which on grey matter is seen rather than guessed: T2* and MT images have 2 to 5, T1w and T2w images at most 1.3
 (``tests/real/test_segment.py``).
 """
 
