@@ -34,7 +34,8 @@ MARGIN = 4.0
 """Room (mm) around both cords that SyN sees."""
 GREY = 0.35
 """Weight of grey matter against the ramp. On five T2* scans the grey matter that others drew fitted the template's with a Dice of 0.68 without it,
-and 0.75, 0.76 and 0.78 with 0.25, 0.35 and 0.5; outlines fitted with 0.998, 0.997, 0.995 and 0.992 (``tests/real/test_template_map.py``).
+and 0.75, 0.76 and 0.78 with 0.25, 0.35 and 0.5; outlines fitted with 0.999, 0.997, 0.996 and 0.992 (``tests/real/test_template_map.py`` prints
+those without and with 0.35).
 """
 ITERATIONS = (10, 6)
 """At 1 mm, then at 0.5 mm: more of them move the Dice by 0.002."""
