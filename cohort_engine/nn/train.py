@@ -388,11 +388,10 @@ class Training(Run):
                 if self.net_config.grey:
                     grey += _overlap(logits[:, -1:] > 0, label[:, 1:] > 0.5)
                 label = label[:, :1]
-                p, q = (logits[:, :1] > 0).float(), (label > 0.5).float()
+                p, q = logits[:, :1] > 0, label > 0.5
                 size = q.sum((1, 2, 3))
                 there = size * self.net_config.spacing**2 > synth.CUT
-                both = 2 * (p * q).sum((1, 2, 3)) / (p.sum((1, 2, 3)) + size).clamp(min=1)
-                dice += both[there].tolist()
+                dice += _overlap(p[there], q[there])
                 drawn, true = drawn + float(p[there].sum()), true + float(q[there].sum())
                 none = label.sum((1, 2, 3)) == 0
                 empty, false = empty + int(none.sum()), false + int((p.sum((1, 2, 3))[none] * self.net_config.spacing**2 > synth.CUT).sum())

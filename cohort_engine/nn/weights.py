@@ -68,7 +68,8 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
     ConfigError
         The device does not exist here.
     """
-    names = [n for n in CordNetworks._fields if folder is None or n != "pressed" or (Path(folder) / f"{n}.safetensors").exists()]
+    optional_ones = CordNetworks._field_defaults
+    names = [n for n in CordNetworks._fields if folder is None or n not in optional_ones or (Path(folder) / f"{n}.safetensors").exists()]
     return CordNetworks(*(_load(name, device, half, None if folder is None else str(folder)) for name in names))
 
 
