@@ -218,7 +218,7 @@ def finalise(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Close although subjects are missing.")] = False,
 ) -> None:
     """Gather the ledger into the store and close it; refuses with the list of what is missing."""
-    from cohort_engine.io.closing import finalise as run
+    from cohort_engine.store.maintenance import finalise as run
 
     run(store, allow_missing=allow_missing)
     _say(f"{store} is closed")
@@ -227,7 +227,7 @@ def finalise(
 @app.command()
 def verify(store: StoreUrl) -> None:
     """Re-read the whole store and check shapes, hashes, ranges and the ledger."""
-    from cohort_engine.io.closing import verify as run
+    from cohort_engine.store.maintenance import verify as run
 
     problems = run(store)
     for problem in problems:
@@ -239,7 +239,7 @@ def verify(store: StoreUrl) -> None:
 @app.command()
 def compact(store: StoreUrl, out: Annotated[str, typer.Argument(help="New store.")]) -> None:
     """Copy the store with many subjects in one file, for reading at a data freeze."""
-    from cohort_engine.io.closing import compact as run
+    from cohort_engine.store.maintenance import compact as run
 
     run(store, out)
     _say(f"{out} holds the same arrays")
@@ -248,7 +248,7 @@ def compact(store: StoreUrl, out: Annotated[str, typer.Argument(help="New store.
 @app.command()
 def withdraw(store: StoreUrl, row: Row) -> None:
     """Erase a subject from the store."""
-    from cohort_engine.io.closing import withdraw as run
+    from cohort_engine.store.maintenance import withdraw as run
 
     for line in run(store, row):
         _say(line)
@@ -312,7 +312,7 @@ def register(
     seed: int = 1,
 ) -> None:
     """Register one image to the template: atlas and masks in the image's space, warps both ways, quality numbers."""
-    from cohort_engine.engine.single import register_image
+    from cohort_engine.single.register import register_image
     from cohort_engine.template import load_template
 
     quality = register_image(
@@ -331,7 +331,7 @@ def segment(
     half: Half = None,
 ) -> None:
     """Segment the spinal cord. An image without one gives an empty mask; what is odd is printed."""
-    from cohort_engine.engine.segment import segment_image
+    from cohort_engine.single.segment import segment_image
 
     _say(_found(segment_image(image, out, soft=soft, device=device, half=half)))
 
@@ -345,7 +345,7 @@ def grey(
     half: Half = None,
 ) -> None:
     """Draw the grey matter of the cord, and say how clearly the image shows it."""
-    from cohort_engine.engine.segment import grey_image
+    from cohort_engine.single.segment import grey_image
 
     found = grey_image(image, mask, out, device=device, half=half)
     _say(f"grey matter stands out by {found.contrast:+.1f} times the noise" + ("" if found.shown else ": too little, what was drawn is a guess"))
@@ -359,7 +359,7 @@ def centerline(
     half: Half = None,
 ) -> None:
     """Find the centreline of the spinal cord as one optimal curve through all slices."""
-    from cohort_engine.engine.segment import centreline_image
+    from cohort_engine.single.segment import centreline_image
 
     _say(_found(centreline_image(image, out, device=device, half=half)))
 
@@ -382,7 +382,7 @@ def label(
     half: Half = None,
 ) -> None:
     """Find and name the discs, and label the cord by vertebral level. Where the names are not certain it asks for a landmark."""
-    from cohort_engine.engine.label import label_image
+    from cohort_engine.single.label import label_image
     from cohort_engine.template import load_heights
 
     found = label_image(
@@ -414,7 +414,7 @@ def extract(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; by default it is printed.")] = None,
 ) -> None:
     """Reduce one image over atlas labels that lie on its grid: value, spread, standard error and coverage by region."""
-    from cohort_engine.engine.extract import extract as run
+    from cohort_engine.single.extract import extract as run
 
     table = run(metric, labels, estimator=estimator, levels=levels, slices=slices, per=per, regions=regions or ["all"])
     if out is None:
@@ -435,7 +435,7 @@ def shape(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; by default it is printed.")] = None,
 ) -> None:
     """Measure the cord of one mask: area, diameters, form, tilt and symmetry by slice or level."""
-    from cohort_engine.engine.shape import shape as run
+    from cohort_engine.single.morphometry import shape as run
     from cohort_engine.template import load_heights
 
     reference = load_heights(template, path=template_path) if levels is not None else None
@@ -508,8 +508,8 @@ def train_cord(
     template_path: TemplatePath = None,
 ) -> None:
     """Train the networks that find and draw the cord, on synthetic slices alone; again = continue."""
-    from cohort_engine.engine.training import load_training, with_template
-    from cohort_engine.engine.training import train_cord as run
+    from cohort_engine.nn.training import load_training, with_template
+    from cohort_engine.nn.training import train_cord as run
 
     _trained(run(with_template(load_training(config), template_path), out, nets=tuple(net or ()), say=_figures))
 
@@ -517,8 +517,8 @@ def train_cord(
 @train_app.command("discs")
 def train_discs(config: TrainingFile, out: RunFolder = Path("runs/discs"), template_path: TemplatePath = None) -> None:
     """Train the network that finds and names discs, on synthetic strips alone; again = continue."""
-    from cohort_engine.engine.training import load_disc_training, with_template
-    from cohort_engine.engine.training import train_discs as run
+    from cohort_engine.nn.training import load_disc_training, with_template
+    from cohort_engine.nn.training import train_discs as run
 
     _trained(run(with_template(load_disc_training(config), template_path), out, say=_figures))
 

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.config import Config, parse_config
-from cohort_engine.engine.shape import store_arrays
 from cohort_engine.errors import InputError
-from cohort_engine.io import layout
-from cohort_engine.io.closing import finalise
-from cohort_engine.io.ledger import LedgerEntry, now, write_entry
-from cohort_engine.io.writer import init_store, write_subject
 from cohort_engine.phantom.cohort import (
     EVEN,
     SUBGROUPS,
@@ -32,8 +27,14 @@ from cohort_engine.phantom.cohort import (
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, PATIENT, PERFECT, Imperfection, Subject, clinical_scores, make_subject
 from cohort_engine.phantom.tissue import AGE_SLOPE
 from cohort_engine.qmri.morphometry import group_slices
-from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
+from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.single.morphometry import store_arrays
+from cohort_engine.store import layout
+from cohort_engine.store.ledger import LedgerEntry, now, write_entry
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template.base import Template
+from cohort_engine.template.levels import LevelRange
 
 __all__ = ["AGE_SLOPE", "PERFECT", "Imperfection", "StoreTruth", "Subject", "make_subject", "simulate_store"]
 

@@ -82,7 +82,7 @@ def make_config() -> Callable[..., Config]:
 @pytest.fixture
 def make_store(tmp_path: Path, small_template: Template, make_config: Callable[..., Config]) -> Callable[..., str]:
     """Lay out a store of n subjects called sub-000, sub-001 ... (or of a given table), on the small template."""
-    from cohort_engine.io.writer import init_store
+    from cohort_engine.store.writer import init_store
 
     def make(subjects: int | pd.DataFrame = 3, *, url: str = "", units: dict[str, str] | None = None, **sections: Any) -> str:
         url = url or str(tmp_path / "store.zarr")
@@ -103,11 +103,11 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     import numpy as np
 
     from cohort_engine import schema
-    from cohort_engine.io import layout
-    from cohort_engine.io.closing import finalise
-    from cohort_engine.io.ledger import LedgerEntry, now, write_entry
-    from cohort_engine.io.writer import init_store, write_subject
     from cohort_engine.reduce.cohort import tabulate
+    from cohort_engine.store import layout
+    from cohort_engine.store.ledger import LedgerEntry, now, write_entry
+    from cohort_engine.store.maintenance import finalise
+    from cohort_engine.store.writer import init_store, write_subject
 
     template = parametric_cord(spacing=2, top="C2", bottom="C7")
     stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 from cohort_engine import schema
 from cohort_engine.config import Config, DataConfig
 from cohort_engine.engine.clusters import Pool, make_pool
-from cohort_engine.engine.drawing import to_draw
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.plan import Plan
-from cohort_engine.engine.plugins import TemplateRef, Workplace
+from cohort_engine.engine.plugins import TemplateRef
 from cohort_engine.engine.runner import Job, Run, StageResult, Subject
-from cohort_engine.engine.stages import Stage, stages_of
 from cohort_engine.errors import CohortError, StorageError, StoreError, TemplateError
-from cohort_engine.io import layout
 from cohort_engine.io.bids import Study, index_study, kind_column
-from cohort_engine.io.ledger import LedgerEntry, read_ledger
-from cohort_engine.io.sct import index_results
-from cohort_engine.io.writer import IDENTITY, check_template, init_store
+from cohort_engine.io.sct_folder import index_results
+from cohort_engine.single.process import Workplace
+from cohort_engine.stages.automatic import to_draw
+from cohort_engine.stages.base import Stage, stages_of
+from cohort_engine.store import layout
+from cohort_engine.store.ledger import LedgerEntry, read_ledger
+from cohort_engine.store.writer import IDENTITY, check_template, init_store
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
 
@@ -222,8 +223,8 @@ class _Build:
 
     def _close(self, pool: Pool) -> str:
         """Tabulate and finalise; storage that fails now is told in the report, which must not be lost."""
-        from cohort_engine.io.closing import finalise
         from cohort_engine.reduce.cohort import tabulate
+        from cohort_engine.store.maintenance import finalise
 
         url, stages = self.config.data.store, self.config.stages
         reduce = stages.reduce

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from cohort_engine.config import ComputeConfig
-from cohort_engine.engine.plugins import Workplace, worker_plugin
+from cohort_engine.engine.plugins import worker_plugin
 from cohort_engine.errors import CohortError, ConfigError, LostWorkerError, ResourceError
+from cohort_engine.single.process import Workplace
 
 CONNECT_SECONDS = 60.0
 """How long to wait for a scheduler, and for its first worker."""

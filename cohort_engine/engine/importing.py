@@ -18,14 +18,14 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.config import parse_config
-from cohort_engine.engine.shape import store_arrays
 from cohort_engine.errors import InputError, StoreError, TemplateError
-from cohort_engine.io import layout
-from cohort_engine.io.closing import finalise
-from cohort_engine.io.ledger import LedgerEntry, now, write_entry
 from cohort_engine.io.participants import Person, read_participants_file
-from cohort_engine.io.writer import IDENTITY, init_store, write_block
 from cohort_engine.qmri.morphometry import group_slices
+from cohort_engine.single.morphometry import store_arrays
+from cohort_engine.store import layout
+from cohort_engine.store.ledger import LedgerEntry, now, write_entry
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.writer import IDENTITY, init_store, write_block
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray
 

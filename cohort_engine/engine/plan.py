@@ -14,10 +14,10 @@ from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.engine.clusters import WorkerOffer
 from cohort_engine.engine.runner import Subject, check_resources
-from cohort_engine.engine.stages import Stage
 from cohort_engine.errors import CohortError, ResourceError
-from cohort_engine.io import layout
-from cohort_engine.io.store import local_path
+from cohort_engine.io.places import local_path
+from cohort_engine.stages.base import Stage
+from cohort_engine.store import layout
 from cohort_engine.template.base import Template
 
 WORKER_MEMORY = 220.0

@@ -26,14 +26,15 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.engine.clusters import Pool, WorkerOffer
 from cohort_engine.engine.events import Events
-from cohort_engine.engine.plugins import TemplateRef, task_folder, worker_template
-from cohort_engine.engine.stages import Stage, StageInput
+from cohort_engine.engine.plugins import TemplateRef, worker_template
 from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError, ResourceError, StorageError, StoreError
-from cohort_engine.io.ledger import LedgerEntry, drawn_url, read_entry, remove_drawn, write_drawn, write_entry
-from cohort_engine.io.store import exists, local_path, read_bytes, storage_errors
+from cohort_engine.io.places import exists, local_path, read_bytes, storage_errors
 from cohort_engine.io.volume import Volume
-from cohort_engine.io.writer import read_subject, write_subject
 from cohort_engine.provenance import digest
+from cohort_engine.single.process import task_folder
+from cohort_engine.stages.base import Stage, StageInput
+from cohort_engine.store.ledger import LedgerEntry, drawn_url, read_entry, remove_drawn, write_drawn, write_entry
+from cohort_engine.store.writer import read_subject, write_subject
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Subject:
     problems : mapping of role to CohortError
         Why the study has no file of a role: told in place of its absence.
     draw : frozenset of str
-        Roles that stages are to draw for it, see `engine.drawing.to_draw`.
+        Roles that stages are to draw for it, see `stages.automatic.to_draw`.
     """
 
     row: int

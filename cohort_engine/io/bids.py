@@ -17,7 +17,7 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError, unknown_name
-from cohort_engine.io import store
+from cohort_engine.io import places
 from cohort_engine.io.participants import Person, read_participants, sidecar_covariates
 from cohort_engine.io.tree import Tree, place
 
@@ -445,7 +445,7 @@ def _derivative_trees(tree: Tree, names: tuple[str, ...]) -> list[tuple[Tree, st
     found = []
     for name in names:
         prefix = next((p for p in (f"derivatives/{name.strip('/')}/", f"{name.strip('/')}/") if p in inside), None)
-        other = tree if prefix is not None else Tree(name if "://" in name or name.startswith("/") else store.join(tree.root, name))
+        other = tree if prefix is not None else Tree(name if "://" in name or name.startswith("/") else places.join(tree.root, name))
         if prefix is None and not other.paths:
             known = ", ".join(p.removeprefix("derivatives/").strip("/") for p in inside) or "none"
             raise MissingInputError(

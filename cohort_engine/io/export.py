@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
 from cohort_engine.errors import GeometryError, InputError
-from cohort_engine.io.store import storage_errors
+from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError
-from cohort_engine.io.store import read_bytes
+from cohort_engine.io.places import read_bytes
 from cohort_engine.io.tree import Tree, place
 
 TABLE = "participants.tsv"

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cohort_engine.errors import InputError
-from cohort_engine.io import store
+from cohort_engine.io import places
 
 READERS = 16
 """Small files read at once: a bucket answers in tens of milliseconds, and there is one sidecar a subject."""
@@ -61,10 +61,10 @@ class Tree:
         StorageError
             The bucket does not answer.
         """
-        folder = store.local_path(self.root)
+        folder = places.local_path(self.root)
         if folder is None:
-            with store.storage_errors("listing the dataset"):
-                found = [entry["path"] for chunk in store.object_store(self.root).list() for entry in chunk]
+            with places.storage_errors("listing the dataset"):
+                found = [entry["path"] for chunk in places.object_store(self.root).list() for entry in chunk]
             return tuple(sorted(p for p in found if not any(part.startswith(".") for part in p.split("/"))))
         return tuple(sorted(self._walk(folder)))
 
@@ -75,15 +75,15 @@ class Tree:
 
     def location(self, path: str) -> str:
         """Path or URL that any process can open."""
-        folder = store.local_path(self.root)
-        return str(folder / path) if folder is not None else store.join(self.root, path)
+        folder = places.local_path(self.root)
+        return str(folder / path) if folder is not None else places.join(self.root, path)
 
     def read(self, path: str, *, what: str) -> bytes:
         """Read one file, through the one connection of the tree."""
-        if store.local_path(self.root) is not None:
-            return store.read_bytes(self.location(path), what=what)
-        with store.storage_errors(what):
-            return bytes(store.object_store(self.root).get(path).bytes())
+        if places.local_path(self.root) is not None:
+            return places.read_bytes(self.location(path), what=what)
+        with places.storage_errors(what):
+            return bytes(places.object_store(self.root).get(path).bytes())
 
     def read_many(self, paths: Iterable[str | None], *, what: str) -> list[bytes | None]:
         """Read small files together; None where the path is None."""

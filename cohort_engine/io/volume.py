@@ -257,7 +257,7 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
     import nibabel as nib
     import obstore
 
-    from cohort_engine.io.store import local_path, object_store, storage_errors
+    from cohort_engine.io.places import local_path, object_store, storage_errors
 
     path = local_path(str(location))
     stored = np.dtype(dtype or STORED.get(volume.data.dtype.name, volume.data.dtype))
@@ -318,7 +318,7 @@ def require_signal(volume: Volume, *, what: str) -> None:
 
 def _read(location: str | Path, what: str) -> bytes:
     if "://" in str(location):
-        from cohort_engine.io.store import read_bytes
+        from cohort_engine.io.places import read_bytes
 
         return read_bytes(str(location), what=what)
     path = Path(location)

@@ -9,9 +9,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from cohort_engine.phantom.anatomy import Anatomy
-from cohort_engine.reduce.operator import LevelRange, Operator
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.template.atlas import Region
 from cohort_engine.template.base import Template
+from cohort_engine.template.levels import LevelRange
 from cohort_engine.template.packing import FloatArray
 
 WHITE, GREY, FLUID = "white matter", "gray matter", "CSF"

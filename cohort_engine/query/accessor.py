@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.io import layout
-from cohort_engine.io.store import storage_errors
+from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.reduce.cohort import ATLAS_VARIABLES, CELL, atlas_of, template_levels, tract_table
-from cohort_engine.reduce.operator import LevelRange
+from cohort_engine.store import layout
 from cohort_engine.template.atlas import Region
+from cohort_engine.template.levels import LevelRange
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,12 +18,13 @@ from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
-from cohort_engine.io import layout
-from cohort_engine.io.store import storage_errors
-from cohort_engine.io.writer import write_block
+from cohort_engine.io.places import storage_errors
 from cohort_engine.reduce.estimators import estimator as find_estimator
-from cohort_engine.reduce.operator import LevelRange, Operator
+from cohort_engine.reduce.operator import Operator
+from cohort_engine.store import layout
+from cohort_engine.store.writer import write_block
 from cohort_engine.template.atlas import Atlas, Region
+from cohort_engine.template.levels import LevelRange
 
 CELL = (schema.VALUE, *schema.COMPANIONS)
 """What a cell of a table may have: value, std, se, n, coverage."""

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cohort_engine import schema
-from cohort_engine.errors import AlignmentError, UnknownNameError, unknown_name
+from cohort_engine.errors import AlignmentError
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.base import Template
+from cohort_engine.template.levels import LevelRange
 
 if TYPE_CHECKING:
     from cohort_engine.reduce.mixture import Mixture
@@ -33,54 +34,6 @@ TILE_SUBJECTS = 64
 """Subjects of one sparse product, which bounds the scratch memory to 4 MiB whatever the cohort's size."""
 HALF = 0.5
 """Share of a voxel from which `bin` and `max` count it to a region."""
-WHOLE = "all"
-"""Name of the range that pools every level."""
-
-
-@dataclass(frozen=True)
-class LevelRange:
-    """One or more vertebral levels that are pooled into one cell.
-
-    Attributes
-    ----------
-    name : str
-    numbers : tuple of int
-        Level numbers, 1 = C1.
-
-    Examples
-    --------
-    >>> LevelRange.parse("C2"), LevelRange.parse("c7:T2")
-    (LevelRange(name='C2', numbers=(2,)), LevelRange(name='C7:T2', numbers=(7, 8, 9)))
-    """
-
-    name: str
-    numbers: tuple[int, ...]
-
-    @classmethod
-    def parse(cls, text: str, known: Sequence[str] = schema.LEVEL_NAMES) -> LevelRange:
-        """Read ``"C2"``, the pooled range ``"C2:C5"`` or ``"all"`` among the levels `known` to a template.
-
-        Raises
-        ------
-        UnknownNameError
-            A level the template lacks, or a range that runs upwards.
-        """
-        if text.strip().lower() == WHOLE:
-            return cls(WHOLE, tuple(map(schema.level_number, known)))
-        ends = []
-        for part in text.split(":"):
-            name = part.strip().upper()
-            if name not in known:
-                raise unknown_name("level", part.strip(), [*known, WHOLE], where="level")
-            ends.append(schema.level_number(name))
-        first, last = ends[0], ends[-1]
-        if len(ends) > 2 or last < first:
-            raise UnknownNameError(
-                expected="a level or a range from the upper to the lower one", found=repr(text), where="level",
-                remedy="Write C2, or C2:C5 for the pool of four levels.",
-            )  # fmt: skip
-        names = [schema.LEVEL_NAMES[n - 1] for n in sorted({first, last})]
-        return cls(":".join(names), tuple(range(first, last + 1)))
 
 
 @dataclass(frozen=True, eq=False)

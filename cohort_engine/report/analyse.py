@@ -13,14 +13,14 @@ import xarray as xr
 
 from cohort_engine.config import Config
 from cohort_engine.errors import CohortError, optional
-from cohort_engine.io import layout
-from cohort_engine.io.ledger import now
-from cohort_engine.io.store import local_path
-from cohort_engine.io.tables import write_tables
+from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.report.material import Material, gather
 from cohort_engine.report.tables import SECTIONS
+from cohort_engine.store import layout
+from cohort_engine.store.analysis_tables import write_tables
+from cohort_engine.store.ledger import now
 
 CSV, PARQUET = "csv", "parquet"
 DIGITS = "%.9g"

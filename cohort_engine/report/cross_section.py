@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.analysis.groups import MANN_WHITNEY
 from cohort_engine.reduce.cohort import atlas_of, template_levels
-from cohort_engine.reduce.operator import LevelRange
 from cohort_engine.report import drawing
 from cohort_engine.report.drawing import DIVERGING, INK, MISSING, Drawn, level_order, quantity, scale
 from cohort_engine.report.material import COMPRESSED
+from cohort_engine.template.levels import LevelRange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,9 +20,9 @@ from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
 from cohort_engine.query.frame import Query, parse_query
 from cohort_engine.reduce.cohort import atlas_of
-from cohort_engine.reduce.operator import LevelRange
 from cohort_engine.report.people import People, choose_people, quality_names, subject_table, text_among_numbers
 from cohort_engine.template.atlas import Naming
+from cohort_engine.template.levels import LevelRange
 
 FloatArray = NDArray[np.float64]
 

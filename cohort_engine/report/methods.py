@@ -12,9 +12,9 @@ import xarray as xr
 
 from cohort_engine import schema
 from cohort_engine.analysis.groups import LINEAR, MANN_WHITNEY, WELCH
-from cohort_engine.io import layout
 from cohort_engine.reduce.estimators import ESTIMATORS
 from cohort_engine.report.references import Reference, number
+from cohort_engine.store import layout
 
 if TYPE_CHECKING:
     from cohort_engine.report.analyse import Analysis

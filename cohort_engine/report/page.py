@@ -18,13 +18,13 @@ import xarray as xr
 import yaml
 
 from cohort_engine.errors import optional
-from cohort_engine.io import layout
-from cohort_engine.io.store import storage_errors
+from cohort_engine.io.places import storage_errors
 from cohort_engine.report.methods import Methods, software, write_methods
 from cohort_engine.report.references import Reference
 from cohort_engine.report.show import ROWS, Shown, number, show, unnamed
 from cohort_engine.report.summary import Count, flow, quality_table, summarise, table_one
 from cohort_engine.report.words import SECTION_TITLES, describe, words_of
+from cohort_engine.store import layout
 
 if TYPE_CHECKING:
     from cohort_engine.report.analyse import Analysis

@@ -24,9 +24,9 @@ from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
 from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
-from cohort_engine.reduce.operator import WHOLE
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
 from cohort_engine.report.people import IDENTITY, subject_table
+from cohort_engine.template.levels import WHOLE_CORD
 
 Tables = dict[str, pd.DataFrame]
 Section = Callable[[Material, AnalysisConfig], Tables]
@@ -421,7 +421,7 @@ def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[st
 
 def _has_level(levels: list[str], name: str) -> bool:
     """Whether a template has a level or pooled range; nobody else is compressed where one person is."""
-    return name == WHOLE or (name != COMPRESSED and set(name.split(":")) <= set(levels))
+    return name == WHOLE_CORD or (name != COMPRESSED and set(name.split(":")) <= set(levels))
 
 
 def _bands(m: Material) -> pd.DataFrame:

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 from cohort_engine.config import parse_config
-from cohort_engine.io import layout
-from cohort_engine.io.writer import init_store, write_subject
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import table_operator, tabulate
 from cohort_engine.reduce.operator import weighted_average
 from cohort_engine.schema import SUBJECT_BLOCK
+from cohort_engine.store import layout
+from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
 

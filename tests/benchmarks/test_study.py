@@ -18,12 +18,12 @@ from scipy.stats import norm
 from cohort_engine import schema
 from cohort_engine.analysis.cluster import adjusted_rand
 from cohort_engine.config import AnalysisConfig, parse_config
-from cohort_engine.io.closing import finalise
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import Analysis, analyse_cohort
 from cohort_engine.report.material import _harmonised, gather
 from cohort_engine.report.tables import clusters, compression, groups, roc, sites
+from cohort_engine.store.maintenance import finalise
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import AGE_SLOPE, SUBJECT_SD, VOXEL_SD, StoreTruth, simulate_store
 

@@ -10,10 +10,10 @@ import pytest
 from scipy import sparse
 
 from cohort_engine import schema
-from cohort_engine.io import layout
-from cohort_engine.io.closing import finalise, verify
-from cohort_engine.io.ledger import LedgerEntry, read_ledger, write_entry
-from cohort_engine.io.writer import init_store, read_subject, write_subject
+from cohort_engine.store import layout
+from cohort_engine.store.ledger import LedgerEntry, read_ledger, write_entry
+from cohort_engine.store.maintenance import finalise, verify
+from cohort_engine.store.writer import init_store, read_subject, write_subject
 from cohort_engine.template.packing import Packing
 
 VOXELS = 254_766

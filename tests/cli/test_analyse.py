@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import cohort_engine
 from cohort_engine.cli import app
 from cohort_engine.errors import CohortError
-from cohort_engine.io.tables import read_tables
+from cohort_engine.store.analysis_tables import read_tables
 
 FIGURES = "cohort_engine.report.figures"
 QUICK = {"roc": {"resamples": 20}, "clusters": {"resamples": 5, "largest": 3}, "classifier": {"folds": 2}}

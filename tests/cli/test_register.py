@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cohort_engine.cli import app
 from cohort_engine.errors import GeometryError, LevelError
-from cohort_engine.io.labels import read_atlas
+from cohort_engine.io.label_folder import read_atlas
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 
 

@@ -10,15 +10,15 @@ from toys import arrays, fit_params, make_study, mtr_params, study_config
 
 from cohort_engine.config import Config, SegmentConfig
 from cohort_engine.engine.build import BuildReport, build, plan
-from cohort_engine.engine.drawing import to_draw
-from cohort_engine.engine.stages import Stage, StageInput, with_drawers
 from cohort_engine.errors import CordError
 from cohort_engine.io.bids import index_study
-from cohort_engine.io.closing import verify, withdraw
-from cohort_engine.io.ledger import drawn_url
-from cohort_engine.io.store import exists
+from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.schema import SEGMENT_QC, qc_specs
+from cohort_engine.stages.automatic import to_draw
+from cohort_engine.stages.base import Stage, StageInput, with_drawers
+from cohort_engine.store.ledger import drawn_url
+from cohort_engine.store.maintenance import verify, withdraw
 
 GIVEN, DRAWN = 1.0, 2.0
 

@@ -16,7 +16,7 @@ from toys import STAGES, arrays, journal, make_study, study_config
 
 from cohort_engine.engine.build import build
 from cohort_engine.engine.events import Events
-from cohort_engine.io.ledger import read_ledger
+from cohort_engine.store.ledger import read_ledger
 
 pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent

@@ -13,8 +13,8 @@ import cohort_engine
 from cohort_engine.config import parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.errors import StoreError, UnknownNameError
-from cohort_engine.io.closing import verify
 from cohort_engine.phantom.study import simulate
+from cohort_engine.store.maintenance import verify
 from cohort_engine.template import load_template
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from cohort_engine.config import Config, StagesConfig, parse_config
 from cohort_engine.engine.build import build
-from cohort_engine.engine.stages import stages_of
 from cohort_engine.io.bids import index_study
-from cohort_engine.io.closing import verify
-from cohort_engine.io.ledger import drawn_url
-from cohort_engine.io.store import exists
+from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.study import simulate
+from cohort_engine.stages.base import stages_of
+from cohort_engine.store.ledger import drawn_url
+from cohort_engine.store.maintenance import verify
 from cohort_engine.template import load_template
 
 

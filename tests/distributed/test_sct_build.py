@@ -16,15 +16,15 @@ import xarray as xr
 import cohort_engine
 from cohort_engine.config import Config, parse_config
 from cohort_engine.engine.build import BuildReport, build
-from cohort_engine.engine.single import TO_IMAGE, TO_TEMPLATE, write_registration
-from cohort_engine.engine.stages import StageInput, mtr_image
 from cohort_engine.io.bids import index_study
-from cohort_engine.io.closing import verify
 from cohort_engine.io.volume import read_volume, write_volume
-from cohort_engine.io.writer import read_subject
 from cohort_engine.mapping.native import dense_positions
 from cohort_engine.mapping.template_map import TemplateMap
 from cohort_engine.phantom.study import simulate
+from cohort_engine.single.register import TO_IMAGE, TO_TEMPLATE, write_registration
+from cohort_engine.stages.base import StageInput, mtr_image
+from cohort_engine.store.maintenance import verify
+from cohort_engine.store.writer import read_subject
 from cohort_engine.template import load_template
 
 STAGES = {

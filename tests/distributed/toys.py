@@ -14,8 +14,8 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.config import Config, parse_config
-from cohort_engine.engine.stages import Stage, StageInput
 from cohort_engine.errors import CordError, StorageError
+from cohort_engine.stages.base import Stage, StageInput
 
 BUILD = {"data": {"bids": "bids", "store": "study.zarr"}, "template": {"name": "parametric"}}
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cohort_engine import schema
 from cohort_engine.errors import AlignmentError, CohortError
-from cohort_engine.io import layout
-from cohort_engine.io.closing import verify
-from cohort_engine.io.writer import init_store, read_subject, write_block, write_subject
+from cohort_engine.store import layout
+from cohort_engine.store.maintenance import verify
+from cohort_engine.store.writer import init_store, read_subject, write_block, write_subject
 
 QUICK = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TABLE = "tables/template/mtr_wa"

@@ -11,8 +11,9 @@ from cohort_engine.reduce import operator as kernel
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.linear import Moments, fit
 from cohort_engine.reduce.native import reduce_group
-from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
+from cohort_engine.reduce.operator import Operator, weighted_average
 from cohort_engine.template.atlas import Atlas, Region
+from cohort_engine.template.levels import LevelRange
 
 
 @st.composite

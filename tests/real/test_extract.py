@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from cohort_engine.engine.extract import Extraction, extract
 from cohort_engine.errors import LevelError
-from cohort_engine.io.labels import NativeAtlas, read_atlas, read_levels
+from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.qmri.mt import mtr
+from cohort_engine.single.extract import Extraction, extract
 
 pytestmark = pytest.mark.real
 

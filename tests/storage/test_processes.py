@@ -14,16 +14,16 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.errors import StorageError, StoreError
-from cohort_engine.io.closing import finalise, verify
-from cohort_engine.io.ledger import LedgerEntry, read_ledger, write_entry
-from cohort_engine.io.store import local_path
-from cohort_engine.io.writer import read_subject, write_subject
+from cohort_engine.io.places import local_path
+from cohort_engine.store.ledger import LedgerEntry, read_ledger, write_entry
+from cohort_engine.store.maintenance import finalise, verify
+from cohort_engine.store.writer import read_subject, write_subject
 
 PRELUDE = """
 import sys, numpy as np
 from cohort_engine import schema
-from cohort_engine.io.ledger import LedgerEntry, write_entry
-from cohort_engine.io.writer import write_subject
+from cohort_engine.store.ledger import LedgerEntry, write_entry
+from cohort_engine.store.writer import write_subject
 url, digest, voxels = sys.argv[1], sys.argv[2], int(sys.argv[3])
 def write(row, value):
     noise = np.random.default_rng(row).normal(0, 0.01, voxels)  # so that a chunk is not a few bytes
@@ -126,7 +126,7 @@ def test_a_disk_without_room_keeps_the_old_chunk_and_says_so(make_store, start, 
 def test_a_place_that_refuses_writes_is_a_storage_error(small_template, make_config):
     import pandas as pd
 
-    from cohort_engine.io.writer import init_store
+    from cohort_engine.store.writer import init_store
 
     with pytest.raises((StorageError, StoreError)):
         init_store("/proc/store.zarr", template=small_template, config=make_config(), subjects=pd.DataFrame({"participant_id": ["a"]}))

@@ -13,9 +13,9 @@ from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.config import parse_config
-from cohort_engine.io.closing import finalise
-from cohort_engine.io.writer import init_store, write_subject
 from cohort_engine.reduce.cohort import tabulate
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template.atlas import Atlas
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import Grid, Packing

@@ -20,7 +20,11 @@ LAYERS = [
     {"config"},
     {"template", "io"},
     {"mapping", "cord", "qmri", "nn"},
-    {"reduce", "engine"},
+    {"store"},
+    {"reduce"},
+    {"single"},
+    {"stages"},
+    {"engine"},
     {"query", "analysis", "testing", "phantom", "rois"},
     {"report", "explore"},
     {"cli"},
@@ -95,7 +99,7 @@ def test_morphometry_of_one_image_loads_no_scipy() -> None:
     """scipy would take a third of the time of a process that measures one mask."""
     heavy = ["scipy.ndimage", "scipy.sparse", "scipy.spatial", "pandas", "xarray", "zarr", "dask", "rich"]
     code = (
-        "import sys, numpy as np; from cohort_engine.engine.shape import shape; from cohort_engine.io.volume import Volume;"
+        "import sys, numpy as np; from cohort_engine.single.morphometry import shape; from cohort_engine.io.volume import Volume;"
         "from cohort_engine.template import pam50; mask = np.zeros((12, 12, 9)); mask[2:9, 3:8] = 1;"
         f"shape(Volume(mask, np.eye(4))); print([m for m in {heavy} if m in sys.modules])"
     )

@@ -10,8 +10,8 @@ from cohort_engine.config import Config, parse_config
 from cohort_engine.engine.clusters import WorkerOffer, make_pool
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.runner import Subject
-from cohort_engine.engine.stages import STAGES
 from cohort_engine.errors import ConfigError, ResourceError, TemplateError
+from cohort_engine.stages.base import STAGES
 from cohort_engine.template.parametric import parametric_cord
 
 TEMPLATE = parametric_cord(spacing=2.0, top="C3", bottom="C4")

@@ -9,8 +9,9 @@ from types import ModuleType
 import pytest
 import zarr
 
-from cohort_engine.engine.plugins import REQUESTS, TemplateRef, Workplace, task_folder, worker_template
+from cohort_engine.engine.plugins import TemplateRef, worker_template
 from cohort_engine.errors import ResourceError, TemplateError
+from cohort_engine.single.process import REQUESTS, Workplace, task_folder
 
 
 @pytest.fixture

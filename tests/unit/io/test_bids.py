@@ -12,7 +12,7 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError, StorageError, UnknownNameError
-from cohort_engine.io import store
+from cohort_engine.io import places
 from cohort_engine.io.bids import index_study, kind_column
 
 MASK, MARKS = schema.role(schema.T2W, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS)
@@ -388,7 +388,7 @@ def test_same_index_from_folder_file_url_and_bucket(make_bids, monkeypatch):
     here = index(root)
     assert index(root.as_uri()).files.equals(here.files)
 
-    monkeypatch.setattr(store, "object_store", lambda url: {"s3://bucket/study": bucket}[url])
+    monkeypatch.setattr(places, "object_store", lambda url: {"s3://bucket/study": bucket}[url])
     there = index("s3://bucket/study")
     pd.testing.assert_frame_equal(there.subjects, here.subjects)
     assert there.files.at[0, MASK] == "s3://bucket/study/derivatives/labels/sub-01/anat/sub-01_T2w_label-SC_seg.nii.gz"
@@ -399,7 +399,7 @@ def test_bucket_that_does_not_answer(monkeypatch):
     def refuse(url):
         raise OSError("unreachable")
 
-    monkeypatch.setattr(store, "object_store", refuse)
+    monkeypatch.setattr(places, "object_store", refuse)
     with pytest.raises(StorageError, match="listing the dataset"):
         index("s3://bucket/study")
 

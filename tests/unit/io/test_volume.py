@@ -14,7 +14,7 @@ import obstore
 import pytest
 
 from cohort_engine.errors import InputError, MissingInputError, StorageError
-from cohort_engine.io import store
+from cohort_engine.io import places
 from cohort_engine.io.volume import Volume, read_vectors, read_volume, require_signal, same_grid, write_volume
 
 WHAT = "MT-off image"
@@ -300,7 +300,7 @@ def test_urls(tmp_path, monkeypatch):
     write_volume((tmp_path / "a b.nii.gz").as_uri(), Volume(RAMP, np.eye(4)))
     np.testing.assert_array_equal(read((tmp_path / "a b.nii.gz").as_uri()).data, RAMP)
     bucket = obstore.store.MemoryStore()
-    monkeypatch.setattr(store, "object_store", lambda url: {"s3://bucket/maps": bucket}[url])
+    monkeypatch.setattr(places, "object_store", lambda url: {"s3://bucket/maps": bucket}[url])
     write_volume("s3://bucket/maps/out.nii.gz", Volume(RAMP, np.eye(4)))
     np.testing.assert_array_equal(read("s3://bucket/maps/out.nii.gz").data, RAMP)
     refused("s3://bucket/maps/absent.nii.gz", "a file", "")

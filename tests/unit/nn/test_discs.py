@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cohort_engine.engine.training import load_disc_training, train_discs
 from cohort_engine.errors import ConfigError
 from cohort_engine.nn.discs import DiscRun, DiscTraining
 from cohort_engine.nn.strips import STATES, Spine, spine_of
+from cohort_engine.nn.training import load_disc_training, train_discs
 from cohort_engine.nn.weights import load_discs
 from cohort_engine.template.parametric import parametric_cord
 

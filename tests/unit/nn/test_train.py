@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cohort_engine.engine.training import load_training, train_cord
 from cohort_engine.errors import ConfigError, StorageError, UnknownNameError
 from cohort_engine.nn.anatomy import Anatomy, anatomy_of
 from cohort_engine.nn.train import CordTraining, Training
+from cohort_engine.nn.training import load_training, train_cord
 from cohort_engine.nn.unet import for_inference, unet
 from cohort_engine.template.parametric import parametric_cord
 

@@ -69,7 +69,7 @@ def test_a_place_without_a_cohort(tmp_path: Path) -> None:
 
 
 def test_people_who_withdrew_are_gone_and_the_others_keep_their_row(make_cohort: MakeCohort) -> None:
-    from cohort_engine.io.closing import withdraw
+    from cohort_engine.store.maintenance import withdraw
 
     url = make_cohort([subject(1, 1), subject(2, 2), subject(3, 3)])
     withdraw(url, 1)

@@ -14,13 +14,14 @@ import xarray as xr
 from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.errors import AlignmentError, StoreError, UnknownNameError
-from cohort_engine.io import layout
-from cohort_engine.io.closing import finalise, verify
-from cohort_engine.io.writer import init_store, write_subject
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate, tract_table
-from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
+from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.store import layout
+from cohort_engine.store.maintenance import finalise, verify
+from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template.base import Template
+from cohort_engine.template.levels import LevelRange
 
 NAN = np.nan
 MakeCohort = Callable[..., str]

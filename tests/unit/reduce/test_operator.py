@@ -10,8 +10,9 @@ from scipy import sparse
 
 from cohort_engine.errors import AlignmentError, UnknownNameError
 from cohort_engine.reduce.estimators import ESTIMATORS, estimator
-from cohort_engine.reduce.operator import LevelRange, Operator, weighted_average
+from cohort_engine.reduce.operator import Operator, weighted_average
 from cohort_engine.template.atlas import Atlas, Region
+from cohort_engine.template.levels import LevelRange
 
 NAN = np.nan
 Make = Callable[..., Operator]

@@ -10,12 +10,12 @@ from cohort_engine import schema
 from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.norms import deviation, fit_norm
 from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNameError
-from cohort_engine.io.closing import finalise, verify, withdraw
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
 from cohort_engine.report.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
 from cohort_engine.report.tables import groups, norms, repeats, roc
+from cohort_engine.store.maintenance import finalise, verify, withdraw
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from cohort_engine.errors import InputError, StorageError, StoreError
-from cohort_engine.io.store import join, ledger_url, local_path, object_store, open_zarr_store, read_bytes, remove_leftovers, storage_errors
+from cohort_engine.io.places import join, ledger_url, local_path, object_store, open_zarr_store, read_bytes, remove_leftovers, storage_errors
 
 
 def test_local_places_are_absolute_and_urls_are_not_paths(tmp_path, monkeypatch):

@@ -15,11 +15,11 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.cord.levels import Landmarks, landmarks_from_labels
-from cohort_engine.engine.stages import Array, Stage, StageInput, quality_arrays, register
 from cohort_engine.errors import CohortError, CordError, GeometryError
 from cohort_engine.io.bids import PRODUCT_OF
 from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid
 from cohort_engine.nn.weights import CORD, DISCS
+from cohort_engine.stages.base import Array, Stage, StageInput, quality_arrays, register
 
 
 def to_draw(files: Mapping[str, str], stages: Sequence[Stage]) -> frozenset[str]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from cohort_engine.cord.grey import GreyMatter, grey_matter
 from cohort_engine.cord.segment import ABSENT, FLAGS, Segmentation, segment
-from cohort_engine.engine.columns import Columns
 from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid, write_volume
 from cohort_engine.nn.weights import CordNetworks, load_cord, load_grey
+from cohort_engine.single.columns import Columns
 
 IMAGE, MASK = "image", "cord mask"
 NIFTI = (".nii", ".nii.gz")

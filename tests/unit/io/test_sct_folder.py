@@ -9,7 +9,7 @@ import pytest
 
 from cohort_engine.errors import ConfigError, MissingInputError
 from cohort_engine.io.bids import Study
-from cohort_engine.io.sct import index_results
+from cohort_engine.io.sct_folder import index_results
 
 LABELS = ("label/atlas/info_label.txt", "label/template/PAM50_levels.nii.gz")
 SHORT = {

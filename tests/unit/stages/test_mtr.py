@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cohort_engine.engine.stages import STAGES, StageInput, coregister_off
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.stages.base import STAGES, StageInput, coregister_off
 
 SHAPE = (24, 24, 4)
 run_mtr = STAGES["mtr"].run

@@ -9,8 +9,8 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
-from cohort_engine.io.ledger import LedgerEntry, delete_entries, read_entry, read_ledger, scan_ledger, write_entry
-from cohort_engine.io.store import ledger_url, local_path
+from cohort_engine.io.places import ledger_url, local_path
+from cohort_engine.store.ledger import LedgerEntry, delete_entries, read_entry, read_ledger, scan_ledger, write_entry
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -5,8 +5,8 @@ endpoints come from the environment, as obstore documents them. Tasks carry the 
 hangs, and one opened per call costs a connection.
 
 A put is whole or absent: obstore writes ``<name>#<n>`` beside the object and renames it on a local disk, and object storage never shows a part.
-That holds when a process is killed. It does not flush the disk's cache: after a power cut a chunk can be empty or torn, which `io.closing.verify`
-finds by its checksum.
+That holds when a process is killed. It does not flush the disk's cache: after a power cut a chunk can be empty or torn, which
+`store.maintenance.verify` finds by its checksum.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import zarr
 
 from cohort_engine import schema
 from cohort_engine.errors import unknown_name
-from cohort_engine.io import layout
-from cohort_engine.io.store import local_path, storage_errors
+from cohort_engine.io.places import local_path, storage_errors
+from cohort_engine.store import layout
 
 COMPLETE = "complete"
 """Attribute of the group that is written last; without it the tables count as absent."""

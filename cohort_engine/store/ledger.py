@@ -19,7 +19,7 @@ import obstore
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
-from cohort_engine.io.store import join, ledger_url, local_path, object_store, storage_errors
+from cohort_engine.io.places import join, ledger_url, local_path, object_store, storage_errors
 from cohort_engine.io.volume import Volume, write_volume
 
 READERS = 32

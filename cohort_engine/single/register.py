@@ -12,12 +12,12 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.grey import grey_contrast
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
-from cohort_engine.engine.plugins import Workplace, task_folder
 from cohort_engine.errors import GeometryError, LevelError
 from cohort_engine.io.bids import kind_of_landmarks
 from cohort_engine.io.export import write_label_folder
-from cohort_engine.io.store import storage_errors
+from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, read_volume, same_grid, write_volume
+from cohort_engine.single.process import Workplace, task_folder
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import Grid
 

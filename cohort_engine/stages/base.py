@@ -111,7 +111,7 @@ class Stage:
     writes : tuple of str
         Store paths it fills.
     draws : str
-        Role of the file that it makes for subjects who have none, see `engine.drawing`; most stages make none.
+        Role of the file that it makes for subjects who have none, see `stages.automatic`; most stages make none.
     completes : callable of `StageInput` to bool, optional
         Of a stage that `draws`: whether the file that a subject has is too little, and to be completed. One of `alternatives` then names that role.
     resources : mapping of str to float
@@ -277,8 +277,8 @@ def with_drawers(chosen: Mapping[str, Stage], drawers: Mapping[str, Stage]) -> d
 
 def _load_entry_points() -> None:
     """Register the stages that draw, those of the other source, and those of other packages, once."""
-    import cohort_engine.engine.drawing
-    import cohort_engine.engine.sct  # noqa: F401
+    import cohort_engine.stages.automatic
+    import cohort_engine.stages.sct  # noqa: F401
 
     for point in entry_points(group=ENTRY_POINTS):
         found = point.load()
@@ -372,7 +372,7 @@ T2W_PAIR = (schema.role(schema.T2W, schema.MASK), schema.role(schema.T2W, schema
 
 def run_shape(inputs: StageInput) -> dict[str, Array]:
     """Measure the cord of the T2w mask: ``profiles/*`` (z,) along the template and ``tables/shape/*`` (level,)."""
-    from cohort_engine.engine.shape import measure_cord, subject_arrays
+    from cohort_engine.single.morphometry import measure_cord, subject_arrays
 
     mask, marks = T2W_PAIR
     labels = read_volume(inputs.files[marks], what=schema.ROLES[marks], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The only writer of a cohort store: lay it out, then write whole chunks. Closing, checking and freezing are in `io.closing`.
+"""The only writer of a cohort store: lay it out, then write whole chunks. Closing, checking and freezing are in `store.maintenance`.
 
 ``init_store`` runs in one process and before the tasks. A task calls ``write_subject`` for its row and then writes its ledger entry: chunks
 first, witness second, so that a crash anywhere leaves a row that is simply not done. Nothing here guesses: path, shape, dtype, chunk border
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.errors import AlignmentError, StoreError, TemplateError
-from cohort_engine.io import layout
-from cohort_engine.io.ledger import now
-from cohort_engine.io.store import storage_errors
+from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import versions
+from cohort_engine.store import layout
+from cohort_engine.store.ledger import now
 from cohort_engine.template.base import Template
 
 IDENTITY = (schema.PARTICIPANT, schema.SESSION)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.config import Config
-from cohort_engine.engine.stages import Array, MetricImage, Stage, StageInput, fit_name, metric_quality, quality_arrays, register, run_metric
 from cohort_engine.errors import GeometryError, InputError, TemplateError
-from cohort_engine.io.labels import read_atlas, read_cord, read_levels, require_grid
+from cohort_engine.io.label_folder import read_atlas, read_cord, read_levels, require_grid
 from cohort_engine.io.volume import Volume, read_vectors, require_signal
 from cohort_engine.mapping.ants import field_positions
 from cohort_engine.mapping.native import WarpedAtlas, reach
 from cohort_engine.reduce.native import slice_levels
+from cohort_engine.stages.base import Array, MetricImage, Stage, StageInput, fit_name, metric_quality, quality_arrays, register, run_metric
 from cohort_engine.template.packing import Grid
 
 LEAST = {schema.LABEL_FOLDER: 0.85, schema.MASK: 0.5}
@@ -157,7 +157,7 @@ def label_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warped
     GeometryError
         Another grid than the metric's.
     MissingInputError, InputError
-        See `io.labels`.
+        See `io.label_folder`.
     """
     role, template = schema.role(contrast, schema.LABEL_FOLDER), inputs.template
     what = schema.ROLES[role]

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.engine.columns import Columns, runs
 from cohort_engine.errors import GeometryError, InputError, LevelError, UnknownNameError, unknown_name
-from cohort_engine.io.labels import NativeAtlas, read_atlas, read_levels, require_grid
+from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels, require_grid
 from cohort_engine.io.volume import Volume, read_volume, require_signal
 from cohort_engine.reduce.native import ESTIMATORS, reduce_group, slice_levels
+from cohort_engine.single.columns import Columns, runs
 from cohort_engine.template.atlas import Region
 
 SLICE, ALL = "slice", "all"
@@ -84,7 +84,7 @@ def extract(
 
     Examples
     --------
-    >>> from cohort_engine.io.labels import NativeAtlas
+    >>> from cohort_engine.io.label_folder import NativeAtlas
     >>> from cohort_engine.template.atlas import Naming
     >>> image = Volume(np.array([[[40.0, 10.0]]]), np.eye(4))
     >>> atlas = NativeAtlas(Naming(("tract",), {}, {"white matter": (0,)}), image.grid, np.array([0, 1]), np.array([[1.0, 0.5]]))

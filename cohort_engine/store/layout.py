@@ -38,7 +38,7 @@ from zarr.errors import GroupNotFoundError
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.io.store import clear, object_store, open_zarr_store, storage_errors
+from cohort_engine.io.places import clear, object_store, open_zarr_store, storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.schema import VariableSpec
 from cohort_engine.template.atlas import Atlas

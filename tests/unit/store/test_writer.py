@@ -12,8 +12,8 @@ import zarr
 
 from cohort_engine import schema
 from cohort_engine.errors import AlignmentError, StorageError, StoreError, TemplateError, UnknownNameError
-from cohort_engine.io import layout, writer
-from cohort_engine.io.writer import init_store, read_subject, write_block, write_subject
+from cohort_engine.store import layout, writer
+from cohort_engine.store.writer import init_store, read_subject, write_block, write_subject
 from cohort_engine.template.parametric import parametric_cord
 
 NAN = float("nan")

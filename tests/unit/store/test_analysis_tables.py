@@ -9,9 +9,9 @@ import zarr
 
 from cohort_engine import schema
 from cohort_engine.errors import StorageError, StoreError, UnknownNameError
-from cohort_engine.io import layout, tables
-from cohort_engine.io.closing import compact, finalise, verify, withdraw
-from cohort_engine.io.tables import read_table, read_tables, write_tables
+from cohort_engine.store import analysis_tables, layout
+from cohort_engine.store.analysis_tables import read_table, read_tables, write_tables
+from cohort_engine.store.maintenance import compact, finalise, verify, withdraw
 
 GROUPS = pd.DataFrame({
     "metric": ["mtr", "area"], "n": np.array([3, 4]), "effect": [-1.25, np.nan], "found": [True, False], "note": ["", "weiß, größer"],
@@ -62,14 +62,14 @@ def test_names_of_people_never_enter(store, tmp_path) -> None:
 
 def test_a_writing_that_was_cut_short_is_no_analysis(store, monkeypatch) -> None:
     write_tables(store, {"groups": GROUPS}, {})
-    write = tables._write
+    write = analysis_tables._write
 
     def fail(group, name, column, dim) -> None:
         if name == "effect":
             raise OSError("disk full")
         write(group, name, column, dim)
 
-    monkeypatch.setattr(tables, "_write", fail)
+    monkeypatch.setattr(analysis_tables, "_write", fail)
     with pytest.raises(StorageError, match="analysis"):
         write_tables(store, {"groups": GROUPS}, {})
     assert read_tables(store) == ({}, {})

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cohort_engine.config import parse_config
-from cohort_engine.engine.stages import STAGES, Stage, register, stages_of
 from cohort_engine.errors import ConfigError, MissingInputError, UnknownNameError
+from cohort_engine.stages.base import STAGES, Stage, register, stages_of
 
 FIT_MT, FIT_T2W, MTR = STAGES["fit_mt"], STAGES["fit_t2w"], STAGES["mtr"]
 

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from cohort_engine import schema
 from cohort_engine.cli import app
 from cohort_engine.config import parse_config
-from cohort_engine.engine.shape import REACH, measure_cord, shape, subject_arrays
-from cohort_engine.engine.stages import STAGES, StageInput, stages_of
 from cohort_engine.errors import ConfigError, CordError, LevelError, MissingInputError, UnknownNameError
 from cohort_engine.io.volume import Volume, write_volume
-from cohort_engine.io.writer import init_store, read_subject, write_subject
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.single.morphometry import REACH, measure_cord, shape, subject_arrays
+from cohort_engine.stages.base import STAGES, StageInput, stages_of
+from cohort_engine.store.writer import init_store, read_subject, write_subject
 from cohort_engine.template.base import Template
 
 WORDS = ("cord mask", "vertebral landmarks")

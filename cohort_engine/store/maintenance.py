@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import CohortError, IncompleteError, StorageError, StoreError
-from cohort_engine.io import layout
-from cohort_engine.io.ledger import LedgerEntry, delete_entries, now, read_ledger, scan_ledger
-from cohort_engine.io.store import local_path, remove_leftovers, storage_errors
-from cohort_engine.io.tables import erase_tables
+from cohort_engine.io.places import local_path, remove_leftovers, storage_errors
+from cohort_engine.store import layout
+from cohort_engine.store.analysis_tables import erase_tables
+from cohort_engine.store.ledger import LedgerEntry, delete_entries, now, read_ledger, scan_ledger
 
 SHARD = 64
 """Subjects in one object of a freeze."""

@@ -13,11 +13,11 @@ import zarr
 
 from cohort_engine import schema
 from cohort_engine.errors import IncompleteError, StoreError
-from cohort_engine.io import closing, layout
-from cohort_engine.io.closing import Problem, compact, finalise, verify, withdraw
-from cohort_engine.io.ledger import LedgerEntry, read_ledger, write_entry
-from cohort_engine.io.store import ledger_url, local_path, object_store
-from cohort_engine.io.writer import init_store, read_subject, write_block, write_subject
+from cohort_engine.io.places import ledger_url, local_path, object_store
+from cohort_engine.store import layout, maintenance
+from cohort_engine.store.ledger import LedgerEntry, read_ledger, write_entry
+from cohort_engine.store.maintenance import Problem, compact, finalise, verify, withdraw
+from cohort_engine.store.writer import init_store, read_subject, write_block, write_subject
 
 FIT, MTR = "fit_mt", "mtr"
 NAN = float("nan")
@@ -228,7 +228,7 @@ def test_an_unreadable_configuration_is_a_problem(build):
 # --- compact ----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def few_in_a_shard(monkeypatch):
-    monkeypatch.setattr(closing, "SHARD", 4)
+    monkeypatch.setattr(maintenance, "SHARD", 4)
 
 
 def test_a_freeze_holds_the_same_in_fewer_files(build, tmp_path, few_in_a_shard):
@@ -245,8 +245,8 @@ def test_a_freeze_holds_the_same_in_fewer_files(build, tmp_path, few_in_a_shard)
 def test_a_freeze_does_not_depend_on_the_blocks_it_was_copied_in(build, tmp_path, few_in_a_shard, monkeypatch):
     url, data = build(10, done=[0, 3, 4, 6, 9]), []
     finalise(url, allow_missing=True)
-    for name, size in (("whole", closing.BLOCK_BYTES), ("rows", 1)):
-        monkeypatch.setattr(closing, "BLOCK_BYTES", size)
+    for name, size in (("whole", maintenance.BLOCK_BYTES), ("rows", 1)):
+        monkeypatch.setattr(maintenance, "BLOCK_BYTES", size)
         compact(url, str(tmp_path / name))
         data.append({p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != "zarr.json"})
     assert data[0] == data[1]
@@ -277,7 +277,7 @@ def test_a_freeze_cut_short_is_no_store_and_the_next_try_replaces_it(build, tmp_
     url, out = build(2), str(tmp_path / "freeze.zarr")
     finalise(url)
     with monkeypatch.context() as patch:
-        patch.setattr(closing, "_same", lambda a, b: False)
+        patch.setattr(maintenance, "_same", lambda a, b: False)
         with pytest.raises(StoreError, match="expected an equal copy"):
             compact(url, out)
     with pytest.raises(StoreError, match="cut short"):
@@ -361,7 +361,7 @@ def test_remains_of_a_crashed_write_go_too(build):
 def test_an_erasure_cut_short_can_be_done_again(build, monkeypatch):
     url = build(1)
     with monkeypatch.context() as patch:
-        patch.setattr(closing, "remove_leftovers", lambda url: (_ for _ in ()).throw(OSError(5, "io")))
+        patch.setattr(maintenance, "remove_leftovers", lambda url: (_ for _ in ()).throw(OSError(5, "io")))
         with pytest.raises(Exception, match="run again"):
             withdraw(url, 0)
     withdraw(url, 0)

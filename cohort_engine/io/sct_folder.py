@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, InputError, MissingInputError
-from cohort_engine.io import bids, store
+from cohort_engine.io import bids, places
 from cohort_engine.io.bids import Choice, ImageFile, Study
 from cohort_engine.io.participants import Person
 from cohort_engine.io.tree import Tree, place
@@ -96,7 +96,7 @@ def index_results(folder: str, *, derivatives: Iterable[str] = (), include: Iter
     >>> sorted((role, str(pathlib.Path(path).relative_to(root / "sub-01"))) for role, path in files.items())[:2]
     [('mt_from_template', 'mt/warp_template2mt.nii.gz'), ('mt_label_folder', 'mt/label')]
     """
-    if tuple(derivatives) or store.local_path(folder) is None:
+    if tuple(derivatives) or places.local_path(folder) is None:
         raise ConfigError(
             expected="one folder on a disk, with all results of a subject in its folder", found="derivatives" if tuple(derivatives) else "a URL",
             where=f"data, source: {schema.SCT}", remedy="Copy the results there, and leave data.derivatives out.",

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort_engine.cli import app
-from cohort_engine.engine.extract import extract
 from cohort_engine.errors import GeometryError, InputError, LevelError, MissingInputError, UnknownNameError
-from cohort_engine.io.labels import read_atlas
+from cohort_engine.io.label_folder import read_atlas
 from cohort_engine.io.volume import Volume, read_nonzero, read_volume, write_volume
+from cohort_engine.single.extract import extract
 
 INFO = """# Keyword=IndivLabels
 0, WM left tract, a.nii.gz
