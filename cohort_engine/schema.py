@@ -165,6 +165,8 @@ class VariableSpec:
         NaN for floats. Zero is a value, not a hole.
     flags : mapping of int to str
         CF flag_values and flag_meanings, for coded variables.
+    stage : str
+        Stage that writes it, row by row; empty where no stage does.
     """
 
     path: str
@@ -176,6 +178,7 @@ class VariableSpec:
     chunks: Mapping[str, int] = field(default_factory=dict)
     fill: Any = math.nan
     flags: Mapping[int, str] = field(default_factory=dict)
+    stage: str = ""
 
     @property
     def group(self) -> str:
@@ -184,6 +187,37 @@ class VariableSpec:
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
+
+    @property
+    def gathered(self) -> bool:
+        """Whether a stage's row of it travels in the stage's record and is gathered into blocks: small things that need no object of their own."""
+        return bool(self.stage) and self.dims[:1] == (SUBJECT,) and self.chunks.get(SUBJECT) != 1
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it: NaN is None, an open end of a range ``"inf"``.
+
+        Examples
+        --------
+        >>> spec = VariableSpec("qc/mt_dice", "Dice", "1", (SUBJECT,), valid_range=(0.0, math.inf), stage="fit_mt")
+        >>> VariableSpec.from_json(spec.to_json()) == spec, spec.to_json()["valid_range"]
+        (True, [0.0, 'inf'])
+        """
+        limits = None if self.valid_range is None else [str(v) if math.isinf(v) else v for v in self.valid_range]
+        fill = None if self.fill != self.fill else self.fill
+        return {
+            "path": self.path, "long_name": self.long_name, "units": self.units, "dims": list(self.dims), "dtype": self.dtype, "valid_range": limits,
+            "chunks": dict(self.chunks), "fill": fill, "flags": {str(k): v for k, v in self.flags.items()}, "stage": self.stage,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> VariableSpec:
+        """Read what `to_json` gave."""
+        limits = record["valid_range"]
+        return cls(
+            record["path"], record["long_name"], record["units"], tuple(record["dims"]), record["dtype"],
+            None if limits is None else (float(limits[0]), float(limits[1])), dict(record["chunks"]),
+            math.nan if record["fill"] is None else record["fill"], {int(k): v for k, v in record["flags"].items()}, record["stage"],
+        )  # fmt: skip
 
     def attributes(self) -> dict[str, Any]:
         """CF-style attributes written beside the array."""

@@ -16,6 +16,7 @@ PACKAGE = Path(cohort_engine.__file__).parent
 
 LAYERS = [
     {"errors"},
+    {"registry"},
     {"schema", "provenance"},
     {"config"},
     {"template", "io"},
