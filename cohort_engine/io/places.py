@@ -25,9 +25,9 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore import exceptions
 from obstore import store as backends
-from zarr.storage import ObjectStore
 
 from cohort_engine.errors import InputError, StorageError, StoreError
+from cohort_engine.io.zarr_store import PlaceStore
 
 Backend: TypeAlias = backends.ObjectStore
 
@@ -119,7 +119,7 @@ def object_store(url: str) -> Backend:
             raise
 
 
-def open_zarr_store(url: str, *, create: bool = False) -> ObjectStore[Backend]:
+def open_zarr_store(url: str, *, create: bool = False) -> PlaceStore:
     """Open a location for zarr.
 
     Parameters
@@ -139,7 +139,7 @@ def open_zarr_store(url: str, *, create: bool = False) -> ObjectStore[Backend]:
     path = local_path(url)
     if path is not None and not create and not path.is_dir():
         raise StoreError(expected="a cohort store", found="no such folder", where=f"store {url}", remedy="Check the path, or build the cohort first.")
-    return ObjectStore(object_store(url))
+    return PlaceStore(object_store(url))
 
 
 def read_bytes(url: str, *, what: str = "file") -> bytes:
