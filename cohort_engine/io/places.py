@@ -26,7 +26,7 @@ import obstore
 from obstore import exceptions
 from obstore import store as backends
 
-from cohort_engine.errors import InputError, StorageError, StoreError
+from cohort_engine.errors import LONGEST_TEXT, InputError, StorageError, StoreError, scrub
 from cohort_engine.io.zarr_store import PlaceStore
 
 Backend: TypeAlias = backends.ObjectStore
@@ -40,7 +40,6 @@ REMEDIES = {
 }
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LEFTOVER = re.compile(r"#\d+$")
-_PATH = re.compile(r"\S*/\S+")
 
 
 def local_path(url: str) -> Path | None:
@@ -86,10 +85,10 @@ def storage_errors(where: str) -> Iterator[None]:
         yield
     except (OSError, exceptions.BaseError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        text = str(error)
+        text = str(error)[:LONGEST_TEXT]
         if match := _OS_ERROR.search(text):
             number = int(match[1])
-        reason = os.strerror(number) if number else _PATH.sub("...", text.splitlines()[0] if text else type(error).__name__)
+        reason = os.strerror(number) if number else scrub(text.splitlines()[0] if text else type(error).__name__)
         remedy = REMEDIES.get(number or 0, "Check that the storage is reachable and can be written, then run again.")
         raise StorageError(expected="storage that answers", found=reason, where=where, remedy=remedy) from error
 
