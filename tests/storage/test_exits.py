@@ -42,8 +42,9 @@ def exits(folder: Path, count: int) -> Counter[int]:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(BUSY)]
 
     def one(number: int) -> int:
-        script = ARRAY if number % 2 else LOOP
-        return subprocess.run([sys.executable, "-c", script, str(folder / f"{number}.zarr")], stderr=subprocess.DEVNULL).returncode
+        ended = subprocess.run([sys.executable, "-c", ARRAY if number % 2 else LOOP, str(folder / f"{number}.zarr")], stderr=subprocess.PIPE)
+        assert ended.returncode != 1, ended.stderr.decode()
+        return ended.returncode
 
     try:
         with ThreadPoolExecutor(BUSY) as threads:
