@@ -26,7 +26,7 @@ import obstore
 from obstore import exceptions
 from obstore import store as backends
 
-from cohort_engine.errors import LONGEST_TEXT, InputError, StorageError, StoreError, scrub
+from cohort_engine.errors import LONGEST_TEXT, MissingInputError, StorageError, StoreError, scrub
 from cohort_engine.io.zarr_store import PlaceStore
 
 Backend: TypeAlias = backends.ObjectStore
@@ -153,7 +153,7 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
 
     Raises
     ------
-    InputError
+    MissingInputError
         It does not exist.
     StorageError
         It cannot be reached.
@@ -168,7 +168,9 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
             return bytes(obstore.get(object_store(base), name).bytes())
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says.") from error
+            raise MissingInputError(
+                expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says."
+            ) from error
         raise
 
 
