@@ -150,7 +150,7 @@ class TestsConfig(Section):
     """``linear`` adjusts for the covariates."""
     covariates: tuple[str, ...] = ()
     """Columns to adjust for, with ``linear``."""
-    family: tuple[str, ...] = ("metric",)
+    family: tuple[Literal["metric", "region", "level", "estimator"], ...] = ("metric",)
     """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; empty: all are one."""
     resamples: int = Field(default=0, ge=0)
     """Bootstrap resamples for the intervals; 0 takes analytic ones."""

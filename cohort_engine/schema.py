@@ -263,6 +263,19 @@ class Metric:
 
 METRICS: Registry[Metric] = Registry("metric", "cohort_engine.stages")
 """Metrics that stages make. Those of a store are what it holds: `Metric.of`."""
+
+
+def label_of(name: str) -> str:
+    """How a metric is written; one that only a study file knows, in capitals.
+
+    Examples
+    --------
+    >>> label_of("mtr"), label_of("t1")
+    ('MTR', 'T1')
+    """
+    return METRICS[name].label if name in METRICS else name.upper().replace("_", " ")
+
+
 LABEL, CONTRAST, RISES = "label", "contrast", "rises"
 
 
