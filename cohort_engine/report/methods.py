@@ -12,7 +12,6 @@ import xarray as xr
 
 from cohort_engine import schema
 from cohort_engine.analysis.groups import LINEAR, MANN_WHITNEY, WELCH
-from cohort_engine.reduce.estimators import ESTIMATORS
 from cohort_engine.report.references import Reference, number
 from cohort_engine.store import layout
 
@@ -174,11 +173,10 @@ def _metrics(s: _Study) -> str:
         how = f" {COREGISTER[mtr['coregister']]}" if mtr.get("coregister") and s.source == schema.BIDS else ""
         low = f", and left out where MT-off was at or below {100 * mtr['low_signal']:g}% of the cord's median" if "low_signal" in mtr else ""
         text.append(f"The magnetization transfer ratio was computed as 100 (MT-off - MT-on) / MT-off [@henkelman]{how}{low}.")
-    kinds = [e for e in dict.fromkeys(s.found.material.features["estimator"]) if e in ESTIMATORS]
-    for name in kinds:
-        sentence = ESTIMATORS[name].describe()
-        cite = " [@levy, @sct]" if name in (schema.ML, schema.MAP) else " [@sct]"
-        text.append(f"{sentence.rstrip('.')}{cite}.")
+    kinds = [schema.ESTIMATORS[e] for e in dict.fromkeys(s.found.material.features["estimator"]) if e in schema.ESTIMATORS]
+    for kind in kinds:
+        cite = ", ".join(f"@{key}" for key in kind.references)
+        text.append(f"{kind.describe().rstrip('.')} [{cite}].")
     if kinds:
         space = "the template" if s.config["space"] == schema.SPACE_TEMPLATE else "each image"
         limit = s.stages.get("reduce", {}).get("min_coverage")

@@ -526,7 +526,7 @@ def run_native(inputs: StageInput, *, metric: str, image: ImageOf, atlas: AtlasO
         )  # fmt: skip
         out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
     packed = inputs.load(schema.map_spec(metric).path)
-    there = find_estimator(estimators[0]).estimate(template_operator(template), packed[None], min_coverage=least)[schema.VALUE][0]
+    there = find_estimator(estimators[0]).of_maps(template_operator(template), packed[None], min_coverage=least)[schema.VALUE][0]
     apart = np.abs(there - out[schema.table_specs(metric, estimators[0], schema.SPACE_NATIVE)[schema.VALUE].path])
     apart = apart[np.isfinite(apart)]
     return out | quality_arrays(metric, schema.SPACE_QC, {schema.SPACE_DIFFERENCE: float(np.median(apart)) if len(apart) else np.nan})
