@@ -190,9 +190,10 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     ]  # fmt: skip
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
+    rises = frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES))
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
-        notes=tuple(notes), rises=frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES)), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels),
+        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
     )  # fmt: skip
     return _harmonised(material, config)
 

@@ -152,11 +152,10 @@ def _images(s: _Study) -> str:
 
 def _metrics(s: _Study) -> str:
     text = [kind.methods(s.science, s.used) for kind in STAGE_KINDS.values() if kind.methods and kind.name != schema.FIT]
-    kinds = [e for e in dict.fromkeys(s.found.material.features["estimator"]) if e in schema.ESTIMATORS]
-    for name in kinds:
-        sentence = schema.ESTIMATORS[name].describe()
-        cite = " [@levy, @sct]" if name in (schema.ML, schema.MAP) else " [@sct]"
-        text.append(f"{sentence.rstrip('.')}{cite}.")
+    kinds = [schema.ESTIMATORS[e] for e in dict.fromkeys(s.found.material.features["estimator"]) if e in schema.ESTIMATORS]
+    for kind in kinds:
+        cite = ", ".join(f"@{key}" for key in kind.references)
+        text.append(f"{kind.describe().rstrip('.')} [{cite}].")
     if kinds:
         space = "the template" if s.config["space"] == schema.SPACE_TEMPLATE else "each image"
         missing = f"; a value was missing where less than {100 * s.stages['reduce']['min_coverage']:g}% of the region's weight lay inside the data"
