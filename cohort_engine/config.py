@@ -305,10 +305,9 @@ def study_model() -> type[Config]:
     for kind in STAGE_KINDS.values():
         field = Field(default_factory=kind.settings, description=kind.words or kind.settings.__doc__)
         sections[kind.name] = (kind.settings, field)
-    stages = create_model("StagesConfig", __base__=StagesConfig, **sections)
-    stages.__doc__ = StagesConfig.__doc__
+    stages = create_model("StagesConfig", __base__=StagesConfig, __doc__=StagesConfig.__doc__, **sections)
     field = Field(default_factory=stages, description=Config.model_fields["stages"].description)
-    return create_model("Config", __base__=Config, stages=(stages, field))
+    return create_model("Config", __base__=Config, __doc__=Config.__doc__, stages=(stages, field))
 
 
 def load_config(path: str | Path) -> Config:
