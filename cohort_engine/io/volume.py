@@ -73,7 +73,7 @@ class Volume:
 
 
 def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
-    """Read a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+: `read_image_bytes`, then `decode_volume`.
+    """Read a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+: `read_raw`, then `decode_volume`.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float3
     Raises
     ------
     MissingInputError, InputError, StorageError
-        As `read_image_bytes` and `decode_volume`.
+        As `read_raw` and `decode_volume`.
 
     Examples
     --------
@@ -102,20 +102,20 @@ def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float3
     >>> read_volume(path, what="T2w image").data.shape
     (2, 3, 4)
     """
-    return decode_volume(read_image_bytes(location, what=what), what=what, dtype=dtype)
+    return decode_volume(read_raw(location, what=what), what=what, dtype=dtype)
 
 
 def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
-    """Read the voxels of a 3-D NIfTI image that are not zero: `read_image_bytes`, then `decode_nonzero`; errors of both."""
-    return decode_nonzero(read_image_bytes(location, what=what), what=what)
+    """Read the voxels of a 3-D NIfTI image that are not zero: `read_raw`, then `decode_nonzero`; errors of both."""
+    return decode_nonzero(read_raw(location, what=what), what=what)
 
 
 def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read a field of vectors: `read_image_bytes`, then `decode_vectors`; errors of both."""
-    return decode_vectors(read_image_bytes(location, what=what), what=what)
+    """Read a field of vectors: `read_raw`, then `decode_vectors`; errors of both."""
+    return decode_vectors(read_raw(location, what=what), what=what)
 
 
-def read_image_bytes(location: str | Path, *, what: str) -> bytes:
+def read_raw(location: str | Path, *, what: str) -> bytes:
     """Read a file of an image as it lies there, still compressed: what is hashed is then what is decoded.
 
     Parameters
@@ -144,7 +144,7 @@ def read_image_bytes(location: str | Path, *, what: str) -> bytes:
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp(), "t2.nii.gz")
     >>> write_volume(path, Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
-    >>> raw = read_image_bytes(path, what="T2w image")
+    >>> raw = read_raw(path, what="T2w image")
     >>> raw[:2] == GZIP, decode_volume(raw, what="T2w image").data.sum()
     (True, np.float32(24.0))
     """
@@ -163,7 +163,7 @@ def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Vo
     Parameters
     ----------
     raw : bytes
-        Of `read_image_bytes`.
+        Of `read_raw`.
     what : str
         Words for the image in messages, one of ``schema.ROLES.values()``.
     dtype : dtype

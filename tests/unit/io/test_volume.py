@@ -21,7 +21,7 @@ from cohort_engine.io.volume import (
     PIECE,
     Volume,
     decode_volume,
-    read_image_bytes,
+    read_raw,
     read_vectors,
     read_volume,
     require_signal,
@@ -195,7 +195,7 @@ def test_voxels_begin_behind_a_header_that_says_they_begin_at_zero(nifti, kind):
 
 def test_the_bytes_that_are_hashed_are_those_that_are_decoded(nifti):
     path = nifti()
-    raw = read_image_bytes(path, what=WHAT)
+    raw = read_raw(path, what=WHAT)
     assert raw == path.read_bytes()
     np.testing.assert_array_equal(decode_volume(raw, what=WHAT).data, RAMP)
 
