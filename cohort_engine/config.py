@@ -150,7 +150,7 @@ class TestsConfig(Section):
     """``linear`` adjusts for the covariates."""
     covariates: tuple[str, ...] = ()
     """Columns to adjust for, with ``linear``."""
-    family: tuple[str, ...] = ("metric",)
+    family: tuple[Literal["metric", "region", "level", "estimator"], ...] = ("metric",)
     """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; empty: all are one."""
     resamples: int = Field(default=0, ge=0)
     """Bootstrap resamples for the intervals; 0 takes analytic ones."""
@@ -305,10 +305,9 @@ def study_model() -> type[Config]:
     for kind in STAGE_KINDS.values():
         field = Field(default_factory=kind.settings, description=kind.words or kind.settings.__doc__)
         sections[kind.name] = (kind.settings, field)
-    stages = create_model("StagesConfig", __base__=StagesConfig, **sections)
-    stages.__doc__ = StagesConfig.__doc__
+    stages = create_model("StagesConfig", __base__=StagesConfig, __doc__=StagesConfig.__doc__, **sections)
     field = Field(default_factory=stages, description=Config.model_fields["stages"].description)
-    return create_model("Config", __base__=Config, stages=(stages, field))
+    return create_model("Config", __base__=Config, __doc__=Config.__doc__, stages=(stages, field))
 
 
 def load_config(path: str | Path) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Protocol
 
 from cohort_engine.errors import unknown_name
 from cohort_engine.registry import Registry
@@ -65,12 +65,11 @@ COMPANIONS: Mapping[str, str] = {
     N: "sum of the region's weights over valid voxels (soft voxel count)",
     COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
 }
+SE_NATIVE = "standard error, likeness of neighbouring voxels counted"
+"""What `SE` is in native space."""
 
-ESTIMATORS: Mapping[str, tuple[str, ...]] = {
-    WA: (STD, N, COVERAGE), BIN: (STD, N, COVERAGE), MEDIAN: (STD, N, COVERAGE),
-    ML: (STD, SE, N, COVERAGE), MAP: (STD, SE, N, COVERAGE), MAX: (N, COVERAGE),
-}  # fmt: skip
-"""Estimator -> the companions its tables have."""
+ESTIMATORS: Registry[Any] = Registry("estimator", "cohort_engine.reduce.estimators")
+"""`reduce.estimators.base.Estimator` by SCT's name: each says which companions its tables have, and whether its values stay in the metric's range."""
 
 # --- contrasts, roles of files ----------------------------------------------------------------------------------------
 T2W = "t2w"
@@ -263,6 +262,19 @@ class Metric:
 
 METRICS: Registry[Metric] = Registry("metric", "cohort_engine.stages")
 """Metrics that stages make. Those of a store are what it holds: `Metric.of`."""
+
+
+def label_of(name: str) -> str:
+    """How a metric is written; one that only a study file knows, in capitals.
+
+    Examples
+    --------
+    >>> label_of("mtr"), label_of("t1")
+    ('MTR', 'T1')
+    """
+    return METRICS[name].label if name in METRICS else name.upper().replace("_", " ")
+
+
 LABEL, CONTRAST, RISES = "label", "contrast", "rises"
 
 
@@ -284,30 +296,39 @@ def table_name(metric_name: str, estimator: str, companion: str | None = None) -
     return "_".join(filter(None, (metric_name, estimator, companion)))
 
 
-def table_specs(m: Metric, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
+class Quantity(Protocol):
+    """What tables need to know of what they hold: a `Metric`, or the spec of ``maps/<metric>`` that a store keeps."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def long_name(self) -> str: ...
+    @property
+    def units(self) -> str: ...
+    @property
+    def valid_range(self) -> tuple[float, float] | None: ...
+
+
+def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
     """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
 
-    Least squares is not bounded by the data: where few voxels tell labels apart, ``ml`` and ``map`` may leave the range of the metric.
-    A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
+    The estimator says which companions it has, and whether its values stay within the range of the metric. A metric of this package may be given by
+    its name. A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
     """
+    m = METRICS.find(quantity, where="metric") if isinstance(quantity, str) else quantity
+    kernel = ESTIMATORS.find(estimator, where="estimator")
+    template = space == SPACE_TEMPLATE
     base = VariableSpec(
-        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units,
-        (SUBJECT, LEVEL, REGION), valid_range=None if estimator in (ML, MAP) else m.valid_range,
-        chunks={SUBJECT: SUBJECT_BLOCK} if space == SPACE_TEMPLATE else {}, stage="" if space == SPACE_TEMPLATE else native_stage(m.name),
+        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGION),
+        valid_range=m.valid_range if kernel.bounded else None, chunks={SUBJECT: SUBJECT_BLOCK} if template else {},
+        stage="" if template else native_stage(m.name),
     )  # fmt: skip
-    if estimator not in ESTIMATORS:
-        raise unknown_name("estimator", estimator, list(ESTIMATORS), where="estimator")
+    meaning = {**COMPANIONS, SE: SE_NATIVE} if space == SPACE_NATIVE else COMPANIONS
     units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
     ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
     return {VALUE: base} | {
-        c: replace(
-            base,
-            path=f"{base.path}_{c}",
-            long_name=f"{base.long_name}: {COMPANIONS[c].replace(SPACE_TEMPLATE, space)}",
-            units=units[c],
-            valid_range=ranges[c],
-        )
-        for c in ESTIMATORS[estimator]
+        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units[c], valid_range=ranges[c])
+        for c in kernel.companions
     }
 
 

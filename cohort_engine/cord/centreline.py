@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort_engine.errors import CordError
+from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.template.packing import FloatArray, apply_affine
 
 HAZE = 0.1
@@ -300,6 +300,46 @@ def slice_centres(cord: FloatArray, slices: NDArray[np.int64]) -> FloatArray:
     total = weights.sum(axis=(0, 1))
     x, y = (np.tensordot(np.arange(n), weights.sum(axis=other), (0, 0)) / total for n, other in ((weights.shape[0], 1), (weights.shape[1], 0)))
     return np.stack([x, y, slices.astype(float)], axis=1)
+
+
+def slice_arc(centreline: Centreline, affine: FloatArray, at: FloatArray | NDArray[np.integer[Any]]) -> FloatArray:
+    """Arc length at which the centreline crosses the planes of slices.
+
+    Parameters
+    ----------
+    centreline : Centreline
+    affine : (4, 4) array
+        Voxel centres to RAS+ mm.
+    at : (...) array
+        Slice numbers on axis 2; may be fractional or beyond the ends, where the centreline goes straight on.
+
+    Returns
+    -------
+    (...) array
+        Arc length, mm.
+
+    Raises
+    ------
+    GeometryError
+        When the centreline does not climb through the slices.
+
+    Examples
+    --------
+    >>> line = Centreline.through(np.array([[0.0, 0.0, 0.0], [0.0, 30.0, 40.0]]))
+    >>> slice_arc(line, np.diag([1.0, 1.0, 4.0, 1.0]), np.array([0, 1, 20])).tolist()
+    [0.0, 5.0, 100.0]
+    """
+    to_voxel = np.linalg.inv(affine)
+    k = apply_affine(to_voxel, centreline.points)[:, 2]
+    if not (np.diff(k) > 0).all():
+        raise GeometryError(
+            expected="a centreline that crosses each slice once, upwards", found="one that turns back between slices", where="cord mask",
+            remedy="Give the image in RAS+ order with slices across the cord.",
+        )  # fmt: skip
+    at = np.asarray(at, float)
+    beyond = at - np.clip(at, k[0], k[-1])
+    climb = (to_voxel[:3, :3] @ centreline.tangent[[0, -1]].T)[2]
+    return np.asarray(np.interp(at, k, centreline.arc) + beyond / np.where(beyond < 0, climb[0], climb[1]))
 
 
 def _curve(centres: FloatArray, affine: FloatArray, smoothing: float) -> Centreline:

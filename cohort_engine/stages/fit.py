@@ -133,4 +133,4 @@ def fit_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
     return text + (syn if fit["deformable"] else "") + "."
 
 
-register(StageKind("fit", FitConfig, fit_stages, fit_methods))
+register(StageKind(schema.FIT, FitConfig, fit_stages, fit_methods))

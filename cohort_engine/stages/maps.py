@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -102,4 +103,12 @@ def map_roles(config: Config) -> tuple[schema.Role, ...]:
     return tuple(map_role(name, chosen.file) for name, chosen in config.stages.maps.items())
 
 
-register(StageKind("maps", dict[str, MapConfig], map_stages, words="Ready-made maps, by the name of the metric that each of them becomes."))
+def map_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
+    """Say which maps were ready-made."""
+    made = [f"{m['label'] or name.upper()} ({m['units']})" for name, m in science["stages"]["maps"].items() if name in metrics]
+    return f"Maps of {', '.join(made)} were part of the study." if made else ""
+
+
+register(
+    StageKind("maps", dict[str, MapConfig], map_stages, map_methods, words="Ready-made maps, by the name of the metric that each of them becomes.")
+)

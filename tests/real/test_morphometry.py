@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from cohort_engine import schema
 from cohort_engine.cli import app
-from cohort_engine.cord.centreline import centreline_from_mask
+from cohort_engine.cord.centreline import centreline_from_mask, slice_arc
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
 from cohort_engine.io.volume import read_volume
-from cohort_engine.qmri.morphometry import group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, template_profile
 from cohort_engine.schema import (
     ANGLE_AP,
     ANGLE_RL,
