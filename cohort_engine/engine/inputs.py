@@ -107,22 +107,31 @@ def _read_folder(location: str, what: str) -> Content:
 
 
 def stamp_of(location: str) -> tuple[int, str] | None:
-    """Size and stamp of a file or folder, without reading it; None where it is gone or cannot be looked at."""
+    """Size and stamp of a file or folder, without reading it; None where it is gone.
+
+    Raises
+    ------
+    StorageError
+        A bucket does not answer.
+    """
     path = local_path(location)
+    if path is None:
+        base, _, name = location.rpartition("/")
+        with storage_errors("files of the study"):
+            try:
+                meta = obstore.head(object_store(base), name)
+            except FileNotFoundError:
+                return None
+        return int(meta["size"]), _tag(meta)
     try:
-        if path is None:
-            base, _, name = location.rpartition("/")
-            with storage_errors("file"):
-                found = obstore.head(object_store(base), name)
-            return int(found["size"]), _tag(found)
         if path.is_dir():
             looked = [(p.relative_to(path).as_posix(), p.stat()) for p in sorted(path.rglob("*")) if p.is_file()]
             settled = all(_settled(s.st_mtime_ns) for _, s in looked)
             return sum(s.st_size for _, s in looked), digest([(n, s.st_size, s.st_mtime_ns) for n, s in looked]) if settled else ""
         found = path.stat()
-        return found.st_size, _settled(found.st_mtime_ns)
-    except (OSError, CohortError):
+    except OSError:
         return None
+    return found.st_size, _settled(found.st_mtime_ns)
 
 
 def _tag(meta: Mapping[str, Any]) -> str:
