@@ -15,8 +15,8 @@ import numpy as np
 
 from cohort_engine.errors import StoreError, unknown_name
 
-FORMAT_VERSION = "1"
-"""Version of the store layout. Opening a newer one is refused; older ones go through their reader."""
+FORMAT_VERSION = "2"
+"""Version of the store layout; any other is refused."""
 
 # --- dimensions -------------------------------------------------------------------------------------------------------
 SUBJECT = "subject"
@@ -545,8 +545,15 @@ STATUS = "status"
 SECONDS = "seconds"
 PEAK_MEMORY = "peak_memory"
 KEY = "key"
+RECIPE = "recipe"
 NOT_RUN, DONE, FAILED, MISSING, NOT_NEEDED = "not_run", "done", "failed", "missing_input", "not_needed"
 STATUS_CODES: Mapping[int, str] = {0: NOT_RUN, 1: DONE, 2: FAILED, 3: MISSING, 4: NOT_NEEDED}
+"""How a stage of a subject ended, as it was recorded."""
+STALE, TO_DO = "stale", "to_do"
+STATES: tuple[str, ...] = (TO_DO, DONE, FAILED, MISSING, NOT_NEEDED, STALE)
+"""How a stage of a subject is judged against what the study asks for now."""
+OPEN: frozenset[str] = frozenset({TO_DO, FAILED, MISSING, STALE})
+"""States that leave something to be done."""
 
 FIXED: tuple[VariableSpec, ...] = (
     *(
@@ -562,6 +569,7 @@ FIXED: tuple[VariableSpec, ...] = (
     VariableSpec(f"{STAGES}/{SECONDS}", "wall time of the stage", "s", (SUBJECT, STAGE)),
     VariableSpec(f"{STAGES}/{PEAK_MEMORY}", "peak resident memory of the worker after the stage", "MiB", (SUBJECT, STAGE)),
     VariableSpec(f"{STAGES}/{KEY}", "content key of the stage", "1", (SUBJECT, STAGE), "str", fill=""),
+    VariableSpec(f"{STAGES}/{RECIPE}", "hash of the stage's version, parameters and template", "1", (SUBJECT, STAGE), "str", fill=""),
 )
 """Variables every store has, whatever its metrics."""
 
