@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -121,7 +121,7 @@ def metric_of(root: zarr.Group, name: str) -> VariableSpec:
         return quantity_of(name, dict(layout.array_at(root, path).attrs))
 
 
-def quantity_of(name: str, attributes: Mapping[Hashable, Any]) -> VariableSpec:
+def quantity_of(name: str, attributes: Mapping[Any, Any]) -> VariableSpec:
     """Spec of ``maps/<name>`` from its CF attributes.
 
     Examples

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
+from cohort_engine.cord.centreline import SMOOTHING, smooth
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.estimators.base import Group, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members
@@ -196,7 +197,7 @@ def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.i
     return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
 
 
-def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = 30.0) -> NDArray[np.int64]:
+def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = SMOOTHING) -> NDArray[np.int64]:
     """Vertebral level of each slice: the label under a smooth line through the centres of the labelled slices.
 
     Parameters
@@ -233,26 +234,9 @@ def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smooth
     x, y = (inside.sum(axis=1 - a)[:, z].T @ np.arange(levels.shape[a]) / count[z] for a in (0, 1))
     across = np.cross(affine[:3, 0], affine[:3, 1])
     spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
-    line = np.rint(_smooth(z * spacing, np.stack([x, y], axis=1), spacing, smoothing)).astype(int)
+    line = np.rint(smooth(z * spacing, np.stack([x, y], axis=1), spacing, smoothing)[0]).astype(int)
     at = levels[line[:, 0].clip(0, levels.shape[0] - 1), line[:, 1].clip(0, levels.shape[1] - 1), z]
     for i in np.flatnonzero(at == 0):
         at[i] = np.argmax(np.bincount(levels[:, :, z[i]][inside[:, :, z[i]]]))
     out[z] = at
     return out
-
-
-def _smooth(u: FloatArray, values: FloatArray, spacing: float, wavelength: float) -> FloatArray:
-    """Cubic smoothing spline of values (n, m) at its knots u (mm), which may have gaps; the penalty is that of the cord's centreline."""
-    n = len(u)
-    if n < 3:
-        return values
-    h = np.diff(u)
-    q = np.zeros((n, n - 2))
-    r = np.zeros((n - 2, n - 2))
-    inner = np.arange(n - 2)
-    q[inner, inner], q[inner + 1, inner], q[inner + 2, inner] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
-    r[inner, inner] = (h[:-1] + h[1:]) / 3
-    r[inner[:-1], inner[1:]] = r[inner[1:], inner[:-1]] = h[1:-1] / 6
-    penalty = (wavelength / (2 * np.pi)) ** 4 / spacing
-    smooth: FloatArray = values - penalty * q @ np.linalg.solve(r + penalty * q.T @ q, q.T @ values)
-    return smooth
