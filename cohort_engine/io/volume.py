@@ -99,7 +99,12 @@ def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float3
     >>> read_volume(path, what="T2w image").data.shape
     (2, 3, 4)
     """
-    data, affine = _stored(location, what)
+    return decode_volume(read_raw(location, what=what), what=what, dtype=dtype)
+
+
+def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
+    """Decode the bytes of a NIfTI file, see `read_volume`."""
+    data, affine = _stored(raw, what)
     orientation, affine = _orientation(affine, data.shape)
     return Volume(np.ascontiguousarray(_cast(_turned(data, orientation), np.dtype(dtype), what)), affine)
 
@@ -136,7 +141,12 @@ def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.i
     >>> grid.shape, index.tolist(), values.tolist()
     ((2, 3, 4), [14], [0.5])
     """
-    data, affine = _stored(location, what)
+    return decode_nonzero(read_raw(location, what=what), what=what)
+
+
+def decode_nonzero(raw: bytes, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
+    """Decode the bytes of a NIfTI file, see `read_nonzero`."""
+    data, affine = _stored(raw, what)
     orientation, affine = _orientation(affine, data.shape)
     flat = data.reshape(-1, order="F")
     found = np.flatnonzero(flat != 0)  # a comparison and a search of bytes: four times as fast as a search of floats
@@ -176,19 +186,24 @@ def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32
     >>> read_vectors(path, what="warp")[0].shape
     (2, 3, 4, 3)
     """
-    data, affine = _stored(location, what, vectors=True)
+    return decode_vectors(read_raw(location, what=what), what=what)
+
+
+def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Decode the bytes of a NIfTI file, see `read_vectors`."""
+    data, affine = _stored(raw, what, vectors=True)
     orientation, affine = _orientation(affine, data.shape)
     return np.ascontiguousarray(_turned(data, orientation), np.float32), affine
 
 
-def _stored(location: str | Path, what: str, *, vectors: bool = False) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _stored(packed: bytes, what: str, *, vectors: bool = False) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Voxels as they lie in the file (3-D, or with a fourth axis of vectors; slopes applied, perhaps read-only) and their affine, or an error."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
-    raw = _decompress(_read(location, what), what)
+    raw = _decompress(packed, what)
     kind = next((k for k, (magic, at) in KINDS.items() if raw[at : at + len(magic)] == magic), None)
     if kind is None:
         raise InputError(
@@ -316,7 +331,8 @@ def require_signal(volume: Volume, *, what: str) -> None:
         raise InputError(expected="signal", found="only zeros or NaN", where=what, remedy="The export or a mask emptied it: export the image again.")
 
 
-def _read(location: str | Path, what: str) -> bytes:
+def read_raw(location: str | Path, *, what: str) -> bytes:
+    """Read the bytes of a file at a path or URL; errors as of `read_volume`."""
     if "://" in str(location):
         from cohort_engine.io.places import read_bytes
 

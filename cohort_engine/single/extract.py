@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import GeometryError, InputError, LevelError, UnknownNameError, unknown_name
-from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels, require_grid
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels
 from cohort_engine.io.volume import Volume, read_volume, require_signal
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.native import reduce_group, slice_levels
