@@ -30,8 +30,8 @@ from cohort_engine.template.base import Template
 IDENTITY = (schema.PARTICIPANT, schema.SESSION)
 GONE = "no longer in the table of subjects"
 """Why a subject has left, where the caller does not say."""
-_TAKEN = {schema.SUBJECT, layout.LEFT.name}
-"""Names of columns that the store needs itself."""
+_TAKEN = {schema.SUBJECT, schema.VOXEL, schema.LEVEL, schema.REGION, layout.LEFT.name}
+"""Columns of these names would hide a coordinate from xarray, or the store's own column."""
 
 
 # --- laying out -------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def init_store(
     template : Template
     subjects : DataFrame
         participant_id, session_id (may be absent or empty) and covariates: numbers become float64 with NaN, anything else text with ``""``. A
-        column called ``subject`` or ``left`` is stored as ``subjects_subject``, ``subjects_left``.
+        column called ``subject``, ``voxel``, ``level``, ``region`` or ``left`` is stored as ``subjects_<name>``.
     specs : sequence of VariableSpec
         What the stages write, and the template tables. Names along their axes are added.
     asked : mapping
