@@ -146,7 +146,7 @@ def main(root: str, cluster: str = "local", low_signal: str = "0.05", kill_after
     """Build the study of a folder."""
     from cohort_engine.engine.build import build
 
-    config = study_config(Path(root), cluster=cluster, workers=2, low_signal=float(low_signal))
+    config = study_config(Path(root), cluster=cluster, workers=2, window=1 if cluster == "synchronous" else 3, low_signal=float(low_signal))
     try:
         return build(config, stages=stages(config), events=KillAfter(int(kill_after))).exit_code
     except CohortError as error:
