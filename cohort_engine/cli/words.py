@@ -26,7 +26,7 @@ app = typer.Typer(
 
 # --- words of fixed choices -------------------------------------------------------------------------------------------
 def _estimators() -> list[str]:
-    from cohort_engine.reduce.estimators import ESTIMATORS
+    from cohort_engine.schema import ESTIMATORS
 
     return list(ESTIMATORS)
 
