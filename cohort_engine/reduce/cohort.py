@@ -7,32 +7,37 @@ memory is that of one block of maps whatever the cohort's size. `tract_table` is
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 
 from cohort_engine import schema
-from cohort_engine.errors import StoreError
+from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.places import storage_errors
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.operator import Operator
+from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
 from cohort_engine.store.writer import write_block
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.levels import LevelRange
 
+SPECS = "specs"
+"""Root attribute: the specs of a store's variables, as JSON."""
 CELL = (schema.VALUE, *schema.COMPANIONS)
 """What a cell of a table may have: value, std, se, n, coverage."""
 
 
 # --- store in, store out ----------------------------------------------------------------------------------------------
 def tabulate(
-    url: str, *, metrics: Sequence[str] = (schema.MTR,), estimators: Sequence[str] = (schema.WA,), min_coverage: float = 0.75, client: Any = None
+    url: str, *, metrics: Sequence[str] | None = None, estimators: Sequence[str] = (schema.WA,), min_coverage: float = 0.75, client: Any = None
 ) -> None:
     """Fill ``tables/template/<metric>_<estimator>`` and its companions for every subject, as one Dask graph.
 
@@ -42,7 +47,9 @@ def tabulate(
     ----------
     url : str
         A store that `init_store` laid out for these metrics and estimators.
-    metrics, estimators : sequences of str
+    metrics : sequence of str, optional
+        By default all whose maps the store has.
+    estimators : sequence of str
     min_coverage : float
         A cell with less of its weight inside the data is NaN, 0 to 1.
     client : distributed.Client, optional
@@ -51,20 +58,20 @@ def tabulate(
     Raises
     ------
     UnknownNameError
-        A metric or estimator that does not exist.
+        A metric that the store does not have, or an estimator that nobody has added.
     StoreError, StorageError
         The store lacks the arrays, or the place failed.
     """
     import dask
 
-    for name in metrics:
-        schema.metric(name)
+    root = layout.open_root(url)
+    quantities = tuple(metric_of(root, name) for name in (metrics_of(root) if metrics is None else metrics))
     for name in estimators:
         find_estimator(name)
-    rows = layout.row_count(layout.open_root(url))
+    rows = layout.row_count(root)
     block = dask.delayed(_reduce_block, pure=False)
     tasks = [
-        block(url, first, tuple(metrics), tuple(estimators), min_coverage, dask_key_name=f"tabulate-{first:06d}-{dask.base.tokenize(url)}")
+        block(url, first, quantities, tuple(estimators), min_coverage, dask_key_name=f"tabulate-{first:06d}-{dask.base.tokenize(url)}")
         for first in range(0, rows, schema.SUBJECT_BLOCK)
     ]
     if client is None:
@@ -73,20 +80,61 @@ def tabulate(
         client.gather(client.compute(tasks))
 
 
-def _reduce_block(url: str, first: int, metrics: tuple[str, ...], estimators: tuple[str, ...], min_coverage: float) -> None:
+def _reduce_block(url: str, first: int, metrics: tuple[VariableSpec, ...], estimators: tuple[str, ...], min_coverage: float) -> None:
     """Reduce the rows of one block and write them."""
     root = layout.open_root(url)
     rows = slice(first, min(first + schema.SUBJECT_BLOCK, layout.row_count(root)))
     operator = table_operator(url, str(root.attrs[layout.TEMPLATE_DIGEST]))
     tables: dict[str, NDArray[np.float32]] = {}
     for metric in metrics:
-        path = schema.map_spec(metric).path
-        with storage_errors(path):
-            maps = np.asarray(layout.array_at(root, path)[rows])
+        with storage_errors(metric.path):
+            maps = np.asarray(layout.array_at(root, metric.path)[rows])
         for name in estimators:
-            cells = find_estimator(name).estimate(operator, maps, min_coverage=min_coverage)
+            cells = find_estimator(name).of_maps(operator, maps, min_coverage=min_coverage)
             tables |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name).items()}
     write_block(url, first, tables)
+
+
+def metrics_of(root: zarr.Group) -> tuple[str, ...]:
+    """Names of the metrics whose maps a store holds."""
+    with storage_errors(schema.MAPS):
+        maps = root.get(schema.MAPS)
+        return tuple(sorted(maps.array_keys())) if isinstance(maps, zarr.Group) else ()
+
+
+def metric_of(root: zarr.Group, name: str) -> VariableSpec:
+    """Spec of ``maps/<name>`` as the store holds it, whether or not this installation knows the metric: name, words, unit, range.
+
+    Raises
+    ------
+    UnknownNameError
+        The store has no such map; the message has the near names.
+    """
+    path = f"{schema.MAPS}/{name}"
+    for record in json.loads(str(root.attrs.get(SPECS, "[]"))):
+        if record["path"] == path:
+            return VariableSpec.from_json(record)
+    with storage_errors(path):
+        known = metrics_of(root)
+        if name not in known:
+            raise unknown_name("metric of the store", name, list(known), where="store")
+        return quantity_of(name, dict(layout.array_at(root, path).attrs))
+
+
+def quantity_of(name: str, attributes: Mapping[Any, Any]) -> VariableSpec:
+    """Spec of ``maps/<name>`` from its CF attributes.
+
+    Examples
+    --------
+    >>> quantity_of("fa", {"long_name": "fractional anisotropy", "units": "1", "valid_range": [0, 1]}).valid_range
+    (0.0, 1.0)
+    """
+    limits = attributes.get("valid_range", [attributes.get("valid_min", -math.inf), attributes.get("valid_max", math.inf)])
+    low, high = (float(v) for v in limits)
+    return VariableSpec(
+        f"{schema.MAPS}/{name}", str(attributes.get("long_name", name)), str(attributes.get("units", "1")), (schema.SUBJECT, schema.VOXEL),
+        valid_range=(low, high) if math.isfinite(low) or math.isfinite(high) else None, chunks={schema.SUBJECT: 1},
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -164,28 +212,29 @@ def tract_table(
     Returns
     -------
     Dataset
-        ``<metric>_<estimator>`` and the companions of ``schema.ESTIMATORS`` (``..._std``, ``..._n`` ...), (subject, level, region) float32,
-        with units.
+        ``<metric>_<estimator>`` and the companions of the estimator (``..._std``, ``..._n`` ...), (subject, level, region) float32,
+        with units: those of the maps.
 
     Raises
     ------
     UnknownNameError
-        A metric, level, region or estimator that does not exist, with the near names.
+        A level, region or estimator that does not exist, with the near names.
+    StoreError
+        The dataset has no maps of the metric.
     """
-    schema.metric(metric)
     kernel = find_estimator(estimator)
     atlas = atlas_of(ds)
-    if metric not in ds:
+    if metric not in ds or ds[metric].dims[-1:] != (schema.VOXEL,):
         raise StoreError(expected=f"maps of {metric}", found="none", where="cohort dataset", remedy=f"Build the cohort with metric {metric}.")
     known = template_levels(ds)
     ranges = [r if isinstance(r, LevelRange) else LevelRange.parse(r, known) for r in (known if levels is None else levels)]
     chosen = [r if isinstance(r, Region) else atlas.region(r) for r in (atlas.regions if regions is None else regions)]
     operator = Operator.build(atlas, ds[schema.VOXEL_LEVEL].to_numpy(), ranges, chosen)
 
-    specs = schema.table_specs(metric, estimator)
+    specs = schema.table_specs(quantity_of(metric, ds[metric].attrs), estimator)
 
     def cells(maps: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        out = kernel.estimate(operator, maps.reshape(-1, maps.shape[-1]), min_coverage=min_coverage)
+        out = kernel.of_maps(operator, maps.reshape(-1, maps.shape[-1]), min_coverage=min_coverage)
         return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in specs)
 
     sizes = {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}

@@ -79,6 +79,8 @@ class Material:
         What a reader must know.
     naming, levels : Naming or None, tuple of str
         Regions of the atlas and levels of the template, by which a question may name them in other words.
+    rises : frozenset of str
+        Metrics that disease raises.
     """
 
     people: People
@@ -96,6 +98,7 @@ class Material:
     notes: tuple[str, ...] = ()
     naming: Naming | None = None
     levels: tuple[str, ...] = schema.LEVEL_NAMES
+    rises: frozenset[str] = frozenset()
 
     def find(self, question: Query | str) -> NDArray[np.intp]:
         """Features that a question names.
@@ -139,7 +142,7 @@ def label(metric: str, region: str, level: str, estimator: str = schema.WA) -> s
     >>> label("mtr", "white matter", "C2:C3"), label("area", "spinal cord", "compressed"), label("mtr", "dorsal columns", "C4", "map")
     ('MTR white matter C2:C3', 'area at the compression', 'MTR (map) dorsal columns C4')
     """
-    name = metric.upper() if metric in schema.METRICS else SHORT.get(metric, metric.replace("_", " "))
+    name = SHORT.get(metric, metric.replace("_", " ")) if metric in schema.MEASURES else schema.label_of(metric)
     name += f" ({estimator})" if estimator not in (schema.WA, "") else ""
     where = "at the compression" if level == COMPRESSED else level
     return " ".join(filter(None, (name, "" if metric in schema.MEASURES else region, where)))
@@ -188,9 +191,10 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     ]  # fmt: skip
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
+    rises = frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES))
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
-        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels),
+        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
     )  # fmt: skip
     return _harmonised(material, config)
 

@@ -161,10 +161,11 @@ def _sd(values: FloatArray) -> FloatArray:
 # --- ROC --------------------------------------------------------------------------------------------------------------
 def directions(m: Material, config: AnalysisConfig) -> FloatArray:
     """1 where disease raises a feature, -1 where it lowers it."""
+    known = [*dict.fromkeys((*m.features[METRIC], *schema.MEASURES))]
     for name in config.roc.higher:
-        if name not in schema.METRICS:
-            schema.measure(name, where="analysis.roc.higher")
-    return np.where(m.features[METRIC].isin(config.roc.higher), 1.0, -1.0)
+        if name not in known:
+            raise unknown_name("metric or measure", name, known, where="analysis.roc.higher")
+    return np.where(m.features[METRIC].isin({*config.roc.higher, *m.rises}), 1.0, -1.0)
 
 
 def pairs(m: Material, config: AnalysisConfig) -> list[tuple[int, int]]:
@@ -173,7 +174,7 @@ def pairs(m: Material, config: AnalysisConfig) -> list[tuple[int, int]]:
         return [(_one(m, a), _one(m, b)) for a, b in config.roc.compare]
     f = m.features
     area = {level: i for i, (metric, level) in enumerate(zip(f[METRIC], f[schema.LEVEL], strict=True)) if metric == schema.AREA}
-    white = f.index[(f[schema.REGION] == WHITE_MATTER) & f[METRIC].isin(list(schema.METRICS))]
+    white = f.index[(f[schema.REGION] == WHITE_MATTER) & ~f[METRIC].isin(list(schema.MEASURES))]
     return [(int(i), area[f.at[i, schema.LEVEL]]) for i in white if f.at[i, schema.LEVEL] in area]
 
 

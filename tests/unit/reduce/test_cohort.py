@@ -153,9 +153,9 @@ def all_tables(tmp_path: Path, tiny_template: Template) -> xr.Dataset:
 
 
 def test_each_estimator_has_its_companions(all_tables: xr.Dataset) -> None:
-    for name, companions in schema.ESTIMATORS.items():
+    for name, estimator in schema.ESTIMATORS.items():
         found = {n for n in all_tables if str(n) == f"mtr_{name}" or str(n).startswith(f"mtr_{name}_")}
-        assert found == {f"mtr_{name}", *(f"mtr_{name}_{c}" for c in companions)}
+        assert found == {f"mtr_{name}", *(f"mtr_{name}_{c}" for c in estimator.companions)}
     assert all_tables.mtr_map_se.attrs["units"] == "percent"
 
 
@@ -184,7 +184,7 @@ def test_a_hole_is_solved_for_its_subject_alone(all_tables: xr.Dataset) -> None:
 def test_pools_and_sums_from_the_maps(all_tables: xr.Dataset) -> None:
     for name in EVERY:
         table = all_tables.cohort.table("mtr", "white matter", "C2:C3", estimator=name)
-        assert set(table.data_vars) == {"value", *schema.ESTIMATORS[name]}
+        assert set(table.data_vars) == {"value", *schema.ESTIMATORS[name].companions}
         assert np.isfinite(table["value"][:2]).all()
         frame = all_tables.cohort.frame("mtr", estimator=name)
         assert frame["value"].iloc[0] == all_tables[f"mtr_{name}"].values[0, 0, 0]
