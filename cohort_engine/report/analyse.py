@@ -12,10 +12,11 @@ import pandas as pd
 import xarray as xr
 
 from cohort_engine.config import Config
-from cohort_engine.errors import CohortError, optional
+from cohort_engine.errors import CohortError, StoreError, optional
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.cells import MIXED
 from cohort_engine.report.material import Material, gather
 from cohort_engine.report.tables import SECTIONS
 from cohort_engine.store import layout
@@ -102,7 +103,9 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
     return Analysis(material, tables, problems, about)
 
 
-def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str], None] | None = None) -> Analysis:
+def analyse(
+    config: Config, *, out: str | Path | None = None, say: Callable[[str], None] | None = None, allow_mixed: bool = False
+) -> Analysis:  # fmt: skip
     """Analyse the cohort of a study file: tables into the store, and tables, figures and ``report.html`` into a folder.
 
     Parameters
@@ -112,6 +115,8 @@ def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str
         Folder; by default `analysis.out`, or beside the store.
     say : callable, optional
         Is told what is being done.
+    allow_mixed : bool
+        Analyse although rows of the store were made with different settings.
 
     Returns
     -------
@@ -128,6 +133,11 @@ def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str
     url = config.data.store
     tell("Reading the cohort and computing tables")
     ds = open_cohort(url, space=config.analysis.space)
+    if ds.attrs[MIXED] and not allow_mixed:
+        raise StoreError(
+            expected="rows that were made with the same settings", found=ds.attrs[MIXED], where="store",
+            remedy="Run build, which makes the others again, or analyse it as it is with --allow-mixed.",
+        )  # fmt: skip
     found = analyse_cohort(ds, config)
     folder = Path(out or config.analysis.out or _beside(url))
     tell("Writing tables")
