@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from cohort_engine.mapping.template_map import TemplateMap, largest_steps, packed_index, steps
+from cohort_engine.mapping.template_map import TemplateMap, packed_index, steps
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
@@ -46,17 +46,18 @@ def native_fractions(
     volume. Taking the voxels as boxes instead narrows the edge of the cord: simulated tracts came out 0.6 points of MTR too low.
     """
     slab, first = fitted.slab()
-    block, size = Grid(shape, np.asarray(affine, float)).voxel(slab), fitted.block.shape[:3]
-    step = [float(np.percentile(np.maximum(np.maximum(x, y), z), 95)) for x, y, z in steps(block)]
-    cut = _Cut(block, tuple(max(1, int(np.ceil(2 * s / APART))) for s in step), shape)
-    wanted = np.ones(slab.shape[:3], bool) if columns is None else columns[:, :, first : first + slab.shape[2]]
+    cut = _Cut(Grid(shape, np.asarray(affine, float)).voxel(slab), shape)
+    covered, size = slice(first, first + slab.shape[2]), fitted.block.shape[:3]
+    wanted = np.ones(slab.shape[:3], bool) if columns is None else columns[:, :, covered]
+    del slab
     pieces = [_by_voxel(row, amount, int(np.prod(shape))) for row, amount in cut.parts(wanted)]
     entries = np.zeros(size, np.int64)
-    entries[:, :, first : first + slab.shape[2]][wanted] = np.concatenate([np.diff(p.indptr) for p in pieces])
-    indptr = np.r_[0, np.cumsum(entries)].astype(pieces[0].indices.dtype)
+    entries[:, :, covered][wanted] = np.concatenate([np.diff(p.indptr) for p in pieces])
     data, indices = (np.concatenate([getattr(p, name) for p in pieces]) for name in ("data", "indices"))
     del pieces
+    indptr = np.r_[0, np.cumsum(entries)].astype(indices.dtype if len(data) < np.iinfo(indices.dtype).max else np.int64)
     total = sparse.csc_array((data, indices, indptr), shape=(int(np.prod(shape)), entries.size)).tocsr()
+    del data, indices
     sums = np.zeros(total.shape[0])
     touched = np.flatnonzero(np.diff(total.indptr))
     sums[touched] = np.add.reduceat(total.data, total.indptr[touched]) if len(touched) else 0.0
@@ -90,7 +91,8 @@ def scatter(fractions: sparse.csr_array, template: Template, weights: sparse.csr
 def _by_voxel(row: NDArray[np.int64], amount: FloatArray, rows: int) -> sparse.csr_array:
     """Native volume (template voxel, native row) of parts (part, n), parts in one row summed."""
     parts, n = row.shape
-    out = sparse.csr_array((amount.T.ravel(), row.T.ravel(), np.arange(n + 1) * parts), shape=(n, rows))
+    index = np.int32 if rows < np.iinfo(np.int32).max else np.int64
+    out = sparse.csr_array((amount.T.ravel(), row.T.ravel().astype(index), (np.arange(n + 1) * parts).astype(index)), shape=(n, rows))
     out.sum_duplicates()
     out.eliminate_zeros()
     return out
@@ -103,16 +105,29 @@ class _Cut:
     ----------
     block : (bx, by, n, 3) array
         Fractional native index of the block's voxels.
-    count : (3,) tuple of int
-        Parts along each axis of the block.
     shape : (3,) tuple
         Grid of the image.
+
+    Attributes
+    ----------
+    flat : (3, bx * by * n) array
+        The same.
+    largest : (3,) array
+        Largest distance of two neighbours, summed over the axes of the block, by native axis.
+    offsets : three lists
+        Of the parts along each axis of the block, voxels.
     """
 
-    def __init__(self, block: FloatArray, count: tuple[int, ...], shape: tuple[int, int, int]) -> None:
-        self.block, self.count, self.shape = block, count, shape
+    def __init__(self, block: FloatArray, shape: tuple[int, int, int]) -> None:
+        self.size, self.shape = block.shape[:3], shape
         self.flat = np.ascontiguousarray(block.reshape(-1, 3).T)
-        self.offsets = [[(2 * k + 1) / n - 1 for k in range(n)] for n in count]
+        self.largest, self.offsets = np.zeros(3), []
+        for x, y, z in steps(block):
+            self.largest += [c.max(initial=0.0) for c in (x, y, z)]
+            step = float(np.percentile(np.maximum(np.maximum(x, y), z), 95))
+            n = max(1, int(np.ceil(2 * step / APART)))
+            self.offsets.append([(2 * k + 1) / n - 1 for k in range(n)])
+        self.count = tuple(map(len, self.offsets))
 
     def parts(self, which: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
         """Native row and native volume (part, n) of the parts of block voxels, some voxels at a time; row 0 and volume 0 outside the image."""
@@ -137,9 +152,8 @@ class _Cut:
 
     def _around(self, voxels: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Native index (3, 3, 3, 3, n) of voxels (n, 3) and their neighbours, those of the ends repeated; and native volume (n,) of the voxels."""
-        size = self.block.shape[:3]
-        near = [np.clip(v + np.array([[-1], [0], [1]]), 0, n - 1) for v, n in zip(voxels.T, size, strict=True)]
-        flat = np.ravel_multi_index(np.broadcast_arrays(near[0][:, None, None], near[1][None, :, None], near[2][None, None]), size)
+        near = [np.clip(v + np.array([[-1], [0], [1]]), 0, n - 1) for v, n in zip(voxels.T, self.size, strict=True)]
+        flat = np.ravel_multi_index(np.broadcast_arrays(near[0][:, None, None], near[1][None, :, None], near[2][None, None]), self.size)
         around = self.flat[:, flat]
         rise = [(around[:, 2, 1, 1] - around[:, 0, 1, 1]), (around[:, 1, 2, 1] - around[:, 1, 0, 1]), (around[:, 1, 1, 2] - around[:, 1, 1, 0])]
         dx, dy, dz = (r / np.maximum(n[2] - n[0], 1) for r, n in zip(rise, near, strict=True))
@@ -148,12 +162,14 @@ class _Cut:
     def add_others(self, sums: FloatArray, wanted: NDArray[np.bool_]) -> None:
         """Add the volume of the parts of the other voxels to the rows (row,) that hold something, in place; looked at are those that may reach there."""
         touched = sums > 0
-        reach = np.floor(largest_steps(self.block).sum(axis=0) + 1).astype(int)
+        reach = np.floor(self.largest + 1).astype(int)
         near = ndimage.maximum_filter(touched.reshape(self.shape).view(np.uint8), tuple(2 * reach + 1), mode="constant").view(bool)
-        place = np.clip(np.rint(self.block), 0, np.asarray(self.shape) - 1).astype(int)
-        number = np.cumsum(touched, dtype=np.int64) * touched  # from 1; 0 gathers what lies elsewhere
+        place = np.zeros(self.flat.shape[1], np.int64)
+        for coordinate, n in zip(self.flat, self.shape, strict=True):
+            place = place * n + np.clip(np.rint(coordinate), 0, n - 1).astype(np.int64)
+        number = np.cumsum(touched, dtype=np.int32) * touched  # from 1; 0 gathers what lies elsewhere
         more = np.zeros(1 + int(touched.sum()))
-        for row, amount in self.parts(near[tuple(np.moveaxis(place, -1, 0))] & ~wanted):
+        for row, amount in self.parts(near.ravel()[place].reshape(self.size) & ~wanted):
             more += np.bincount(number[row.ravel()], amount.ravel(), len(more))
         sums[touched] += more[1:]
 

@@ -7,6 +7,7 @@ blurred: blurring wears a convex outline off and would pull the edge inwards.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,10 +206,10 @@ def packed_index(template: Template) -> tuple[NDArray[np.int64], ...]:
     return i, j, k
 
 
-def steps(block: FloatArray) -> list[list[FloatArray]]:
-    """Distance of the neighbours of a block (x, y, z, coordinate) along each of its axes, by coordinate: [axis][coordinate] (x, y, z), one shorter."""
+def steps(block: FloatArray) -> Iterator[list[FloatArray]]:
+    """Distance of the neighbours of a block (x, y, z, coordinate), one axis after the other: a list by coordinate of (x, y, z), one shorter there."""
     coordinates = [np.ascontiguousarray(c) for c in np.moveaxis(block, -1, 0)]  # in memory one after the other: several times as fast to search
-    return [[np.abs(np.diff(c, axis=axis)) for c in coordinates] for axis in range(3)]
+    return ([np.abs(np.diff(c, axis=axis)) for c in coordinates] for axis in range(3))
 
 
 def largest_steps(block: FloatArray) -> FloatArray:
