@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +129,7 @@ def fit_template_map(
     first, last = int(seen[0]), int(seen[-1]) + 1
     arc, target = arc[first:last], template.cord[:, :, first:last]
     straight = StraightCord.of_mask(cord, affine, slices, levels.centreline, reach=REACH, step=float(spacing[0]))
-    depth = block_depth(target, spacing[:2])
+    depth = _template_depth(template, first, last)
     match = _match_sections(straight, depth, x, y, arc, spacing)
     a, b = match.place(x[:, None, None], y[None, :, None])
     before = after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
@@ -151,6 +152,19 @@ def fit_template_map(
         schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()), schema.GREY_DICE: inner,
     }  # fmt: skip
     return TemplateMap(block, quality)
+
+
+_DEPTHS: WeakKeyDictionary[Template, NDArray[np.float32]] = WeakKeyDictionary()
+"""Depth of the cord of a template, slice by slice as it was asked for; NaN in the others. A worker fits many images to one template."""
+
+
+def _template_depth(template: Template, first: int, last: int) -> NDArray[np.float32]:
+    """Depth (x, y, slice) of the template's cord in slices ``first ... last - 1`` of its block, see `straighten.block_depth`."""
+    known = _DEPTHS.setdefault(template, np.full(template.cord.shape, np.nan, np.float32))
+    missing = first + np.flatnonzero(np.isnan(known[0, 0, first:last]))
+    if len(missing):
+        known[:, :, missing] = block_depth(template.cord[:, :, missing], template.block_grid.spacing[:2])
+    return known[:, :, first:last]
 
 
 def _match_sections(straight: StraightCord, depth: FloatArray, x: FloatArray, y: FloatArray, arc: FloatArray, spacing: FloatArray) -> SectionMatch:
