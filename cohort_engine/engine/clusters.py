@@ -56,7 +56,7 @@ class Pool(Protocol):
         """Start or join the cluster and prepare its workers."""
         ...
 
-    def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int) -> Any:
+    def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int, timeout: float = 0.0) -> Any:
         """Queue a call and return its future; a future among `args` is replaced by its result, or passes its error on."""
         ...
 
@@ -97,7 +97,7 @@ class DaskPool:
         client.register_plugin(worker_plugin(workplace, own=self.cluster is not None))
         self.ended = as_completed(loop=client.loop)
 
-    def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int) -> Any:
+    def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int, timeout: float = 0.0) -> Any:
         future = self.client.submit(function, *args, key=key, resources=dict(resources) or None, retries=retries, pure=False)
         self.ended.add(future)
         return future
@@ -182,7 +182,7 @@ class SynchronousPool:
     def open(self, workplace: Workplace) -> None:
         workplace.apply()
 
-    def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int) -> Ended:
+    def submit(self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int, timeout: float = 0.0) -> Ended:
         del resources
         values = [a.value if isinstance(a, Ended) else a for a in args]
         future = Ended(key, next((v for v in values if isinstance(v, Exception)), None))

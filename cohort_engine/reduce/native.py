@@ -13,7 +13,7 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import SMOOTHING, smooth
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.estimators.base import Group, average, deviation
-from cohort_engine.reduce.linear import FloatArray, Members
+from cohort_engine.reduce.linear import FloatArray, Members, indicator
 
 WHOLE = 0.99
 """Share of a voxel that labels must fill for its signal to tell what tissues look like."""
@@ -89,10 +89,7 @@ def reduce_group(
     ([30.0], [2.5], [1.5], [0.6])
     """
     kernel = find_estimator(estimator)
-    join = np.zeros((len(regions), len(weights)))
-    for i, members in enumerate(regions):
-        join[i, list(members)] = 1
-    whole = join @ weights
+    whole = indicator(regions, len(weights)).T @ weights
     valid = np.isfinite(values)
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
@@ -133,13 +130,16 @@ def level_tables(
         ``value`` and the companions of the estimator. Coverage is the share that lies in the image times the share of it that has a value.
     """
     keys = (schema.VALUE, *find_estimator(estimator).companions)
-    out = {key: np.full((len(levels), len(regions)), np.nan) for key in keys}
+    out = {key: np.full((len(levels), len(regions)), 0.0 if key in (schema.N, schema.COVERAGE) else np.nan) for key in keys}
+    seen, whole = reach @ indicator(regions, len(weights))
+    inside = np.divide(seen, whole, out=np.zeros_like(whole), where=whole > 0)
     for i, number in enumerate(levels):
-        some = level == number
+        some = np.flatnonzero(level == number)
+        if not len(some):
+            continue
         where = None if places is None else places[some]
         cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i])
-        seen, whole = np.array([reach[:, i, list(members)].sum(axis=1) for members in regions]).T
-        coverage = cells.coverage * np.divide(seen, whole, out=np.zeros(len(regions)), where=whole > 0)
+        coverage = cells.coverage * inside[i]
         low = (coverage < min_coverage) | (coverage <= 0)
         kept = {schema.N: cells.n, schema.COVERAGE: coverage}
         rest = {schema.VALUE: cells.value, schema.STD: cells.std, schema.SE: cells.se}

@@ -99,3 +99,10 @@ def _scratch() -> str | None:
         return str(get_worker().local_directory)
     except ValueError:  # not on a worker
         return None
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

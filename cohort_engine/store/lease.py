@@ -26,7 +26,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from cohort_engine.errors import StorageError, StoreError
-from cohort_engine.io.places import Backend, ledger_url, object_store, storage_errors
+from cohort_engine.io.places import Backend, ledger_url, local_path, object_store, storage_errors
 from cohort_engine.provenance import digest
 
 RENEW_S = 15.0
@@ -155,6 +155,9 @@ def holder_of(url: str) -> Holder | None:
     StorageError
         The place does not answer.
     """
+    path = local_path(ledger_url(url))
+    if path is not None and not path.is_dir():
+        return None
     chain = _chain(object_store(ledger_url(url)))
     return chain[-1][0] if chain and not _gone(chain[-1][0]) else None
 

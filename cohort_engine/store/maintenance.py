@@ -195,5 +195,3 @@ def _refuse(states: States, mixed: str, allow_missing: bool, allow_mixed: bool) 
 
 def _some(rows: list[int]) -> str:
     return ", ".join(map(str, rows[:_LISTED])) + (" ..." if len(rows) > _LISTED else "")
-
-

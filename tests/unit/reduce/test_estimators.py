@@ -24,10 +24,11 @@ from cohort_engine.reduce.native import level_tables, reduce_group
 from cohort_engine.reduce.operator import Operator
 from cohort_engine.single.extract import extract
 from cohort_engine.store import layout
-from cohort_engine.store.writer import init_store, write_subject
+from cohort_engine.store.maintenance import finalise
 from cohort_engine.template.atlas import Atlas, Naming
 from cohort_engine.template.base import Template
 from cohort_engine.template.levels import LevelRange
+from cohort_engine.testing import HandMadeStore
 
 NAN = np.nan
 BUILT_IN = {
@@ -69,15 +70,13 @@ def test_tables_of_a_metric_that_nobody_has_registered() -> None:
 
 # --- a metric is what the store holds ---------------------------------------------------------------------------------
 def test_metrics_are_those_of_the_store(tmp_path: Path, tiny_template: Template) -> None:
-    url = store(tmp_path, tiny_template)
-    root = layout.open_root(url, "r+")
-    mtr = schema.map_spec("mtr")
-    assert metrics_of(root) == ("mtr",)
+    root = layout.open_root(store(tmp_path, tiny_template, "wa"))
+    mtr = schema.METRICS["mtr"]
     found = metric_of(root, "mtr")
-    assert (found.path, found.long_name, found.units, found.valid_range) == (mtr.path, mtr.long_name, mtr.units, mtr.valid_range)
-    fa = schema.VariableSpec("maps/fa", "fractional anisotropy", "1", ("subject", "voxel"), valid_range=(0.0, 1.0), chunks={"subject": 1})
-    layout.create(root, fa, (1, 8))
-    assert (metrics_of(root), metric_of(root, "fa")) == (("fa", "mtr"), fa)
+    assert (metrics_of(root), found.stage) == (("mtr",), "mtr")
+    by_attributes = quantity_of("mtr", dict(layout.array_at(root, "maps/mtr").attrs))
+    for told in (found, by_attributes):
+        assert (told.path, told.long_name, told.units, told.valid_range) == (mtr.map.path, mtr.long_name, mtr.units, mtr.valid_range)
     with pytest.raises(UnknownNameError, match=r"'mtrr'\. Did you mean 'mtr'"):
         metric_of(root, "mtrr")
 
@@ -87,13 +86,14 @@ def test_an_open_range_is_kept_open() -> None:
     assert quantity_of("t1", {}).valid_range is None
 
 
-def store(folder: Path, template: Template) -> str:
-    """A store of one subject with a map, whose configuration asks for no more than ``wa``."""
-    url = str(folder / "cohort.zarr")
-    config = parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"reduce": {"estimators": ["wa"], "min_coverage": 0}}})
-    init_store(url, template=template, config=config, subjects=pd.DataFrame({"participant_id": ["sub-1"]}))
-    write_subject(url, 0, {"maps/mtr": np.array([40, 20, 20, 30, 40, 20, 20, 30], np.float32)}, template_digest=template.digest)
-    return url
+def store(folder: Path, template: Template, name: str) -> str:
+    """A store of one subject with a map, its tables made by this estimator."""
+    reduce = {"estimators": [name], "min_coverage": 0, "spaces": ["template"]}
+    config = parse_config({"data": {"bids": "b", "store": str(folder / "cohort.zarr")}, "stages": {"reduce": reduce}})
+    made = HandMadeStore.lay_out(config, template, pd.DataFrame({"participant_id": ["sub-1"]}), names=["mtr"])
+    made.write(0, {"maps/mtr": np.array([40, 20, 20, 30, 40, 20, 20, 30], np.float32)})
+    finalise(made.url, tabulate=lambda: tabulate(made.url), allow_missing=True)
+    return made.url
 
 
 # --- one that is new --------------------------------------------------------------------------------------------------
@@ -154,11 +154,8 @@ def test_a_new_one_reduces_an_image() -> None:
 def test_a_new_one_has_tables(tmp_path: Path, tiny_template: Template) -> None:
     specs = schema.table_specs("mtr", "trimmed")
     assert [s.path for s in specs.values()] == [f"tables/template/mtr_trimmed{c}" for c in ("", "_std", "_coverage")]
-    url = store(tmp_path, tiny_template)
-    root = layout.open_root(url, "r+")
-    for spec in specs.values():
-        layout.create(root, spec, (1, 2, 5))
-    tabulate(url, estimators=["trimmed"], min_coverage=0)
+    url = store(tmp_path, tiny_template, "trimmed")
+    root = layout.open_root(url)
     left, _, _, white, cord = np.asarray(layout.array_at(root, "tables/template/mtr_trimmed")[:])[0, 0]
     assert (left, white, cord) == (30, 25, 25)  # of 40 and 20; of 40, 20, 20, 30 without the least and the largest
     table = tract_table(open_cohort(url), estimator="trimmed", regions=["white matter"], levels=["C2"])
