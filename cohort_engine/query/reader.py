@@ -154,24 +154,6 @@ class CohortReader:
     def column(self, name: str) -> NDArray[Any]:
         return self.whole_column(self.covariates[name])[self.rows]
 
-    def absences(self) -> list[str]:
-        """Say how many rows are out of every answer, and why; nothing where all are in."""
-        names = self.whole_column(schema.PARTICIPANT)
-        reasons, counts = np.unique(self.left[self.left != ""].astype(str), return_counts=True)
-        gone = int(np.sum(names == ""))
-        left = f"{counts.sum()} left the study ({', '.join(f'{n} {r}' for r, n in zip(reasons, counts, strict=True))})" if len(reasons) else ""
-        return [line for line in (left, f"{gone} withdrawn: erased" if gone else "") if line]
-
-    def variables(self) -> list[str]:
-        """Paths of the variables that a stage or a reduction writes for each subject."""
-        groups = [
-            schema.FIT,
-            *(g for g in groups_of(schema.SPACE_TEMPLATE) if g not in (schema.SUBJECTS, schema.STAGES, schema.ATLAS, schema.VOXELS)),
-        ]
-        groups.insert(2, f"{schema.TABLES}/{schema.SPACE_NATIVE}")
-        paths = [f"{g}/{n}" for g in groups for n in self.names(g)]
-        return [p for p in paths if (a := self.array(p)) is not None and layout.dims_of(a)[:1] == (schema.SUBJECT,)]
-
     def select(self, at: NDArray[np.intp]) -> CohortReader:
         out = copy.copy(self)
         out.rows = self.rows[at]
