@@ -10,6 +10,7 @@ import typer
 from cohort_engine.cli.say import note, say, show
 from cohort_engine.cli.words import WORDS, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
 
+
 @command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),

@@ -23,7 +23,9 @@ from cohort_engine.store.writer import init_store, write_block, write_subject
 from cohort_engine.template.base import Template
 
 MTR = "mtr"
-MAP = VariableSpec("maps/mtr", "magnetization transfer ratio", "percent", (SUBJECT, VOXEL), valid_range=(-100.0, 100.0), chunks={SUBJECT: 1}, stage=MTR)
+MAP = VariableSpec(
+    "maps/mtr", "magnetization transfer ratio", "percent", (SUBJECT, VOXEL), valid_range=(-100.0, 100.0), chunks={SUBJECT: 1}, stage=MTR
+)
 MEDIAN = VariableSpec("qc/mtr_cord_median", "median", "percent", (SUBJECT,), stage=MTR)
 NATIVE = "mtr_native"
 
@@ -72,7 +74,9 @@ class Cohort:
 def lay_out(tmp_path: Path, tiny_template: Template) -> Callable[..., Cohort]:
     """Make a cohort of maps (a row a subject, eight voxels a row; None for a subject that was never built) and columns of the subject table."""
 
-    def make(maps: Sequence[Sequence[float] | None], *, close: bool = True, metric: VariableSpec = MAP, min_coverage: float = 0.75, **columns: Any) -> Cohort:
+    def make(
+        maps: Sequence[Sequence[float] | None], *, close: bool = True, metric: VariableSpec = MAP, min_coverage: float = 0.75, **columns: Any
+    ) -> Cohort:
         cohort = Cohort(str(tmp_path / f"cohort_{len(list(tmp_path.iterdir()))}.zarr"), tiny_template, metric)
         names = [f"sub-{i + 1:02d}" for i in range(len(maps))]
         cohort.init(pd.DataFrame({schema.PARTICIPANT: names} | columns), min_coverage=min_coverage)
