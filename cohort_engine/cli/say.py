@@ -36,7 +36,7 @@ def show(table: Any, title: str = "", *, digits: int = 2) -> None:
     words = {name: [_word(v, digits) for v in values] for name, values in columns.items()}
     right = {name for name, values in columns.items() if values and not any(isinstance(v, str) for v in values)}
     if sys.stdout.isatty():
-        show_renderable(_drawn(words, right, title))
+        _draw(words, right, title)
     else:
         typer.echo("\n".join([*([title] if title else []), *lines(words, right), ""]))
 
@@ -56,20 +56,13 @@ def lines(words: Mapping[str, Sequence[str]], right: set[str] = frozenset()) -> 
     return [GAP.join(row).rstrip() for row in zip(*cells, strict=True)]
 
 
-def show_renderable(thing: Any) -> None:
-    """Print something that `rich` draws; nothing in it is read as markup, and in a file or pipe nothing is cut."""
-    from rich.console import Console
-
-    wide = None if sys.stdout.isatty() else 10_000
-    Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=wide).print(thing)
-
-
 def _word(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else " ".join(str(value).splitlines())
 
 
-def _drawn(words: Mapping[str, Sequence[str]], right: set[str], title: str) -> Any:
+def _draw(words: Mapping[str, Sequence[str]], right: set[str], title: str) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -78,4 +71,4 @@ def _drawn(words: Mapping[str, Sequence[str]], right: set[str], title: str) -> A
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in zip(*words.values(), strict=True):
         table.add_row(*map(Text, row))
-    return table
+    Console(highlight=False, markup=False, emoji=False).print(table)

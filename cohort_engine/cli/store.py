@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cohort_engine.cli.say import note, say, show
-from cohort_engine.cli.words import Space, Store, command, store_of
+from cohort_engine.cli.words import Space, Store, command, is_study, store_of, study_of
 
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on although rows were made with different settings.")]
 Question = Annotated[
@@ -58,16 +59,12 @@ def subjects(store: Store) -> None:
 def compare(
     first: Annotated[str, typer.Argument(help="Store, freeze or study file.", metavar="A")],
     second: Annotated[str, typer.Argument(help="Another.", metavar="B")],
-    space: Space = "template",
 ) -> None:
     """Say which subjects, settings and values of two stores differ, and by how much. Exit code 1: something does."""
-    from cohort_engine.query.compare import compare as run
+    from cohort_engine.store.compare import compare as run
 
-    found = run(store_of(first), store_of(second), space=space)
-    for title, table in found.tables.items():
-        if len(next(iter(table.values()))):
-            show(table, title, digits=6)
-    say(found.summary)
+    found = run(store_of(first), store_of(second))
+    say(str(found))
     raise typer.Exit(0 if found.equal else 1)
 
 
@@ -78,9 +75,9 @@ def finalise(
     allow_mixed: AllowMixed = False,
 ) -> None:
     """Gather the ledger into the store, fill its tables and close it; refuses with the list of what is missing."""
-    from cohort_engine.store.maintenance import finalise as run
+    from cohort_engine.engine.build import finalise as run
 
-    run(store_of(store), allow_missing=allow_missing, allow_mixed=allow_mixed)
+    run(study_of(store) if is_study(store) else store, allow_missing=allow_missing, allow_mixed=allow_mixed)
     say(f"{store_of(store)} is closed")
 
 
@@ -90,9 +87,11 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Compare every table with the maps it was made from as well.")] = False,
 ) -> None:
     """Re-read the whole store and check shapes, hashes, ranges and the ledger. Exit code 1: there are problems."""
-    from cohort_engine.store.maintenance import verify as run
+    from cohort_engine.reduce.cohort import table_block
+    from cohort_engine.store.verify import verify as run
 
-    problems = run(store_of(store), deep=deep)
+    url = store_of(store)
+    problems = run(url, deep=partial(table_block, url) if deep else None)
     for problem in problems:
         say(f" {problem}", head="problem", colour="red")
     say(f"{len(problems)} problems")
@@ -102,7 +101,7 @@ def verify(
 @command()
 def compact(store: Store, out: Annotated[str, typer.Argument(help="New store.")], allow_mixed: AllowMixed = False) -> None:
     """Copy the store with many subjects in one file, for reading at a data freeze."""
-    from cohort_engine.store.maintenance import compact as run
+    from cohort_engine.store.freeze import compact as run
 
     run(store_of(store), out, allow_mixed=allow_mixed)
     say(f"{out} holds the same arrays")
@@ -116,8 +115,8 @@ def withdraw(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Erase a participant from the store, after showing who it is and what goes."""
-    from cohort_engine.store.maintenance import withdraw as run
     from cohort_engine.store.people import find_rows
+    from cohort_engine.store.withdrawal import withdraw as run
 
     url = store_of(store)
     rows = find_rows(url, participant, session)

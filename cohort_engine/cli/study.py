@@ -7,11 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import note, say, show, show_renderable
-from cohort_engine.cli.words import WORDS, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, store_of, study_of
-
-OPEN = ("stale", "failed", "missing_input", "to_do", "not_run")
-"""States of a stage that leave something to do."""
+from cohort_engine.cli.say import note, say, show
+from cohort_engine.cli.words import WORDS, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
 
 
 @command()
@@ -69,12 +66,13 @@ def index(
     from cohort_engine.config import parse_config
     from cohort_engine.engine.build import index as run
 
+    given: dict[str, Any] = {k: v for k, v in {"derivatives": derivatives, "source": source}.items() if v}
     if is_study(study):
-        given = {"derivatives": derivatives, "source": source}
-        data = study_of(study).data.model_copy(update={k: v for k, v in given.items() if v})
+        config = study_of(study)
+        config = config.model_copy(update={"data": config.data.model_copy(update=given)})
     else:
-        data = parse_config({"data": {"bids": study, "store": "", "derivatives": derivatives or [], "source": source or "bids"}}, where="index").data
-    found = run(data)
+        config = parse_config({"data": {"bids": study, "store": "", **given}}, where="index")
+    found = run(config)
     missing = found.missing()
     show(found.present().reset_index(names="file"), f"{len(found)} subjects, {len(found) - len(missing)} complete")
     if len(missing):
@@ -89,7 +87,7 @@ def plan(study: StudyFile) -> None:
     from cohort_engine.engine.build import plan as make_plan
 
     prepared = make_plan(study_of(study))
-    show_renderable(prepared.table())
+    say(str(prepared))
     prepared.validate()
 
 
@@ -116,8 +114,11 @@ def _events(quiet: bool) -> Any:
 
 
 def _finish(report: Any) -> None:
-    show_renderable(report.table())
+    counts = {"stage": list(report.counts), **{o: [c[o] for c in report.counts.values()] for o in next(iter(report.counts.values()), {})}}
+    show(counts, f"Built in {report.seconds:.0f} s")
     say(f" {report.url}", head="Store")
+    if report.trouble:
+        say(f" {report.trouble}", head="The store is not closed.", colour="yellow")
     if len(report.failures):
         show(report.failures, "Subjects that did not finish")
     raise typer.Exit(report.exit_code)
@@ -127,17 +128,23 @@ def _finish(report: Any) -> None:
 def status(store: Store) -> None:
     """Show how far a cohort is, and what is still to be done. Exit code 1: something is. With a study file: held against what it asks for now."""
     from cohort_engine.engine.build import status as look
-    from cohort_engine.query.reader import CohortReader
 
-    counts, failures = look(study_of(store) if is_study(store) else store)
-    show(counts)
-    reader = CohortReader(store_of(store), everybody=True)
-    for line in reader.absences():
-        say(line)
-    if len(failures):
-        show(failures, "Subjects that did not finish")
-    begun = sum(int(counts[state].sum()) for state in OPEN if state in counts)
-    raise typer.Exit(1 if begun or len(failures) else 0)
+    found = look(study_of(store) if is_study(store) else store)
+    show(found.counts)
+    for line in found.reasons:
+        say(f" {line}", head="stale", colour="yellow")
+    if len(found.failures):
+        show(found.failures, "Subjects that did not finish")
+    if found.left:
+        show({"who": list(found.left), "why": list(found.left.values())}, f"{len(found.left)} left the study, and are in no answer")
+    if found.withdrawn:
+        say(f"{len(found.withdrawn)} withdrawn and erased: rows {', '.join(map(str, found.withdrawn))}")
+    if found.mixed:
+        note(found.mixed)
+    if found.writer is not None:
+        say(f'process {found.writer.process} on {found.writer.host} does "{found.writer.doing}" since {found.writer.since}')
+    say(f"closed {found.finalised}" if found.finalised else "not closed")
+    raise typer.Exit(found.exit_code)
 
 
 @command()

@@ -38,9 +38,9 @@ def _spaces() -> list[str]:
 
 
 def _sources() -> list[str]:
-    from cohort_engine.engine.build import INDEX
+    from cohort_engine.stages.base import SOURCES
 
-    return list(INDEX)
+    return list(SOURCES)
 
 
 def _clusters() -> list[str]:

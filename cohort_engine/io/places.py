@@ -93,19 +93,6 @@ def storage_errors(where: str) -> Iterator[None]:
         raise StorageError(expected="storage that answers", found=reason, where=where, remedy=remedy) from error
 
 
-@contextmanager
-def reading(where: str) -> Iterator[None]:
-    """Turn whatever keeps an array from being read into a `StorageError` with its name: the place failed, or a chunk is damaged."""
-    with storage_errors(where):
-        try:
-            yield
-        except (ValueError, RuntimeError, TypeError, IndexError) as error:
-            raise StorageError(
-                expected="chunks that can be decoded", found=f"a damaged one ({type(error).__name__})", where=where,
-                remedy='Run "cohort-engine verify" to see which, then build again or take the store from a backup.',
-            ) from error  # fmt: skip
-
-
 @cache
 def object_store(url: str) -> Backend:
     """Open a location as an obstore store, once per process; a local folder is made when absent.

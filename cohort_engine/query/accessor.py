@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.io.places import reading
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.query import cells as kernel
 from cohort_engine.query.answer import IDENTITY
-from cohort_engine.query.cells import CELL, MIXED, Cells, Names
-from cohort_engine.query.reader import NAMES, CohortReader, groups_of
+from cohort_engine.query.cells import CELL, Cells, Names
+from cohort_engine.query.reader import NAMES, CohortReader, groups_of, reading
 from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.store import layout
 from cohort_engine.template.atlas import Atlas
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 SPACE = "space"
 """Attribute of an opened cohort: the space of its tables."""
 CURRENT = "current"
-"""Ending of a variable (subject,): whether the row of a table is that of the maps. Where there is none, every row is."""
+"""Ending of a variable (subject,): whether the row of a table is that of the maps and settings of now."""
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -115,12 +114,15 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
             data[name] = variable
             if group == schema.VOXELS or variable.dims == (name,) or name == schema.Z_LEVEL:
                 coords[name] = variable
+    for metric, estimator in ((m, e) for m in reader.metrics for e in kernel.estimators_of(reader, m)):
+        words = {"long_name": f"whether the row of {schema.table_name(metric, estimator)} is that of the maps and settings of now"}
+        data[f"{schema.table_name(metric, estimator)}_{CURRENT}"] = xr.Variable(schema.SUBJECT, reader.rows_current(metric, estimator), words)
     for name, stored in reader.covariates.items():
         coords[name] = xr.Variable(schema.SUBJECT, reader.whole_column(stored), dict(reader.about(f"{schema.SUBJECTS}/{stored}")))
     unions, clusters = reader.parts
     extra: dict[str, Any] = {layout.UNIONS: json.dumps(unions), layout.CLUSTERS: json.dumps(clusters), SPACE: space}
     extra |= {k: np.ravel(v).tolist() for k, v in reader.grid.items()}
-    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, {MIXED: "", **reader.attributes, **extra})
+    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, {layout.MIXED: "", **reader.attributes, **extra})
     return ds if everybody else ds.isel({schema.SUBJECT: reader.rows})
 
 
@@ -201,11 +203,9 @@ class OpenedCohort:
             variable = variable if rows is None else variable.isel({schema.SUBJECT: rows})
         return variable.to_numpy()
 
-    def current(self, table: str) -> NDArray[np.bool_]:
-        name = f"{_name(table)}_{CURRENT}"
-        if name in self.ds.variables:
-            return np.asarray(self.ds[name].to_numpy(), bool)
-        return np.full(self.subjects, bool(self.attributes.get(layout.FINALISED)))
+    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        name = f"{schema.table_name(metric, estimator)}_{CURRENT}"
+        return np.asarray(self.ds[name].to_numpy(), bool) if name in self.ds.variables else np.zeros(self.subjects, bool)
 
 
 def _name(path: str) -> str:
@@ -304,7 +304,7 @@ class CohortAccessor:
         values = {n: xr.Variable(dims, np.broadcast_to(v, shape), cells.about if n == schema.VALUE else {}) for n, v in cells.values.items()}
         coords = {n: c.variable for n, c in ds.coords.items() if c.dims in ((schema.SUBJECT,), ())}
         axes = {schema.LEVEL: layout.text(cells.levels), schema.REGION: layout.text(cells.regions)}
-        out = xr.Dataset(values, {**coords, **axes}, {**cells.about, MIXED: ds.attrs.get(MIXED, "")})
+        out = xr.Dataset(values, {**coords, **axes}, {**cells.about, layout.MIXED: ds.attrs.get(layout.MIXED, "")})
         return out if schema.SUBJECT in self._ds.dims else out.isel({schema.SUBJECT: 0})
 
     def tract(
@@ -426,12 +426,12 @@ def describe(cohort: OpenedCohort) -> str:
         "sites": counted(schema.SITE),
         "metrics": ", ".join(f"{n} ({about['units']})" for n, about in cohort.metrics.items()),
         "measures": ", ".join(kernel.profiles(cohort)),
-        "estimators": ", ".join(kernel.estimators_of(cohort)),
+        "estimators": ", ".join(dict.fromkeys(e for m in cohort.metrics for e in kernel.estimators_of(cohort, m))),
         "levels": " ".join(kernel.levels_of(cohort)),
         "regions": f"{len(regions)}: {', '.join(regions[:2])} ... {regions[-1]}" if len(regions) > 3 else ", ".join(regions),
         "tables": f"{space} space, cells of at least {kernel.own_limit(cohort):.0%} coverage",
         "state": state,
-        "mixed": str(attributes.get(MIXED, "")),
+        "mixed": str(attributes.get(layout.MIXED, "")),
     }
     title = f"cohort of {cohort.subjects} subjects, template {attributes.get(layout.TEMPLATE_NAME)} {attributes.get(layout.TEMPLATE_VERSION)}"
     return "\n".join([title, *(f"  {name:<11} {text}" for name, text in lines.items() if text)])

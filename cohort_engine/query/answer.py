@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, unknown_name
-from cohort_engine.query.cells import CELL, MIXED, Cells, Source, ask
+from cohort_engine.query.cells import CELL, Cells, Source, ask
 from cohort_engine.query.question import BY, KEYS, WHERE, Query, number, unknown_column
 
 Columns = dict[str, NDArray[Any]]
@@ -92,7 +92,7 @@ def answer(cohort: Cohort, query: Query, columns: Sequence[str] | None = None) -
 
 def notes(cohort: Cohort, cells: Cells) -> tuple[str, ...]:
     """Say what a reader of the cells must know."""
-    mixed = str(cohort.attributes.get(MIXED, ""))
+    mixed = str(cohort.attributes.get("mixed", ""))
     rows = [str(r) for r in cohort.rows[cells.stale]]
     stale = (
         f"{len(rows)} subjects have no value here because their {cohort.space} tables are not those of the settings asked for: rows "

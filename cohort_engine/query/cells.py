@@ -29,8 +29,6 @@ CELL = (schema.VALUE, *schema.COMPANIONS)
 """What a cell of a table may have: value, std, se, n, coverage."""
 MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 """Measures of the cord that have a profile."""
-MIXED = "mixed"
-"""Root attribute: empty, or one sentence that says which rows were made with other settings."""
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
 
 Names = str | Sequence[str]
@@ -73,8 +71,8 @@ class Source(Protocol):
     def atlas(self) -> Atlas:
         """Read the weights."""
 
-    def current(self, table: str) -> NDArray[np.bool_]:
-        """Whether a table's row (subject,) is that of the stored maps and settings."""
+    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        """Whether the row (subject,) of a table is that of the maps and settings of now."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +100,7 @@ class Cells:
 # --- what there is ----------------------------------------------------------------------------------------------------
 def own_limit(source: Source) -> float:
     """Coverage limit that the tables were made with."""
-    science = json.loads(str(source.attributes.get("science") or "{}"))
-    asked = json.loads(str(source.attributes.get("asked") or "{}")).get("science", science)
+    asked = json.loads(str(source.attributes.get("asked") or "{}")).get("science", {})
     try:
         return float(asked["stages"]["reduce"]["min_coverage"])
     except (KeyError, TypeError):
@@ -115,11 +112,11 @@ def profiles(source: Source) -> list[str]:
     return [m for m in MEASURES if source.has(f"{schema.PROFILES}/{m}")]
 
 
-def estimators_of(source: Source) -> list[str]:
-    """Estimators whose tables are here, of any metric."""
-    names = source.names(f"{schema.TABLES}/{source.space}")
-    heads = {n.removesuffix(f"_{c}") for n in names for c in schema.COMPANIONS if n.endswith(f"_{c}")}
-    return list(dict.fromkeys(h[len(m) + 1 :] for m in source.metrics for h in sorted(heads) if h.startswith(f"{m}_")))
+def estimators_of(source: Source, metric: str) -> list[str]:
+    """Estimators that have a table of a metric here."""
+    names = [n for n in source.names(f"{schema.TABLES}/{source.space}") if n.startswith(f"{metric}_")]
+    values = [n for n in names if not n.endswith(tuple(f"_{c}" for c in schema.COMPANIONS))]
+    return [n[len(metric) + 1 :] for n in values if f"{n}_{schema.N}" in names]
 
 
 def levels_of(source: Source) -> list[str]:
@@ -200,7 +197,7 @@ def table(
     }  # fmt: skip
     at = None if limit < own else _in_table(source, metric, estimator, ranges, chosen)
     native = source.space != schema.SPACE_TEMPLATE
-    held = np.zeros(source.subjects, bool) if at is None else source.current(_table_path(source, metric, estimator))
+    held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator)
     if native and at is None:
         raise StoreError(
             expected="cells of the native tables: single levels, labels and unions", found=f"{metric} elsewhere", where=WHERE,
@@ -262,7 +259,7 @@ def _from_maps(
     operator = Operator.build(source.atlas(), source.read(VOXEL_LEVEL), ranges, regions)
     path = f"{schema.MAPS}/{metric}"
     firsts = range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)
-    blocks = [kernel.estimate(operator, source.read(path, rows[i : i + schema.SUBJECT_BLOCK]), min_coverage=limit) for i in firsts]
+    blocks = [kernel.of_maps(operator, source.read(path, rows[i : i + schema.SUBJECT_BLOCK]), min_coverage=limit) for i in firsts]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
 
 

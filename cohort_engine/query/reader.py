@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import unknown_name
-from cohort_engine.io.places import object_store, reading, storage_errors
+from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.query.answer import IDENTITY
-from cohort_engine.query.cells import CELL, MEASURES
+from cohort_engine.query.cells import CELL, MEASURES, own_limit
 from cohort_engine.store import layout
+from cohort_engine.store.tables import stored_digests, table_digest
 from cohort_engine.template.atlas import Atlas, Naming
 
-LEFT = "left"
-"""Column of the subject table: why somebody left the study; empty for those who are in it."""
+LEFT = layout.LEFT.name
 PROFILE_VARIABLES = {m: f"profile_{m}" for m in MEASURES}
 """Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
 ATLAS_VARIABLES = {name: f"{schema.ATLAS}_{name}" for name in (schema.INDPTR, schema.INDICES, schema.WEIGHT, schema.LABEL_NAME)}
@@ -39,6 +40,13 @@ def groups_of(space: str) -> tuple[str, ...]:
     tables = f"{schema.TABLES}/{space}"
     shape = f"{schema.TABLES}/{schema.SHAPE}"
     return (tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Read an array: the place that fails, or a damaged chunk, is a `StorageError` with its name."""
+    with storage_errors(path), layout.damage(path):
+        yield
 
 
 class CohortReader:
@@ -146,24 +154,6 @@ class CohortReader:
     def column(self, name: str) -> NDArray[Any]:
         return self.whole_column(self.covariates[name])[self.rows]
 
-    def absences(self) -> list[str]:
-        """Say how many rows are out of every answer, and why; nothing where all are in."""
-        names = self.whole_column(schema.PARTICIPANT)
-        reasons, counts = np.unique(self.left[self.left != ""].astype(str), return_counts=True)
-        gone = int(np.sum(names == ""))
-        left = f"{counts.sum()} left the study ({', '.join(f'{n} {r}' for r, n in zip(reasons, counts, strict=True))})" if len(reasons) else ""
-        return [line for line in (left, f"{gone} withdrawn: erased" if gone else "") if line]
-
-    def variables(self) -> list[str]:
-        """Paths of the variables that a stage or a reduction writes for each subject."""
-        groups = [
-            schema.FIT,
-            *(g for g in groups_of(schema.SPACE_TEMPLATE) if g not in (schema.SUBJECTS, schema.STAGES, schema.ATLAS, schema.VOXELS)),
-        ]
-        groups.insert(2, f"{schema.TABLES}/{schema.SPACE_NATIVE}")
-        paths = [f"{g}/{n}" for g in groups for n in self.names(g)]
-        return [p for p in paths if (a := self.array(p)) is not None and layout.dims_of(a)[:1] == (schema.SUBJECT,)]
-
     def select(self, at: NDArray[np.intp]) -> CohortReader:
         out = copy.copy(self)
         out.rows = self.rows[at]
@@ -182,8 +172,36 @@ class CohortReader:
         with reading(schema.ATLAS):
             return layout.stored_atlas(self.url)
 
-    def current(self, table: str) -> NDArray[np.bool_]:
-        return np.full(self.subjects, bool(self.attributes.get(layout.FINALISED)))
+    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        return self.rows_current(metric, estimator)[self.rows]
+
+    def rows_current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        """Which rows of the store (row,) a table holds as they are now: none before the store is closed, when results may wait to be gathered."""
+        path = f"{schema.TABLES}/{self.space}/{schema.table_name(metric, estimator)}"
+        specs = layout.stored_specs(self.root)
+        maker = specs[f"{schema.MAPS}/{metric}" if self.space == schema.SPACE_TEMPLATE else path].stage
+        if not self.attributes.get(layout.FINALISED):
+            return np.zeros(self.total, bool)
+        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)]
+        if maker not in stages:
+            return np.zeros(self.total, bool)
+        status, key, recipe = (self._stage_column(n, stages.index(maker)) for n in (schema.STATUS, schema.KEY, schema.RECIPE))
+        done = status == next(code for code, word in schema.STATUS_CODES.items() if word == schema.DONE)
+        if self.space != schema.SPACE_TEMPLATE:
+            asked = layout.record_of(self.root, layout.ASKED)["stages"].get(maker, {}).get("recipe")
+            return np.asarray(done & (recipe == asked))
+        keys = np.where(done, key, "").tolist()
+        atlas, voxels = (str(self.attributes[k]) for k in (layout.ATLAS_DIGEST, layout.VOXELS_DIGEST))
+        block, stored = schema.SUBJECT_BLOCK, stored_digests(self.root, path)
+        wanted = [table_digest(atlas, voxels, estimator, own_limit(self), keys[i : i + block]) for i in range(0, self.total, block)]
+        same = [a == b for a, b in zip(wanted, stored, strict=False)] + [False] * (len(wanted) - len(stored))
+        return np.repeat(np.array(same, bool), block)[: self.total]
+
+    def _stage_column(self, name: str, stage: int) -> NDArray[Any]:
+        path = f"{schema.STAGES}/{name}"
+        array = layout.array_at(self.root, path)
+        with reading(path):
+            return _plain(np.asarray(array[: self.total, stage]))
 
     @cached_property
     def parts(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

@@ -16,7 +16,6 @@ from cohort_engine.errors import CohortError, StoreError, optional
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.query.cells import MIXED
 from cohort_engine.report.material import Material, gather
 from cohort_engine.report.tables import SECTIONS
 from cohort_engine.store import layout
@@ -133,9 +132,9 @@ def analyse(
     url = config.data.store
     tell("Reading the cohort and computing tables")
     ds = open_cohort(url, space=config.analysis.space)
-    if ds.attrs[MIXED] and not allow_mixed:
+    if ds.attrs[layout.MIXED] and not allow_mixed:
         raise StoreError(
-            expected="rows that were made with the same settings", found=ds.attrs[MIXED], where="store",
+            expected="rows that were made with the same settings", found=ds.attrs[layout.MIXED], where="store",
             remedy="Run build, which makes the others again, or analyse it as it is with --allow-mixed.",
         )  # fmt: skip
     found = analyse_cohort(ds, config)
