@@ -11,6 +11,7 @@ from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.norms import deviation, fit_norm
 from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNameError
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.question import Query
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
 from cohort_engine.report.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
@@ -52,9 +53,9 @@ def at(material, *key):
 # --- features ---------------------------------------------------------------------------------------------------------
 def test_by_default_everything_at_every_level(opened, settings) -> None:
     mtr, *measures = default_questions(opened, settings())
-    assert measures == ["area level=C3,C4,C5,C6,C3,compressed", "diameter_ap level=C3,C4,C5,C6,C3,compressed"]
-    assert mtr.startswith("mtr tract='WM left fasciculus gracilis' ")
-    assert mtr.endswith(" tract='ventral funiculi' level=C3,C4,C5,C6,C3,compressed")
+    levels = ("C3", "C4", "C5", "C6", "C3", "compressed")
+    assert measures == [Query("area", levels=levels), Query("diameter_ap", levels=levels)]
+    assert (mtr.metric, mtr.levels, mtr.tracts[0], mtr.tracts[-1]) == ("mtr", levels, "WM left fasciculus gracilis", "ventral funiculi")
     f = gather(opened, settings()).features
     assert len(f) == (42 + 2) * 5  # all but CSF
     assert not f[schema.REGION].str.startswith("CSF").any()
@@ -100,9 +101,9 @@ def test_features_of_the_study_file(opened, settings) -> None:
         ["mtr", "white matter", "C3:C4"], ["mtr", "white matter", "C5"], ["area", "spinal cord", COMPRESSED],
     ]  # fmt: skip
     questions = questions_of(opened, settings(features=["area"], roc={"compare": [["area level=C3", "mtr tract='white matter' level=C3"]]}))
-    assert questions == ["area", "area level=C3", "mtr tract='white matter' level=C3"]
+    assert [q.text() for q in questions] == ["area", "area level=C3", "mtr tract='white matter' level=C3"]
     clustered = questions_of(opened, settings(features=["area"], clusters={"features": ["mjoa", "area level=C4"]}))
-    assert clustered == ["area", "area level=C4"]  # a score is no feature
+    assert [q.text() for q in clustered] == ["area", "area level=C4"]  # a score is no feature
 
 
 def test_a_feature_is_found_by_every_name_it_has(opened, settings) -> None:
