@@ -57,7 +57,7 @@ class Content:
     data: bytes | None = field(default=None, repr=False)
 
     def record(self, kind: str | None) -> list[Any]:
-        """What an entry keeps of it."""
+        """Return what an entry keeps of it."""
         return [self.sha256, self.size, self.stamp, *([kind] if kind else [])]
 
 

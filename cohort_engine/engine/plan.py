@@ -199,14 +199,12 @@ def _layout(template: Template, subjects: int, stages: Sequence[Stage], specs: S
     shapes = [*fixed.values(), *((s, tuple(sizes[d] for d in s.dims)) for s in grown.values()), *[(text, (subjects,))] * columns]
     groups = {"", schema.SUBJECTS, *(part for s, _ in shapes for part in _above(s.path))}
     objects = len(groups) + sum(1 + math.prod(-(-n // c) for n, c in zip(shape, layout.chunks_of(s, shape), strict=True)) for s, shape in shapes)
-    size = sum(
-        math.prod(sizes[d] for d in s.dims) * (TEXT_BYTES if s.dtype == "str" else np.dtype(s.dtype).itemsize) for s in grown.values()
-    )
+    size = sum(math.prod(sizes[d] for d in s.dims) * (TEXT_BYTES if s.dtype == "str" else np.dtype(s.dtype).itemsize) for s in grown.values())
     return size, objects + math.ceil(subjects / ENTRY_BLOCK)
 
 
 def _above(path: str) -> list[str]:
-    """Groups that a variable lies in."""
+    """List the groups that a variable lies in."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 

@@ -1,7 +1,7 @@
 """What a build would do, subject by subject: what is done holds as long as settings, files and results before it are those it was made with.
 
-`store.state.judge` compares recipes and keys. Here the files of the study are added: which of them a stage would take now, and whether they are the ones
-it took. Nothing is run, and only files are read whose size or stamp has changed.
+`store.state.judge` compares recipes and keys. Here the files of the study are added: which of them a stage would take now, and whether they are the
+ones it took. Nothing is run, and only files are read whose size or stamp has changed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.config import DataConfig
@@ -255,8 +256,11 @@ def survey(
     for (row, stage), view in views.items():
         if (state := view.state(entries.get((row, stage)))) is not None:
             codes[row, names.index(stage)] = schema.STATES.index(state)
+    runs, unsettled, blocked = _runs(subjects, stages, codes, views, entries, again)
+    for row, stage in blocked:
+        if (entry := entries.get((row, stage))) is None or entry.status == schema.NOT_RUN:
+            codes[row, names.index(stage)] = schema.STATES.index(schema.TO_DO)
     states = replace(states, codes=codes)
-    runs, unsettled, blocked = _runs(subjects, stages, states, views, entries, again)
     problems = () if root is None else tuple(_namesakes(people, subjects, entries, looked))
     return Outlook(tuple(subjects), states, entries, runs, unsettled, blocked, problems)
 
@@ -390,18 +394,19 @@ def _is_needed(view: _View, subject: Subject, entry: Entry | None, looked: Looke
 
 
 def _runs(
-    subjects: Sequence[Subject], stages: Sequence[Stage], states: States, views: Mapping[Place, _View], entries: Mapping[Place, Entry], again: bool
+    subjects: Sequence[Subject], stages: Sequence[Stage], codes: NDArray[np.int8], views: Mapping[Place, _View], entries: Mapping[Place, Entry],
+    again: bool,
 ) -> tuple[dict[Place, str], frozenset[int], frozenset[Place]]:  # fmt: skip
     """Tell what would run, whose rows are not settled, and what is blocked."""
     runs: dict[Place, str] = {}
     unsettled: set[int] = set()
     blocked: set[Place] = set()
+    makers = {s.name: s.makes for s in stages if s.makes}
     for subject in subjects:
         row, ready = subject.row, set[str]()
         for at, stage in enumerate(stages):
             place = row, stage.name
-            view, entry, state = views[place], entries.get(place), schema.STATES[int(states.codes[row, at])]
-            makers = {s.name: s.makes for s in stages if s.makes}
+            view, entry, state = views[place], entries.get(place), schema.STATES[int(codes[row, at])]
             if view.needed is not False and any(n not in ready and (n not in makers or makers[n] in view.wanting) for n in stage.needs):
                 blocked.add(place)
                 if entry is not None and entry.status != schema.NOT_RUN:
@@ -450,7 +455,7 @@ def _namesakes(people: People, subjects: Sequence[Subject], entries: Mapping[Pla
         StoreError(
             expected="the images of new people in new subjects",
             found="; ".join(f"those of {old} (in the store, no longer in the study) in {new}" for new, old in pairs), where="data",
-            remedy=f"If it is the same person under another name, write in the study file, under data, renamed: {{{new}: {old}}}: the row stays theirs. "
+            remedy=f"If it is the same person under another name, write under data in the study file: renamed: {{{new}: {old}}}. "
             f"If it is somebody else, write distinct: [{new}].",
         )
     ]  # fmt: skip

@@ -15,10 +15,11 @@ from cohort_engine.engine.state import identities
 from cohort_engine.engine.study import Undertaking
 from cohort_engine.errors import IncompleteError
 from cohort_engine.stages.base import Stage
+from cohort_engine.stages.declare import STAGES
 from cohort_engine.store import layout
 from cohort_engine.store.lease import Holder, holder_of, lease
-from cohort_engine.store.maintenance import states_of
 from cohort_engine.store.maintenance import finalise as close_store
+from cohort_engine.store.maintenance import states_of
 from cohort_engine.store.records import Entry, read_entries
 from cohort_engine.store.state import States
 
@@ -169,13 +170,10 @@ def fill_tables(url: str, client: Any = None) -> None:
     from cohort_engine.reduce.cohort import tabulate
 
     asked = layout.record_of(layout.open_root(url), layout.ASKED)
-    reduce = asked["science"]["stages"].get("reduce", {})
-    if schema.SPACE_TEMPLATE not in reduce.get("spaces", ()):
-        return
     maps = f"{schema.MAPS}/"
-    metrics = [path.removeprefix(maps) for s in asked["stages"].values() for path in s["writes"] if path.startswith(maps)]
+    metrics = [path.removeprefix(maps) for s in asked[STAGES].values() for path in s["writes"] if path.startswith(maps)]
     if metrics:
-        tabulate(url, metrics=metrics, estimators=tuple(reduce["estimators"]), min_coverage=float(reduce["min_coverage"]), client=client)
+        tabulate(url, metrics=metrics, client=client)
 
 
 def _refuse(found: Status, *, allow_missing: bool, allow_mixed: bool) -> None:

@@ -62,7 +62,7 @@ class Undertaking:
 
     @cached_property
     def template(self) -> Template:
-        """The template, loaded."""
+        """Return the template."""
         chosen = self.config.template
         template = load_template(chosen.name, path=chosen.path)
         if chosen.digest is not None:
@@ -71,7 +71,7 @@ class Undertaking:
 
     @cached_property
     def study(self) -> Study:
-        """Subjects and files."""
+        """Return subjects and files."""
         return index(self.config)
 
     def digest(self, root: zarr.Group) -> str:
@@ -82,7 +82,7 @@ class Undertaking:
         return chosen.digest or self.template.digest
 
     def declared(self, template: str) -> Declaration:
-        """What the store is told of the stages."""
+        """Return what the store is told of the stages."""
         return declare(self.config, self.stages, template)
 
     def look(self, root: zarr.Group | None, *, again: bool = False, template: str | None = None) -> tuple[People, Outlook]:

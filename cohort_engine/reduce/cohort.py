@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from cohort_engine.reduce.operator import Operator
 from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
 from cohort_engine.store.records import read_entries
-from cohort_engine.store.tables import mark_tables, stored_digests, wanted_digests
+from cohort_engine.store.tables import mark_tables, old_blocks, stored_digests, wanted_digests
 from cohort_engine.store.writer import write_block
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.levels import LevelRange
@@ -73,22 +74,22 @@ def tabulate(
     limit = float(asked["min_coverage"]) if min_coverage is None else min_coverage
     quantities = tuple(metric_of(root, name) for name in (metrics_of(root) if metrics is None else metrics))
     entries = read_entries(url)
-    blocks = -(-layout.row_count(root) // schema.SUBJECT_BLOCK)
+    tables: dict[str, dict[str, Any]] = {}
     wanted: dict[str, list[str]] = {}
-    due: set[int] = set()
-    for metric in quantities:
-        for name in estimators:
-            path = schema.table_specs(metric, find_estimator(name).name)[schema.VALUE].path
-            wanted[path] = wanted_digests(root.attrs, entries, metric.stage or metric.name, name, limit)
-            there = stored_digests(root, path)
-            due |= {i for i, digest in enumerate(wanted[path]) if there[i : i + 1] != [digest]}
-    if due:
+    old: set[int] = set()
+    for metric, name in product(quantities, estimators):
+        path = schema.table_specs(metric, find_estimator(name).name)[schema.VALUE].path
+        tables[path] = {"stage": metric.stage or metric.name, "estimator": name, "min_coverage": limit}
+        wanted[path] = wanted_digests(root.attrs, entries, **tables[path])
+        old.update(old_blocks(stored_digests(root, path), wanted[path]))
+    if old:
         for path, digests in wanted.items():
-            mark_tables(root, [path], ["" if i in due else digests[i] for i in range(blocks)])
-        _reduce(url, sorted(due), quantities, tuple(estimators), limit, client)
+            there = ["" if i * schema.SUBJECT_BLOCK in old else d for i, d in enumerate(digests)]
+            mark_tables(root, [path], **tables[path], digests=there)
+        _reduce(url, sorted(old), quantities, tuple(estimators), limit, client)
         for path, digests in wanted.items():
-            mark_tables(root, [path], digests)
-    return len(due)
+            mark_tables(root, [path], **tables[path], digests=digests)
+    return len(old)
 
 
 def reduction_of(root: zarr.Group) -> dict[str, Any]:
@@ -97,9 +98,8 @@ def reduction_of(root: zarr.Group) -> dict[str, Any]:
     return asked
 
 
-def _reduce(url: str, blocks: Sequence[int], metrics: tuple[VariableSpec, ...], estimators: tuple[str, ...], limit: float, client: Any) -> None:
-    """Reduce blocks of subjects: in this process where there is one, else as a Dask graph."""
-    firsts = [i * schema.SUBJECT_BLOCK for i in blocks]
+def _reduce(url: str, firsts: Sequence[int], metrics: tuple[VariableSpec, ...], estimators: tuple[str, ...], limit: float, client: Any) -> None:
+    """Reduce the blocks of subjects that begin at these rows: in this process where there is one, else as a Dask graph."""
     if client is None and len(firsts) == 1:
         _reduce_block(url, firsts[0], metrics, estimators, limit)
         return

@@ -80,7 +80,7 @@ def _fold(root: zarr.Group, records: list[Record]) -> None:
     for path, spec in layout.stored_specs(root).items():
         if spec.gathered and spec.stage in by_stage:
             _update(root, path, {r.entry.subject: r.arrays.get(path, spec.fill) for r in by_stage[spec.stage]})
-    names = [str(n) for n in layout.array_at(root, layout.STAGE_NAMES.path)[...]]
+    names = [str(n) for n in np.asarray(layout.array_at(root, layout.STAGE_NAMES.path)[...])]
     values: dict[str, Callable[[Entry], Any]] = {
         schema.STATUS: lambda e: _CODES[e.status], schema.SECONDS: lambda e: e.seconds, schema.PEAK_MEMORY: lambda e: e.peak_memory,
         schema.KEY: lambda e: e.key, schema.RECIPE: lambda e: e.recipe,
@@ -113,8 +113,11 @@ def describe(url: str, root: zarr.Group) -> None:
     asked, recipes = layout.record_of(root, layout.ASKED), layout.record_of(root, layout.RECIPES)
     rows = rows_of(root)
     used = {e.recipe for e in entries} | {s["recipe"] for s in asked["stages"].values()}
+    mixed = mixture(entries, asked, recipes, rows)
+    if root.attrs.get(layout.COMPACTED):  # which keys its results took, a freeze does not know any more
+        mixed = mixed or str(root.attrs.get(layout.MIXED, ""))
     said = {
-        layout.SCIENCE: json.dumps(science_of(entries, recipes, rows), sort_keys=True), layout.MIXED: mixture(entries, asked, recipes, rows),
+        layout.SCIENCE: json.dumps(science_of(entries, recipes, rows), sort_keys=True), layout.MIXED: mixed,
         layout.RECIPES: json.dumps({h: r for h, r in recipes.items() if h in used}, sort_keys=True),
     }  # fmt: skip
     if any(root.attrs.get(k) != v for k, v in said.items()):

@@ -43,7 +43,8 @@ class Rows:
     @property
     def present(self) -> NDArray[np.bool_]:
         """Rows (subject,) that count: neither left nor withdrawn."""
-        return ~self.withdrawn & (np.asarray(self.left, dtype=object) == "")
+        stays: NDArray[np.bool_] = ~self.withdrawn & np.asarray(self.left == "", dtype=bool)
+        return stays
 
 
 @dataclass(frozen=True, eq=False)

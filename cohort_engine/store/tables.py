@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import zarr
 
 from cohort_engine import schema
@@ -15,7 +14,8 @@ from cohort_engine.store import layout
 from cohort_engine.store.records import Entry
 
 MADE_FROM = "made_from"
-"""Attribute of a table: a digest for each block of `schema.SUBJECT_BLOCK` rows; empty where the block was never made, or is being made."""
+"""Attribute of a table: ``{"stage", "estimator", "min_coverage", "blocks": [digest, ...]}``, a digest for each block of `schema.SUBJECT_BLOCK` rows,
+empty where the block was never made, or is being made."""
 
 
 def table_digest(atlas: str, voxels: str, estimator: str, min_coverage: float, keys: Sequence[str]) -> str:
@@ -73,6 +73,11 @@ def wanted_digests(attributes: Mapping[str, Any], entries: Iterable[Entry], stag
     return [table_digest(atlas, voxels, estimator, min_coverage, keys[i : i + block]) for i in range(0, len(keys), block)]
 
 
+def made_from(array: zarr.Array[Any]) -> dict[str, Any]:
+    """Read what a table says it was made from; nothing where it was never made, or is no template table."""
+    return dict(dict[str, Any](array.attrs).get(MADE_FROM) or {})
+
+
 def stored_digests(root: zarr.Group, path: str) -> list[str]:
     """Digests that the blocks of a table were made with; none where it was never made.
 
@@ -81,14 +86,32 @@ def stored_digests(root: zarr.Group, path: str) -> list[str]:
     UnknownNameError
         No such table.
     """
-    found: list[str] = [str(d) for d in np.ravel(np.asarray(layout.array_at(root, path).attrs.get(MADE_FROM, []), dtype=object))]
-    return found
+    return [str(d) for d in made_from(layout.array_at(root, path)).get("blocks", [])]
 
 
-def mark_tables(root: zarr.Group, paths: Iterable[str], digests: Sequence[str]) -> None:
-    """Say what tables (a value and its companions) were made from. Call it with ``""`` for each block that is about to be written, and with the
-    digests when all are: a crash between leaves blocks that nobody takes for finished.
+def current_digests(attributes: Mapping[str, Any], entries: Iterable[Entry], made: Mapping[str, Any]) -> list[str]:
+    """Digests that a table would have if it were made now with the settings that it says it was made with (`made_from`)."""
+    return wanted_digests(attributes, entries, str(made["stage"]), str(made["estimator"]), float(made["min_coverage"]))
+
+
+def old_blocks(stored: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """First rows of the blocks that are not as wanted: to be made again, or not to be read.
+
+    Examples
+    --------
+    >>> old_blocks(["a", "", "c"], ["a", "b", "x", "d"])
+    [64, 128, 192]
     """
+    return [i * schema.SUBJECT_BLOCK for i, d in enumerate(wanted) if (stored[i] if i < len(stored) else "") != d]
+
+
+def mark_tables(root: zarr.Group, paths: Iterable[str], *, stage: str, estimator: str, min_coverage: float, digests: Sequence[str]) -> None:
+    """Say what tables (a value and its companions) were made from.
+
+    Call it with ``""`` for each block that is about to be written, and with its digest when all are: a crash between leaves blocks that nobody takes
+    for finished.
+    """
+    said: dict[str, Any] = {"stage": stage, "estimator": estimator, "min_coverage": float(min_coverage), "blocks": list(digests)}
     for path in paths:
         with storage_errors(path):
-            layout.array_at(root, path).update_attributes({MADE_FROM: list(digests)})
+            layout.array_at(root, path).update_attributes({MADE_FROM: said})

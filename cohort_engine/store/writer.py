@@ -187,7 +187,7 @@ def _lay_out(
     """Create what is missing, make every axis of subjects and stages as long as it has to be, and return all that is laid out."""
     present = layout.arrays(root)
     fixed = {spec.path: (spec, values) for spec, values in layout.fixed_arrays(template, specs)}
-    names = [str(n) for n in present[layout.STAGE_NAMES.path][...]] if known else []
+    names = [str(n) for n in np.asarray(present[layout.STAGE_NAMES.path][...])] if known else []
     names += [n for n in asked["stages"] if n not in names]
     fixed[layout.STAGE_NAMES.path] = layout.STAGE_NAMES, layout.text(names)
     fixed[layout.ROW.path] = layout.ROW, np.arange(total)
@@ -387,7 +387,8 @@ def read_subject(url: str, row: int, path: str) -> NDArray[Any]:
         record = read_record(url, row, spec.stage)
         if record is not None:
             return record.arrays[path] if path in record.arrays else _empty(spec, layout.record_of(root, layout.SIZES))
-    return read_rows(root, path, slice(row, row + 1))[0]
+    values: NDArray[Any] = np.asarray(read_rows(root, path, slice(row, row + 1))[0])
+    return values
 
 
 def read_rows(root: zarr.Group, path: str, rows: slice | NDArray[np.int64]) -> NDArray[Any]:

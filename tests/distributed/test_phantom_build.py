@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cohort_engine.store.ledger import drawn_url
 
 from cohort_engine.config import Config, StagesConfig, parse_config
 from cohort_engine.engine.build import build
@@ -16,7 +17,6 @@ from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.study import simulate
 from cohort_engine.stages.base import stages_of
-from cohort_engine.store.ledger import drawn_url
 from cohort_engine.store.maintenance import verify
 from cohort_engine.template import load_template
 
