@@ -20,9 +20,9 @@ from cohort_engine.reduce.cohort import table_operator, tabulate
 from cohort_engine.reduce.operator import weighted_average
 from cohort_engine.schema import SUBJECT_BLOCK
 from cohort_engine.store import layout
-from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
+from cohort_engine.testing import HandMadeStore
 
 THREADS = 2
 SUBJECTS = 1000
@@ -50,13 +50,14 @@ def store(pam50: Template, tmp_path_factory: pytest.TempPathFactory) -> Callable
     def make(n: int) -> str:
         if n not in made:
             made[n] = url = str(tmp_path_factory.mktemp("reduce") / f"{n}.zarr")
-            config = parse_config({"data": {"bids": "b", "store": "s"}})
-            init_store(url, template=pam50, config=config, subjects=pd.DataFrame({"participant_id": [f"sub-{i:04d}" for i in range(n)]}))
+            config = parse_config({"data": {"bids": "b", "store": url}})
+            subjects = pd.DataFrame({"participant_id": [f"sub-{i:04d}" for i in range(n)]})
+            filled = HandMadeStore.lay_out(config, pam50, subjects, names=["mtr"])
             rng = np.random.default_rng(0)
             mean = np.where(pam50.atlas.weights[:30].sum(axis=0) > 0.5, 45, 38)
             noise = rng.normal(0, 4, (8, len(pam50.packing)))
             for i in range(n):
-                write_subject(url, i, {"maps/mtr": (mean + np.roll(noise[i % 8], 997 * i)).astype(np.float32)}, template_digest=pam50.digest)
+                filled.write(i, {"maps/mtr": (mean + np.roll(noise[i % 8], 997 * i)).astype(np.float32)})
         return made[n]
 
     return make
