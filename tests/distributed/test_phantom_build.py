@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cohort_engine.store.ledger import made_url
 
 from cohort_engine.config import Config, parse_config
 from cohort_engine.engine.build import build
@@ -16,8 +15,9 @@ from cohort_engine.io.bids import index_study
 from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.study import simulate
-from cohort_engine.stages.base import stages_of
-from cohort_engine.store.maintenance import verify
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.store.records import made_url
+from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
 
 
