@@ -16,7 +16,9 @@ from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
 from cohort_engine.report.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
 from cohort_engine.report.tables import groups, norms, repeats, roc
-from cohort_engine.store.maintenance import finalise, verify, withdraw
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.verify import verify
+from cohort_engine.store.withdrawal import withdraw
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
@@ -30,7 +32,7 @@ def study(tmp_path_factory):
     cord = parametric_cord(spacing=2.0, top="C3", bottom="C6")
     truth = simulate_store(url, PEOPLE, cord, seed=5, missing=0.0, shape=True, scores=True, repeats=AGAIN)
     tabulate(url)
-    finalise(url, ("mtr", "shape"))
+    finalise(url, tabulate=lambda: tabulate(url))
     return url, truth
 
 
@@ -141,11 +143,12 @@ def test_who_has_no_value_is_left_out_with_a_reason(opened, settings) -> None:
     holed = opened.copy(deep=True)
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):
         holed[name][3] = np.nan
-    holed["stages_status"][3, 0] = 2
+    mtr = holed["stage"].to_numpy().tolist().index("mtr")
+    holed["stages_status"][3, mtr] = 2
     people = gather(holed, settings()).people
     assert people.excluded.query("subject == 3")["reason"].item() == "no values: stage mtr failed"
     assert 3 not in people.at
-    holed["stages_status"][3, 0] = 1
+    holed["stages_status"][3, mtr] = 1
     assert gather(holed, settings()).people.excluded.query("subject == 3")["reason"].item() == "no values"
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):
         holed[name][:] = np.nan
