@@ -121,7 +121,7 @@ def estimators_of(source: Source, metric: str) -> list[str]:
 
 def levels_of(source: Source) -> list[str]:
     """Names of the levels that the template's voxels lie in, from the top down."""
-    return [schema.LEVEL_NAMES[n - 1] for n in np.unique(source.read(VOXEL_LEVEL)) if n > 0]
+    return [schema.LEVEL_NAMES[n - 1] for n in np.flatnonzero(np.bincount(source.read(VOXEL_LEVEL))) if n > 0]
 
 
 def as_list(names: Names, separator: str | None = None) -> list[str]:

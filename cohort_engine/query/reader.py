@@ -19,7 +19,7 @@ from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, MEASURES, own_limit
 from cohort_engine.store import layout
-from cohort_engine.store.tables import stored_digests, table_digest
+from cohort_engine.store.tables import old_blocks, stored_digests, table_digest
 from cohort_engine.template.atlas import Atlas, Naming
 
 LEFT = layout.LEFT.name
@@ -192,10 +192,12 @@ class CohortReader:
             return np.asarray(done & (recipe == asked))
         keys = np.where(done, key, "").tolist()
         atlas, voxels = (str(self.attributes[k]) for k in (layout.ATLAS_DIGEST, layout.VOXELS_DIGEST))
-        block, stored = schema.SUBJECT_BLOCK, stored_digests(self.root, path)
+        block = schema.SUBJECT_BLOCK
         wanted = [table_digest(atlas, voxels, estimator, own_limit(self), keys[i : i + block]) for i in range(0, self.total, block)]
-        same = [a == b for a, b in zip(wanted, stored, strict=False)] + [False] * (len(wanted) - len(stored))
-        return np.repeat(np.array(same, bool), block)[: self.total]
+        current = np.ones(self.total, bool)
+        for first in old_blocks(stored_digests(self.root, path), wanted):
+            current[first : first + block] = False
+        return current
 
     def _stage_column(self, name: str, stage: int) -> NDArray[Any]:
         path = f"{schema.STAGES}/{name}"

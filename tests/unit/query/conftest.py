@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
 
 from cohort_engine import schema
 from cohort_engine.provenance import digest
-from cohort_engine.reduce.operator import template_operator, weighted_average
+from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.schema import SUBJECT, VOXEL, VariableSpec
-from cohort_engine.store import layout
-from cohort_engine.store.maintenance import finalise, gather
-from cohort_engine.store.records import Entry, read_entries
-from cohort_engine.store.tables import mark_tables, wanted_digests
-from cohort_engine.store.writer import init_store, write_block, write_subject
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.records import Entry
+from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template.base import Template
 
 MTR = "mtr"
@@ -27,14 +25,13 @@ MAP = VariableSpec(
     "maps/mtr", "magnetization transfer ratio", "percent", (SUBJECT, VOXEL), valid_range=(-100.0, 100.0), chunks={SUBJECT: 1}, stage=MTR
 )
 MEDIAN = VariableSpec("qc/mtr_cord_median", "median", "percent", (SUBJECT,), stage=MTR)
-NATIVE = "mtr_native"
 
 
 class Cohort:
     """A store that is laid out, filled, closed, and laid out again with other settings."""
 
     def __init__(self, url: str, template: Template, metric: VariableSpec = MAP) -> None:
-        self.url, self.template, self.metric = url, template, metric
+        self.url, self.template, self.metric, self.native = url, template, metric, schema.native_stage(metric.name)
 
     def init(self, subjects: pd.DataFrame, *, min_coverage: float = 0.75, low_signal: float = 0.05, left: Any = None) -> None:
         self.min_coverage = min_coverage
@@ -42,32 +39,27 @@ class Cohort:
         native = list(schema.table_specs(self.metric, "wa", "native").values())
         stages: dict[str, Any] = {}
         recipes: dict[str, Any] = {}
-        for stage, specs in ((MTR, [self.metric, MEDIAN]), (NATIVE, native)):
+        for stage, specs in ((MTR, [self.metric, MEDIAN]), (self.native, native)):
             recipe = {"stage": stage, "version": "1", "params": {"low_signal": low_signal}, "template": "t"}
             stages[stage] = {"recipe": digest(recipe), "needs": [], "makes": "", "section": stage, "writes": [s.path for s in specs]}
             recipes[digest(recipe)] = recipe
-        self.asked = {"science": {"stages": {"reduce": {"min_coverage": min_coverage}}}, "hash": digest(stages), "stages": stages}
+        self.asked = {
+            "science": {"stages": {"reduce": {"min_coverage": min_coverage, "estimators": ["wa"], "spaces": ["template"]}}},
+            "hash": digest(stages),
+            "stages": stages,
+        }
         specs = [self.metric, MEDIAN, *self.tables, *native]
         init_store(self.url, template=self.template, subjects=subjects, specs=specs, asked=self.asked, recipes=recipes, left=left)
 
     def write(self, row: int, values: Sequence[float], *, key: str = "", native: float = np.nan) -> None:
         shape = len(self.template.levels), len(self.template.atlas.regions)
         cells = {s.path: np.full(shape, native, np.float32) for s in schema.table_specs(self.metric, "wa", "native").values()}
-        for stage, arrays in ((MTR, {self.metric.path: np.asarray(values, np.float32)}), (NATIVE, cells)):
+        for stage, arrays in ((MTR, {self.metric.path: np.asarray(values, np.float32)}), (self.native, cells)):
             entry = Entry(row, stage, schema.DONE, key or f"{stage}{row}", self.asked["stages"][stage]["recipe"])
             write_subject(self.url, row, arrays, entry, template_digest=self.template.digest)
 
     def close(self) -> None:
-        gather(self.url)
-        root = root_of(self.url)
-        maps = np.asarray(layout.array_at(root, self.metric.path)[:])
-        cells = weighted_average(template_operator(self.template), maps, min_coverage=self.min_coverage)
-        for first in range(0, len(maps), schema.SUBJECT_BLOCK):
-            block = slice(first, first + schema.SUBJECT_BLOCK)
-            write_block(self.url, first, {s.path: cells[k][block] for k, s in schema.table_specs(self.metric, "wa").items()})
-        wanted = wanted_digests(dict(root.attrs), read_entries(self.url), MTR, "wa", self.min_coverage)
-        mark_tables(root, [s.path for s in self.tables], wanted)
-        finalise(self.url, allow_missing=True, allow_mixed=True)
+        finalise(self.url, tabulate=partial(tabulate, self.url), allow_missing=True, allow_mixed=True)
 
 
 @pytest.fixture
@@ -94,7 +86,3 @@ def lay_out(tmp_path: Path, tiny_template: Template) -> Callable[..., Cohort]:
 def make_cohort(lay_out: Callable[..., Cohort]) -> Callable[..., str]:
     """URL of such a store."""
     return lambda *arguments, **options: lay_out(*arguments, **options).url
-
-
-def root_of(url: str) -> zarr.Group:
-    return layout.open_root(url, "r+")

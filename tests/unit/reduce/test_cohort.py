@@ -14,7 +14,7 @@ import xarray as xr
 from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.errors import AlignmentError, StoreError, UnknownNameError
-from cohort_engine.query.accessor import CURRENT, open_cohort
+from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate, tract_table
 from cohort_engine.reduce.operator import Operator, weighted_average
 from cohort_engine.store import layout
@@ -158,8 +158,8 @@ def all_tables(tmp_path: Path, tiny_template: Template) -> xr.Dataset:
 
 def test_each_estimator_has_its_companions(all_tables: xr.Dataset) -> None:
     for name, estimator in schema.ESTIMATORS.items():
-        found = {n for n in all_tables if str(n) == f"mtr_{name}" or str(n).startswith(f"mtr_{name}_")}
-        assert found - {f"mtr_{name}_{CURRENT}"} == {f"mtr_{name}", *(f"mtr_{name}_{c}" for c in estimator.companions)}
+        found = {str(n) for n in all_tables if str(n) == f"mtr_{name}" or str(n).startswith(f"mtr_{name}_")} - {f"mtr_{name}_current"}
+        assert found == {f"mtr_{name}", *(f"mtr_{name}_{c}" for c in estimator.companions)}
     assert all_tables.mtr_map_se.attrs["units"] == "percent"
 
 
