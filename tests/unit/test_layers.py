@@ -21,7 +21,7 @@ LAYERS = [
     {"config"},
     {"template", "io"},
     {"mapping", "cord", "qmri", "nn"},
-    {"store"},
+    {"store", "runlog"},
     {"reduce"},
     {"single"},
     {"stages"},
