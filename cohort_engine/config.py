@@ -44,6 +44,10 @@ class DataConfig(Section):
     """Only these participants (``sub-01``); empty means all."""
     exclude: tuple[str, ...] = ()
     """Leave these participants out."""
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """Participants who were called otherwise when the store was built, new name first (``sub-07: sub-7``): they keep their row."""
+    distinct: tuple[str, ...] = ()
+    """Participants who are other people than those of the store with the very same files."""
 
 
 class TemplateConfig(Section):

@@ -550,8 +550,15 @@ STATUS = "status"
 SECONDS = "seconds"
 PEAK_MEMORY = "peak_memory"
 KEY = "key"
+RECIPE = "recipe"
 NOT_RUN, DONE, FAILED, MISSING, NOT_NEEDED = "not_run", "done", "failed", "missing_input", "not_needed"
 STATUS_CODES: Mapping[int, str] = {0: NOT_RUN, 1: DONE, 2: FAILED, 3: MISSING, 4: NOT_NEEDED}
+"""How a stage of a subject ended, as it was recorded."""
+STALE, TO_DO = "stale", "to_do"
+STATES: tuple[str, ...] = (TO_DO, DONE, FAILED, MISSING, NOT_NEEDED, STALE)
+"""How a stage of a subject is judged against what the study asks for now."""
+OPEN: frozenset[str] = frozenset({TO_DO, FAILED, MISSING, STALE})
+"""States that leave something to be done."""
 
 FIXED: tuple[VariableSpec, ...] = (
     *(
@@ -567,6 +574,7 @@ FIXED: tuple[VariableSpec, ...] = (
     VariableSpec(f"{STAGES}/{SECONDS}", "wall time of the stage", "s", (SUBJECT, STAGE)),
     VariableSpec(f"{STAGES}/{PEAK_MEMORY}", "peak resident memory of the worker after the stage", "MiB", (SUBJECT, STAGE)),
     VariableSpec(f"{STAGES}/{KEY}", "content key of the stage", "1", (SUBJECT, STAGE), "str", fill=""),
+    VariableSpec(f"{STAGES}/{RECIPE}", "hash of the stage's version, parameters and template", "1", (SUBJECT, STAGE), "str", fill=""),
 )
 """Variables every store has, whatever its metrics."""
 

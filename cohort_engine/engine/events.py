@@ -130,6 +130,7 @@ class LogEvents(Events):
 
     def on_interrupt(self, text: str) -> None:
         self.log.write("warning", "interrupt", text=text)
+        self.log.close()
 
     def on_finish(self, report: BuildReport) -> None:
         level = "warning" if report.exit_code else "info"

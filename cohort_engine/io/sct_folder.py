@@ -23,15 +23,6 @@ from cohort_engine.io.tree import Tree, place
 FROM_TEMPLATE, TO_TEMPLATE, LABEL_FOLDER = "from_template", "to_template", "label_folder"
 MTR_IMAGE, OFF_WARP, OFF_MOVED = schema.role(schema.MTR, "image"), schema.role(schema.MT_OFF, "warp"), schema.role(schema.MT_OFF, "moved")
 
-for _name in (schema.MT, schema.T2W):
-    _words = schema.CONTRASTS[_name].words
-    schema.ROLES.add(schema.Role(schema.role(_name, FROM_TEMPLATE), f"warp from the template to the {_words}"))
-    schema.ROLES.add(schema.Role(schema.role(_name, TO_TEMPLATE), f"warp from the {_words} to the template"))
-    schema.ROLES.add(schema.Role(schema.role(_name, LABEL_FOLDER), f"label folder of the {_words}"))
-schema.ROLES.add(schema.Role(MTR_IMAGE, "MTR image"))
-schema.ROLES.add(schema.Role(OFF_WARP, "warp from the MT-off to the MT-on image"))
-schema.ROLES.add(schema.Role(OFF_MOVED, "MT-off image on the grid of the MT-on image"))
-
 SHORT: Mapping[str, str] = {
     r"t2": "T2w", r"mt1|mton|mt_on": "mt-on_MTS", r"mt0|mtoff|mt_off": "mt-off_MTS",
 }  # fmt: skip

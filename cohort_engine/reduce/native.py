@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
+from cohort_engine.cord.centreline import SMOOTHING, smooth
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.estimators.base import Group, average, deviation
-from cohort_engine.reduce.linear import FloatArray, Members
+from cohort_engine.reduce.linear import FloatArray, Members, indicator
 
 WHOLE = 0.99
 """Share of a voxel that labels must fill for its signal to tell what tissues look like."""
@@ -88,10 +89,7 @@ def reduce_group(
     ([30.0], [2.5], [1.5], [0.6])
     """
     kernel = find_estimator(estimator)
-    join = np.zeros((len(regions), len(weights)))
-    for i, members in enumerate(regions):
-        join[i, list(members)] = 1
-    whole = join @ weights
+    whole = indicator(regions, len(weights)).T @ weights
     valid = np.isfinite(values)
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
@@ -132,13 +130,16 @@ def level_tables(
         ``value`` and the companions of the estimator. Coverage is the share that lies in the image times the share of it that has a value.
     """
     keys = (schema.VALUE, *find_estimator(estimator).companions)
-    out = {key: np.full((len(levels), len(regions)), np.nan) for key in keys}
+    out = {key: np.full((len(levels), len(regions)), 0.0 if key in (schema.N, schema.COVERAGE) else np.nan) for key in keys}
+    seen, whole = reach @ indicator(regions, len(weights))
+    inside = np.divide(seen, whole, out=np.zeros_like(whole), where=whole > 0)
     for i, number in enumerate(levels):
-        some = level == number
+        some = np.flatnonzero(level == number)
+        if not len(some):
+            continue
         where = None if places is None else places[some]
         cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i])
-        seen, whole = np.array([reach[:, i, list(members)].sum(axis=1) for members in regions]).T
-        coverage = cells.coverage * np.divide(seen, whole, out=np.zeros(len(regions)), where=whole > 0)
+        coverage = cells.coverage * inside[i]
         low = (coverage < min_coverage) | (coverage <= 0)
         kept = {schema.N: cells.n, schema.COVERAGE: coverage}
         rest = {schema.VALUE: cells.value, schema.STD: cells.std, schema.SE: cells.se}
@@ -196,7 +197,7 @@ def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.i
     return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
 
 
-def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = 30.0) -> NDArray[np.int64]:
+def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = SMOOTHING) -> NDArray[np.int64]:
     """Vertebral level of each slice: the label under a smooth line through the centres of the labelled slices.
 
     Parameters
@@ -233,26 +234,9 @@ def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smooth
     x, y = (inside.sum(axis=1 - a)[:, z].T @ np.arange(levels.shape[a]) / count[z] for a in (0, 1))
     across = np.cross(affine[:3, 0], affine[:3, 1])
     spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
-    line = np.rint(_smooth(z * spacing, np.stack([x, y], axis=1), spacing, smoothing)).astype(int)
+    line = np.rint(smooth(z * spacing, np.stack([x, y], axis=1), spacing, smoothing)[0]).astype(int)
     at = levels[line[:, 0].clip(0, levels.shape[0] - 1), line[:, 1].clip(0, levels.shape[1] - 1), z]
     for i in np.flatnonzero(at == 0):
         at[i] = np.argmax(np.bincount(levels[:, :, z[i]][inside[:, :, z[i]]]))
     out[z] = at
     return out
-
-
-def _smooth(u: FloatArray, values: FloatArray, spacing: float, wavelength: float) -> FloatArray:
-    """Cubic smoothing spline of values (n, m) at its knots u (mm), which may have gaps; the penalty is that of the cord's centreline."""
-    n = len(u)
-    if n < 3:
-        return values
-    h = np.diff(u)
-    q = np.zeros((n, n - 2))
-    r = np.zeros((n - 2, n - 2))
-    inner = np.arange(n - 2)
-    q[inner, inner], q[inner + 1, inner], q[inner + 2, inner] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
-    r[inner, inner] = (h[:-1] + h[1:]) / 3
-    r[inner[:-1], inner[1:]] = r[inner[1:], inner[:-1]] = h[1:-1] / 6
-    penalty = (wavelength / (2 * np.pi)) ** 4 / spacing
-    smooth: FloatArray = values - penalty * q @ np.linalg.solve(r + penalty * q.T @ q, q.T @ values)
-    return smooth

@@ -45,12 +45,13 @@ def neighbour_variance(coefficients: FloatArray, residual: FloatArray, places: N
     at = places - places.min(axis=0) + 1
     index = np.full(at.max(axis=0) + 2, -1)
     index[tuple(at.T)] = np.arange(len(at))
-    shared = np.zeros(len(coefficients))
+    shared, of_voxel = np.zeros(len(coefficients)), np.ascontiguousarray(coefficients.T)
     for offset in NEAR:
         other = index[tuple((at + offset).T)]
         first = np.flatnonzero(other >= 0)
         if len(first):
             second = other[first]
-            shared += 2 * np.mean(residual[first] * residual[second]) / scale * (coefficients[:, first] * coefficients[:, second]).sum(axis=1)
+            alike = 2 * np.mean(residual[first] * residual[second]) / scale
+            shared += alike * np.einsum("vr,vr->r", of_voxel[first], of_voxel[second])
     ratio: FloatArray = np.maximum(1 + np.divide(shared, square, out=np.zeros_like(square), where=square > 0), 1)
     return ratio

@@ -23,7 +23,8 @@ from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
 from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
-from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
+from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
 from cohort_engine.report.people import IDENTITY, subject_table
 from cohort_engine.template.levels import WHOLE_CORD

@@ -125,15 +125,16 @@ def write_registration(folder: Path, fitted: TemplateMap, template: Template, gr
     StorageError
         The folder cannot be written.
     """
-    from cohort_engine.mapping import template_map as mapping
+    from cohort_engine.mapping import fractions as filled
     from cohort_engine.mapping.ants import displacement_field
+    from cohort_engine.mapping.inverse import invert
 
     affine, shape = np.asarray(grid.affine, np.float64), grid.shape
-    native = mapping.invert(fitted, template, affine, shape)
-    fractions = mapping.native_fractions(fitted, template, affine, shape)
+    native = invert(fitted, template, affine, shape)
+    fractions = filled.native_fractions(fitted, template, affine, shape, columns=filled.tissue_columns(template))
     tissues = {name: (fractions @ getattr(template, name).ravel()).reshape(shape) for name in ("cord", "wm", "gm", "csf")}
     numbers = np.where(tissues["cord"] >= 0.5, _levels(native, template), 0)
-    weights = mapping.scatter(fractions, template, template.atlas.weights)
+    weights = filled.scatter(fractions, template, template.atlas.weights)
     write_label_folder(folder, template=template, weights=weights, levels=numbers, affine=affine, **tissues)
     for name, positions, where in ((TO_IMAGE, native, affine), (TO_TEMPLATE, fitted.block, np.asarray(template.block_grid.affine, np.float64))):
         write_volume(folder / name, Volume(displacement_field(positions, where), where), intent="vector")

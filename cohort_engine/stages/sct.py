@@ -28,6 +28,14 @@ from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stag
 from cohort_engine.stages.mtr import MTR
 from cohort_engine.template.packing import Grid
 
+for _contrast, _words in ((schema.MT, "MT image"), (schema.T2W, "T2w image")):
+    schema.ROLES.add(schema.Role(schema.role(_contrast, FROM_TEMPLATE), f"warp from the template to the {_words}"))
+    schema.ROLES.add(schema.Role(schema.role(_contrast, TO_TEMPLATE), f"warp from the {_words} to the template"))
+    schema.ROLES.add(schema.Role(schema.role(_contrast, LABEL_FOLDER), f"label folder of the {_words}"))
+schema.ROLES.add(schema.Role(MTR_IMAGE, "MTR image"))
+schema.ROLES.add(schema.Role(OFF_WARP, "warp from the MT-off to the MT-on image"))
+schema.ROLES.add(schema.Role(OFF_MOVED, "MT-off image on the grid of the MT-on image"))
+
 LEAST = {LABEL_FOLDER: 0.85, schema.MASK: 0.5}
 """Least Dice of the template's cord, brought into the image by the warp, with that of the label folder (made by the same warp: 0.99 in a published
 subject) and with the mask (0.97 there; a pathology may lower it)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +12,17 @@ import pandas as pd
 import zarr
 
 from cohort_engine import schema
-from cohort_engine.errors import unknown_name
+from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.places import local_path, storage_errors
 from cohort_engine.store import layout
+from cohort_engine.store.records import read_entries
+from cohort_engine.store.writer import read_rows
 
 COMPLETE = "complete"
 """Attribute of the group that is written last; without it the tables count as absent."""
 COLUMNS = "columns"
+MADE_OF = "made_of"
+"""Attribute of the group: digest of what the analysis was made of, see `content_digest`."""
 
 
 def write_tables(url: str, tables: Mapping[str, pd.DataFrame], attributes: Mapping[str, Any]) -> None:
@@ -45,7 +50,7 @@ def write_tables(url: str, tables: Mapping[str, pd.DataFrame], attributes: Mappi
             place = group.create_group(name, attributes={COLUMNS: list(map(str, kept.columns))})
             for column in kept.columns:
                 _write(place, str(column), kept[column], f"{schema.ANALYSIS_ROW}_{name}")
-        group.update_attributes({**attributes, COMPLETE: True})
+        group.update_attributes({**attributes, MADE_OF: content_digest(url, root), COMPLETE: True})
         if root.attrs.get(layout.FINALISED):
             layout.consolidate(root)
 
@@ -57,26 +62,63 @@ def _write(group: zarr.Group, name: str, column: pd.Series[Any], dim: str) -> No
         name, shape=values.shape, dtype="string" if words else values.dtype, chunks=(max(1, len(values)),), dimension_names=(dim,),
         compressors=layout.TEXT if words else layout.NUMERIC, fill_value="" if words else np.nan if values.dtype.kind == "f" else 0,
     )  # fmt: skip
-    array[:] = values
+    layout.whole(array)[:] = values
 
 
-def read_tables(url: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Read the analysis of a store: its tables and what made them; nothing where there is none, or one whose writing was cut short."""
+def content_digest(url: str, root: zarr.Group) -> str:
+    """Digest of all that an analysis is made of: keys and recipes of every row and stage, the subject table, and what the study asks for.
+
+    Raises
+    ------
+    StoreError, StorageError
+        The store is damaged.
+    """
+    h = hashlib.sha256(str(layout.record_of(root, layout.ASKED).get("hash", "")).encode())
+    for e in sorted(read_entries(url), key=lambda e: (e.subject, e.stage)):
+        h.update(f"{e.subject}\0{e.stage}\0{e.status}\0{e.key}\0{e.recipe}\n".encode())
+    part = slice(0, layout.row_count(root))
+    for path in sorted(p for p in layout.subject_arrays(root) if p.startswith(f"{schema.SUBJECTS}/")):
+        values = read_rows(root, path, part)
+        h.update(f"{path}\0{values.shape}".encode())
+        h.update(values.tobytes() if values.dtype.kind in "fiub" else "\0".join(map(str, values)).encode())
+    return h.hexdigest()[:16]
+
+
+def read_tables(url: str, *, stale: bool = False) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Read the analysis of a store: its tables and what made them; nothing where there is none, or one whose writing was cut short.
+
+    Parameters
+    ----------
+    url : str
+    stale : bool
+        Read it although the store has moved on since.
+
+    Raises
+    ------
+    StoreError
+        The store has moved on: subjects, their columns, results or settings are not those that were analysed.
+    StorageError
+        A damaged store, or a place that does not answer.
+    """
     root = layout.open_root(url)
     with storage_errors("reading the analysis"):
         if schema.ANALYSIS not in root:
             return {}, {}
-        group = root[schema.ANALYSIS]
-        assert isinstance(group, zarr.Group)
+        group = layout.group_at(root, schema.ANALYSIS)
         attributes: dict[str, Any] = dict(group.attrs)
         if not attributes.pop(COMPLETE, False):
             return {}, {}
+        if attributes.pop(MADE_OF, "") != content_digest(url, root) and not stale:
+            raise StoreError(
+                expected="an analysis of what the store holds now", found="one from before the store changed", where="analysis",
+                remedy='Run "cohort-engine analyse" again.',
+            )  # fmt: skip
         return {name: _read(place) for name, place in sorted(group.groups())}, attributes
 
 
-def read_table(url: str, name: str) -> pd.DataFrame:
-    """Read one table of the analysis; a name that is not there is answered with the near ones."""
-    tables = read_tables(url)[0]
+def read_table(url: str, name: str, *, stale: bool = False) -> pd.DataFrame:
+    """Read one table of the analysis; a name that is not there is answered with the near ones. Errors as of `read_tables`."""
+    tables = read_tables(url, stale=stale)[0]
     if name not in tables:
         raise unknown_name("table of the analysis", name, sorted(tables), where="store")
     return tables[name]
@@ -84,7 +126,11 @@ def read_table(url: str, name: str) -> pd.DataFrame:
 
 def _read(group: zarr.Group) -> pd.DataFrame:
     names: list[str] = [str(n) for n in np.ravel(np.asarray(group.attrs[COLUMNS], dtype=object))]
-    return pd.DataFrame({n: np.asarray(layout.array_at(group, n)[...]) for n in names}, columns=names)
+    found = {}
+    for name in names:
+        with layout.damage(f"{group.path}/{name}"):
+            found[name] = np.asarray(layout.array_at(group, name)[...])
+    return pd.DataFrame(found, columns=names)
 
 
 def erase_tables(root: zarr.Group, url: str) -> None:

@@ -3,8 +3,15 @@
 The root's attributes are the commit: they are written last, in one put. `SUBJECTS` counts the rows that count; arrays that are longer are the
 rest of an append that crashed, and the next `init_store` puts them right.
 
-Chunks. An array that a task writes has one subject a chunk. A table has `schema.SUBJECT_BLOCK`, a column `COLUMN_BLOCK`; both may be longer
-than the axis, so that they stay the same when the axis grows.
+The root holds the coordinates of the cohort (rows and names of subjects, voxels, levels, regions), so that ``xarray.open_zarr`` and
+``xarray.open_datatree`` give labelled data without this package; groups with tables hold the names along their axes as well.
+
+Chunks. A large array that a task writes (``maps/*``, ``fit/*``) has one subject a chunk. A template table has `schema.SUBJECT_BLOCK`. What is
+gathered from records, and a column, has as many subjects as make `CHUNK_BYTES`, `COLUMN_BLOCK` at most. All may be longer than the axis, so that
+they stay the same when the axis grows.
+
+Which chunks are there. Arrays are written with their empty chunks too (`whole`); a large array's chunk is deleted when its stage is undone. So a
+chunk that is lacking says something: of a large array, that the stage of that subject is not done; of anything else, that it is lost.
 
 Codec. Measured on a packed PAM50 MTR map (1.02 MB) and template map (3.06 MB) from a real 5 mm scan, written and read back on local disk:
 
@@ -24,20 +31,24 @@ every flipped bit.
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import obstore
 import zarr
 from numpy.typing import NDArray
-from scipy import sparse
+from obstore import exceptions
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import GroupNotFoundError
 
 from cohort_engine import schema
-from cohort_engine.errors import StoreError, unknown_name
+from cohort_engine.errors import CohortError, StorageError, StoreError, unknown_name
 from cohort_engine.io.places import clear, object_store, open_zarr_store, storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.schema import VariableSpec
@@ -50,9 +61,11 @@ FORMAT = "format"
 FORMAT_NAME = "cohort_engine"
 VERSION = "format_version"
 ROWS = "subjects"
+SIZES, SPECS, ASKED, RECIPES = "sizes", "specs", "asked", "recipes"
+MIXED = "mixed"
 TEMPLATE_NAME, TEMPLATE_VERSION, TEMPLATE_DIGEST = "template_name", "template_version", "template_digest"
 ATLAS_DIGEST, VOXELS_DIGEST = "atlas_digest", "voxels_digest"
-SCIENCE, SCIENCE_HASH, VERSIONS = "science", "science_hash", "versions"
+SCIENCE, VERSIONS = "science", "versions"
 CREATED, UPDATED, FINALISED, COMPACTED = "created", "updated", "finalised", "compacted"
 
 # --- attributes of the atlas and voxel groups -------------------------------------------------------------------------
@@ -60,30 +73,33 @@ UNIONS, CLUSTERS = "unions", "clusters"
 GRID_SHAPE, GRID_AFFINE = "grid_shape", "grid_affine"
 
 COLUMN_BLOCK = 4096
-"""Subjects in one chunk of a column of `subjects/` and `stages/`."""
+"""Subjects in one chunk of a column, at most."""
+CHUNK_BYTES = 2**20
+"""Size of a chunk of a gathered array, at most; with one subject where a row alone is larger."""
+TEXT_BYTES = 32
+"""A word, as far as the size of chunks goes."""
+STAGE_BLOCK = 16
+"""Stages in one chunk of ``stages/*``."""
 
 NUMERIC = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
 TEXT = (ZstdCodec(), Crc32cCodec())
 
 
-def level_spec(space: str = schema.SPACE_TEMPLATE) -> VariableSpec:
-    """Level names beside the tables, so that xarray finds them as a coordinate."""
-    return VariableSpec(f"{schema.TABLES}/{space}/{schema.LEVEL}", "vertebral level", "1", (schema.LEVEL,), "str", fill="")
-
-
-def region_spec(space: str = schema.SPACE_TEMPLATE) -> VariableSpec:
-    """Region names beside the tables."""
-    return VariableSpec(
-        f"{schema.TABLES}/{space}/{schema.REGION}", "tract, grey-matter region or union of the atlas", "1", (schema.REGION,), "str", fill=""
-    )
-
-
+# --- coordinates, at the root and beside tables ------------------------------------------------------------------------
+ROW = VariableSpec(schema.SUBJECT, "row of the store", "1", (schema.SUBJECT,), "int64", fill=-1)
+VOXEL = VariableSpec(schema.VOXEL, "position on the packed axis", "1", (schema.VOXEL,), "int32", fill=-1)
+LEVELS = VariableSpec(schema.LEVEL, "vertebral level", "1", (schema.LEVEL,), "str", fill="")
+REGIONS = VariableSpec(schema.REGION, "tract, grey-matter region or union of the atlas", "1", (schema.REGION,), "str", fill="")
+NAMES = tuple(VariableSpec(c, c.replace("_", " "), "1", (schema.SUBJECT,), "str", fill="") for c in (schema.PARTICIPANT, schema.SESSION))
+"""Who each row is, once more: beside the data where the store is opened as one Dataset."""
+LEFT = VariableSpec(f"{schema.SUBJECTS}/left", "why the subject is no longer in the study; empty: it is", "1", (schema.SUBJECT,), "str", fill="")
+PARTICIPANTS = f"{schema.SUBJECTS}/{schema.PARTICIPANT}"
 LABELS = VariableSpec(f"{schema.ATLAS}/{schema.LABEL_NAME}", "name of each label of the atlas", "1", (schema.LABEL_NAME,), "str", fill="")
 STAGE_NAMES = VariableSpec(f"{schema.STAGES}/{schema.STAGE}", "stage", "1", (schema.STAGE,), "str", fill="")
 
 
-def fixed_arrays(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
-    """Return the arrays that depend on the template alone, with their values."""
+def fixed_arrays(template: Template, specs: Iterable[VariableSpec]) -> list[tuple[VariableSpec, NDArray[Any]]]:
+    """Return the arrays that depend on the template alone, with their values: atlas, voxels, and the coordinates that `specs` need."""
     packing, atlas = template.packing, template.atlas
     values: dict[str, NDArray[Any]] = {
         **{f"{schema.VOXELS}/{n}": packing.ijk[:, i] for i, n in enumerate(schema.VOXEL_INDEX)},
@@ -94,12 +110,25 @@ def fixed_arrays(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
         f"{schema.ATLAS}/{schema.WEIGHT}": atlas.weights.data.astype(np.float32),
     }
     fixed = [(s, values[s.path]) for s in schema.FIXED if s.path in values]
-    return [*fixed, (LABELS, text(atlas.labels)), *table_names(template)]
+    names = [(LEVELS, text(template.levels)), (REGIONS, text(r.name for r in atlas.regions))]
+    beside: dict[str, tuple[VariableSpec, NDArray[Any]]] = {}
+    for spec in specs:
+        for name, along in names:
+            if name.path in spec.dims:
+                path = f"{spec.group}/{name.path}"
+                beside[path] = replace(name, path=path), along
+        if schema.Z in spec.dims:
+            beside |= {s.path: (s, v) for s, v in zip(schema.Z_AXIS, (template.z, template.slice_level), strict=True)}
+    voxels = np.arange(len(packing), dtype=np.int32)
+    return [*fixed, (LABELS, text(atlas.labels)), (VOXEL, voxels), *names, *beside.values()]
 
 
-def table_names(template: Template, space: str = schema.SPACE_TEMPLATE) -> list[tuple[VariableSpec, NDArray[Any]]]:
-    """Return the names along the tables of a space."""
-    return [(level_spec(space), text(template.levels)), (region_spec(space), text(r.name for r in template.atlas.regions))]
+def sizes_of(template: Template) -> dict[str, int]:
+    """Length of each axis that the template gives."""
+    return {
+        schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
+        schema.Z: len(template.z),
+    }  # fmt: skip
 
 
 def group_attributes(template: Template) -> dict[str, dict[str, Any]]:
@@ -132,19 +161,35 @@ def text(values: Iterable[str]) -> NDArray[Any]:
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 def chunks_of(spec: VariableSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunk lengths; along subject they do not depend on how many there are today."""
+    """Chunk lengths; along subject and stage they do not depend on how many there are today.
+
+    Examples
+    --------
+    >>> area = VariableSpec("profiles/area", "area", "mm2", ("subject", "z"), "float64", stage="shape")
+    >>> chunks_of(area, (4000, 1000)), chunks_of(area, (3, 1)), chunks_of(replace(area, chunks={"subject": 1}), (4000, 1000))
+    ((128, 1000), (4096, 1), (1, 1000))
+    """
     whole = spec.chunk_shape(shape)
-    return tuple(spec.chunks.get(d, COLUMN_BLOCK) if d == schema.SUBJECT else n for d, n in zip(spec.dims, whole, strict=True))
+    item = TEXT_BYTES if spec.dtype == "str" else np.dtype(spec.dtype).itemsize
+    row = item * math.prod(n for d, n in zip(spec.dims, shape, strict=True) if d not in (schema.SUBJECT, schema.STAGE))
+    rows = min(COLUMN_BLOCK, 2 ** int(math.log2(max(1, CHUNK_BYTES // max(1, row)))))
+    open_ended = {schema.SUBJECT: rows, schema.STAGE: STAGE_BLOCK}
+    return tuple(spec.chunks.get(d, open_ended[d]) if d in open_ended else n for d, n in zip(spec.dims, whole, strict=True))
 
 
 def create(root: zarr.Group, spec: VariableSpec, shape: tuple[int, ...], *, overwrite: bool = False) -> zarr.Array[Any]:
     """Lay out one array as its spec says."""
-    group = root.require_group(spec.group)
+    group = root.require_group(spec.group) if spec.group else root
     words = spec.dtype == "str"
     return group.create_array(
         spec.name, shape=shape, dtype="string" if words else spec.dtype, chunks=chunks_of(spec, shape), compressors=TEXT if words else NUMERIC,
         fill_value=spec.fill, dimension_names=spec.dims, attributes=attributes_of(spec), overwrite=overwrite,
     )  # fmt: skip
+
+
+def whole(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the array so that chunks of nothing but fill are written too: then a chunk that is lacking is lost."""
+    return array.with_config({"write_empty_chunks": True})
 
 
 def attributes_of(spec: VariableSpec) -> dict[str, Any]:
@@ -182,15 +227,39 @@ def array_at(root: zarr.Group, path: str) -> zarr.Array[Any]:
     return node
 
 
-def like(root: zarr.Group, path: str, array: zarr.Array[Any], *, shard: int) -> zarr.Array[Any]:
-    """Lay out an array as another one is, with `shard` subjects in one object where a chunk is one subject."""
+def group_at(root: zarr.Group, path: str) -> zarr.Group:
+    """Open one group of a store that has it."""
+    node = root[path]
+    assert isinstance(node, zarr.Group)
+    return node
+
+
+def like(root: zarr.Group, path: str, array: zarr.Array[Any], *, shard: int = 0) -> zarr.Array[Any]:
+    """Lay out an array as another one is, with `shard` subjects in one object (0: as it is)."""
     group, _, name = path.rpartition("/")
-    sharded = dims_of(array)[:1] == (schema.SUBJECT,) and array.chunks[0] == 1
-    return root.require_group(group).create_array(
+    place = root.require_group(group) if group else root
+    return place.create_array(
         name, shape=array.shape, dtype="string" if is_text(array) else array.dtype, chunks=array.chunks,
-        shards=(shard, *array.chunks[1:]) if sharded else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
+        shards=(shard, *array.chunks[1:]) if shard else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
         dimension_names=dims_of(array), attributes=dict(array.attrs),
     )  # fmt: skip
+
+
+@contextmanager
+def damage(path: str) -> Iterator[None]:
+    """Turn what a decoder says of damaged bytes into a `StorageError` with the array's name."""
+    try:
+        yield
+    except CohortError:
+        raise
+    except (OSError, exceptions.BaseError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise StorageError(
+            expected="chunks that decode", found=f"damage ({type(error).__name__}: {reason})", where=path,
+            remedy='"cohort-engine verify" lists the rows; bring the files back from a backup, or build these subjects again.',
+        ) from error  # fmt: skip
 
 
 def consolidate(root: zarr.Group) -> None:
@@ -205,69 +274,27 @@ def is_text(array: zarr.Array[Any]) -> bool:
     return array.dtype.kind not in "fiub"
 
 
-def specs_of(science: Mapping[str, Any]) -> dict[str, VariableSpec]:
-    """Every variable that ``config.science()`` asks for, by path (subject columns aside)."""
-    stages = science["stages"]
-    shape = stages.get("shape", {}).get("source") is not None  # stores older than the key have none
-    specs = schema.store_specs(
-        contrasts=tuple(stages["fit"]["contrasts"]), metrics=tuple(stages["metrics"]), estimators=tuple(stages["reduce"]["estimators"]),
-        spaces=spaces_of(science), shape=shape, source=science.get("source", schema.BIDS), segmented=segmented_of(science),
-        labelled=(schema.T2W,) if _drawn(science, "levels") else (),
-    )  # fmt: skip
-    return specs | ({level_spec(schema.SHAPE).path: level_spec(schema.SHAPE)} if shape else {})
+def stored_specs(root: zarr.Group) -> dict[str, VariableSpec]:
+    """Every variable that was laid out, by path."""
+    return dict(_parse_specs(str(root.attrs[SPECS])))
 
 
-def segmented_of(science: Mapping[str, Any]) -> tuple[str, ...]:
-    """Contrasts whose masks ``config.science()`` lets be drawn."""
-    return (*dict.fromkeys((*science["stages"]["fit"]["contrasts"], schema.T2W)),) if _drawn(science, "segment") else ()
+@lru_cache(maxsize=8)
+def _parse_specs(listed: str) -> Mapping[str, VariableSpec]:
+    return {s.path: s for s in map(VariableSpec.from_json, json.loads(listed))}
 
 
-def _drawn(science: Mapping[str, Any], section: str) -> bool:
-    """Whether a stage that draws is switched on; stores older than the key have none."""
-    return science.get("source", schema.BIDS) == schema.BIDS and bool(science["stages"].get(section, {}).get("enabled"))
+def spec_at(root: zarr.Group, path: str) -> VariableSpec:
+    """Look a variable up; a name that is not there is answered with the near ones."""
+    specs = _parse_specs(str(root.attrs[SPECS]))
+    if path not in specs:
+        raise unknown_name("variable of the store", path, sorted(specs), where="store")
+    return specs[path]
 
 
-def spaces_of(science: Mapping[str, Any]) -> tuple[str, ...]:
-    """Spaces that ``config.science()`` asks tables for."""
-    return tuple(science["stages"]["reduce"].get("spaces", (schema.SPACE_TEMPLATE,)))  # stores older than the key have none
-
-
-def template_axes(template: Template) -> list[tuple[VariableSpec, NDArray[Any]]]:
-    """Return the axes of morphometry with their values: those of ``profiles`` and of ``tables/shape``."""
-    z, level = schema.Z_AXIS
-    return [(z, template.z), (level, template.slice_level), (level_spec(schema.SHAPE), text(template.levels))]
-
-
-def declared(root: zarr.Group) -> dict[str, VariableSpec]:
-    """Every variable that the store's own configuration asks for, by path."""
-    science = json.loads(str(root.attrs[SCIENCE]))
-    specs, spaces = specs_of(science), spaces_of(science)
-    identity = {s.path: s for s in (schema.subject_spec(c, "str") for c in (schema.PARTICIPANT, schema.SESSION))}
-    return identity | {s.path: s for s in (LABELS, *(names(space) for space in spaces for names in (level_spec, region_spec)))} | specs
-
-
-DRAWING = (*map(schema.segment_stage, (schema.MT, schema.T2W)), schema.levels_stage(schema.T2W))
-"""Stages that leave quality numbers alone in the store."""
-
-
-def stage_of(path: str) -> str | None:
-    """Name of the stage that writes a variable, None where no stage does.
-
-    Examples
-    --------
-    >>> stage_of("fit/mt"), stage_of("maps/mtr"), stage_of("profiles/area"), stage_of("tables/native/mtr_map_se"), stage_of("subjects/age")
-    ('fit_mt', 'mtr', 'shape', 'mtr_native', None)
-    """
-    group, _, name = path.rpartition("/")
-    if path in {s.path for s in schema.Z_AXIS}:
-        return None
-    if group == schema.QC:
-        return next((s for s in DRAWING if name.startswith(f"{s}_")), None)
-    native = f"{schema.TABLES}/{schema.SPACE_NATIVE}"
-    metric = next((m for m in schema.METRICS if name.startswith(f"{m}_")), None)
-    return {
-        schema.FIT: f"{schema.FIT}_{name}", schema.MAPS: name, schema.PROFILES: schema.SHAPE, native: metric and schema.native_stage(metric),
-    }.get(group)  # fmt: skip
+def record_of(root: zarr.Group, attribute: str) -> dict[str, Any]:
+    """Read a root attribute that holds JSON (`ASKED`, `RECIPES`, `SCIENCE`, `SIZES`)."""
+    return dict(json.loads(str(root.attrs.get(attribute) or "{}")))
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -294,12 +321,13 @@ def open_root(url: str, mode: Literal["r", "r+"] = "r") -> zarr.Group:
 
 
 def claim(url: str) -> tuple[zarr.Group, bool]:
-    """Open a place for laying out, and say whether a whole store is there. What a crashed first try has left is cleared: no task ever wrote to it.
+    """Open a place for laying out, and say whether a whole store is there. Only who holds the lease may: what an earlier try left is cleared, for no
+    task ever wrote to it, and the lease says that nobody is laying it out now.
 
     Raises
     ------
     StoreError
-        Something else is there, or a newer format.
+        Something else is there, or another format.
     """
     store = open_zarr_store(url, create=True)
     try:
@@ -319,7 +347,7 @@ def claim(url: str) -> tuple[zarr.Group, bool]:
 
 
 def check_format(root: zarr.Group) -> None:
-    """Refuse what is not a cohort store of a version this package reads."""
+    """Refuse what is not a cohort store of the version this package reads."""
     attributes = root.attrs
     if attributes.get(FORMAT) != FORMAT_NAME:
         raise StoreError(expected="a cohort store", found="another Zarr group", where="store", remedy="Choose another place for the cohort.")
@@ -328,11 +356,14 @@ def check_format(root: zarr.Group) -> None:
         raise StoreError(
             expected="a store laid out to the end", found="one whose making was cut short", where="store", remedy="Run build again: it continues."
         )
-    if int(str(version)) > int(schema.FORMAT_VERSION):
-        raise StoreError(
-            expected=f"format version {schema.FORMAT_VERSION} or older", found=f"format version {version}", where="store",
-            remedy=f"Install a cohort_engine that reads format version {version}: the store says it was made with {made_with(root)}.",
-        )  # fmt: skip
+    if str(version) != schema.FORMAT_VERSION:
+        older = int(str(version)) < int(schema.FORMAT_VERSION)
+        remedy = (
+            'Build it again from the images at a new place: write another path at "data: store:" of the study file, and run "cohort-engine build".'
+            if older
+            else f"Install a cohort_engine that reads format version {version}: the store says it was made with {made_with(root)}."
+        )
+        raise StoreError(expected=f"format version {schema.FORMAT_VERSION}", found=f"format version {version}", where="store", remedy=remedy)
 
 
 def made_with(root: zarr.Group) -> str:
@@ -369,6 +400,8 @@ def stored_atlas(url: str) -> Atlas:
         names = tuple(str(n) for n in np.asarray(array_at(root, LABELS.path)[:]))
         indptr, indices, weight = (np.asarray(array_at(root, f"{schema.ATLAS}/{n}")[:]) for n in (schema.INDPTR, schema.INDICES, schema.WEIGHT))
         voxels = array_at(root, f"{schema.VOXELS}/{schema.VOXEL_LEVEL}").shape[0]
+    from scipy import sparse  # a question whose answer a table holds needs none
+
     # scipy keeps index arrays of one width
     weights = sparse.csr_array((weight, indices, indptr.astype(np.int32)), shape=(len(names), voxels))
     return Atlas(names, unions, clusters, weights)

@@ -1,15 +1,16 @@
-"""The only writer of a cohort store: lay it out, then write whole chunks. Closing, checking and freezing are in `store.maintenance`.
+"""The only writer of a cohort store: lay it out, then write whole chunks and records. Gathering, closing, checking and freezing are in
+`store.maintenance`, `store.verify` and `store.freeze`.
 
-``init_store`` runs in one process and before the tasks. A task calls ``write_subject`` for its row and then writes its ledger entry: chunks
-first, witness second, so that a crash anywhere leaves a row that is simply not done. Nothing here guesses: path, shape, dtype, chunk border
-and template are checked before the first byte, because two workers that share a chunk lose data in silence.
+``init_store`` runs in one process, which holds the lease, and before the tasks. A task calls ``write_subject`` for its row: chunks first, record
+second, so that a crash anywhere leaves a row that is simply not done. Nothing here guesses: path, shape, dtype, chunk border and template are
+checked before the first byte, because two workers that share a chunk lose data in silence.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,39 +18,58 @@ import zarr
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.config import Config
-from cohort_engine.errors import AlignmentError, StoreError, TemplateError
+from cohort_engine.errors import AlignmentError, StoreError, TemplateError, unknown_name
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import versions
+from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
-from cohort_engine.store.ledger import now
+from cohort_engine.store.lease import lease
+from cohort_engine.store.records import Entry, now, read_entry, read_record, write_record
 from cohort_engine.template.base import Template
 
 IDENTITY = (schema.PARTICIPANT, schema.SESSION)
+GONE = "no longer in the table of subjects"
+"""Why a subject has left, where the caller does not say."""
+_TAKEN = {schema.SUBJECT, schema.VOXEL, schema.LEVEL, schema.REGION, layout.LEFT.name}
+"""Columns of these names would hide a coordinate from xarray, or the store's own column."""
 
 
 # --- laying out -------------------------------------------------------------------------------------------------------
-def init_store(url: str, *, template: Template, config: Config, subjects: pd.DataFrame, units: Mapping[str, str] | None = None) -> NDArray[np.int64]:
+def init_store(
+    url: str, *, template: Template, subjects: pd.DataFrame, specs: Sequence[VariableSpec], asked: Mapping[str, Any],
+    recipes: Mapping[str, Mapping[str, Any]], units: Mapping[str, str] | None = None, left: Mapping[tuple[str, str], str] | None = None,
+    renamed: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
     """Lay out a store, or bring an existing one up to date, and say which row each subject has.
 
-    Doing it again is harmless. A subject is known by (participant_id, session_id) and keeps its row for ever; new ones are appended; those
-    that left the table stay. Columns of the subjects in the table are replaced. Arrays of new metrics, contrasts and estimators are added.
+    Doing it again is harmless. A subject is known by (participant_id, session_id) and keeps its row for ever; new ones are appended; those that left
+    the table stay, with the reason in ``subjects/left``, and come back when they are in the table again. Columns of the subjects in the table are
+    replaced. Arrays of new stages are added; those of stages that are no longer asked for stay.
 
     Order, so that a crash leaves nothing wrong: the end of `finalised` (and of consolidated metadata), arrays, columns, and last, in one put,
     the root's attributes with the number of rows. Until then new rows do not count, and the next call writes them again.
-    It must be the only writer while it runs.
 
     Parameters
     ----------
     url : str
         Path or URL.
     template : Template
-    config : Config
-        Its `science()` and hash are stored: no paths, no names.
     subjects : DataFrame
-        participant_id, session_id (may be absent or empty) and covariates: numbers become float64 with NaN, anything else text with ``""``.
+        participant_id, session_id (may be absent or empty) and covariates: numbers become float64 with NaN, anything else text with ``""``. A
+        column called ``subject``, ``voxel``, ``level``, ``region`` or ``left`` is stored as ``subjects_<name>``.
+    specs : sequence of VariableSpec
+        What the stages write, and the template tables. Names along their axes are added.
+    asked : mapping
+        What the study asks for, as JSON can hold it: ``{"science": ..., "hash": ..., "stages": {name: {"recipe": hash, "needs": [...], "makes": role,
+        "section": ..., "writes": [paths]}}}``, stages in order, upstream first. No paths, no names.
+    recipes : mapping of hash to recipe
+        ``{"stage": ..., "version": ..., "params": {...}, "template": ...}`` of each recipe in `asked`.
     units : mapping, optional
         Unit of a covariate; ``"1"`` where not given.
+    left : mapping of (participant_id, session_id) to str, optional
+        Why subjects are not in the table.
+    renamed : mapping of (participant_id, session_id) to (participant_id, session_id), optional
+        Subjects of the table who are in the store under another name: they keep that row, and lend it their name.
 
     Returns
     -------
@@ -59,40 +79,54 @@ def init_store(url: str, *, template: Template, config: Config, subjects: pd.Dat
     Raises
     ------
     StoreError
-        The place holds something else, a newer format or a freeze; the table is not usable.
+        The place holds something else, another format or a freeze; another process writes to it; the table is not usable; a variable is laid out
+        otherwise.
     TemplateError
         The store was built with another template.
     StorageError
         The place cannot be written.
     """
     columns = _columns(subjects)
-    with storage_errors("laying out the store"):
+    _check_asked(specs, asked, recipes)
+    with lease(url, "lay out"), storage_errors("laying out the store"):
         root, there = layout.claim(url)
         if there:
             check_template(root, template.digest)
             _check_writable(root)
             root.update_attributes({layout.FINALISED: ""})
         else:
-            _write_template(root, template)
-        rows, total = _rows(root, columns, there=there)
-        _lay_out(root, template, config, total)
-        _write_columns(root, columns, rows, total, units or {})
+            _write_groups(root, template)
+        known = layout.stored_specs(root) if there else {}
+        rows, total = _rows(root, columns, renamed or {}, there=there)
+        laid_out = _lay_out(root, template, specs, asked, total, known)
+        _write_columns(root, columns, rows, total, units or {}, left or {})
         stamp = now()
         root.update_attributes(
             {
                 layout.VERSION: schema.FORMAT_VERSION, layout.ROWS: total, layout.FINALISED: "",
                 layout.TEMPLATE_NAME: template.name, layout.TEMPLATE_VERSION: template.version, layout.TEMPLATE_DIGEST: template.digest,
                 layout.ATLAS_DIGEST: template.atlas.digest, layout.VOXELS_DIGEST: layout.voxels_digest(template.packing),
-                layout.SCIENCE: json.dumps(config.science(), sort_keys=True), layout.SCIENCE_HASH: config.science_hash,
+                layout.SIZES: json.dumps(layout.sizes_of(template)), layout.SPECS: json.dumps([s.to_json() for s in laid_out.values()]),
+                layout.ASKED: json.dumps(asked), layout.RECIPES: json.dumps({**layout.record_of(root, layout.RECIPES), **recipes}, sort_keys=True),
+                layout.SCIENCE: root.attrs.get(layout.SCIENCE, "{}"), layout.MIXED: root.attrs.get(layout.MIXED, ""),
                 layout.VERSIONS: json.dumps(versions(), sort_keys=True), layout.CREATED: root.attrs.get(layout.CREATED, stamp), layout.UPDATED: stamp,
+                "coordinates": " ".join(s.name for s in layout.NAMES),
             }
         )  # fmt: skip
     return rows
 
 
-def _write_template(root: zarr.Group, template: Template) -> None:
-    for spec, values in layout.fixed_arrays(template):
-        layout.create(root, spec, values.shape)[...] = values
+def _check_asked(specs: Sequence[VariableSpec], asked: Mapping[str, Any], recipes: Mapping[str, Any]) -> None:
+    """Refuse stages that write what nobody says, and what nobody writes."""
+    stages = asked["stages"]
+    lacking = [f"recipe of {n}" for n, s in stages.items() if s["recipe"] not in recipes]
+    paths = {s.path for s in specs}
+    lacking += [f"specification of {p}" for s in stages.values() for p in s["writes"] if p not in paths]
+    if lacking:
+        raise StoreError(expected="a whole description of the stages", found=f"no {', no '.join(lacking)}", where="store", remedy="Report this.")
+
+
+def _write_groups(root: zarr.Group, template: Template) -> None:
     for group, attributes in layout.group_attributes(template).items():
         root.require_group(group).update_attributes(attributes)
 
@@ -112,6 +146,7 @@ def _columns(subjects: pd.DataFrame) -> dict[str, NDArray[Any]]:
         if not isinstance(name, str) or not name or "/" in name:
             raise StoreError(expected="column names without '/'", found=repr(name), where="subject table", remedy="Rename the column.")
         column = frame[name]
+        name = f"{schema.SUBJECTS}_{name}" if name in _TAKEN else name
         if name not in IDENTITY and pd.api.types.is_numeric_dtype(column):
             out[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
@@ -126,7 +161,9 @@ def _columns(subjects: pd.DataFrame) -> dict[str, NDArray[Any]]:
     return out
 
 
-def _rows(root: zarr.Group, columns: Mapping[str, NDArray[Any]], *, there: bool) -> tuple[NDArray[np.int64], int]:
+def _rows(
+    root: zarr.Group, columns: Mapping[str, NDArray[Any]], renamed: Mapping[tuple[str, ...], tuple[str, ...]], *, there: bool
+) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """Return the row of each subject of the table, and the length of the axis."""
     known: dict[tuple[str, ...], int] = {}
     total = 0
@@ -137,38 +174,71 @@ def _rows(root: zarr.Group, columns: Mapping[str, NDArray[Any]], *, there: bool)
         known.pop(("", ""), None)  # rows of people who withdrew are never given to somebody else
     rows = []
     for key in zip(*(columns[c] for c in IDENTITY), strict=True):
-        row = known.get(key)
+        row = known.get(key, known.get(renamed.get(key, ())))
         if row is None:
             row, total = total, total + 1
         rows.append(row)
     return np.asarray(rows, np.int64), total
 
 
-def _lay_out(root: zarr.Group, template: Template, config: Config, total: int) -> None:
-    """Create what is missing, and make every subject axis `total` long."""
-    sizes = {
-        schema.SUBJECT: total, schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.STAGE: 0,
-        schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions), schema.Z: len(template.z),
-    }  # fmt: skip
-    specs = layout.specs_of(config.science())
+def _lay_out(
+    root: zarr.Group, template: Template, specs: Sequence[VariableSpec], asked: Mapping[str, Any], total: int, known: Mapping[str, VariableSpec]
+) -> dict[str, VariableSpec]:  # fmt: skip
+    """Create what is missing, make every axis of subjects and stages as long as it has to be, and return all that is laid out."""
     present = layout.arrays(root)
-    for spec, values in (pair for space in config.stages.reduce.spaces for pair in layout.table_names(template, space)):
-        if spec.path not in present:
-            layout.create(root, spec, values.shape)[...] = values
-    for path, spec in specs.items():
-        if path not in present and set(spec.dims) <= set(sizes):
-            layout.create(root, spec, tuple(sizes[d] for d in spec.dims))
-    for spec, values in layout.template_axes(template):
-        if spec.path in specs:
-            layout.array_at(root, spec.path)[...] = values
-    for array in present.values():
-        if layout.dims_of(array)[:1] == (schema.SUBJECT,) and array.shape[0] != total:
-            array.resize((total, *array.shape[1:]))
+    fixed = {spec.path: (spec, values) for spec, values in layout.fixed_arrays(template, specs)}
+    names = [str(n) for n in np.asarray(present[layout.STAGE_NAMES.path][...])] if known else []
+    names += [n for n in asked["stages"] if n not in names]
+    fixed[layout.STAGE_NAMES.path] = layout.STAGE_NAMES, layout.text(names)
+    fixed[layout.ROW.path] = layout.ROW, np.arange(total)
+    wanted = {s.path: s for s in (*specs, *schema.FIXED)} | {p: s for p, (s, _) in fixed.items()}
+    sizes = {**layout.sizes_of(template), schema.SUBJECT: total, schema.STAGE: len(names)}
+    for path, spec in wanted.items():
+        if path in fixed:
+            shape = fixed[path][1].shape
+        elif set(spec.dims) <= set(sizes):
+            shape = tuple(sizes[d] for d in spec.dims)
+        else:
+            raise StoreError(
+                expected=f"dimensions {', '.join(sizes)}", found=", ".join(spec.dims), where=path,
+                remedy="Write arrays along axes that the store has.",
+            )  # fmt: skip
+        array = present.get(path)
+        if array is None:
+            array = layout.create(root, spec, shape)
+        elif path in known:
+            _check_same(spec, known[path])
+            if known[path] != spec:
+                array.update_attributes(layout.attributes_of(spec))
+        if array.shape != shape:
+            array.resize(shape)
+        if path in fixed and (path not in known or spec.dims[0] in (schema.SUBJECT, schema.STAGE)):
+            layout.whole(array)[...] = fixed[path][1]
+    for path, array in present.items():
+        shape = tuple(sizes.get(d, n) if d in (schema.SUBJECT, schema.STAGE) else n for d, n in zip(layout.dims_of(array), array.shape, strict=True))
+        if path not in wanted and shape != array.shape:
+            array.resize(shape)
+    return {**known, **wanted}
 
 
-def _write_columns(root: zarr.Group, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], total: int, units: Mapping[str, str]) -> None:
-    """Give the table's rows exactly the table's values: a column it does not have becomes empty there."""
+def _check_same(spec: VariableSpec, known: VariableSpec) -> None:
+    """Refuse a variable that lies on disk in another form."""
+    form = [(s.dims, s.dtype, dict(s.chunks), repr(s.fill), s.gathered) for s in (spec, known)]
+    if form[0] != form[1]:
+        raise StoreError(
+            expected=f"{known.dtype} {known.dims}", found=f"{spec.dtype} {spec.dims}, or other chunks", where=spec.path,
+            remedy="The stage writes this array in another form than when the store was laid out: build a new store, or give the array another name.",
+        )  # fmt: skip
+
+
+def _write_columns(
+    root: zarr.Group, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], total: int, units: Mapping[str, str],
+    left: Mapping[tuple[str, str], str],
+) -> None:  # fmt: skip
+    """Give the table's rows exactly the table's values: a column it does not have becomes empty there. Rows that it lacks have left."""
     present = {a.basename: a for a in layout.subject_arrays(root).values() if a.path.startswith(f"{schema.SUBJECTS}/")}
+    present.pop(layout.LEFT.name, None)
+    identity: list[NDArray[Any]] = []
     for name in (*columns, *(n for n in present if n not in columns)):
         old, new = present.get(name), columns.get(name)
         words = new.dtype == object if new is not None else layout.is_text(present[name])
@@ -183,7 +253,21 @@ def _write_columns(root: zarr.Group, columns: Mapping[str, NDArray[Any]], rows: 
             array = old
             if new is not None:
                 array.update_attributes(layout.attributes_of(spec))
-        array[:] = values
+        layout.whole(array)[:] = values
+        if name in IDENTITY:
+            identity.append(values)
+            _write_column(root, next(s for s in layout.NAMES if s.name == name), values)
+    why = [left.get((str(p), str(s)), GONE) if p else "" for p, s in zip(*identity, strict=True)]
+    gone = layout.text(why)
+    gone[rows] = ""
+    _write_column(root, layout.LEFT, gone)
+
+
+def _write_column(root: zarr.Group, spec: VariableSpec, values: NDArray[Any]) -> None:
+    array = root.get(spec.path)
+    if not isinstance(array, zarr.Array):
+        array = layout.create(root, spec, values.shape)
+    layout.whole(array)[:] = values
 
 
 def _as_kind(values: NDArray[Any], words: bool) -> NDArray[Any]:
@@ -194,34 +278,65 @@ def _as_kind(values: NDArray[Any], words: bool) -> NDArray[Any]:
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
-def write_subject(url: str, row: int, arrays: Mapping[str, Any], *, template_digest: str) -> None:
-    """Write one subject's arrays, each a whole chunk. Write the ledger entry after it returns.
+def write_subject(
+    url: str, row: int, arrays: Mapping[str, Any], entry: Entry, *, template_digest: str, before: Entry | Literal["look"] | None = "look"
+) -> None:
+    """Write how a stage of a subject ended, and its arrays where it is done: large ones as chunks, and then the record with the others.
 
-    Everything is checked before anything is written. Writing the same row again replaces it; an array that is all fill is not stored.
+    Everything is checked before anything is written. Writing the same row again replaces it. What the stage had before and does not give now is
+    erased. Where a stage that was done is written again, a record that says it is not comes first: a crash between leaves a stage to be done, never
+    an old record with new data.
 
     Parameters
     ----------
     url : str
     row : int
     arrays : {path: array without the subject axis}
-        ``{"maps/mtr": (voxel,), "fit/mt": (voxel, 3), "qc/mt_dice": scalar}``.
+        ``{"fit/mt": (voxel, 3), "qc/mt_dice": scalar}``, all of the entry's stage; nothing unless it is done.
+    entry : Entry
     template_digest : str
         Of the template the arrays were made with.
+    before : Entry, optional
+        What was recorded of this stage, if the caller knows it.
 
     Raises
     ------
     TemplateError, AlignmentError, StoreError, UnknownNameError
-        The arrays do not fit the store.
+        The arrays do not fit the store, or hold infinite values.
     StorageError
-        The place failed; the row may be half written, and is not done before its ledger entry is there.
+        The place failed; the row may be half written, and is not done before its record is there.
     """
     root = layout.open_root(url, "r+")
     check_template(root, template_digest)
-    _write(root, row, {p: np.asarray(a)[None] for p, a in arrays.items()}, rows=1)
+    _check_writable(root)
+    _check_row(root, row, f"stage {entry.stage}")
+    if entry.subject != row or (arrays and entry.status != schema.DONE):
+        raise StoreError(
+            expected=f"an entry of row {row}, and arrays of a stage that is done alone", found=f"row {entry.subject}, {entry.status}",
+            where=f"stage {entry.stage}", remedy="Report this.",
+        )  # fmt: skip
+    if entry.stage not in layout.record_of(root, layout.ASKED)["stages"]:
+        raise unknown_name("stage of the store", entry.stage, list(layout.record_of(root, layout.ASKED)["stages"]), where="store")
+    own = {p: s for p, s in layout.stored_specs(root).items() if s.stage == entry.stage}
+    sizes = layout.record_of(root, layout.SIZES)
+    values = {path: _checked(root, own, sizes, path, value, entry.stage) for path, value in arrays.items()}
+    large = [path for path, spec in own.items() if not spec.gathered]
+    if large:
+        before = read_entry(url, row, entry.stage) if before == "look" else before
+        if before is not None and before.status == schema.DONE:
+            write_record(url, Entry(row, entry.stage, schema.NOT_RUN, "", entry.recipe))
+    for path in large:
+        with storage_errors(path):
+            array = layout.array_at(root, path)
+            if entry.status == schema.DONE:
+                layout.whole(array)[row] = values.pop(path, array.fill_value)
+            else:  # also what a write that was cut short has left without a record
+                array[row] = array.fill_value
+    write_record(url, entry, values)
 
 
 def write_block(url: str, first_row: int, arrays: Mapping[str, Any]) -> None:
-    """Write one whole block of tables: `schema.SUBJECT_BLOCK` rows, or fewer at the end of the axis.
+    """Write one whole block of template tables: `schema.SUBJECT_BLOCK` rows, or fewer at the end of the axis.
 
     Parameters
     ----------
@@ -234,17 +349,29 @@ def write_block(url: str, first_row: int, arrays: Mapping[str, Any]) -> None:
     Raises
     ------
     AlignmentError, StoreError, UnknownNameError
-        The arrays do not fit the store.
+        The arrays do not fit the store, or hold infinite values.
     StorageError
         The place failed.
     """
     root = layout.open_root(url, "r+")
-    rows = min(schema.SUBJECT_BLOCK, layout.row_count(root) - first_row)
-    _write(root, first_row, {p: np.asarray(a) for p, a in arrays.items()}, rows=rows)
+    _check_writable(root)
+    total = layout.row_count(root)
+    rows = min(schema.SUBJECT_BLOCK, total - first_row)
+    checked = []
+    for path, value in arrays.items():
+        with storage_errors(path):
+            array = layout.array_at(root, path)
+        _check_row(root, first_row, path)
+        values = np.asarray(value)
+        _check_block(array, path, values, first_row, rows, total)
+        checked.append((path, array, _finite(values, array.dtype, path)))
+    for path, array, values in checked:
+        with storage_errors(path):
+            layout.whole(array)[first_row : first_row + rows] = values
 
 
 def read_subject(url: str, row: int, path: str) -> NDArray[Any]:
-    """Read one subject's array without the subject axis: fill (NaN) where nothing was written.
+    """Read one subject's array without the subject axis: fill (NaN) where nothing was written. What is not gathered yet is read from its record.
 
     Raises
     ------
@@ -254,10 +381,33 @@ def read_subject(url: str, row: int, path: str) -> NDArray[Any]:
         The place failed, or the chunk is damaged.
     """
     root = layout.open_root(url)
-    with storage_errors(path):
+    _check_row(root, row, path)
+    spec = layout.stored_specs(root).get(path)
+    if spec is not None and spec.gathered and not root.attrs.get(layout.COMPACTED):
+        record = read_record(url, row, spec.stage)
+        if record is not None:
+            return record.arrays[path] if path in record.arrays else _empty(spec, layout.record_of(root, layout.SIZES))
+    values: NDArray[Any] = np.asarray(read_rows(root, path, slice(row, row + 1))[0])
+    return values
+
+
+def read_rows(root: zarr.Group, path: str, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+    """Read rows of an array; a damaged chunk is an error with the array's name.
+
+    Raises
+    ------
+    UnknownNameError
+        No such variable.
+    StorageError
+        The place failed, or a chunk is damaged.
+    """
+    with storage_errors(path), layout.damage(path):
         array = layout.array_at(root, path)
-        _check_row(root, row, path)
-        return np.asarray(array[row])
+        return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows])
+
+
+def _empty(spec: VariableSpec, sizes: Mapping[str, int]) -> NDArray[Any]:
+    return np.full(tuple(sizes[d] for d in spec.dims[1:]), spec.fill, object if spec.dtype == "str" else spec.dtype)
 
 
 def check_template(root: zarr.Group, template_digest: str) -> None:
@@ -277,27 +427,48 @@ def _check_writable(root: zarr.Group) -> None:
         )
 
 
-def _write(root: zarr.Group, first: int, values: Mapping[str, NDArray[Any]], *, rows: int) -> None:
-    _check_writable(root)
-    checked = []
-    for path, value in values.items():
-        with storage_errors(path):
-            array = layout.array_at(root, path)
-        _check_row(root, first, path)
-        _check(array, path, value, first, rows, layout.row_count(root))
-        checked.append((path, array, value))
-    for path, array, value in checked:
-        with storage_errors(path):
-            array[first : first + rows] = value.astype(array.dtype, copy=False)
-
-
 def _check_row(root: zarr.Group, row: int, path: str) -> None:
     total = layout.row_count(root)
     if not 0 <= row < total:
         raise StoreError(expected=f"a row from 0 to {total - 1}", found=str(row), where=path, remedy="Run build, which appends new subjects first.")
 
 
-def _check(array: zarr.Array[Any], path: str, value: NDArray[Any], first: int, rows: int, total: int) -> None:
+def _checked(root: zarr.Group, own: Mapping[str, VariableSpec], sizes: Mapping[str, int], path: str, value: Any, stage: str) -> NDArray[Any]:
+    """Return an array of a stage as it is stored, or refuse it."""
+    spec = own.get(path)
+    if spec is None:
+        theirs = layout.spec_at(root, path).stage
+        raise StoreError(
+            expected=f"arrays of stage {stage}", found=f"one of stage {theirs}" if theirs else "one that no stage writes", where=path,
+            remedy="Correct what the stage says it writes.",
+        )  # fmt: skip
+    values = np.asarray(value)
+    shape = tuple(sizes[d] for d in spec.dims[1:])
+    if values.shape != shape:
+        raise AlignmentError(
+            expected=f"shape {shape} for {spec.dims[1:]}", found=str(values.shape), where=path, remedy="Pack with the store's own template."
+        )
+    return _finite(values, np.dtype(object if spec.dtype == "str" else spec.dtype), path)
+
+
+def _finite(values: NDArray[Any], dtype: np.dtype[Any], path: str) -> NDArray[Any]:
+    """Cast to what is stored, and refuse what becomes infinite: a hole is NaN."""
+    if dtype.kind not in "fiub":
+        return values.astype(object)
+    if not np.can_cast(values.dtype, dtype, "same_kind"):
+        raise StoreError(expected=f"dtype {dtype}", found=str(values.dtype), where=path, remedy="Convert before writing.")
+    with np.errstate(over="ignore"):
+        out: NDArray[Any] = values.astype(dtype, copy=False)
+    bad = int(np.isinf(out).sum()) if dtype.kind == "f" else 0
+    if bad:
+        raise StoreError(
+            expected="finite values, and NaN where there is none", found=f"{bad} infinite", where=path,
+            remedy="The stage divides by zero somewhere: it must say NaN where a value cannot be known.",
+        )  # fmt: skip
+    return out
+
+
+def _check_block(array: zarr.Array[Any], path: str, value: NDArray[Any], first: int, rows: int, total: int) -> None:
     """Refuse a write that does not cover whole chunks with what the store declares."""
     dims = layout.dims_of(array)
     if dims[:1] != (schema.SUBJECT,):
@@ -318,8 +489,6 @@ def _check(array: zarr.Array[Any], path: str, value: NDArray[Any], first: int, r
             expected=f"shape {(rows, *array.shape[1:])} for {dims}", found=str(value.shape), where=path,
             remedy="Pack with the store's own template, and hand over whole blocks: a chunk that is partly written can be lost.",
         )  # fmt: skip
-    if not np.can_cast(value.dtype, array.dtype, "same_kind"):
-        raise StoreError(expected=f"dtype {array.dtype}", found=str(value.dtype), where=path, remedy="Convert before writing.")
 
 
 def _some(rows: list[int], limit: int = 20) -> str:

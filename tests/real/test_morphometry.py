@@ -29,7 +29,7 @@ from cohort_engine.template import load_template
 
 pytestmark = pytest.mark.real
 
-WHAT = schema.ROLES[schema.role(schema.T2W, schema.MASK)]
+WHAT = schema.words(schema.role(schema.T2W, schema.MASK))
 SIGN = {ANGLE_AP: -1.0}
 """The table counts a lean to the left as positive."""
 

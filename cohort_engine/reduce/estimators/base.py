@@ -185,7 +185,7 @@ def average(y: FloatArray, target: FloatArray) -> FloatArray:
     [20.0, nan]
     """
     n = target.sum(axis=1)
-    return np.divide(target @ y, n, out=absent(target), where=n > 0)
+    return np.asarray(np.divide(target @ y, n, out=absent(target), where=n > 0))
 
 
 def deviation(y: FloatArray, target: FloatArray, centre: FloatArray) -> FloatArray:
@@ -198,7 +198,7 @@ def deviation(y: FloatArray, target: FloatArray, centre: FloatArray) -> FloatArr
     """
     n = target.sum(axis=1)
     square = (target * (y - centre[:, None]) ** 2).sum(axis=1)
-    return np.sqrt(np.divide(square, n, out=absent(target), where=n > 0))
+    return np.asarray(np.sqrt(np.divide(square, n, out=absent(target), where=n > 0)))
 
 
 def absent(target: FloatArray) -> FloatArray:

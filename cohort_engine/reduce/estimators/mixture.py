@@ -172,10 +172,8 @@ class Mixture:
             `linear.fit` and `linear.standard_error`, a voxel's variance being that of all residuals of the level.
         """
         sums, total = self.labels.sums(values), self.labels.total
-        join = np.zeros((len(self.regions), self.gram.shape[-1]))
-        for i, members in enumerate(self.regions):
-            join[i, list(members)] = 1
-        out = summarise(sums[..., :-1] @ join.T, total[:, :-1] @ join.T, min_coverage=min_coverage)
+        join = linear.indicator(self.regions, self.gram.shape[-1])
+        out = summarise(sums[..., :-1] @ join, total[:, :-1] @ join, min_coverage=min_coverage)
         value, error = np.full((2, *out[schema.VALUE].shape), np.nan)
         count = sums[2, ..., -1]
         complete = count == total[:, -1]
