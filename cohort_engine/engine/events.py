@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
@@ -28,11 +28,68 @@ class Events:
     def on_subject_end(self, row: int) -> None:
         """Take the end of all stages of a subject."""
 
+    def on_wait(self, text: str) -> None:
+        """Know that nothing happens until something outside answers."""
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        """Know who is being waited for, when nothing has ended for a while: row, stage, and seconds it has run."""
+
+    def on_interrupt(self, text: str) -> None:
+        """Know that somebody stopped the build. The sentence is on the screen already."""
+
     def on_finish(self, report: BuildReport) -> None:
         """Take the result. Not called when the build raises."""
 
     def close(self) -> None:
         """Give the screen back, whatever happened."""
+
+
+class Both(Events):
+    """Several observers, told one after the other.
+
+    Examples
+    --------
+    >>> Both(Events(), Events()).on_wait("nothing to see")
+    """
+
+    def __init__(self, *events: Events) -> None:
+        self.events = events
+
+    def on_plan(self, plan: Plan) -> None:
+        for e in self.events:
+            e.on_plan(plan)
+
+    def on_start(self, names: Mapping[int, str]) -> None:
+        for e in self.events:
+            e.on_start(names)
+
+    def on_stage_end(self, result: StageResult) -> None:
+        for e in self.events:
+            e.on_stage_end(result)
+
+    def on_subject_end(self, row: int) -> None:
+        for e in self.events:
+            e.on_subject_end(row)
+
+    def on_wait(self, text: str) -> None:
+        for e in self.events:
+            e.on_wait(text)
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        for e in self.events:
+            e.on_waiting(running)
+
+    def on_interrupt(self, text: str) -> None:
+        for e in self.events:
+            e.on_interrupt(text)
+
+    def on_finish(self, report: BuildReport) -> None:
+        for e in self.events:
+            e.on_finish(report)
+
+    def close(self) -> None:
+        for e in self.events:
+            e.close()
 
 
 class RichProgress(Events):
@@ -70,6 +127,15 @@ class RichProgress(Events):
             self.progress.console.print(f"[red]{escape(self.names[result.row])}[/] {text}")
         trouble = self.troubles.get(result.stage)
         self.progress.update(self.bars[result.stage], advance=1, note=f"[red]{trouble} not done[/]" if trouble else "")
+
+    def on_wait(self, text: str) -> None:
+        from rich.markup import escape
+
+        self.progress.console.print(escape(text))
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        for row, stage, seconds in running:
+            self.on_wait(f"waiting for {self.names.get(row, f'row {row}')}: {stage}, {seconds:.0f} s so far")
 
     def close(self) -> None:
         self.progress.stop()

@@ -160,7 +160,9 @@ _DEPTHS: WeakKeyDictionary[Template, NDArray[np.float32]] = WeakKeyDictionary()
 
 def _template_depth(template: Template, first: int, last: int) -> NDArray[np.float32]:
     """Depth (x, y, slice) of the template's cord in slices ``first ... last - 1`` of its block, see `straighten.block_depth`."""
-    known = _DEPTHS.setdefault(template, np.full(template.cord.shape, np.nan, np.float32))
+    if template not in _DEPTHS:
+        _DEPTHS[template] = np.full(template.cord.shape, np.nan, np.float32)
+    known = _DEPTHS[template]
     missing = first + np.flatnonzero(np.isnan(known[0, 0, first:last]))
     if len(missing):
         known[:, :, missing] = block_depth(template.cord[:, :, missing], template.block_grid.spacing[:2])

@@ -115,7 +115,7 @@ def is_lone(inputs: StageInput, *, contrast: schema.Contrast) -> bool:
 
 def _given(inputs: StageInput, contrast: schema.Contrast) -> Landmarks | None:
     """Landmarks of the study, if any."""
-    return landmarks_of(inputs, contrast.landmarks) if contrast.landmarks in inputs.files else None
+    return landmarks_of(inputs, contrast.landmarks, inputs.params["fit.landmarks"]) if contrast.landmarks in inputs.files else None
 
 
 def network_params(task: str) -> dict[str, Any]:

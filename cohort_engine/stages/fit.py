@@ -57,11 +57,10 @@ def fit_quality(contrast: str) -> dict[str, schema.VariableSpec]:
     return schema.qc_specs(contrast, schema.FIT_QC, schema.fit_stage(contrast))
 
 
-def landmarks_of(inputs: StageInput, role: str) -> Landmarks:
-    """Read landmarks, with what their numbers mean: the study file's word, else the file's; those that a stage made are discs."""
+def landmarks_of(inputs: StageInput, role: str, said: str) -> Landmarks:
+    """Read landmarks, with what their numbers mean: the study file's word (`said`), else the file's; those that a stage made are discs."""
     from cohort_engine.cord.levels import landmarks_from_labels
 
-    said = inputs.params["landmarks"]
     labels = inputs.labels(role)
     kind = inputs.kinds[role] if said == AUTO or role in inputs.made else said
     return landmarks_from_labels(labels.data, labels.affine, kind=kind, what=schema.words(role))
@@ -76,7 +75,7 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
 
     cord = inputs.volume(contrast.mask)
     source = next(c for c in (schema.CONTRASTS[schema.T2W], contrast) if c.landmarks in inputs.files)
-    landmarks = landmarks_of(inputs, source.landmarks)
+    landmarks = landmarks_of(inputs, source.landmarks, inputs.params["landmarks"])
     labelled = None if source.name == contrast.name else inputs.volume(source.mask)
     grey = _grey_matter(inputs, contrast, cord) if inputs.params["grey"] else None
     fitted = fit_cord(

@@ -154,7 +154,7 @@ def _settings(roots: list[zarr.Group]) -> Iterator[str]:
             continue
         first = [u[stage][0] for u in used]
         recipes = [layout.record_of(root, layout.RECIPES).get(r["recipe"], r) for root, r in zip(roots, first, strict=True)]
-        for name in differing(*recipes, stage, sections.get(stage, "")) if first[0]["recipe"] != first[1]["recipe"] else ():
+        for name in differing(recipes[0], recipes[1], stage, sections.get(stage, "")) if first[0]["recipe"] != first[1]["recipe"] else ():
             values = [_value(r, name) for r in recipes]
             yield f"{name} of {stage}: {values[0]} in A, {values[1]} in B" if all(values) else f"{name}: another"
     for side, root in zip("AB", roots, strict=True):

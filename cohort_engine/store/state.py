@@ -164,25 +164,25 @@ def judge(
                 why = (*why, FILES)
             for upstream, key in e.upstream.items():
                 if upstream in by_stage:
-                    why += _from_upstream(by_stage[upstream].get(row), key, causes.get((row, upstream)))
+                    why += _from_upstream(upstream, by_stage[upstream].get(row), key, causes.get((row, upstream)))
             for maker in e.made.values():
                 if maker in by_stage and maker not in e.upstream:
-                    why += _from_upstream(by_stage[maker].get(row), None, causes.get((row, maker)))
+                    why += _from_upstream(maker, by_stage[maker].get(row), None, causes.get((row, maker)))
             if why:
                 causes[row, name] = tuple(dict.fromkeys(why))
                 codes[row, at] = to_code[schema.STALE]
     return States(names, codes, rows, causes)
 
 
-def _from_upstream(entry: Entry | None, key: str | None, causes: tuple[str, ...] | None) -> tuple[str, ...]:
+def _from_upstream(stage: str, entry: Entry | None, key: str | None, causes: tuple[str, ...] | None) -> tuple[str, ...]:
     """Why a stage is stale because of one upstream: its causes, or that it is another now."""
     if causes is not None:
         return causes
-    if entry is None:
-        return ("a result that is gone",)
-    if entry.status not in (schema.DONE, schema.NOT_NEEDED) or (key is None and entry.status == schema.NOT_NEEDED):
-        return (f"result of {entry.stage}",)
-    return (f"result of {entry.stage}",) if key is not None and entry.key != key else ()
+    if entry is not None and entry.status == schema.DONE:
+        same = key is None or entry.key == key
+    else:  # a stage that makes a file and was not needed gave nothing, and took nothing from anybody
+        same = entry is not None and entry.status == schema.NOT_NEEDED and key == entry.key
+    return () if same else (f"result of {stage}",)
 
 
 def differing(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, stage: str, section: str) -> tuple[str, ...]:

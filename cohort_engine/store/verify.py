@@ -128,14 +128,15 @@ def _check_layout(root: zarr.Group) -> Iterator[Problem]:
             continue
         shape = tuple(lengths.get(d, -1) for d in spec.dims)
         fill = array.fill_value
-        pairs = {
+        pairs: dict[str, tuple[Any, Any]] = {
             "dims": (spec.dims, layout.dims_of(array)),
             "shape": (shape, array.shape),
             "dtype": ("text" if spec.dtype == "str" else spec.dtype, "text" if layout.is_text(array) else str(array.dtype)),
             "fill": (True, fill == spec.fill or (fill != fill and spec.fill != spec.fill)),
             "chunks": (layout.chunks_of(spec, shape), array.chunks),
-            "attributes": ({}, {k: v for k, v in layout.attributes_of(spec).items() if k != "units" and dict(array.attrs).get(k) != v}),
         }
+        said, found = layout.attributes_of(spec), dict[str, Any](array.attrs)
+        pairs |= {f"attribute {k}": (v, found.get(k)) for k, v in said.items() if k != "units"}
         yield from (Problem(path, f"{what}: expected {a}, found {b}") for what, (a, b) in pairs.items() if a != b)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.config import Config, parse_config
-from cohort_engine.errors import CordError, StorageError
+from cohort_engine.engine.events import Events
+from cohort_engine.errors import CohortError, CordError, StorageError
 from cohort_engine.stages.base import Stage, StageInput
 
 BUILD = {"data": {"bids": "bids", "store": "study.zarr"}, "template": {"name": "parametric"}}
@@ -129,7 +130,29 @@ def arrays(root: Path, name: str = "study.zarr") -> dict[str, np.ndarray]:
     return {path: node[...] for path, node in group.members(max_depth=None) if isinstance(node, zarr.Array) and path not in skip}
 
 
-if __name__ == "__main__":
+class KillAfter(Events):
+    """Kill this process when so many subjects have ended."""
+
+    def __init__(self, subjects: int) -> None:
+        self.left = subjects
+
+    def on_subject_end(self, row: int) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(root: str, cluster: str = "local", low_signal: str = "0.05", kill_after: str = "0") -> int:
+    """Build the study of a folder."""
     from cohort_engine.engine.build import build
 
-    build(study_config(Path(sys.argv[1]), cluster="local", workers=2), stages=STAGES)
+    config = study_config(Path(root), cluster=cluster, workers=2, window=1 if cluster == "synchronous" else 3, low_signal=float(low_signal))
+    try:
+        return build(config, stages=stages(config), events=KillAfter(int(kill_after))).exit_code
+    except CohortError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

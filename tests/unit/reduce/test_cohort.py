@@ -158,7 +158,7 @@ def all_tables(tmp_path: Path, tiny_template: Template) -> xr.Dataset:
 
 def test_each_estimator_has_its_companions(all_tables: xr.Dataset) -> None:
     for name, estimator in schema.ESTIMATORS.items():
-        found = {n for n in all_tables if str(n) == f"mtr_{name}" or str(n).startswith(f"mtr_{name}_")}
+        found = {str(n) for n in all_tables if str(n) == f"mtr_{name}" or str(n).startswith(f"mtr_{name}_")} - {f"mtr_{name}_current"}
         assert found == {f"mtr_{name}", *(f"mtr_{name}_{c}" for c in estimator.companions)}
     assert all_tables.mtr_map_se.attrs["units"] == "percent"
 

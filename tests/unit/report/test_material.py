@@ -143,11 +143,12 @@ def test_who_has_no_value_is_left_out_with_a_reason(opened, settings) -> None:
     holed = opened.copy(deep=True)
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):
         holed[name][3] = np.nan
-    holed["stages_status"][3, 0] = 2
+    mtr = holed["stage"].to_numpy().tolist().index("mtr")
+    holed["stages_status"][3, mtr] = 2
     people = gather(holed, settings()).people
     assert people.excluded.query("subject == 3")["reason"].item() == "no values: stage mtr failed"
     assert 3 not in people.at
-    holed["stages_status"][3, 0] = 1
+    holed["stages_status"][3, mtr] = 1
     assert gather(holed, settings()).people.excluded.query("subject == 3")["reason"].item() == "no values"
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):
         holed[name][:] = np.nan

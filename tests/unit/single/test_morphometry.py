@@ -19,6 +19,7 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.single.morphometry import REACH, measure_cord, shape, subject_arrays
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of
+from cohort_engine.store.records import Entry
 from cohort_engine.store.writer import read_subject, write_subject
 from cohort_engine.template.base import Template
 

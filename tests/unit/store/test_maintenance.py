@@ -1,71 +1,209 @@
-"""Closing, checking, freezing and erasing a store."""
+"""Gathering and closing a store."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-import zarr
 
 from cohort_engine import schema
-from cohort_engine.errors import IncompleteError, StoreError
-from cohort_engine.io.places import ledger_url, local_path, object_store
+from cohort_engine.errors import IncompleteError, StorageError, StoreError
+from cohort_engine.io.places import ledger_url, local_path
 from cohort_engine.store import layout, maintenance
-from cohort_engine.store.ledger import LedgerEntry, read_ledger, write_entry
-from cohort_engine.store.maintenance import Problem, compact, finalise, verify, withdraw
-from cohort_engine.store.writer import init_store, read_subject, write_block, write_subject
+from cohort_engine.store.lease import lease
+from cohort_engine.store.maintenance import finalise, gather, states_of
+from cohort_engine.store.people import find_rows, subjects
+from cohort_engine.store.records import list_ledger, read_entries
+from cohort_engine.store.tables import current_digests, made_from, mark_tables, old_blocks, stored_digests, wanted_digests
+from cohort_engine.store.verify import verify
+from cohort_engine.store.writer import read_subject, write_block
 
-FIT, MTR = "fit_mt", "mtr"
+from .conftest import CELLS, FIT, MTR, TABLE, asking
+
 NAN = float("nan")
 
 
-@pytest.fixture
-def build(make_store, small_template):
-    """Lay out n subjects with covariates and bring `done` of them to the end, row r having an MTR of r everywhere."""
-
-    def call(n=3, done=None, url=""):
-        people = pd.DataFrame({"participant_id": [f"sub-{i:03d}" for i in range(n)], "session_id": "01", "age": 50.0, "site": "x"})
-        url = make_store(people, url=url)
-        for row in range(n) if done is None else done:
-            run(url, row)
-        return url
-
-    def run(url, row, value=None):
-        voxels = len(small_template.packing)
-        arrays = {"fit/mt": np.full((voxels, 3), 1.0), "qc/mt_dice": 0.9, "qc/mt_cord_coverage": 1.0}
-        arrays |= {"maps/mtr": np.full(voxels, row if value is None else value), "qc/mtr_cord_median": 0.0}
-        write_subject(url, row, arrays, template_digest=small_template.digest)
-        for stage in (FIT, MTR):
-            write_entry(url, LedgerEntry(row, stage, schema.DONE, f"key{row}", seconds=2.0, peak_memory=300.0))
-
-    call.run = run
-    return call
+class Crash(Exception):
+    pass
 
 
 def group(url, name, **options):
     return xr.open_zarr(url, group=name, zarr_format=3, **options).load()
 
 
-# --- finalise ---------------------------------------------------------------------------------------------------------
-def test_the_ledger_goes_into_the_store(build):
-    url = build(2)
-    write_entry(url, LedgerEntry(1, MTR, schema.DONE, "other", seconds=7.0, peak_memory=100.0))
-    finalise(url)
-    stages = group(url, "stages")
+def science(url):
+    return {s: [(u["rows"], u["params"]) for u in used] for s, used in json.loads(layout.store_attributes(url)["science"]).items()}
+
+
+def mixed(url):
+    return layout.store_attributes(url)["mixed"]
+
+
+# --- gather -----------------------------------------------------------------------------------------------------------
+def test_records_go_into_the_store_and_then_they_go(build):
+    cohort = build(3, done=[0, 2])
+    cohort.fail(1, FIT)
+    before = read_entries(cohort.url)
+    assert gather(cohort.url) == 5
+    assert list_ledger(cohort.url) == ([], [0])
+    assert read_entries(cohort.url) == before
+    assert group(cohort.url, "qc", consolidated=False).mtr_cord_median.values.tolist() == pytest.approx([0, NAN, 2], nan_ok=True)
+    assert group(cohort.url, "profiles", consolidated=False).area.mean("z").values.tolist() == pytest.approx([0, NAN, 2], nan_ok=True)
+    stages = group(cohort.url, "stages", consolidated=False)
     assert stages.stage.values.tolist() == [FIT, MTR]
-    assert stages.status.values.tolist() == [[1, 1], [1, 1]]
-    assert stages.seconds.values.tolist() == [[2, 2], [2, 7]]
-    assert stages.key.values.tolist() == [["key0", "key0"], ["key1", "other"]]
+    assert stages.status.values.tolist() == [[1, 1], [2, 0], [1, 1]]
+    assert stages.seconds.values.tolist() == [[2, 2], [2, pytest.approx(NAN, nan_ok=True)], [2, 2]]
+    assert stages.key.values[2].tolist() == [e.key for e in before if e.subject == 2]
+    assert stages.recipe.values[0].tolist() == [s["recipe"] for s in cohort.asked["stages"].values()]
     assert stages.status.attrs["flag_meanings"] == "not_run done failed missing_input not_needed"
-    assert layout.store_attributes(url)["finalised"].endswith("+00:00")
+    assert verify(cohort.url) == []
 
 
+def test_gathering_again_changes_nothing_and_a_few_new_ones_change_their_rows(build):
+    cohort = build(3, done=[0])
+    gather(cohort.url)
+    before = {f: f.read_bytes() for f in local_path(cohort.url).rglob("*") if f.is_file()}
+    assert gather(cohort.url) == 0
+    assert {f: f.read_bytes() for f in before} == before
+    cohort.run(2)
+    assert gather(cohort.url) == 2
+    assert group(cohort.url, "qc", consolidated=False).mtr_cord_median.values.tolist() == pytest.approx([0, NAN, 2], nan_ok=True)
+
+
+def test_what_is_read_is_the_same_before_and_after(build):
+    cohort = build(2)
+    paths = ("maps/mtr", "fit/mt", "qc/mt_dice", "profiles/area", "tables/native/mtr_wa")
+    before = {p: read_subject(cohort.url, 1, p) for p in paths}
+    gather(cohort.url)
+    for path, value in before.items():
+        np.testing.assert_array_equal(read_subject(cohort.url, 1, path), value)
+
+
+@pytest.mark.parametrize("step", ["_fold", "write_block", "delete_records", "describe"])
+@pytest.mark.parametrize("after", [False, True])
+def test_gathering_that_is_cut_short_anywhere_loses_nothing(build, monkeypatch, step, after):
+    cohort = build(3)
+    cohort.fail(1, MTR)
+    entries, real = read_entries(cohort.url), getattr(maintenance, step)
+
+    def crash(*args):
+        if after:
+            real(*args)
+        raise Crash
+
+    def read():
+        return [[read_subject(cohort.url, r, p) for r in range(3)] for p in ("qc/mtr_cord_median", "profiles/area", "qc/mt_dice")]
+
+    before = read()
+    with monkeypatch.context() as patch:
+        patch.setattr(maintenance, step, crash)
+        with pytest.raises(Crash):
+            gather(cohort.url)
+    for _ in range(2):
+        assert read_entries(cohort.url) == entries
+        for a, b in zip(read(), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+        gather(cohort.url)
+    assert verify(cohort.url) == []
+
+
+def test_blocks_of_subjects_meet_where_they_should(build, monkeypatch):
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 4 * 8 * 16)
+    for module in (maintenance, "cohort_engine.store.records"):
+        monkeypatch.setattr(module, "ENTRY_BLOCK", 8) if not isinstance(module, str) else monkeypatch.setattr(f"{module}.ENTRY_BLOCK", 8)
+    cohort = build(30, done=range(0, 30, 3))
+    assert layout.open_root(cohort.url)["profiles/area"].chunks[0] == 4
+    gather(cohort.url)
+    cohort.run(*range(1, 30, 3))
+    gather(cohort.url)
+    area = group(cohort.url, "profiles", consolidated=False).area.mean("z").values
+    np.testing.assert_array_equal(area, [r if r % 3 < 2 else NAN for r in range(30)])
+    assert list_ledger(cohort.url)[1] == [0, 8, 16, 24]
+    assert len(read_entries(cohort.url)) == 40
+    assert verify(cohort.url) == []
+
+
+def test_gathering_is_for_the_one_writer(build):
+    cohort = build(1)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with lease(cohort.url, "build"):
+        assert gather(cohort.url) == 2
+        with ThreadPoolExecutor(1) as pool, pytest.raises(StoreError, match='does "build" since'):
+            pool.submit(gather, cohort.url).result()
+
+
+def test_a_damaged_chunk_stops_gathering_and_the_records_stay(build):
+    cohort = build(2, done=[0])
+    gather(cohort.url)
+    next((local_path(cohort.url) / "qc" / "mt_dice" / "c").iterdir()).write_bytes(b"noise")
+    cohort.run(1)
+    with pytest.raises(StorageError, match="qc/mt_dice: expected chunks that decode"):
+        gather(cohort.url)
+    assert list_ledger(cohort.url)[0] == [(1, FIT), (1, MTR)]
+
+
+# --- what was made with what ------------------------------------------------------------------------------------------
+def test_science_describes_the_rows_that_are_there(build):
+    cohort = build(3, done=[0, 1])
+    gather(cohort.url)
+    assert science(cohort.url) == {FIT: [(2, {"seed": 1})], MTR: [(2, {"low_signal": 0.05})]}
+    cohort.init(3, low_signal=0.2)
+    gather(cohort.url)
+    assert science(cohort.url)[MTR] == [(2, {"low_signal": 0.05})]
+    assert mixed(cohort.url) == ""
+
+
+def test_settings_changed_and_the_build_killed_half_way(build):
+    """Before: `status`, `finalise` and `verify` called the mixture complete, and `science` named the new setting for all."""
+    cohort = build(4)
+    finalise(cohort.url)
+    cohort.init(4, low_signal=0.2)
+    cohort.mtr(0)
+    cohort.mtr(1)
+    states = states_of(cohort.url)
+    assert [states.of(r, MTR) for r in range(4)] == [schema.DONE, schema.DONE, schema.STALE, schema.STALE]
+    assert states.reasons() == ["stages.mtr.low_signal changed: mtr of 2 subjects"]
+    with pytest.raises(IncompleteError, match="stages.mtr.low_signal changed: mtr of 2 subjects; mtr has 2 and 2 subjects made with different"):
+        finalise(cohort.url, allow_missing=True)
+    assert layout.store_attributes(cohort.url)["finalised"] == ""
+    assert mixed(cohort.url) == "mtr has 2 and 2 subjects made with different stages.mtr.low_signal"
+    assert sorted(science(cohort.url)[MTR], key=str) == [(2, {"low_signal": 0.05}), (2, {"low_signal": 0.2})]
+    assert verify(cohort.url) == []
+    finalise(cohort.url, allow_mixed=True)
+    assert mixed(cohort.url).startswith("mtr has 2 and 2")
+    cohort.mtr(2)
+    cohort.mtr(3)
+    finalise(cohort.url)
+    assert mixed(cohort.url) == ""
+    assert [r["params"] for r in json.loads(layout.store_attributes(cohort.url)["recipes"]).values() if r["stage"] == MTR] == [{"low_signal": 0.2}]
+
+
+def test_an_upstream_that_was_made_again_is_a_mixture(build):
+    cohort = build(2)
+    cohort.init(2, seed=2)
+    cohort.fit(0)
+    cohort.fit(1)
+    gather(cohort.url)
+    assert mixed(cohort.url) == "mtr of 2 subjects was made from an earlier fit_mt"
+    with pytest.raises(IncompleteError, match="stale|changed: mtr of 2 subjects"):
+        finalise(cohort.url)
+
+
+def test_settings_that_go_back_find_what_was_made_with_them(build):
+    cohort = build(1)
+    cohort.init(1, low_signal=0.2)
+    assert states_of(cohort.url).of(0, MTR) == schema.STALE
+    cohort.init(1, low_signal=0.05)
+    assert states_of(cohort.url).of(0, MTR) == schema.DONE
+
+
+# --- finalise ---------------------------------------------------------------------------------------------------------
 def test_xarray_opens_a_closed_store_by_its_consolidated_metadata(build):
-    url = build()
+    url = build().url
     with pytest.raises(RuntimeWarning, match="consolidated"):
         group(url, "maps")
     assert group(url, "maps", consolidated=False).sizes["subject"] == 3
@@ -75,317 +213,159 @@ def test_xarray_opens_a_closed_store_by_its_consolidated_metadata(build):
 
 
 def test_a_store_with_gaps_does_not_close_and_says_who_is_missing(build):
-    url = build(60, done=range(0, 60, 2))
-    write_entry(url, LedgerEntry(1, FIT, schema.FAILED, "k"))
-    write_entry(url, LedgerEntry(3, FIT, schema.MISSING, "k"))
+    cohort = build(60, done=range(0, 60, 2))
+    for row in range(1, 60, 2):
+        if row > 3:
+            cohort.mtr(row)
+    cohort.fail(1, FIT)
+    cohort.fail(3, FIT, schema.MISSING)
+    cohort.mtr(1)
+    cohort.mtr(3)
     with pytest.raises(IncompleteError) as caught:
-        finalise(url, (FIT,))
+        finalise(cohort.url)
     rows = ", ".join(map(str, range(1, 40, 2)))
-    assert caught.value.found == f"fit_mt: 30 of 60 subjects (28 not_run, 1 failed, 1 missing_input): {rows} ..."
+    assert caught.value.found == f"fit_mt: 30 of 60 subjects (28 to_do, 1 failed, 1 missing_input): {rows} ..."
     assert "retry" in caught.value.remedy
-    finalise(url, (FIT,), allow_missing=True)
-    assert group(url, "stages").status.values[:4, 0].tolist() == [1, 2, 1, 3]
+    with pytest.raises(IncompleteError, match="result of fit_mt changed: mtr of 30 subjects"):
+        finalise(cohort.url, allow_missing=True)
+    finalise(cohort.url, allow_missing=True, allow_mixed=True)
+    assert group(cohort.url, "stages").status.values[:4, 0].tolist() == [1, 2, 1, 3]
 
 
 def test_an_append_opens_the_store_again(build):
-    url = build(2)
-    finalise(url)
-    build(3, done=[], url=url)
-    assert layout.store_attributes(url)["finalised"] == ""
-    assert group(url, "maps", consolidated=False).sizes["subject"] == 3
+    cohort = build(2)
+    finalise(cohort.url)
+    cohort.init(3)
+    assert layout.store_attributes(cohort.url)["finalised"] == ""
+    assert group(cohort.url, "maps", consolidated=False).sizes["subject"] == 3
     with pytest.raises(RuntimeWarning, match="consolidated"):
-        group(url, "maps")
+        group(cohort.url, "maps")
     with pytest.raises(IncompleteError, match="1 of 3"):
-        finalise(url)
-    build.run(url, 2)
-    finalise(url)
-    assert verify(url) == []
+        finalise(cohort.url)
+    cohort.run(2)
+    finalise(cohort.url)
+    assert verify(cohort.url) == []
 
 
 def test_closing_twice_is_harmless(build):
-    url = build(2)
+    url = build(2).url
     finalise(url)
     finalise(url)
     assert verify(url) == []
 
 
-# --- verify -----------------------------------------------------------------------------------------------------------
-def said(url):
-    return [str(p) for p in verify(url)]
+# --- tables -----------------------------------------------------------------------------------------------------------
+def tabulate(cohort, min_coverage=0.75):
+    """Do what the reduction does: blocks that are not as wanted, marked as open, written, marked as made."""
+    root = layout.open_root(cohort.url, "r+")
+    wanted = wanted_digests(dict(root.attrs), read_entries(cohort.url), MTR, "wa", min_coverage)
+    stored = stored_digests(root, TABLE)
+    made = old_blocks(stored, wanted)
+    blocks = {first // 64 for first in made}
+    settings = {"stage": MTR, "estimator": "wa", "min_coverage": min_coverage}
+    mark_tables(root, CELLS, digests=["" if i in blocks else d for i, d in enumerate(wanted)], **settings)
+    for first in made:
+        write_block(cohort.url, first, {p: np.stack([v] * min(64, layout.row_count(root) - first)) for p, v in cohort.table().items()})
+    mark_tables(root, CELLS, digests=wanted, **settings)
+    return made
 
 
-def test_a_sound_store_has_no_problem_open_or_closed(build):
-    url = build(3, done=[0, 2])
-    assert said(url) == []
-    finalise(url, allow_missing=True)
-    assert said(url) == []
+def test_killed_before_the_tables_then_finalise(build):
+    """Before: `finalise` closed the store, and `query` read empty tables as missing values."""
+    cohort = build(70)
+    gather(cohort.url)
+    assert stored_digests(layout.open_root(cohort.url), TABLE) == []
+    made = []
+    finalise(cohort.url, tabulate=lambda: made.extend(tabulate(cohort)))
+    assert made == [0, 64]
+    assert group(cohort.url, "tables/template").mtr_wa.mean().item() == 1
+    assert verify(cohort.url) == []
+    assert tabulate(cohort) == []
 
 
-def test_no_store_at_all_is_an_error(tmp_path):
-    with pytest.raises(StoreError):
-        verify(str(tmp_path / "none.zarr"))
+def test_only_the_block_of_a_subject_that_was_made_again_is_made_again(build):
+    cohort = build(70)
+    finalise(cohort.url, tabulate=lambda: tabulate(cohort))
+    cohort.mtr(69, key="other")
+    root = layout.open_root(cohort.url)
+    made = made_from(root[TABLE])
+    assert old_blocks(made["blocks"], current_digests(dict(root.attrs), read_entries(cohort.url), made)) == [64]
+    assert tabulate(cohort) == [64]
+    assert tabulate(cohort, min_coverage=0.5) == [0, 64]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "noise"])
-@pytest.mark.parametrize("path", ["maps/mtr", "fit/mt"])
-def test_a_damaged_chunk_is_found_by_its_checksum(build, damage, path):
-    url = build()
-    chunk = next(f for f in (local_path(url) / path / "c" / "1").rglob("*") if f.is_file())
-    data = bytearray(chunk.read_bytes())
-    middle = len(data) // 2
-    data[middle] ^= 1
-    chunk.write_bytes({"truncate": bytes(data[:middle]), "flip": bytes(data), "empty": b"", "noise": b"noise"}[damage])
-    assert [(p.path, p.row) for p in verify(url)] == [(path, 1)]
+def test_an_append_makes_the_last_block_old(build):
+    cohort = build(65)
+    finalise(cohort.url, tabulate=lambda: tabulate(cohort))
+    cohort.init(66)
+    assert tabulate(cohort) == [64]
 
 
-def test_a_damaged_column_and_a_damaged_table_are_found(build):
-    url = build()
-    write_block(url, 0, {"tables/template/mtr_wa": np.ones((3, 2, 43))})
-    for path in ("tables/template/mtr_wa", "subjects/age"):
-        next(f for f in (local_path(url) / path / "c").rglob("*") if f.is_file()).write_bytes(b"noise")
-    assert {(p.path, p.row) for p in verify(url)} == {("tables/template/mtr_wa", 0), ("subjects/age", 0)}
-    assert any("rows 0 to 2" in text for text in said(url))
+def test_a_table_of_other_maps_in_a_closed_store_is_reported(build):
+    cohort = build(2)
+    finalise(cohort.url, tabulate=lambda: tabulate(cohort))
+    cohort.mtr(1, key="other")
+    finalise(cohort.url)
+    problems = {str(p) for p in verify(cohort.url)}
+    assert problems == {f"{p}: rows 0 to 1 were made from other maps than are there: finalise again" for p in CELLS}
 
 
-def test_unreadable_names_do_not_stop_the_check(build):
-    url = build()
-    (local_path(url) / "subjects" / "participant_id" / "c" / "0").write_bytes(b"noise")
-    assert "subjects/participant_id" in {p.path for p in verify(url)}
+# --- people -----------------------------------------------------------------------------------------------------------
+def test_the_list_of_subjects(build):
+    cohort = build(4, done=[0, 2])
+    cohort.fail(1, FIT)
+    table = people_of(["sub-000", "sub-001", "sub-002"], group=["DCM", "HC", "HC"])
+    cohort.init(table, left={("sub-003", "01"): "excluded"})
+    listed = subjects(cohort.url)
+    assert listed.to_dict("list") == {
+        "row": [0, 1, 2, 3],
+        "participant_id": ["sub-000", "sub-001", "sub-002", "sub-003"],
+        "session_id": ["01"] * 4,
+        "group": ["DCM", "HC", "HC", ""],
+        "site": ["", "", "", "x"],
+        "state": ["in the study"] * 3 + ["left: excluded"],
+        "done": [2, 0, 2, 0],
+        "open": [0, 2, 0, 2],
+    }
 
 
-def test_values_out_of_range_are_counted(build, small_template):
-    url = build()
-    mtr = np.full(len(small_template.packing), 40.0)
-    mtr[:5] = [101, -101, np.inf, -np.inf, NAN]
-    fit = np.ones((len(mtr), 3))
-    fit[0, 0] = np.inf
-    write_subject(url, 1, {"maps/mtr": mtr, "fit/mt": fit}, template_digest=small_template.digest)
-    write_block(url, 0, {"tables/template/mtr_wa_n": np.full((3, 2, 43), -1.0)})
-    assert "maps/mtr, subject 1: 4 values outside [-100, 100]" in said(url)
-    assert "fit/mt, subject 1: 1 values outside [-inf, inf]" in said(url)
-    assert "tables/template/mtr_wa_n, subject 0: 86 values outside [0, inf]" in said(url)
+def people_of(names, **columns):
+    return pd.DataFrame({"participant_id": names, "session_id": "01", **columns})
 
 
-def test_done_without_data_and_data_without_done(build, small_template):
-    url = build(4, done=[0, 2])
-    empty = np.full(len(small_template.packing), NAN)
-    write_subject(url, 0, {"maps/mtr": empty}, template_digest=small_template.digest)
-    write_subject(url, 1, {"maps/mtr": empty + 1, "qc/mt_dice": 0.5}, template_digest=small_template.digest)
-    write_subject(url, 3, {"maps/mtr": np.ones_like(empty)}, template_digest=small_template.digest)
-    write_subject(url, 2, {"maps/mtr": empty, "qc/mt_cord_coverage": 0.0}, template_digest=small_template.digest)
-    write_entry(url, LedgerEntry(3, MTR, schema.FAILED, "k"))
-    assert said(url) == ["maps/mtr, subject 0: no data although stage mtr is done", "maps/mtr, subject 3: holds data although stage mtr is failed"]
+def test_rows_are_found_as_people_write_names(cohort):
+    cohort.init(pd.DataFrame({"participant_id": ["sub-01", "sub-01", "sub-02"], "session_id": ["ses-a", "ses-b", ""]}))
+    assert find_rows(cohort.url, "sub-01") == find_rows(cohort.url, "01") == [0, 1]
+    assert find_rows(cohort.url, "01", "b") == find_rows(cohort.url, "sub-01", "ses-b") == [1]
+    with pytest.raises(Exception, match="Did you mean 'sub-02'"):
+        find_rows(cohort.url, "sub-2")
+    with pytest.raises(Exception, match="expected a known session, found 'c'"):
+        find_rows(cohort.url, "01", "c")
 
 
-def test_a_broken_or_foreign_ledger_entry(build):
-    url = build(2)
-    (local_path(ledger_url(url)) / "000001" / "mtr.json").write_text("{")
-    write_entry(url, LedgerEntry(7, MTR, schema.DONE, "k"))
-    assert said(url) == [
-        "ledger, subject 1: the entry of stage mtr is not readable and counts as absent",
-        "ledger, subject 7: stage mtr of a row the store does not have",
-        "maps/mtr, subject 1: holds data although stage mtr is not_run",
-    ]
+def test_a_subject_is_excluded_and_another_deleted_and_both_come_back(build):
+    """Before: both stayed in every answer."""
+    cohort = build(3)
+    names = ["sub-000", "sub-001", "sub-002"]
+    cohort.init(people_of(names[:1]), left={("sub-001", "01"): "excluded"})
+    assert states_of(cohort.url).counts()[MTR] == {schema.DONE: 1}
+    gather(cohort.url)
+    assert science(cohort.url)[MTR][0][0] == 1
+    cohort.init(people_of(names))
+    assert states_of(cohort.url).counts()[MTR] == {schema.DONE: 3}
+    assert subjects(cohort.url)["state"].tolist() == ["in the study"] * 3
 
 
-def test_a_ledger_that_went_on_after_closing(build):
-    url = build(2)
-    finalise(url)
-    write_entry(url, LedgerEntry(1, MTR, schema.DONE, "new"))
-    assert said(url) == ["stages, subject 1: mtr is done key1, the ledger says done new: finalise again"]
+def test_the_ledger_knows_nobody_by_name(build):
+    cohort = build(2)
+    gather(cohort.url)
+    cohort.run(1)
+    assert asking()[0]
+    files = [f for f in local_path(ledger_url(cohort.url)).rglob("*") if f.is_file()]
+    assert len(files) == 3
+    import zlib
 
-
-def test_missing_and_changed_arrays_are_named(build):
-    url = build(1)
-    root = zarr.open_group(url, mode="r+", use_consolidated=False)
-    del root["qc/mtr_flagged_fraction"]
-    root["maps/mtr"].update_attributes({"long_name": "something else"})
-    root["qc"].create_array("mt_dice", shape=(1,), chunks=(1,), dtype="float64", fill_value=0.0, dimension_names=("subject",), overwrite=True)
-    root["qc/mt_jacobian_min"].resize((2,))
-    text = "\n".join(said(url))
-    assert "qc/mtr_flagged_fraction: missing" in text
-    assert "maps/mtr: attributes: expected {}, found {'long_name': 'magnetization transfer ratio'}" in text
-    assert "qc/mt_dice: dtype: expected float32, found float64" in text
-    assert "qc/mt_dice: fill: expected True, found False" in text
-    assert "qc/mt_jacobian_min: shape: expected (1,), found (2,)" in text
-
-
-def test_a_changed_atlas_or_voxel_axis_is_noticed(build):
-    url = build(1)
-    root = zarr.open_group(url, mode="r+", use_consolidated=False)
-    root["atlas/weight"][0] = 0.123
-    root["voxels/i"][0] = 99
-    assert [p.path for p in verify(url)] == ["atlas", "voxels"]
-    assert "the stored arrays are not those of the template" in said(url)[0]
-
-
-def test_an_unreadable_configuration_is_a_problem(build):
-    url = build(1)
-    zarr.open_group(url, mode="r+", use_consolidated=False).update_attributes({"science": json.dumps({"stages": {"metrics": ["mt_new"]}})})
-    assert "the stored configuration cannot be read" in said(url)[0]
-
-
-# --- compact ----------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def few_in_a_shard(monkeypatch):
-    monkeypatch.setattr(maintenance, "SHARD", 4)
-
-
-def test_a_freeze_holds_the_same_in_fewer_files(build, tmp_path, few_in_a_shard):
-    url, out = build(10, done=[0, 3, 4, 9]), str(tmp_path / "freeze.zarr")
-    finalise(url, allow_missing=True)
-    compact(url, out)
-    for name in ("subjects", "voxels", "atlas", "maps", "fit", "tables/template", "qc", "stages"):
-        xr.testing.assert_identical(group(url, name), group(out, name))
-    assert len([f for f in (tmp_path / "freeze.zarr" / "maps" / "mtr" / "c").rglob("*") if f.is_file()]) == 3
-    assert layout.stored_atlas(out).digest == layout.stored_atlas(url).digest
-    assert verify(out) == []
-
-
-def test_a_freeze_does_not_depend_on_the_blocks_it_was_copied_in(build, tmp_path, few_in_a_shard, monkeypatch):
-    url, data = build(10, done=[0, 3, 4, 6, 9]), []
-    finalise(url, allow_missing=True)
-    for name, size in (("whole", maintenance.BLOCK_BYTES), ("rows", 1)):
-        monkeypatch.setattr(maintenance, "BLOCK_BYTES", size)
-        compact(url, str(tmp_path / name))
-        data.append({p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != "zarr.json"})
-    assert data[0] == data[1]
-    assert len(data[0]) > 20
-
-
-def test_a_freeze_is_for_reading(build, tmp_path, small_template, make_config):
-    url, out = build(1), str(tmp_path / "freeze.zarr")
-    finalise(url)
-    compact(url, out)
-    with pytest.raises(StoreError, match="a freeze made by compact"):
-        write_subject(out, 0, {"qc/mt_dice": 1.0}, template_digest=small_template.digest)
-    with pytest.raises(StoreError, match="a freeze made by compact"):
-        init_store(out, template=small_template, config=make_config(), subjects=pd.DataFrame({"participant_id": ["x"]}))
-    with pytest.raises(StoreError, match="a freeze made by compact"):
-        finalise(out)
-    with pytest.raises(StoreError, match="expected an empty place for the freeze"):
-        compact(url, out)
-
-
-def test_an_open_store_is_not_frozen(build, tmp_path):
-    with pytest.raises(IncompleteError, match="finalise"):
-        compact(build(1), str(tmp_path / "freeze.zarr"))
-    assert not (tmp_path / "freeze.zarr").exists()
-
-
-def test_a_freeze_cut_short_is_no_store_and_the_next_try_replaces_it(build, tmp_path, monkeypatch):
-    url, out = build(2), str(tmp_path / "freeze.zarr")
-    finalise(url)
-    with monkeypatch.context() as patch:
-        patch.setattr(maintenance, "_same", lambda a, b: False)
-        with pytest.raises(StoreError, match="expected an equal copy"):
-            compact(url, out)
-    with pytest.raises(StoreError, match="cut short"):
-        layout.open_root(out)
-    compact(url, out)
-    assert verify(out) == []
-
-
-def test_a_damaged_chunk_in_a_freeze_is_found(build, tmp_path, few_in_a_shard):
-    url, out = build(5), str(tmp_path / "freeze.zarr")
-    finalise(url)
-    compact(url, out)
-    shard = tmp_path / "freeze.zarr" / "maps" / "mtr" / "c" / "1" / "0"
-    data = bytearray(shard.read_bytes())
-    data[4] ^= 1
-    shard.write_bytes(bytes(data))
-    assert [(p.path, p.row) for p in verify(out)] == [("maps/mtr", 4)]
-
-
-# --- withdraw ---------------------------------------------------------------------------------------------------------
-def everything(url, row):
-    """Return all values at a row that are not fill."""
-    found = {}
-    for path, array in layout.subject_arrays(layout.open_root(url)).items():
-        value = np.asarray(array[row])
-        held = ~np.isnan(value) if value.dtype.kind == "f" else value.astype(bool)
-        if held.any():
-            found[path] = value
-    return found
-
-
-@pytest.mark.parametrize("freeze", [False, True])
-def test_nothing_of_the_person_remains(build, tmp_path, freeze):
-    url = build(3)
-    write_block(url, 0, {"tables/template/mtr_wa": np.ones((3, 2, 43))})
-    finalise(url)
-    if freeze:
-        compact(url, str(tmp_path / "freeze.zarr"))
-        url = str(tmp_path / "freeze.zarr")
-    neighbours = {row: everything(url, row) for row in (0, 2)}
-    assert len(everything(url, 1)) > 10
-    remaining = withdraw(url, 1)
-    assert everything(url, 1) == {}
-    for row, before in neighbours.items():
-        after = everything(url, row)
-        assert after.keys() == before.keys()
-        assert all(np.array_equal(after[p], before[p], equal_nan=before[p].dtype.kind == "f") for p in before)
-    assert any("backups" in line for line in remaining)
-    assert any("freezes" in line for line in remaining)
-    if not freeze:
-        assert [e.subject for e in read_ledger(url)] == [0, 0, 2, 2]
-        files = [f for f in tmp_path.rglob("*") if f.is_file()]
-        assert not any(b"sub-001" in f.read_bytes() for f in files)
-    assert verify(url) == []
-
-
-def test_a_withdrawn_row_does_not_count_as_missing_and_is_never_reused(build):
-    url = build(3)
-    withdraw(url, 1)
-    finalise(url)
-    assert group(url, "stages").status.values.tolist() == [[1, 1], [0, 0], [1, 1]]
-    build(4, done=[], url=url)
-    assert group(url, "subjects", consolidated=False).participant_id.values.tolist() == ["sub-000", "", "sub-002", "sub-001", "sub-003"]
-
-
-def test_what_comes_back_to_a_withdrawn_row_is_reported(build, small_template):
-    url = build(2)
-    withdraw(url, 0)
-    write_subject(url, 0, {"qc/mt_dice": 0.5}, template_digest=small_template.digest)
-    assert Problem("qc/mt_dice", "holds data although the person withdrew", 0) in verify(url)
-
-
-def test_remains_of_a_crashed_write_go_too(build):
-    url = build(1)
-    remains = local_path(url) / "maps" / "mtr" / "c" / "0" / "0#1"
-    remains.write_bytes(b"half a map")
-    withdraw(url, 0)
-    assert not remains.exists()
-
-
-def test_an_erasure_cut_short_can_be_done_again(build, monkeypatch):
-    url = build(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(maintenance, "remove_leftovers", lambda url: (_ for _ in ()).throw(OSError(5, "io")))
-        with pytest.raises(Exception, match="run again"):
-            withdraw(url, 0)
-    withdraw(url, 0)
-    assert everything(url, 0) == {}
-
-
-def test_withdraw_of_a_row_that_is_not_there(build):
-    with pytest.raises(StoreError, match="a row from 0 to 0"):
-        withdraw(build(1), 1)
-
-
-# --- URLs -------------------------------------------------------------------------------------------------------------
-def test_the_whole_life_of_a_store_behind_a_url(build, tmp_path):
-    url = f"memory:///{tmp_path.name}.zarr"
-    build(2, url=url)
-    finalise(url)
-    assert verify(url) == []
-    out = f"memory:///{tmp_path.name}-freeze.zarr"
-    compact(url, out)
-    assert verify(out) == []
-    withdraw(url, 0)
-    assert np.isnan(read_subject(url, 0, "maps/mtr")).all()
-    assert not any(b"sub-000" in bytes(object_store(url).get(o["path"]).bytes()) for o in object_store(url).list().collect())
-
-
-def test_problems_are_plain_records():
-    assert dataclasses.asdict(Problem("store", "m")) == {"path": "store", "message": "m", "row": None}
+    for file in files:
+        data = file.read_bytes()
+        text = data + (zlib.decompress(data[17:]) if file.suffix == ".block" else b"")
+        assert b"sub-" not in text
