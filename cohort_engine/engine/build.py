@@ -28,7 +28,7 @@ from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
 from cohort_engine.store.lease import lease
 from cohort_engine.store.records import Entry
-from cohort_engine.store.writer import init_store
+from cohort_engine.store.writer import holds, init_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,9 +183,15 @@ class _Build:
                 people, outlook = study.look(root, again=self.again)
                 study.plan(pool, people, outlook, root, problems).validate()
         declared = study.declared(study.template.digest)
+        table, units = study.study.subjects, study.study.units
+        if root is not None and root.attrs.get(layout.FINALISED) and not outlook.unsettled:
+            if holds(root, subjects=table, rows=people.rows, specs=declared.specs, asked=declared.asked, units=units, left=people.left):
+                names = subject_names(url)
+                self.events.on_start(names)
+                return names, self._stages(pool, outlook, prepared), ""
         init_store(
-            url, template=study.template, subjects=study.study.subjects, units=study.study.units, specs=declared.specs, asked=declared.asked,
-            recipes=declared.recipes, left=people.left, renamed=people.renamed,
+            url, template=study.template, subjects=table, units=units, specs=declared.specs, asked=declared.asked, recipes=declared.recipes,
+            left=people.left, renamed=people.renamed,
         )  # fmt: skip
         names = subject_names(url)
         self.events.on_start(names)
