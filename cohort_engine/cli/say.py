@@ -35,10 +35,12 @@ def show(table: Any, title: str = "", *, digits: int = 2) -> None:
     columns = {str(name): list(table[name]) for name in table}
     words = {name: [_word(v, digits) for v in values] for name, values in columns.items()}
     right = {name for name, values in columns.items() if values and not any(isinstance(v, str) for v in values)}
+    if title:
+        typer.echo(title)
     if sys.stdout.isatty():
-        _draw(words, right, title)
+        _draw(words, right)
     else:
-        typer.echo("\n".join([*([title] if title else []), *lines(words, right), ""]))
+        typer.echo("\n".join([*lines(words, right), ""]))
 
 
 def lines(words: Mapping[str, Sequence[str]], right: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
@@ -60,13 +62,13 @@ def _word(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else " ".join(str(value).splitlines())
 
 
-def _draw(words: Mapping[str, Sequence[str]], right: set[str], title: str) -> None:
+def _draw(words: Mapping[str, Sequence[str]], right: set[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for name in words:
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in zip(*words.values(), strict=True):

@@ -159,7 +159,7 @@ def analyse(
     from cohort_engine.report.page import REPORT
     from cohort_engine.report.summary import summarise, top_findings
 
-    found = run(study_of(study, default=True), out=out, say=None if quiet else say, allow_mixed=allow_mixed)
+    found = run(study_of(study, asked=True), out=out, say=None if quiet else say, allow_mixed=allow_mixed)
     for line in summarise(found).values():
         say(line)
     if len(best := top_findings(found)):

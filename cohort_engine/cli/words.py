@@ -82,7 +82,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No live progress.")]
 # --- a store or a study file ------------------------------------------------------------------------------------------
 StudyFile = Annotated[str, typer.Argument(help="Study file (YAML); see configs/studies/. compute.cluster: one of {clusters}.", metavar="STUDY.yaml")]
 Store = Annotated[str, typer.Argument(help="Folder or URL of the cohort store, or the study file that says where it is.", metavar="STORE")]
-Study = Annotated[str, typer.Argument(help="Study file (YAML), or a cohort store, which is analysed as the defaults say.", metavar="STUDY.yaml")]
+Study = Annotated[str, typer.Argument(help="Study file (YAML), or a cohort store, which is analysed with default settings.", metavar="STUDY.yaml")]
 
 
 def is_study(argument: str) -> bool:
@@ -101,8 +101,8 @@ def store_of(argument: str) -> str:
     return study_of(argument).data.store if is_study(argument) else argument
 
 
-def study_of(argument: str, *, default: bool = False) -> Config:
-    """Read a study file. With `default` a store will do as well: it is a study whose settings are the defaults.
+def study_of(argument: str, *, asked: bool = False) -> Config:
+    """Read a study file. With `asked` a store will do as well: it is a study whose settings are those the store was asked for last.
 
     Raises
     ------
@@ -113,8 +113,12 @@ def study_of(argument: str, *, default: bool = False) -> Config:
 
     if is_study(argument):
         return load_config(argument)
-    if default:
-        return parse_config({"data": {"bids": "", "store": argument}})
+    if asked:
+        from cohort_engine.store import layout
+
+        science = layout.record_of(layout.open_root(argument), layout.ASKED).get("science", {})
+        source = {k: science[k] for k in ("source",) if k in science}
+        return parse_config({"data": {"bids": "", "store": argument, **source}, **{k: science[k] for k in ("template", "stages") if k in science}})
     raise ConfigError(
         expected="a study file, which ends in .yaml or .yml", found=repr(argument), where="command line",
         remedy="Give the study file: this command reads the images it names.",

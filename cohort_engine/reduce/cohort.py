@@ -34,8 +34,6 @@ from cohort_engine.template.levels import LevelRange
 
 SCIENCE = "science"
 """Part of what a store was asked: the study's scientific settings."""
-CELL = (schema.VALUE, *schema.COMPANIONS)
-"""What a cell of a table may have: value, std, se, n, coverage."""
 
 
 # --- store in, store out ----------------------------------------------------------------------------------------------

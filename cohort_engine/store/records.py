@@ -149,7 +149,7 @@ def pack(entry: Entry, arrays: Mapping[str, NDArray[Any]] = _NOTHING) -> bytes:
         if values.dtype.kind in "OUT":
             described.append({"path": path, "shape": values.shape, "text": [str(v) for v in values.ravel()]})
         else:
-            values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+            values = np.asarray(values, values.dtype.newbyteorder("<"), order="C")  # keeps a scalar a scalar
             described.append({"path": path, "shape": values.shape, "dtype": values.dtype.str})
             parts.append(np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(values.size, values.itemsize).T).tobytes())
     header = json.dumps({"entry": _plain(entry), "arrays": described}, separators=(",", ":")).encode()
