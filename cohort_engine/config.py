@@ -154,7 +154,7 @@ class TestsConfig(Section):
     """``linear`` adjusts for the covariates."""
     covariates: tuple[str, ...] = ()
     """Columns to adjust for, with ``linear``."""
-    family: tuple[Literal["metric", "region", "level", "estimator"], ...] = ("metric",)
+    family: tuple[str, ...] = (schema.FEATURE[0],)
     """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; empty: all are one."""
     resamples: int = Field(default=0, ge=0)
     """Bootstrap resamples for the intervals; 0 takes analytic ones."""
@@ -361,6 +361,9 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
     config = parse_section(study_model(), raw, where=where)
     for name in config.stages.metrics:
         schema.METRICS.find(name, where=f"{where}: stages.metrics")
+    for name in config.analysis.tests.family:
+        if name not in schema.FEATURE:
+            raise unknown_name("part of a feature", name, list(schema.FEATURE), where=f"{where}: analysis.tests.family")
     for name in config.stages.reduce.estimators:
         schema.ESTIMATORS.find(name, where=f"{where}: stages.reduce.estimators")
     return config

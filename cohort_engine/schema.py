@@ -333,6 +333,8 @@ def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEM
 
 
 VALUE = "value"
+FEATURE = ("metric", REGION, LEVEL, "estimator")
+"""What names a feature of an analysis."""
 
 # --- morphometry ------------------------------------------------------------------------------------------------------
 PROFILES = "profiles"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
 from cohort_engine.config import Config
-from cohort_engine.engine.clusters import Pool, make_pool
+from cohort_engine.engine.clusters import Pool, interruptible, make_pool
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef
@@ -26,7 +26,7 @@ from cohort_engine.errors import IncompleteError, StorageError
 from cohort_engine.single.process import Workplace
 from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
-from cohort_engine.store.lease import Lease, lease
+from cohort_engine.store.lease import lease
 from cohort_engine.store.records import Entry
 from cohort_engine.store.writer import init_store
 
@@ -124,6 +124,8 @@ def build(config: Config, *, events: Events | None = None, stages: Sequence[Stag
     ------
     CohortError
         Nothing could be run: the plan has problems, another process writes to the store, or it cannot be made.
+    Interrupted
+        SIGINT or SIGTERM: what is done stays done.
     """
     return _Build(config, stages, events or Events()).run()
 
@@ -155,7 +157,7 @@ class _Build:
         started = time.monotonic()
         pool = make_pool(self.config.compute)
         try:
-            with ExitStack() as held:
+            with interruptible(self.events), ExitStack() as held:
                 names, results, trouble = self._build(pool, held)
         finally:
             pool.close()
@@ -189,7 +191,7 @@ class _Build:
         self.events.on_start(names)
         results = self._stages(pool, outlook, prepared)
         writer.check()
-        return names, results, self._close(pool, writer)
+        return names, results, self._close(pool)
 
     def _stages(self, pool: Pool, outlook: Outlook, prepared: Plan) -> list[StageResult]:
         """Run what is to run; of all other subjects the results stand that were recorded."""
@@ -201,16 +203,15 @@ class _Build:
             self.events.on_stage_end(result)
         if not waiting:
             return standing
-        pool.open(Workplace(seed=config.stages.fit.seed))
+        pool.open(Workplace(seed=config.stages.fit.seed), at_most=len(waiting), events=self.events)
         template = self.study.template
         reference, token = TemplateRef(config.template.name, config.template.path, template.digest), uuid.uuid4().hex
         jobs = [Job(self.url, stage, reference, token, again=self.again) for stage in stages]
         window = config.compute.window * max(1, prepared.workers)
         return [*standing, *Run(pool, jobs, window, config.compute.retries, self.events)(waiting)]
 
-    def _close(self, pool: Pool, writer: Lease) -> str:
+    def _close(self, pool: Pool) -> str:
         """Gather, tabulate and close; what stands in the way now is told in the report, which must not be lost."""
-        del writer
         try:
             close(self.url, allow_missing=True, allow_mixed=False, client=pool.client)
         except (StorageError, IncompleteError) as error:

@@ -44,7 +44,7 @@ MEANS = {
 LARGEST = 64 * 2**20
 """A table of one subject is 200 kB; an archive member above this (bytes) is something else."""
 IMPORT = Stage(
-    schema.SHAPE, "tables-1", dict, (), tuple(s for s in schema.shape_specs().values() if s.stage), {"source": schema.PROFILE_TABLES},
+    schema.SHAPE, "tables-1", lambda inputs: {}, (), tuple(s for s in schema.shape_specs().values() if s.stage), {"source": schema.PROFILE_TABLES},
     section=schema.SHAPE,
 )  # fmt: skip
 """Stands for the import where a store says what made its rows; nothing runs it."""

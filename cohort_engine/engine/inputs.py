@@ -263,7 +263,7 @@ class Looked:
             return False
         if stamp and (size, stamp) == found:
             return True
-        return size == found[0] and self.sha256(location) == sha256
+        return bool(size == found[0]) and self.sha256(location) == str(sha256)
 
 
 def file_bytes(locations: Iterable[str]) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cohort_engine import schema
-from cohort_engine.engine.clusters import Pool, WorkerOffer
+from cohort_engine.engine.clusters import Interrupted, Pool, WorkerOffer
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.inputs import SHELF, Reader
 from cohort_engine.engine.plugins import TemplateRef, worker_template
@@ -152,6 +152,8 @@ def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult
             expected="a disk that answers", found=error.strerror or describe_error(error)[1], where=f"stage {job.stage.name}",
             remedy="Check the temp folder.",
         ) from error  # fmt: skip
+    except Interrupted:
+        raise
     except (Exception, SystemExit) as error:  # a bug in a stage is that subject's failure, not the cohort's
         return task.failed(error)
 
@@ -361,9 +363,13 @@ class Run:
                     run_stage, job, subject, *needs, key=key, resources=stage.resources, retries=self.retries, timeout=stage.timeout
                 )
 
+        def silence(running: Mapping[str, float]) -> None:
+            known = [(flying[key], seconds) for key, seconds in running.items() if key in flying]
+            self.events.on_waiting([(subject.row, job.stage.name, seconds) for (subject, job), seconds in known])
+
         for subject in islice(queue, window):
             launch(subject)
-        for future in self.pool.completed():
+        for future in self.pool.completed(silence):
             subject, job = flying.pop(future.key)
             outcome = self.pool.outcome(future)
             if isinstance(outcome, StageResult):

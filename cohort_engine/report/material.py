@@ -37,8 +37,8 @@ SHORT = {schema.DIAMETER_AP: "AP diameter", schema.DIAMETER_RL: "RL diameter"}
 """Measure -> its short name, where that is not its name in the store."""
 UNEVEN = 1.1
 """Variance inflation of a difference of groups by the sites above which a reader is told."""
-METRIC, ESTIMATOR = "metric", "estimator"
-KEYS = (METRIC, schema.REGION, schema.LEVEL, ESTIMATOR)
+KEYS = schema.FEATURE
+METRIC, _, _, ESTIMATOR = KEYS
 """Columns that name a feature."""
 
 

@@ -162,7 +162,7 @@ def _columns(subjects: pd.DataFrame) -> dict[str, NDArray[Any]]:
 
 
 def _rows(
-    root: zarr.Group, columns: Mapping[str, NDArray[Any]], renamed: Mapping[tuple[str, ...], tuple[str, ...]], *, there: bool
+    root: zarr.Group, columns: Mapping[str, NDArray[Any]], renamed: Mapping[tuple[str, str], tuple[str, str]], *, there: bool
 ) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """Return the row of each subject of the table, and the length of the axis."""
     known: dict[tuple[str, ...], int] = {}
@@ -174,7 +174,7 @@ def _rows(
         known.pop(("", ""), None)  # rows of people who withdrew are never given to somebody else
     rows = []
     for key in zip(*(columns[c] for c in IDENTITY), strict=True):
-        row = known.get(key, known.get(renamed.get(key, ())))
+        row = known.get(key, known.get(renamed.get(key, key)))
         if row is None:
             row, total = total, total + 1
         rows.append(row)

@@ -141,7 +141,7 @@ def test_temp_folders_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tempfile, "tempdir", str(own))
     make_study(tmp_path, {}, {"fit": "bad"}, {"fit": "bug"})
     build(study_config(tmp_path), stages=STAGES)
-    assert not list(own.iterdir())
+    assert not list(own.rglob("cohort-0*"))
 
 
 def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:

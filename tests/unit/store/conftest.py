@@ -83,8 +83,8 @@ class Cohort:
         self.write(row, {"fit/mt": np.full((voxels, 3), value), "qc/mt_dice": 0.9}, FIT, **more)
 
     def mtr(self, row: int, value: float | None = None, **more: Any) -> None:
-        """MTR of a subject: its row number everywhere, or another value."""
-        t, v = self.template, float(row if value is None else value)
+        """MTR of a subject: its row number (of 100) everywhere, or another value."""
+        t, v = self.template, float(row % 100 if value is None else value)
         arrays = {
             "maps/mtr": np.full(len(t.packing), v), "qc/mtr_cord_median": v, "profiles/area": np.full(len(t.z), v),
             "tables/native/mtr_wa": np.full((len(t.levels), len(t.atlas.regions)), v),

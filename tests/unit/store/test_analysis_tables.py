@@ -11,7 +11,10 @@ from cohort_engine import schema
 from cohort_engine.errors import StorageError, StoreError, UnknownNameError
 from cohort_engine.store import analysis_tables, layout
 from cohort_engine.store.analysis_tables import read_table, read_tables, write_tables
-from cohort_engine.store.maintenance import compact, finalise, verify, withdraw
+from cohort_engine.store.freeze import compact
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.verify import verify
+from cohort_engine.store.withdrawal import withdraw
 
 GROUPS = pd.DataFrame({
     "metric": ["mtr", "area"], "n": np.array([3, 4]), "effect": [-1.25, np.nan], "found": [True, False], "note": ["", "weiß, größer"],
@@ -21,10 +24,15 @@ EMPTY = pd.DataFrame({"quantity": pd.Series([], dtype=object), "n": pd.Series([]
 
 
 @pytest.fixture
-def store(make_store) -> str:
-    url = make_store(3)
-    finalise(url, allow_missing=True)
-    return url
+def cohort3(build):
+    cohort = build(3)
+    finalise(cohort.url)
+    return cohort
+
+
+@pytest.fixture
+def store(cohort3) -> str:
+    return cohort3.url
 
 
 def test_what_is_written_is_read(store) -> None:
@@ -106,3 +114,39 @@ def test_a_freeze_keeps_the_analysis(store, tmp_path) -> None:
 def test_there_must_be_a_store(tmp_path) -> None:
     with pytest.raises(StoreError):
         write_tables(str(tmp_path / "nothing.zarr"), {"groups": GROUPS}, {})
+
+
+@pytest.mark.parametrize("change", ["settings", "result", "column", "left", "gathered result"])
+def test_an_analysis_of_a_store_that_moved_on_is_not_read(cohort3, change) -> None:
+    """Before: figures and tables of another cohort, with nothing to tell."""
+    write_tables(cohort3.url, {"groups": GROUPS}, {"about": "x"})
+    table = pd.DataFrame({"participant_id": ["sub-000", "sub-001", "sub-002"], "session_id": "01", "age": 50.0, "site": "x"})
+    if change == "settings":
+        cohort3.init(table, low_signal=0.2)
+    elif change == "column":
+        cohort3.init(table.assign(site="y"))
+    elif change == "left":
+        cohort3.init(table.iloc[:2])
+    else:
+        cohort3.mtr(1, key="other")
+        if change == "gathered result":
+            finalise(cohort3.url)
+    with pytest.raises(StoreError, match=r'found one from before the store changed\. Run "cohort-engine analyse" again'):
+        read_tables(cohort3.url)
+    found, attributes = read_tables(cohort3.url, stale=True)
+    assert (list(found), attributes) == (["groups"], {"about": "x"})
+
+
+def test_an_analysis_is_read_as_long_as_nothing_changed(cohort3) -> None:
+    write_tables(cohort3.url, {"groups": GROUPS}, {})
+    table = pd.DataFrame({"participant_id": ["sub-000", "sub-001", "sub-002"], "session_id": "01", "age": 50.0, "site": "x"})
+    cohort3.init(table)
+    finalise(cohort3.url)
+    assert list(read_tables(cohort3.url)[0]) == ["groups"]
+
+
+def test_a_damaged_table_is_a_storage_error_with_its_name(store, tmp_path) -> None:
+    write_tables(store, {"groups": GROUPS}, {})
+    (tmp_path / "store.zarr" / "analysis" / "groups" / "effect" / "c" / "0").write_bytes(b"noise")
+    with pytest.raises(StorageError, match="analysis/groups/effect: expected chunks that decode"):
+        read_tables(store)

@@ -149,7 +149,7 @@ def test_a_damaged_block_is_an_error_and_not_256_subjects_to_do_again(tmp_path, 
     write_block(url, 256, [done(300)])
     block = local_path(ledger_url(url)) / "entries" / "000256.block"
     block.write_bytes(damage(block.read_bytes()))
-    with pytest.raises(StoreError, match="ledger, rows 256 to 511: .* found a damaged object"):
+    with pytest.raises(StoreError, match=r"ledger, rows 256 to 511: .* found a damaged object"):
         read_entries(url)
     with pytest.raises(StoreError, match="rows 256 to 511"):
         read_entry(url, 300, "mtr")

@@ -284,7 +284,7 @@ def test_words_of_a_variable_may_change_and_its_form_may_not(init):
     init(people("a"), specs=(*SPECS[:at], better, *SPECS[at + 1 :]))
     assert group(init.url, "maps").mtr.attrs == {"long_name": "magnetization transfer ratio", "units": "percent", "valid_range": [0.0, 100.0]}
     other = dataclasses.replace(SPECS[at], dtype="float64")
-    with pytest.raises(StoreError, match="maps/mtr: expected float32 .* found float64"):
+    with pytest.raises(StoreError, match=r"maps/mtr: expected float32 .* found float64"):
         init(people("a"), specs=(*SPECS[:at], other, *SPECS[at + 1 :]))
 
 
@@ -321,7 +321,7 @@ def test_a_newer_format_says_what_to_install_and_an_older_one_how_to_build_it_ag
         layout.open_root(init.url)
     root.update_attributes({"format_version": "1"})
     for attempt in (lambda: layout.open_root(init.url), lambda: init(people("a"))):
-        with pytest.raises(StoreError, match='found format version 1. Build it again from the images at a new place: .* "cohort-engine build"'):
+        with pytest.raises(StoreError, match=r'found format version 1\. Build it again from the images at a new place: .* "cohort-engine build"'):
             attempt()
 
 
