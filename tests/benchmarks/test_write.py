@@ -10,13 +10,26 @@ import pytest
 from scipy import sparse
 
 from cohort_engine import schema
+from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
-from cohort_engine.store.ledger import LedgerEntry, read_ledger, write_entry
-from cohort_engine.store.maintenance import finalise, verify
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.records import Entry, read_entries, write_record
+from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import init_store, read_subject, write_subject
 from cohort_engine.template.packing import Packing
 
 VOXELS = 254_766
+SPECS = (
+    VariableSpec("fit/mt", "where each template voxel lies", "mm", ("subject", "voxel", "axis"), chunks={"subject": 1}, stage="fit_mt"),
+    VariableSpec("qc/mt_dice", "Dice", "1", ("subject",), stage="fit_mt"),
+    VariableSpec("maps/mtr", "MTR", "percent", ("subject", "voxel"), chunks={"subject": 1}, stage="mtr"),
+)
+RECIPES = {s: {"stage": s, "version": "1", "params": {}, "template": ""} for s in ("fit_mt", "mtr")}
+ASKED = {
+    "hash": "",
+    "science": {},
+    "stages": {s: {"recipe": s, "needs": [], "makes": "", "section": s, "writes": [v.path for v in SPECS if v.stage == s]} for s in RECIPES},
+}
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +44,10 @@ def wide_template(small_template):
 
 
 @pytest.fixture
-def wide_store(tmp_path, wide_template, make_config):
+def wide_store(tmp_path, wide_template):
     def make(count):
         subjects = pd.DataFrame({"participant_id": [f"s{n}" for n in range(count)]})
-        init_store(str(tmp_path / "store.zarr"), template=wide_template, config=make_config(), subjects=subjects)
+        init_store(str(tmp_path / "store.zarr"), template=wide_template, subjects=subjects, specs=SPECS, asked=ASKED, recipes=RECIPES)
         return str(tmp_path / "store.zarr")
 
     return make
@@ -50,11 +63,16 @@ def subject(seed=0):
     return {"fit/mt": fit.astype(np.float32), "maps/mtr": mtr.astype(np.float32), "qc/mt_dice": np.float32(0.9)}
 
 
-def fill(url, template, count, **extra):
+def write(url, template, row, arrays):
+    """Write the arrays of both stages, each with its record."""
+    for stage in RECIPES:
+        own = {s.path: arrays[s.path] for s in SPECS if s.stage == stage}
+        write_subject(url, row, own, Entry(row, stage, schema.DONE, "k", stage), template_digest=template.digest)
+
+
+def fill(url, template, count):
     for row in range(count):
-        write_subject(url, row, subject(row), template_digest=template.digest)
-        for stage in ("fit_mt", "mtr"):
-            write_entry(url, LedgerEntry(row, stage, schema.DONE, "k"))
+        write(url, template, row, subject(row))
 
 
 def test_init_of_10000_subjects(benchmark, wide_store):
@@ -64,7 +82,7 @@ def test_init_of_10000_subjects(benchmark, wide_store):
 
 def test_write_subject(benchmark, wide_store, wide_template):
     url, arrays = wide_store(1), subject()
-    benchmark(lambda: write_subject(url, 0, arrays, template_digest=wide_template.digest))
+    benchmark(lambda: write(url, wide_template, 0, arrays))
     np.testing.assert_array_equal(read_subject(url, 0, "fit/mt"), arrays["fit/mt"])
 
 
@@ -74,16 +92,16 @@ def test_read_map(benchmark, wide_store, wide_template):
     assert benchmark(lambda: read_subject(url, 0, "maps/mtr")).shape == (VOXELS,)
 
 
-def test_write_ledger_entry(benchmark, tmp_path):
-    benchmark(lambda: write_entry(str(tmp_path / "s.zarr"), LedgerEntry(17, "fit_mt", schema.DONE, "k")))
+def test_write_record(benchmark, tmp_path):
+    benchmark(lambda: write_record(str(tmp_path / "s.zarr"), Entry(17, "fit_mt", schema.DONE, "k"), {"profiles/area": np.zeros(991)}))
 
 
-def test_read_ledger_of_2000_entries(benchmark, tmp_path):
+def test_read_2000_records(benchmark, tmp_path):
     url = str(tmp_path / "s.zarr")
     for row in range(1000):
         for stage in ("fit_mt", "mtr"):
-            write_entry(url, LedgerEntry(row, stage, schema.DONE, "k"))
-    assert len(benchmark.pedantic(lambda: read_ledger(url), rounds=3)) == 2000
+            write_record(url, Entry(row, stage, schema.DONE, "k"))
+    assert len(benchmark.pedantic(lambda: read_entries(url), rounds=3)) == 2000
 
 
 def test_verify_of_100_subjects(benchmark, wide_store, wide_template):
