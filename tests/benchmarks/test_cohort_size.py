@@ -172,6 +172,7 @@ def _list(url: str) -> Any:
     return (*obstore.list(object_store(url)), *obstore.list(object_store(ledger_url(url))))
 
 
+@pytest.mark.timeout(1800)
 def test_nothing_grows_faster_than_the_number_of_subjects(benchmark: Any, costs: dict[str, dict[int, Cost]]) -> None:
     benchmark.pedantic(lambda: None, rounds=1)
     print("\n" + " " * 16 + "".join(f"{n:>20,}" for n in SIZES))
