@@ -153,7 +153,8 @@ def _solve(columns: list[FloatArray], values: FloatArray) -> FloatArray:
     yz = np.cross(y, z)
     determinant = (x * yz).sum(axis=1, keepdims=True)
     top = np.stack([(values * yz).sum(axis=1), (x * np.cross(values, z)).sum(axis=1), (x * np.cross(y, values)).sum(axis=1)], axis=1)
-    return np.divide(top, determinant, out=np.zeros_like(top), where=determinant != 0)
+    solved: FloatArray = np.divide(top, determinant, out=np.zeros_like(top), where=determinant != 0)
+    return solved
 
 
 def interpolate(values: FloatArray, index: FloatArray) -> FloatArray:
