@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from cohort_engine.store.records import read_entries
 from toys import STAGES, arrays, journal, make_study, study_config
 
 from cohort_engine.engine.build import build
 from cohort_engine.engine.events import Events
+from cohort_engine.store.records import read_entries
 
 pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent
