@@ -6,7 +6,6 @@ set by `Workplace.apply` at the start of a process is early enough, on any clust
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import sys
@@ -15,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from cohort_engine.errors import ResourceError
@@ -24,8 +22,8 @@ SEED = "ANTS_RANDOM_SEED"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 REQUESTS = 4
 """Storage requests in flight per worker: zarr's default of 10, times many workers, floods a bucket."""
-ROOM, LOCK = "cohort-engine-", ".lock"
-"""Beginning of the names of temp folders of processes, and end of the names of the files that say whether the process lives."""
+PREFIX, LOCK = "cohort-", ".lock"
+"""Beginning of the names of temp folders, and end of the names of the files beside them that say whether they are used."""
 _ONE_TASK = threading.RLock()
 """The temp folder and antspyx's state belong to the process, so one process runs one task at a time."""
 
@@ -74,8 +72,7 @@ class Workplace:
 def task_folder(row: int) -> Iterator[Path]:
     """Give a task a temp folder of its own, also to libraries that ask `tempfile`, and remove it whatever happens.
 
-    It lies in the worker's own scratch folder where there is one: dask clears that even after a worker was killed. Else it lies in a folder of
-    this process, which a later process sweeps.
+    It lies in the worker's own scratch folder where there is one. After a process was killed the next one removes it: see `sweep`.
 
     Examples
     --------
@@ -84,7 +81,7 @@ def task_folder(row: int) -> Iterator[Path]:
     >>> Path(inside).parent == folder, folder.exists()
     (True, False)
     """
-    with _ONE_TASK, tempfile.TemporaryDirectory(prefix=f"cohort-{row:06d}-", dir=_scratch() or _room(os.getpid(), tempfile.gettempdir())) as folder:
+    with _ONE_TASK, _held_folder(f"{PREFIX}{row:06d}-", _scratch() or tempfile.gettempdir()) as folder:
         before, before_env = tempfile.tempdir, os.environ.get("TMPDIR")
         tempfile.tempdir = os.environ["TMPDIR"] = folder
         try:
@@ -108,44 +105,42 @@ def _scratch() -> str | None:
         return None
 
 
-@cache
-def _room(pid: int, base: str) -> str:
-    """Make the folder of a process, beside a file that it holds locked as long as it lives."""
+@contextmanager
+def _held_folder(prefix: str, base: str) -> Iterator[str]:
+    """Make a folder beside a file that is held locked as long as the folder is used."""
     while True:
-        handle, lock = tempfile.mkstemp(prefix=ROOM, suffix=LOCK, dir=base)
+        handle, lock = tempfile.mkstemp(prefix=prefix, suffix=LOCK, dir=base)
         with suppress(OSError):
             _lock(handle)
             if os.path.exists(lock):  # nobody has swept it between the two
                 break
         os.close(handle)
-    room = lock.removesuffix(LOCK)
-    os.mkdir(room, 0o700)
-
-    def leave() -> None:
-        if os.getpid() == pid:  # a fork has the same list of what to do at its end
-            shutil.rmtree(room, ignore_errors=True)
-            os.close(handle)
+    folder = lock.removesuffix(LOCK)
+    try:
+        os.mkdir(folder, 0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+        if not os.path.exists(folder):
             Path(lock).unlink(missing_ok=True)
-
-    atexit.register(leave)
-    return room
 
 
 def sweep(base: str) -> list[str]:
-    """Remove the folders of processes that were killed, and return their names.
+    """Remove the folders of tasks whose process was killed, and return their names.
 
-    A process that lives holds a lock, which no other can take, and which goes with it however it ends.
+    A process holds a lock as long as its task runs, which no other can take, and which goes with it however it ends.
 
     Examples
     --------
     >>> with tempfile.TemporaryDirectory() as base:
-    ...     Path(base, f"{ROOM}1{LOCK}").touch()
-    ...     Path(base, f"{ROOM}1").mkdir()
-    ...     sweep(base) == [f"{ROOM}1"], os.listdir(base)
+    ...     Path(base, f"{PREFIX}1{LOCK}").touch()
+    ...     Path(base, f"{PREFIX}1").mkdir()
+    ...     sweep(base) == [f"{PREFIX}1"], os.listdir(base)
     (True, [])
     """
     swept = []
-    for lock in Path(base).glob(f"{ROOM}*{LOCK}"):
+    for lock in Path(base).glob(f"{PREFIX}*{LOCK}"):
         with suppress(OSError):  # held, or of somebody else, or swept by another process meanwhile
             handle = os.open(lock, os.O_RDWR)
             try:

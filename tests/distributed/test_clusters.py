@@ -226,7 +226,7 @@ def test_a_scheduler_that_does_not_answer_is_waited_for_in_words_and_not_for_lon
 
 
 def test_a_new_kind_of_cluster_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(CLUSTERS) == ["address", "local", "synchronous"] or set(CLUSTERS) == {"address", "local", "synchronous"}
+    assert set(CLUSTERS) == {"address", "local", "synchronous"}
     monkeypatch.setattr(CLUSTERS, "_items", dict(CLUSTERS._items))
     CLUSTERS.add(ClusterKind("mine", partial(SynchronousPool)))
     assert isinstance(make_pool(ComputeConfig.model_construct(cluster="mine")), SynchronousPool)
@@ -241,8 +241,7 @@ def test_a_signal_becomes_one_exception_and_handlers_come_back(capsys: pytest.Ca
     events = Events()
     events.on_interrupt = told.append  # type: ignore[method-assign]
     with pytest.raises(base.Interrupted) as caught, base.interruptible(events):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        signal.raise_signal(signal.SIGTERM)
     assert (caught.value.code, caught.value.signal) == (143, signal.SIGTERM)
     assert told == capsys.readouterr().err.splitlines() == ["Stopped by SIGTERM: what is done stays done, and building again continues from there."]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

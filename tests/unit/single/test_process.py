@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from cohort_engine.single.process import LOCK, ROOM, peak_memory, sweep, task_folder
+from cohort_engine.single.process import LOCK, PREFIX, peak_memory, sweep, task_folder
 
 TASK = """
 import sys, tempfile, time
@@ -48,19 +49,19 @@ def test_what_a_killed_process_leaves_is_swept_by_the_next_and_what_a_living_one
     with begin(60) as killed, begin(60) as living:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        assert len(list(alone.glob(f"{ROOM}*/cohort-000017-*"))) == 2
+        assert len(list(alone.glob(f"{PREFIX}000017-*/*/left"))) == 2
         assert len(sweep(str(alone))) == 1
-        assert len(list(alone.glob(f"{ROOM}*/cohort-000017-*"))) == 1
-        assert len(list(alone.glob(f"{ROOM}*{LOCK}"))) == 1
+        assert len(list(alone.glob(f"{PREFIX}000017-*/*/left"))) == 1
+        assert len(list(alone.glob(f"{PREFIX}*{LOCK}"))) == 1
         assert sweep(str(alone)) == []
         living.kill()
 
 
-def test_a_task_after_another_uses_the_same_room_and_finds_it_empty() -> None:
-    with task_folder(1) as first:
-        pass
-    with task_folder(2) as second:
-        assert list(first.parent.iterdir()) == [second]
+def test_a_folder_goes_with_its_task_however_it_ends(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(alone))
+    with pytest.raises(ZeroDivisionError), task_folder(3) as folder:
+        raise ZeroDivisionError((folder / "below").mkdir())
+    assert list(alone.iterdir()) == []
 
 
 def test_sweeping_a_full_temp_folder_takes_no_time(tmp_path: Path) -> None:
