@@ -148,7 +148,8 @@ class _Cut:
                     inside = (a >= 0) & (a < x) & (b >= 0) & (b < y) & (c >= 0) & (c < z)
                     row[i, j, k] = np.where(inside, (a * y + b) * z + c, 0.0)
                     amount[i, j, k] = np.where(inside, (1 - abs(u)) * (1 - abs(v)) * (1 - abs(w)) * volume, 0.0)
-        return row.reshape(-1, len(voxels)), amount.reshape(-1, len(voxels))
+        flat = (int(np.prod(self.count)), len(voxels))
+        return row.reshape(flat), amount.reshape(flat)
 
     def _around(self, voxels: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Native index (3, 3, 3, 3, n) of voxels (n, 3) and their neighbours, those of the ends repeated; and native volume (n,) of the voxels."""
@@ -160,7 +161,7 @@ class _Cut:
         return around, np.abs((dx * np.cross(dy, dz, axis=0)).sum(axis=0))
 
     def add_others(self, sums: FloatArray, wanted: NDArray[np.bool_]) -> None:
-        """Add the volume of the parts of the other voxels to the rows (row,) that hold something, in place; looked at are those that may reach there."""
+        """Add the volume of the parts of other voxels to the rows (row,) that hold something, in place; only those that may reach there are looked at."""
         touched = sums > 0
         reach = np.floor(self.largest + 1).astype(int)
         near = ndimage.maximum_filter(touched.reshape(self.shape).view(np.uint8), tuple(2 * reach + 1), mode="constant").view(bool)

@@ -192,20 +192,19 @@ def _tried(at: FloatArray, size: int) -> tuple[FloatArray, slice]:
     """Matrix (place, sample) from the coefficients of a cubic spline along one axis to its values at every tried place, and the samples it needs.
 
     A spline in the plane is the product of two, so that each axis has a matrix of its own. Beyond the first and last of the `size` samples the end
-    value is repeated; coefficients are mirrored there, as `scipy.ndimage` has it.
+    coefficient is repeated, as ``mode="nearest"`` of `scipy.ndimage` has it.
 
     Examples
     --------
     >>> matrix, part = _tried(np.array([2.0, 3.0, 9.0]), 5)
     >>> (6 * matrix).round(12).tolist(), part
-    ([[1.0, 4.0, 1.0, 0.0], [0.0, 1.0, 4.0, 1.0], [0.0, 0.0, 2.0, 4.0]], slice(1, 5, None))
+    ([[1.0, 4.0, 1.0, 0.0], [0.0, 1.0, 4.0, 1.0], [0.0, 0.0, 0.0, 6.0]], slice(1, 5, None))
     """
-    place = np.clip(at.ravel(), 0, size - 1)
+    place = at.ravel()
     low = np.floor(place).astype(int)
     t = place - low
     weights = np.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * (1 - t) ** 2 + 3 * (1 - t) ** 3, t**3], axis=1) / 6
-    sample = np.abs(low[:, None] + np.arange(-1, 3))
-    sample = np.clip(np.minimum(sample, 2 * (size - 1) - sample), 0, size - 1)
+    sample = np.clip(low[:, None] + np.arange(-1, 3), 0, size - 1)
     first, last = int(sample.min()), int(sample.max()) + 1
     out = np.zeros((len(place), last - first))
     np.add.at(out, (np.arange(len(place))[:, None], sample - first), weights)

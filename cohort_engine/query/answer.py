@@ -77,6 +77,11 @@ def answer(cohort: Cohort, query: Query, columns: Sequence[str] | None = None) -
     UnknownNameError, ConfigError
         A metric, region, level, estimator, column or value of a column that the cohort does not have, with the near names.
     """
+    if query.by and columns:
+        raise ConfigError(
+            expected="columns of people, or a summary of groups", found=f"both {', '.join(columns)} and {BY}={','.join(query.by)}", where=WHERE,
+            remedy="Leave one of them out; several columns may stand after by=.",
+        )  # fmt: skip
     known = cohort.columns
     for key, names, more in (("columns", columns or (), ()), (BY, query.by, (schema.LEVEL, schema.REGION)), ("", [n for n, _ in query.only], KEYS)):
         for name in names:

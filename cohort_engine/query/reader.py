@@ -178,18 +178,15 @@ class CohortReader:
     def rows_current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
         """Which rows of the store (row,) a table holds as they are now: none before the store is closed, when results may wait to be gathered."""
         path = f"{schema.TABLES}/{self.space}/{schema.table_name(metric, estimator)}"
-        specs = layout.stored_specs(self.root)
-        maker = specs[f"{schema.MAPS}/{metric}" if self.space == schema.SPACE_TEMPLATE else path].stage
-        if not self.attributes.get(layout.FINALISED):
-            return np.zeros(self.total, bool)
-        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)]
+        template = self.space == schema.SPACE_TEMPLATE
+        maker = layout.spec_at(self.root, f"{schema.MAPS}/{metric}" if template else path).stage
+        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)] if self.attributes.get(layout.FINALISED) else []
         if maker not in stages:
             return np.zeros(self.total, bool)
-        status, key, recipe = (self._stage_column(n, stages.index(maker)) for n in (schema.STATUS, schema.KEY, schema.RECIPE))
+        if not template:
+            return self._judged(maker)
+        status, key = (self._stage_column(n, stages.index(maker)) for n in (schema.STATUS, schema.KEY))
         done = status == next(code for code, word in schema.STATUS_CODES.items() if word == schema.DONE)
-        if self.space != schema.SPACE_TEMPLATE:
-            asked = layout.record_of(self.root, layout.ASKED)["stages"].get(maker, {}).get("recipe")
-            return np.asarray(done & (recipe == asked))
         keys = np.where(done, key, "").tolist()
         atlas, voxels = (str(self.attributes[k]) for k in (layout.ATLAS_DIGEST, layout.VOXELS_DIGEST))
         block = schema.SUBJECT_BLOCK
@@ -198,6 +195,15 @@ class CohortReader:
         for first in old_blocks(stored_digests(self.root, path), wanted):
             current[first : first + block] = False
         return current
+
+    def _judged(self, stage: str) -> NDArray[np.bool_]:
+        """Which rows of the store (row,) have a stage that is done as it is asked for now, and so is all that it took."""
+        from cohort_engine.store.maintenance import states_of
+
+        states = states_of(self.url)
+        if stage not in states.stages:
+            return np.zeros(self.total, bool)
+        return np.asarray(states.codes[:, states.stages.index(stage)] == schema.STATES.index(schema.DONE))
 
     def _stage_column(self, name: str, stage: int) -> NDArray[Any]:
         path = f"{schema.STAGES}/{name}"

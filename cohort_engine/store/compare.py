@@ -19,7 +19,7 @@ from cohort_engine.store.records import list_ledger
 from cohort_engine.store.state import differing
 from cohort_engine.store.writer import read_rows
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """Data of one store held at once."""
 _NAMES = 6
 Person = tuple[str, str]

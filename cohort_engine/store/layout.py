@@ -76,6 +76,8 @@ COLUMN_BLOCK = 4096
 """Subjects in one chunk of a column, at most."""
 CHUNK_BYTES = 2**20
 """Size of a chunk of a gathered array, at most; with one subject where a row alone is larger."""
+GATHER_BLOCK = 1024
+"""Subjects in one chunk of what is gathered, at most: gathering reads and writes whole chunks."""
 TEXT_BYTES = 32
 """A word, as far as the size of chunks goes."""
 STAGE_BLOCK = 16
@@ -167,12 +169,13 @@ def chunks_of(spec: VariableSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
     --------
     >>> area = VariableSpec("profiles/area", "area", "mm2", ("subject", "z"), "float64", stage="shape")
     >>> chunks_of(area, (4000, 1000)), chunks_of(area, (3, 1)), chunks_of(replace(area, chunks={"subject": 1}), (4000, 1000))
-    ((128, 1000), (4096, 1), (1, 1000))
+    ((128, 1000), (1024, 1), (1, 1000))
     """
     whole = spec.chunk_shape(shape)
     item = TEXT_BYTES if spec.dtype == "str" else np.dtype(spec.dtype).itemsize
     row = item * math.prod(n for d, n in zip(spec.dims, shape, strict=True) if d not in (schema.SUBJECT, schema.STAGE))
-    rows = min(COLUMN_BLOCK, 2 ** int(math.log2(max(1, CHUNK_BYTES // max(1, row)))))
+    most = GATHER_BLOCK if spec.gathered or schema.STAGE in spec.dims else COLUMN_BLOCK
+    rows = min(most, 2 ** int(math.log2(max(1, CHUNK_BYTES // max(1, row)))))
     open_ended = {schema.SUBJECT: rows, schema.STAGE: STAGE_BLOCK}
     return tuple(spec.chunks.get(d, open_ended[d]) if d in open_ended else n for d, n in zip(spec.dims, whole, strict=True))
 
@@ -384,7 +387,7 @@ def store_attributes(url: str) -> Mapping[str, Any]:
 def stored_packing(url: str) -> Packing:
     """Rebuild the packed voxel axis from the store alone."""
     root = open_root(url)
-    with storage_errors("voxels"):
+    with storage_errors(schema.VOXELS), damage(schema.VOXELS):
         group = root[schema.VOXELS]
         shape, affine = group.attrs[GRID_SHAPE], np.asarray(group.attrs[GRID_AFFINE], float)
         i, j, k = (np.asarray(array_at(root, f"{schema.VOXELS}/{n}")[:], np.int16) for n in schema.VOXEL_INDEX)
@@ -395,7 +398,7 @@ def stored_packing(url: str) -> Packing:
 def stored_atlas(url: str) -> Atlas:
     """Rebuild the atlas from the store alone: names, unions, clusters and weights, with the digest of the template's."""
     root = open_root(url)
-    with storage_errors("atlas"):
+    with storage_errors(schema.ATLAS), damage(schema.ATLAS):
         unions, clusters = ({str(n): tuple(m) for n, m in _mapping(root[schema.ATLAS].attrs[k]).items()} for k in (UNIONS, CLUSTERS))
         names = tuple(str(n) for n in np.asarray(array_at(root, LABELS.path)[:]))
         indptr, indices, weight = (np.asarray(array_at(root, f"{schema.ATLAS}/{n}")[:]) for n in (schema.INDPTR, schema.INDICES, schema.WEIGHT))

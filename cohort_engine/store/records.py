@@ -1,8 +1,9 @@
 """What a stage of a subject left: one object, whole or absent, with its entry (how it ended) and the arrays that are gathered.
 
-Records lie beside the store, ``<url>.ledger/000017/fit_mt.record``, with the files that stages made for the subject (``mt_mask.nii.gz``). They are
-the only witness that a stage is done. `store.maintenance.gather` folds them: arrays into the store, entries into blocks of subjects
-(``<url>.ledger/entries/000000.block``). A record that is there goes before what was gathered. Names of people never enter; a subject is its row.
+Records lie beside the store, ``<url>.ledger/records/000017-fit_mt.record``, and so do files that stages made for a subject
+(``<url>.ledger/000017/mt_mask.nii.gz``). Records are the only witness that a stage is done. `store.maintenance.gather` folds them: arrays into the
+store, entries into blocks of subjects (``<url>.ledger/entries/000000.block``). A record that is there goes before what was gathered. Names of people
+never enter; a subject is its row.
 
 A record is ``MAGIC``, CRC-32 of what follows, length of the header, the header (JSON), and the arrays (zlib, bytes of one significance together).
 Nothing in it can run: it is JSON and numbers.
@@ -39,7 +40,7 @@ ENTRY_BLOCK = 256
 """Subjects whose entries share an object."""
 MAGIC = b"CEREC2\n"
 _HEAD = struct.Struct("<II")
-_RECORD = re.compile(r"^(\d{6,})/([\w.-]+)\.record$")
+_RECORD = re.compile(r"^records/(\d{6,})-([\w.-]+)\.record$")
 _MADE = re.compile(r"^(\d{6,})/([\w.-]+)\.nii\.gz$")
 _BLOCK = re.compile(r"^entries/(\d{6,})\.block$")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -128,9 +129,9 @@ def record_name(subject: int, stage: str) -> str:
     Examples
     --------
     >>> record_name(17, "fit_mt")
-    '000017/fit_mt.record'
+    'records/000017-fit_mt.record'
     """
-    return f"{subject:06d}/{stage}.record"
+    return f"records/{subject:06d}-{stage}.record"
 
 
 def pack(entry: Entry, arrays: Mapping[str, NDArray[Any]] = _NOTHING) -> bytes:
@@ -324,17 +325,24 @@ def list_ledger(url: str) -> tuple[list[tuple[int, str]], list[int]]:
 
 def read_records(url: str, places: Sequence[tuple[int, str]]) -> Iterator[Record | None]:
     """Read records, many at once; None for a broken one."""
-    store = object_store(ledger_url(url))
+    store, path = object_store(ledger_url(url)), local_path(ledger_url(url))
 
     def read(place: tuple[int, str]) -> Record | None:
-        with storage_errors(LEDGER):
-            try:
-                return _parse(*place, bytes(obstore.get(store, record_name(*place)).bytes()))
-            except FileNotFoundError:  # gathered, or withdrawn, since it was listed
-                return None
+        name = record_name(*place)
+        try:
+            data = bytes(obstore.get(store, name).bytes()) if path is None else (path / name).read_bytes()
+        except FileNotFoundError:  # gathered, or withdrawn, since it was listed
+            return None
+        return _parse(*place, data)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(read, places)
+    def read_some(part: Sequence[tuple[int, str]]) -> list[Record | None]:
+        with storage_errors(LEDGER):
+            return list(map(read, part))
+
+    size = 1 if path is None else 64  # a disk answers sooner than a thread starts
+    with ThreadPoolExecutor(READERS if path is None else 4) as pool:
+        for found in pool.map(read_some, (places[i : i + size] for i in range(0, len(places), size))):
+            yield from found
 
 
 def read_entries(url: str) -> list[Entry]:
@@ -417,6 +425,7 @@ def delete_subject(url: str, subject: int) -> int:
     """Remove all that the ledger has of a subject (records, made files, its part of the block), and say how many objects and entries that were."""
     with storage_errors(LEDGER):
         names = [str(o["path"]) for o in obstore.list(object_store(ledger_url(url)), prefix=f"{subject:06d}").collect()]
+    names += [record_name(*p) for p in list_ledger(url)[0] if p[0] == subject]
     _delete(url, names)
     first = subject // ENTRY_BLOCK * ENTRY_BLOCK
     block = read_block(url, first)
@@ -435,9 +444,6 @@ def _delete(url: str, names: Sequence[str]) -> None:
             return
         for name in names:
             (path / name).unlink(missing_ok=True)
-        for folder in {(path / name).parent for name in names}:  # an empty one goes too
-            with suppress(OSError):
-                folder.rmdir()
 
 
 # --- files that stages made -------------------------------------------------------------------------------------------

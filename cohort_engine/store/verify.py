@@ -23,7 +23,7 @@ from cohort_engine.store.records import Entry, Record, list_ledger, read_records
 from cohort_engine.store.state import Rows
 from cohort_engine.store.tables import current_digests, made_from, old_blocks
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """Data held at once."""
 _CODES = {text: code for code, text in schema.STATUS_CODES.items()}
 LEDGER = "ledger"

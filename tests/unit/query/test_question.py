@@ -84,3 +84,5 @@ def test_only_the_columns_that_are_asked_for(cohort: str) -> None:
     assert run_query(cohort, text, columns=[]).columns.tolist() == ["participant_id", "session_id", *cell]
     with pytest.raises(UnknownNameError, match="Did you mean 'age'"):
         run_query(cohort, text, columns=["aeg"])
+    with pytest.raises(ConfigError, match="found both age and by=group"):
+        run_query(cohort, f"{text} by=group", columns=["age"])

@@ -137,7 +137,7 @@ def test_a_broken_record_is_absent_and_reported(tmp_path, data):
     write_block(url, 0, [done(0, key="before")])
     write_record(url, done(0))
     write_record(url, done(1))
-    (local_path(ledger_url(url)) / "000000" / "mtr.record").write_bytes(data)
+    (local_path(ledger_url(url)) / "records" / "000000-mtr.record").write_bytes(data)
     assert read_record(url, 0, "mtr") is None
     assert [e.subject for e in read_entries(url)] == [1]
     assert scan_entries(url)[1] == [(0, "mtr")]
@@ -178,6 +178,6 @@ def test_files_of_the_study_are_known_by_their_content(url):
 
 def test_a_ledger_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "s.zarr.ledger").mkdir()
-    (tmp_path / "s.zarr.ledger" / "000000").write_text("a file where a folder should be")
+    (tmp_path / "s.zarr.ledger" / "records").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="ledger: expected storage that answers, found Not a directory"):
         write_record(str(tmp_path / "s.zarr"), done(0))

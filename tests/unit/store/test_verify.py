@@ -104,7 +104,7 @@ def test_a_damaged_chunk_is_found_by_its_checksum(whole, damage, path):
 
 def test_a_damaged_record_and_a_damaged_block_of_entries(build):
     cohort = build(2)
-    record = local_path(ledger_url(cohort.url)) / "000001" / "mtr.record"
+    record = local_path(ledger_url(cohort.url)) / "records" / "000001-mtr.record"
     record.write_bytes(record.read_bytes()[:-1])
     assert said(cohort) == [
         "ledger, subject 1: the record of stage mtr is not readable and counts as absent",
@@ -193,7 +193,7 @@ def test_a_ledger_that_went_on_after_closing(whole):
 
 def test_a_record_of_another_subject_under_a_name_is_broken(build):
     cohort = build(2)
-    (local_path(ledger_url(cohort.url)) / "000001" / "mtr.record").write_bytes(pack(cohort.entry(0, MTR)))
+    (local_path(ledger_url(cohort.url)) / "records" / "000001-mtr.record").write_bytes(pack(cohort.entry(0, MTR)))
     assert "ledger, subject 1: the record of stage mtr is not readable and counts as absent" in said(cohort)
 
 
@@ -210,7 +210,7 @@ def test_missing_and_changed_arrays_are_named(build):
     assert "maps/mtr: attribute long_name: expected MTR, found something else" in text
     assert "qc/mt_dice: dtype: expected float32, found float64" in text
     assert "qc/mt_dice: fill: expected True, found False" in text
-    assert "qc/mt_dice: chunks: expected (4096,), found (1,)" in text
+    assert "qc/mt_dice: chunks: expected (1024,), found (1,)" in text
     assert "profiles/area: shape: expected (1, 16), found (2, 16)" in text
 
 

@@ -92,9 +92,9 @@ def test_a_column_with_the_name_of_something_else_does_no_harm(init, column):
 def test_a_task_owns_its_chunks_and_what_is_small_shares_them(build, small_template):
     root = layout.open_root(build(3, done=[]).url)
     assert root["maps/mtr"].chunks == (1, len(small_template.packing))
-    assert root["qc/mt_dice"].chunks == (4096,)
-    assert root["profiles/area"].chunks == (4096, len(small_template.z))
-    assert root["tables/native/mtr_wa"].chunks == (2048, 2, 43)
+    assert root["qc/mt_dice"].chunks == (1024,)
+    assert root["profiles/area"].chunks == (1024, len(small_template.z))
+    assert root["tables/native/mtr_wa"].chunks == (1024, 2, 43)
     assert root[TABLE].chunks == (schema.SUBJECT_BLOCK, 2, 43)
     assert root["subjects/participant_id"].chunks == (layout.COLUMN_BLOCK,)
 
