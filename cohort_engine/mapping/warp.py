@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.mapping.ants import FARTHEST, TO_LPS, field_positions
-from cohort_engine.mapping.native import continue_slices
 from cohort_engine.mapping.inverse import MISS, interpolate, locate
+from cohort_engine.mapping.native import continue_slices
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 SCANS = {"T2w": "t2/t2", "acq-MTon_MTS": "mt/mt1", "acq-MToff_MTS": "mt/mt0"}
 PEOPLE = 3
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), "1")
 
 
 def write_study(data: Path, root: Path, people: int) -> Path:
