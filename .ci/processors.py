@@ -1,6 +1,6 @@
 """Run numeric tests as on other processors: with the kernels that OpenBLAS, numpy and torch would choose there.
 
-python .ci/processors.py haswell nehalem -- tests/unit/analysis ...
+Usage: ``python .ci/processors.py haswell nehalem -- tests/unit/analysis ...``
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from numpy._core._multiarray_umath import __cpu_dispatch__ as DISPATCHED  # no other name says which kernels this numpy can be told to leave
+from numpy._core._multiarray_umath import __cpu_dispatch__  # no other name says which kernels this numpy can be told to leave
 
 PROCESSORS = {
     "haswell": {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -21,7 +21,7 @@ LATER = {"haswell": ("AVX512", "X86_V4"), "nehalem": ("AVX", "FMA", "F16C", "X86
 
 def environment(processor: str) -> dict[str, str]:
     """Variables under which the libraries believe they run on a processor."""
-    lacking = [name for name in DISPATCHED if name.startswith(LATER[processor])]
+    lacking = [name for name in __cpu_dispatch__ if name.startswith(LATER[processor])]
     return {**os.environ, **PROCESSORS[processor], "NPY_DISABLE_CPU_FEATURES": " ".join(lacking)}
 
 
