@@ -1,20 +1,23 @@
 """The study file: a few named sections, every field with its sentence, unknown keys refused with the near name.
 
 A YAML file becomes a `Config`; the resolved JSON is the record of a run. Only the *scientific* sections (`template`, `stages`) enter
-`science_hash`: moving a cohort from a laptop to a cluster changes nothing that was measured.
+`science_hash`: moving a cohort from a laptop to a cluster changes nothing that was measured. Below ``stages:`` each kind of stage owns a section,
+which it registers in `STAGE_KINDS` with the rest of it; so do those of other packages.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, unknown_name
 from cohort_engine.provenance import digest
+from cohort_engine.registry import Registry
 
 
 class Section(BaseModel):
@@ -29,7 +32,7 @@ S = TypeVar("S", bound=Section)
 class DataConfig(Section):
     """Where the study is, and where the cohort goes."""
 
-    source: Literal["bids", "sct"] = schema.BIDS
+    source: str = schema.BIDS
     """``bids`` computes from images, masks and landmarks; ``sct`` takes what the Spinal Cord Toolbox left behind: warps, labels, metric images."""
     bids: str
     """Folder or URL of the BIDS dataset; with ``source: sct`` the folder of the subject folders."""
@@ -41,6 +44,10 @@ class DataConfig(Section):
     """Only these participants (``sub-01``); empty means all."""
     exclude: tuple[str, ...] = ()
     """Leave these participants out."""
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """Participants who were called otherwise when the store was built, new name first (``sub-07: sub-7``): they keep their row."""
+    distinct: tuple[str, ...] = ()
+    """Participants who are other people than those of the store with the very same files."""
 
 
 class TemplateConfig(Section):
@@ -57,7 +64,7 @@ class TemplateConfig(Section):
 class ComputeConfig(Section):
     """Where the work runs. Nothing here changes a number."""
 
-    cluster: Literal["local", "address", "synchronous"] = "local"
+    cluster: str = "local"
     """``local`` starts workers here, ``address`` joins a running scheduler, ``synchronous`` runs in this process (for debugging)."""
     address: str | None = None
     """Scheduler address for ``cluster: address``."""
@@ -69,59 +76,16 @@ class ComputeConfig(Section):
     """Subjects in flight per worker."""
     retries: int = Field(default=2, ge=0)
     """How often a lost worker or a storage error is tried again. Scientific errors never are."""
-
-
-class SegmentConfig(Section):
-    """Cord masks of subjects who have none (stages ``segment_<contrast>``): masks of the study always go first."""
-
-    enabled: bool = True
-    """Draw them with the networks of the package."""
     gpu: bool = False
-    """Ask for workers that offer a ``gpu``; without, a GPU that a worker happens to see is used all the same."""
-
-
-class LevelsConfig(Section):
-    """Vertebral landmarks of subjects who have none, from the T2w image (stage ``levels_t2w``): landmarks of the study always go first."""
-
-    enabled: bool = True
-    """Find and name the discs with the network of the package. Where it is not certain, the subject fails and asks for a landmark."""
-
-
-class FitConfig(Section):
-    """The template map (stage ``fit``)."""
-
-    contrasts: tuple[Literal["mt", "t2w"], ...] = ("mt",)
-    """Contrasts that get a template map of their own."""
-    landmarks: Literal["auto", "disc", "body"] = "auto"
-    """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
-    deformable: bool = True
-    """Run SyN after the geometric steps."""
-    grey: bool = False
-    """Move the inside of the cord by its grey matter where the image shows it (T2*, MT); a network draws it."""
-    seed: int = 1
-    """Seed handed to ANTs through the worker's environment, before antspyx is imported."""
-
-
-class MtrConfig(Section):
-    """Magnetization transfer ratio (stage ``mtr``)."""
-
-    coregister: Literal["none", "slicewise", "deformable"] = "slicewise"
-    """How MT-off is brought onto MT-on: not at all, by in-plane shifts that vary smoothly along z, or with SyN after that."""
-    low_signal: float = Field(default=0.05, ge=0, lt=1)
-    """A voxel is NaN where MT-off is at or below this fraction of the cord's median MT-off."""
-
-
-class ShapeConfig(Section):
-    """Morphometry of the cord (stage ``shape``): ``profiles/*`` along the template, and values by level."""
-
-    source: Literal["t2w", "tables"] | None = None
-    """``t2w`` measures the T2w cord mask, placed by its landmarks; ``tables`` marks a store made by import-morphometry; by default none."""
+    """Networks ask for workers that offer a ``gpu``; without, a GPU that a worker happens to see is used all the same."""
+    timeout: dict[str, float] = Field(default_factory=dict)
+    """Seconds that a stage may take, by its name, in place of the stage's own limit: one that takes longer is ended like a lost worker."""
 
 
 class ReduceConfig(Section):
     """Tables (stage ``reduce``, the whole cohort at once)."""
 
-    estimators: tuple[Literal["wa", "bin", "median", "ml", "map", "max"], ...] = ("wa",)
+    estimators: tuple[str, ...] = Field(default=(schema.WA,), min_length=1)
     """Estimators to tabulate."""
     spaces: tuple[Literal["template", "native"], ...] = Field(default=(schema.SPACE_TEMPLATE, schema.SPACE_NATIVE), min_length=1)
     """``template`` reduces the packed maps; ``native`` also brings the atlas into each image (stage ``<metric>_native``)."""
@@ -132,21 +96,35 @@ class ReduceConfig(Section):
     """A cell with less of its weight inside the data is NaN."""
 
 
+class StageSettings(Protocol):
+    """What a kind of stage says of its section of the study file."""
+
+    @property
+    def name(self) -> str:
+        """Key below ``stages:``."""
+        ...
+
+    @property
+    def settings(self) -> Any:
+        """Type of what stands there: a `Section`, or a mapping of them. Called without arguments it gives the default."""
+        ...
+
+
+STAGE_KINDS: Registry[Any] = Registry("kind of stage", "cohort_engine.stages")
+"""Everything that has a section below ``stages:``, see `stages.base.StageKind`."""
+
+
 class StagesConfig(Section):
-    """Scientific parameters, one section a stage."""
+    """Scientific parameters. Beside the keys here, each kind of stage in `STAGE_KINDS` has a section of its own."""
 
     metrics: tuple[str, ...] = (schema.MTR,)
-    """Metrics to build."""
-    segment: SegmentConfig = SegmentConfig()
-    levels: LevelsConfig = LevelsConfig()
-    fit: FitConfig = FitConfig()
-    """Template map."""
-    mtr: MtrConfig = MtrConfig()
-    """MTR."""
-    shape: ShapeConfig = ShapeConfig()
-    """Morphometry."""
+    """Metrics to build; those of `maps` are built without being named here."""
     reduce: ReduceConfig = ReduceConfig()
     """Tables."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class GroupsConfig(Section):
@@ -176,7 +154,7 @@ class TestsConfig(Section):
     """``linear`` adjusts for the covariates."""
     covariates: tuple[str, ...] = ()
     """Columns to adjust for, with ``linear``."""
-    family: tuple[str, ...] = ("metric",)
+    family: tuple[str, ...] = (schema.FEATURE[0],)
     """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; empty: all are one."""
     resamples: int = Field(default=0, ge=0)
     """Bootstrap resamples for the intervals; 0 takes analytic ones."""
@@ -315,17 +293,25 @@ class Config(Section):
     """Statistics of the finished cohort."""
 
     def science(self) -> dict[str, Any]:
-        """Return the part that changes numbers, without a path or a name of anybody: safe to store.
-
-        A source is named where it is not `schema.BIDS`, so that stores made before there were two keep their hash.
-        """
-        source = {} if self.data.source == schema.BIDS else {"source": self.data.source}
-        return {"template": {"name": self.template.name}, "stages": self.stages.model_dump(mode="json"), **source}
+        """Return the part that changes numbers, without a path or a name of anybody: safe to store."""
+        return {"source": self.data.source, "template": {"name": self.template.name}, "stages": self.stages.model_dump(mode="json")}
 
     @property
     def science_hash(self) -> str:
         """Content hash of `science`, 16 hex digits."""
         return digest(self.science())
+
+
+@cache
+def study_model() -> type[Config]:
+    """Return `Config` with the sections of all stages that are known."""
+    sections: dict[str, Any] = {}
+    for kind in STAGE_KINDS.values():
+        field = Field(default_factory=kind.settings, description=kind.words or kind.settings.__doc__)
+        sections[kind.name] = (kind.settings, field)
+    stages = create_model("StagesConfig", __base__=StagesConfig, __doc__=StagesConfig.__doc__, **sections)
+    field = Field(default_factory=stages, description=Config.model_fields["stages"].description)
+    return create_model("Config", __base__=Config, __doc__=Config.__doc__, stages=(stages, field))
 
 
 def load_config(path: str | Path) -> Config:
@@ -372,9 +358,14 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
     ...
     cohort_engine.errors.UnknownNameError: config: data: expected a known key, found 'derivativs'. Did you mean 'derivatives'?
     """
-    config = parse_section(Config, raw, where=where)
+    config = parse_section(study_model(), raw, where=where)
     for name in config.stages.metrics:
-        schema.metric(name, where=f"{where}: stages.metrics")
+        schema.METRICS.find(name, where=f"{where}: stages.metrics")
+    for name in config.analysis.tests.family:
+        if name not in schema.FEATURE:
+            raise unknown_name("part of a feature", name, list(schema.FEATURE), where=f"{where}: analysis.tests.family")
+    for name in config.stages.reduce.estimators:
+        schema.ESTIMATORS.find(name, where=f"{where}: stages.reduce.estimators")
     return config
 
 

@@ -6,10 +6,18 @@ through pickle. `where` names a *role* (``"MT-off image"``), never a file path: 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, ClassVar
+
+LONGEST_TEXT = 2000
+"""Characters of a foreign message that are looked at: what follows says nothing more."""
+FRAMES = 20
+"""Most frames of an error that are told: the outermost and the innermost."""
 
 
 class CohortError(Exception):
@@ -105,6 +113,10 @@ class LostWorkerError(CohortError):
     retryable = True
 
 
+class TimeoutWorkerError(LostWorkerError):
+    """A task ran longer than it may, and was ended with its worker."""
+
+
 class ResourceError(CohortError):
     """The cluster cannot run the plan: no worker offers a resource, or memory is too small."""
 
@@ -143,3 +155,101 @@ def unknown_name(kind: str, name: str, known: list[str], *, where: str) -> Unkno
     near = [lower[k] for k in get_close_matches(name.lower(), list(lower), n=3, cutoff=0.4)]
     remedy = f"Did you mean {', '.join(map(repr, near))}?" if near else f"Known: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}."
     return UnknownNameError(expected=f"a known {kind}", found=repr(name), where=where, remedy=remedy)
+
+
+# --- words of others ----------------------------------------------------------------------------------------------------
+_QUOTED = re.compile(r"""'[^'/\\\n]*[/\\][^'\n]*'|"[^"/\\\n]*[/\\][^"\n]*"|`[^`/\\\n]*[/\\][^`\n]*`""")
+_NAMES = re.compile(r"[/\\]|(?:sub|ses)-\w|\.(?:nii|gz|json|tsv|csv|dcm|ima|zarr|mat|mgz|txt|xlsx?|h5|np[yz]|bvals?|bvecs?|ya?ml)\b", re.IGNORECASE)
+_ROOT = re.compile(r"(?:^|[=:(\[{<'\"`~.])[/\\]")
+_END = re.compile(r"\.[A-Za-z]\w*\W*$|[:,;)\]'\"`]$")
+
+
+def scrub(text: str) -> str:
+    r"""Take out of a foreign message whatever may name a person: paths, names of files, and BIDS entities. Rather too much than too little.
+
+    A path may hold blanks: in quotes it ends with them; else it reaches to the last slash of its line, and on to an extension or a sign.
+    Only `LONGEST_TEXT` characters are looked at, in time proportional to their number.
+
+    Examples
+    --------
+    >>> scrub("cannot open /data/sub-01_T2w.nii.gz for sub-01")
+    'cannot open ... for ...'
+    >>> scrub("No such file: '/data/Jane Roe/T2w.nii', as before"), scrub("disk of D:\\Jane Roe\\scans, full")
+    ('No such file: ..., as before', 'disk of ..., full')
+    """
+    cut = text[:LONGEST_TEXT]
+    lines = [_scrub_line(line) for line in _QUOTED.sub("...", cut).splitlines()]
+    return "\n".join(lines) + (" ..." if len(text) > LONGEST_TEXT else "")
+
+
+def _scrub_line(line: str) -> str:
+    words = line.split(" ")
+    kept: list[str] = []
+    last = max((i for i, word in enumerate(words) if "/" in word or "\\" in word), default=-1)
+    i = 0
+    while i < len(words):
+        word = words[i]
+        if last >= i and _ROOT.search(word):  # a path from its root: blanks in it do not end it
+            i = next((k for k in range(last, len(words)) if _END.search(words[k])), len(words) - 1)
+            word = "..." + words[i][len(words[i].rstrip(":,;)]")) :]
+        elif _NAMES.search(word):
+            word = "..." + word[len(word.rstrip(":,;)]")) :]
+        if not (word == "..." and kept and kept[-1] == "..."):
+            kept.append(word)
+        i += 1
+    return " ".join(kept)
+
+
+def describe_error(error: BaseException) -> tuple[str, str, str]:
+    """Describe an error so that it can be recorded: nothing in it names a person.
+
+    Returns
+    -------
+    kind : str
+        Its type.
+    message : str
+        For a `CohortError` what was expected and found; else the innermost place in this package, and the scrubbed text.
+    trace : str
+        For any other error its frames as ``file.py:line (function)``, outermost first, and those of what caused it; else empty.
+
+    Examples
+    --------
+    >>> describe_error(ValueError("cannot read /data/sub-01/x.nii"))
+    ('ValueError', 'cannot read ...', '')
+    """
+    kind = type(error).__name__
+    if isinstance(error, CohortError):
+        return kind, _cut(f"{error.where}: expected {error.expected}, found {error.found}."), ""
+    frames = _frames(error)
+    own = [place for place, ours in frames if ours] or [place for place, _ in frames]
+    parts = [" > ".join(_middle_out([place for place, _ in frames]))]
+    seen, cause = {id(error)}, error.__cause__ or error.__context__
+    while cause is not None and id(cause) not in seen and len(seen) < FRAMES:
+        seen.add(id(cause))
+        parts.append(" > ".join([type(cause).__name__, *_middle_out([place for place, _ in _frames(cause)])]))
+        cause = cause.__cause__ or cause.__context__
+    try:
+        text = scrub(str(error)) or "no message"
+    except Exception:  # an exception that cannot say what it is
+        text = "no message"
+    return kind, (f"in {own[-1]}: {text}" if own else text), "; after ".join(filter(None, parts))
+
+
+def _frames(error: BaseException) -> list[tuple[str, bool]]:
+    """``file.py:line (function)`` of each frame, outermost first, and whether it lies in this package."""
+    package = str(Path(__file__).parent)
+    found = []
+    for frame, line in walk_tb(error.__traceback__):
+        code = frame.f_code
+        found.append((f"{Path(code.co_filename).name}:{line} ({code.co_name})", code.co_filename.startswith(package)))
+    return found
+
+
+def _middle_out(places: list[str]) -> list[str]:
+    """Leave out the middle of a long chain, as of an endless recursion."""
+    half = FRAMES // 2
+    return places if len(places) <= FRAMES else [*places[:half], f"{len(places) - FRAMES} more", *places[-half:]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " ..."

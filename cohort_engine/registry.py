@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
+from threading import RLock
 from typing import Generic, Protocol, TypeVar
 
 from cohort_engine.errors import ConfigError, unknown_name
@@ -26,6 +27,7 @@ class Named(Protocol):
 
 
 T = TypeVar("T", bound=Named)
+_LOOKING = RLock()
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -89,16 +91,17 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._items)
 
     def _look(self) -> None:
-        """Import what adds things here, once; a look from within that import finds what is there so far."""
-        if self._looked:
-            return
-        self._looked = True
-        for home in self.homes:
-            package = import_module(home)
-            for module in iter_modules(package.__path__, f"{home}."):
-                import_module(module.name)
-        if self.homes:
-            load_plugins()
+        """Import what adds things here, once; a look from within that import finds what is there so far, other threads wait for the end of it."""
+        with _LOOKING:
+            if self._looked:
+                return
+            self._looked = True
+            for home in self.homes:
+                package = import_module(home)
+                for module in iter_modules(package.__path__, f"{home}."):
+                    import_module(module.name)
+            if self.homes:
+                load_plugins()
 
 
 _loaded: list[str] = []

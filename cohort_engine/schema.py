@@ -1,6 +1,6 @@
 """The vocabulary: every dimension, group, variable, role and flag that a cohort store may hold, written once.
 
-A :class:`VariableSpec` says what an array means (dims, dtype, unit, range, fill) and how it lies on disk (chunks). The writer lays
+A `variable.VariableSpec` says what an array means (dims, dtype, unit, range, fill) and how it lies on disk (chunks). The writer lays
 arrays out from it, the accessor reads by it, the documentation lists it. Names are typed here and nowhere else.
 """
 
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
-import numpy as np
-
-from cohort_engine.errors import StoreError, unknown_name
+from cohort_engine.errors import unknown_name
+from cohort_engine.registry import Registry
+from cohort_engine.variable import SUBJECT as SUBJECT
+from cohort_engine.variable import VariableSpec as VariableSpec
 
 FORMAT_VERSION = "2"
-"""Version of the store layout; any other is refused."""
+"""Version of the store layout. Opening another one is refused."""
 
 # --- dimensions -------------------------------------------------------------------------------------------------------
-SUBJECT = "subject"
 VOXEL = "voxel"
 AXIS = "axis"
 LEVEL = "level"
@@ -65,12 +65,11 @@ COMPANIONS: Mapping[str, str] = {
     N: "sum of the region's weights over valid voxels (soft voxel count)",
     COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
 }
+SE_NATIVE = "standard error, likeness of neighbouring voxels counted"
+"""What `SE` is in native space."""
 
-ESTIMATORS: Mapping[str, tuple[str, ...]] = {
-    WA: (STD, N, COVERAGE), BIN: (STD, N, COVERAGE), MEDIAN: (STD, N, COVERAGE),
-    ML: (STD, SE, N, COVERAGE), MAP: (STD, SE, N, COVERAGE), MAX: (N, COVERAGE),
-}  # fmt: skip
-"""Estimator -> the companions its tables have."""
+ESTIMATORS: Registry[Any] = Registry("estimator", "cohort_engine.reduce.estimators")
+"""`reduce.estimators.base.Estimator` by SCT's name: each says which companions its tables have, and whether its values stay in the metric's range."""
 
 # --- contrasts, roles of files ----------------------------------------------------------------------------------------
 T2W = "t2w"
@@ -79,13 +78,8 @@ MT_ON = "mt_on"
 MT_OFF = "mt_off"
 MASK = "mask"
 LANDMARKS = "landmarks"
-FROM_TEMPLATE = "from_template"
-TO_TEMPLATE = "to_template"
-LABEL_FOLDER = "label_folder"
-WARP = "warp"
-MOVED = "moved"
-IMAGE = "image"
-MTR = "mtr"
+MTR: Final = "mtr"
+IMAGE_ENDINGS = (".nii.gz", ".nii")
 
 
 def role(contrast: str, kind: str) -> str:
@@ -93,25 +87,89 @@ def role(contrast: str, kind: str) -> str:
     return f"{contrast}_{kind}"
 
 
-ROLES: Mapping[str, str] = {
-    T2W: "T2w image",
-    role(T2W, MASK): "cord mask of the T2w image",
-    role(T2W, LANDMARKS): "vertebral landmarks of the T2w image",
-    MT_ON: "MT-on image",
-    MT_OFF: "MT-off image",
-    role(MT, MASK): "cord mask of the MT-on image",
-    role(MT, LANDMARKS): "vertebral landmarks of the MT-on image",
-    role(MT, FROM_TEMPLATE): "warp from the template to the MT image",
-    role(MT, TO_TEMPLATE): "warp from the MT image to the template",
-    role(MT, LABEL_FOLDER): "label folder of the MT image",
-    role(MTR, IMAGE): "MTR image",
-    role(MT_OFF, WARP): "warp from the MT-off to the MT-on image",
-    role(MT_OFF, MOVED): "MT-off image on the grid of the MT-on image",
-    role(T2W, FROM_TEMPLATE): "warp from the template to the T2w image",
-    role(T2W, TO_TEMPLATE): "warp from the T2w image to the template",
-    role(T2W, LABEL_FOLDER): "label folder of the T2w image",
-}
-"""Role -> the words a message uses for it. Files have roles; messages name roles, never paths."""
+@dataclass(frozen=True)
+class Role:
+    """What a file of the study is for. Files have roles; messages name roles, never paths.
+
+    Attributes
+    ----------
+    name : str
+    words : str
+        What a message calls it.
+    suffixes : tuple of str
+        Last word of the file's name in BIDS, of an image that a stage reads; empty for what is found by other rules.
+    states : tuple of mapping
+        Entities it must have, without regard to case: one of the alternatives.
+    beside : str
+        Role of the image it is compared with: of several files the one with the name most like it is taken.
+    endings : tuple of str
+        How the file's name ends.
+    file : str
+        Words that end the file's name, where a study file gives them: ``desc-t1_map``.
+    sidecar_of : str
+        Role of the image that this file lies beside, with the same name but for its ending: ``.json``, ``.bval``.
+    """
+
+    name: str
+    words: str
+    suffixes: tuple[str, ...] = ()
+    states: tuple[Mapping[str, str], ...] = ({},)
+    beside: str = ""
+    endings: tuple[str, ...] = IMAGE_ENDINGS
+    file: str = ""
+    sidecar_of: str = ""
+
+
+ROLES: Registry[Role] = Registry("role", "cohort_engine.stages")
+
+
+def words(name: str) -> str:
+    """Words that a message uses for a role; a role of a study file alone has its name.
+
+    Examples
+    --------
+    >>> words("mt_mask"), words("t1_image")
+    ('cord mask of the MT-on image', 't1 image')
+    """
+    return ROLES[name].words if name in ROLES else name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A kind of image that gets a template map of its own.
+
+    Attributes
+    ----------
+    name : str
+    words : str
+        ``"MT image"``.
+    image : str
+        Role of the image that its mask and landmarks belong to.
+    """
+
+    name: str
+    words: str
+    image: str
+
+    @property
+    def mask(self) -> str:
+        return role(self.name, MASK)
+
+    @property
+    def landmarks(self) -> str:
+        return role(self.name, LANDMARKS)
+
+
+CONTRASTS: Registry[Contrast] = Registry("contrast", "cohort_engine.stages")
+
+
+def add_contrast(contrast: Contrast, image: Role) -> None:
+    """Register a contrast with the role of its image and of what belongs to it: mask and landmarks."""
+    ROLES.add(image)
+    CONTRASTS.add(contrast)
+    ROLES.add(Role(contrast.mask, f"cord mask of the {image.words}"))
+    ROLES.add(Role(contrast.landmarks, f"vertebral landmarks of the {image.words}"))
+
 
 # --- sources ----------------------------------------------------------------------------------------------------------
 BIDS: Final = "bids"
@@ -143,154 +201,93 @@ def level_number(name: str, *, where: str = "level") -> int:
 
 
 # --- variables --------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class VariableSpec:
-    """What one array means and how it lies on disk.
-
-    Attributes
-    ----------
-    path : str
-        Group and name inside the store, ``"maps/mtr"``.
-    long_name, units : str
-        For people and for CF attributes; ``"1"`` where there is no unit.
-    dims : tuple of str
-        Dimension names, slowest first.
-    dtype : str
-        numpy dtype string; ``"str"`` for variable-length text.
-    valid_range : pair of float, optional
-        Inclusive; ``verify`` reports values outside.
-    chunks : mapping of dim to int
-        Chunk length; a dim that is not named is one whole chunk.
-    fill : value of an element never written
-        NaN for floats. Zero is a value, not a hole.
-    flags : mapping of int to str
-        CF flag_values and flag_meanings, for coded variables.
-    stage : str
-        Stage that writes it, row by row; empty where no stage does.
-    """
-
-    path: str
-    long_name: str
-    units: str
-    dims: tuple[str, ...]
-    dtype: str = "float32"
-    valid_range: tuple[float, float] | None = None
-    chunks: Mapping[str, int] = field(default_factory=dict)
-    fill: Any = math.nan
-    flags: Mapping[int, str] = field(default_factory=dict)
-    stage: str = ""
-
-    @property
-    def group(self) -> str:
-        return self.path.rpartition("/")[0]
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def gathered(self) -> bool:
-        """Whether a stage's row of it travels in the stage's record and is gathered into blocks: small things that need no object of their own."""
-        return bool(self.stage) and self.dims[:1] == (SUBJECT,) and self.chunks.get(SUBJECT) != 1
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON holds it: NaN is None, an open end of a range ``"inf"``.
-
-        Examples
-        --------
-        >>> spec = VariableSpec("qc/mt_dice", "Dice", "1", (SUBJECT,), valid_range=(0.0, math.inf), stage="fit_mt")
-        >>> VariableSpec.from_json(spec.to_json()) == spec, spec.to_json()["valid_range"]
-        (True, [0.0, 'inf'])
-        """
-        limits = None if self.valid_range is None else [str(v) if math.isinf(v) else v for v in self.valid_range]
-        fill = None if self.fill != self.fill else self.fill
-        return {
-            "path": self.path, "long_name": self.long_name, "units": self.units, "dims": list(self.dims), "dtype": self.dtype, "valid_range": limits,
-            "chunks": dict(self.chunks), "fill": fill, "flags": {str(k): v for k, v in self.flags.items()}, "stage": self.stage,
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> VariableSpec:
-        """Read what `to_json` gave."""
-        limits = record["valid_range"]
-        return cls(
-            record["path"], record["long_name"], record["units"], tuple(record["dims"]), record["dtype"],
-            None if limits is None else (float(limits[0]), float(limits[1])), dict(record["chunks"]),
-            math.nan if record["fill"] is None else record["fill"], {int(k): v for k, v in record["flags"].items()}, record["stage"],
-        )  # fmt: skip
-
-    def attributes(self) -> dict[str, Any]:
-        """CF-style attributes written beside the array."""
-        out: dict[str, Any] = {"long_name": self.long_name, "units": self.units}
-        if self.valid_range is not None:
-            out["valid_range"] = list(self.valid_range)
-        if self.flags:
-            out |= {"flag_values": list(self.flags), "flag_meanings": " ".join(self.flags.values())}
-        return out
-
-    def chunk_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Chunk lengths for an array of `shape`; an empty axis still gets chunks of one."""
-        return tuple(max(1, min(self.chunks.get(d, n), n)) for d, n in zip(self.dims, shape, strict=True))
-
-    def check(self, array: np.ndarray[Any, Any], *, dims: tuple[str, ...] | None = None) -> None:
-        """Refuse an array whose rank or dtype kind is not the declared one."""
-        dims = self.dims if dims is None else dims
-        if array.ndim != len(dims):
-            raise StoreError(
-                expected=f"dims {dims}", found=f"shape {array.shape}", where=self.path, remedy="Write arrays with the dims of schema.py."
-            )
-        if self.dtype != "str" and not np.can_cast(array.dtype, np.dtype(self.dtype), "same_kind"):
-            raise StoreError(expected=f"dtype {self.dtype}", found=str(array.dtype), where=self.path, remedy="Convert before writing.")
-
-
 SUBJECT_BLOCK = 64
 """Subjects in one chunk of a table: a reduction task owns whole blocks."""
 
 
 @dataclass(frozen=True)
-class MetricSpec:
-    """A scalar map that can be sampled in template space. A metric is data: adding one is adding an entry to `METRICS`.
+class Metric:
+    """A scalar map that is sampled in template space.
 
     Attributes
     ----------
-    name, long_name, units, valid_range : as in `VariableSpec`
+    name : str
+    label : str
+        How it is written: ``"MTR"``.
+    long_name, units, valid_range : as in `VariableSpec`
     contrast : str
         Whose template map samples it.
-    inputs : tuple of str
-        Roles of the images it is computed from.
+    rises : bool
+        Whether disease raises it; most metrics fall.
     """
 
     name: str
+    label: str
     long_name: str
     units: str
     valid_range: tuple[float, float]
     contrast: str
-    inputs: tuple[str, ...]
+    rises: bool = False
+
+    @property
+    def map(self) -> VariableSpec:
+        """``maps/<metric>`` (subject, voxel): one chunk a subject, so that a task owns what it writes."""
+        more = {LABEL: self.label, CONTRAST: self.contrast, RISES: self.rises}
+        return VariableSpec(
+            f"{MAPS}/{self.name}", self.long_name, self.units, (SUBJECT, VOXEL), valid_range=self.valid_range, chunks={SUBJECT: 1}, stage=self.name,
+            more=more,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, spec: VariableSpec) -> Metric:
+        """Read a metric back from the spec of its map: what a store holds says what it is.
+
+        Examples
+        --------
+        >>> fa = Metric("fa", "FA", "fractional anisotropy", "1", (0.0, 1.0), "dwi")
+        >>> Metric.of(fa.map) == fa
+        True
+        """
+        low, high = spec.valid_range or (-math.inf, math.inf)
+        return cls(
+            spec.name, str(spec.more.get(LABEL, spec.name)), spec.long_name, spec.units, (low, high), str(spec.more.get(CONTRAST, "")),
+            bool(spec.more.get(RISES, False)),
+        )  # fmt: skip
+
+    @property
+    def quality(self) -> dict[str, tuple[str, str]]:
+        """Its quality numbers, in its own unit: ``qc/<metric>_<key>``."""
+        return {key: (text, units or self.units) for key, (text, units) in METRIC_QC.items()}
 
 
-METRICS: Mapping[str, MetricSpec] = {
-    MTR: MetricSpec(MTR, "magnetization transfer ratio", "percent", (-100.0, 100.0), MT, (MT_ON, MT_OFF)),
-}
+METRICS: Registry[Metric] = Registry("metric", "cohort_engine.stages")
+"""Metrics that stages make. Those of a store are what it holds: `Metric.of`."""
 
 
-def metric(name: str, *, where: str = "metric") -> MetricSpec:
-    """Look a metric up by name; a typo is answered with the near ones."""
-    if name not in METRICS:
-        raise unknown_name("metric", name, list(METRICS), where=where)
-    return METRICS[name]
+def label_of(name: str) -> str:
+    """How a metric is written; one that only a study file knows, in capitals.
+
+    Examples
+    --------
+    >>> label_of("mtr"), label_of("t1")
+    ('MTR', 'T1')
+    """
+    return METRICS[name].label if name in METRICS else name.upper().replace("_", " ")
 
 
-def map_spec(name: str) -> VariableSpec:
-    """``maps/<metric>`` (subject, voxel): one chunk a subject, so that a task owns what it writes."""
-    m = metric(name)
-    return VariableSpec(f"{MAPS}/{name}", m.long_name, m.units, (SUBJECT, VOXEL), valid_range=m.valid_range, chunks={SUBJECT: 1})
+LABEL, CONTRAST, RISES = "label", "contrast", "rises"
+
+
+def fit_stage(contrast: str) -> str:
+    """Name of the stage that makes ``fit/<contrast>``."""
+    return f"fit_{contrast}"
 
 
 def fit_spec(contrast: str) -> VariableSpec:
     """``fit/<contrast>`` (subject, voxel, axis): where each template voxel lies in the native image, RAS+ mm."""
     return VariableSpec(
         f"{FIT}/{contrast}", f"template map: position of each template voxel in the {contrast} image (x, y, z, RAS+)", "mm",
-        (SUBJECT, VOXEL, AXIS), chunks={SUBJECT: 1},
+        (SUBJECT, VOXEL, AXIS), chunks={SUBJECT: 1}, stage=fit_stage(contrast),
     )  # fmt: skip
 
 
@@ -299,35 +296,45 @@ def table_name(metric_name: str, estimator: str, companion: str | None = None) -
     return "_".join(filter(None, (metric_name, estimator, companion)))
 
 
-def table_specs(metric_name: str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
+class Quantity(Protocol):
+    """What tables need to know of what they hold: a `Metric`, or the spec of ``maps/<metric>`` that a store keeps."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def long_name(self) -> str: ...
+    @property
+    def units(self) -> str: ...
+    @property
+    def valid_range(self) -> tuple[float, float] | None: ...
+
+
+def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
     """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
 
-    Least squares is not bounded by the data: where few voxels tell labels apart, ``ml`` and ``map`` may leave the range of the metric.
-    A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
+    The estimator says which companions it has, and whether its values stay within the range of the metric. A metric of this package may be given by
+    its name. A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
     """
-    m = metric(metric_name)
+    m = METRICS.find(quantity, where="metric") if isinstance(quantity, str) else quantity
+    kernel = ESTIMATORS.find(estimator, where="estimator")
+    template = space == SPACE_TEMPLATE
     base = VariableSpec(
-        f"{TABLES}/{space}/{table_name(metric_name, estimator)}", f"{m.long_name}, {estimator}", m.units,
-        (SUBJECT, LEVEL, REGION), valid_range=None if estimator in (ML, MAP) else m.valid_range,
-        chunks={SUBJECT: SUBJECT_BLOCK if space == SPACE_TEMPLATE else 1},
+        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGION),
+        valid_range=m.valid_range if kernel.bounded else None, chunks={SUBJECT: SUBJECT_BLOCK} if template else {},
+        stage="" if template else native_stage(m.name),
     )  # fmt: skip
-    if estimator not in ESTIMATORS:
-        raise unknown_name("estimator", estimator, list(ESTIMATORS), where="estimator")
+    meaning = {**COMPANIONS, SE: SE_NATIVE} if space == SPACE_NATIVE else COMPANIONS
     units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
     ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
     return {VALUE: base} | {
-        c: replace(
-            base,
-            path=f"{base.path}_{c}",
-            long_name=f"{base.long_name}: {COMPANIONS[c].replace(SPACE_TEMPLATE, space)}",
-            units=units[c],
-            valid_range=ranges[c],
-        )
-        for c in ESTIMATORS[estimator]
+        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units[c], valid_range=ranges[c])
+        for c in kernel.companions
     }
 
 
 VALUE = "value"
+FEATURE = ("metric", REGION, LEVEL, "estimator")
+"""What names a feature of an analysis."""
 
 # --- morphometry ------------------------------------------------------------------------------------------------------
 PROFILES = "profiles"
@@ -398,7 +405,7 @@ def profile_spec(name: str) -> VariableSpec:
     (('subject', 'z'), 'mm2')
     """
     text, units = MEASURES[measure(name)]
-    return VariableSpec(f"{PROFILES}/{name}", text, units, (SUBJECT, Z), "float64", MEASURE_RANGES[units], {SUBJECT: 1})
+    return VariableSpec(f"{PROFILES}/{name}", text, units, (SUBJECT, Z), "float64", MEASURE_RANGES[units], stage=SHAPE)
 
 
 def shape_specs() -> dict[str, VariableSpec]:
@@ -406,7 +413,7 @@ def shape_specs() -> dict[str, VariableSpec]:
 
     def every() -> Iterator[VariableSpec]:
         def table(name: str, text: str, units: str, limits: tuple[float, float]) -> VariableSpec:
-            return VariableSpec(f"{TABLES}/{SHAPE}/{name}", text, units, (SUBJECT, LEVEL), "float64", limits, {SUBJECT: 1})
+            return VariableSpec(f"{TABLES}/{SHAPE}/{name}", text, units, (SUBJECT, LEVEL), "float64", limits, stage=SHAPE)
 
         yield from Z_AXIS
         yield from (profile_spec(m) for m in MEASURES if m not in SUMMED)
@@ -473,7 +480,7 @@ SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     GAPS: ("slices without cord between slices with cord", "1"),
     ENDS: ("ends of the cord inside the image: 0 to 2", "1"),
 }
-"""Quality numbers of a mask that was drawn here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
+"""Quality numbers of a mask that was segmented here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
 
 
 DISC_COUNT = "disc_count"
@@ -488,7 +495,7 @@ GPU = "gpu"
 
 
 def segment_stage(contrast: str) -> str:
-    """Name of the stage that draws the cord mask of a contrast."""
+    """Name of the stage that segments the cord of a contrast."""
     return f"segment_{contrast}"
 
 
@@ -501,20 +508,20 @@ METRIC_QC: Mapping[str, tuple[str, str]] = {
     SHIFT: ("largest in-plane shift found between the two images", "mm"),
     FLAGGED: ("fraction of cord voxels set to NaN by the low-signal and saturation rule", "1"),
     NEGATIVE: ("fraction of cord voxels with a negative value", "1"),
-    CORD_MEDIAN: ("median over the cord mask", "percent"),
+    CORD_MEDIAN: ("median over the cord mask", ""),
 }
-"""Quality numbers of a metric: ``qc/<metric>_<key>``."""
+"""Quality numbers of a metric: ``qc/<metric>_<key>``; an empty unit is that of the metric."""
 
 SPACE_DIFFERENCE = "space_difference"
 SPACE_QC: Mapping[str, tuple[str, str]] = {
-    SPACE_DIFFERENCE: ("median over cells of the absolute difference between native and template space, first estimator", "percent"),
+    SPACE_DIFFERENCE: ("median over cells of the absolute difference between native and template space, first estimator", ""),
 }
 """Quality numbers of a metric's native tables: ``qc/<metric>_<key>``."""
 
 
-def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]]) -> dict[str, VariableSpec]:
-    """``qc/<prefix>_<key>`` (subject), one chunk a subject, for a contrast (`FIT_QC`) or a metric (`METRIC_QC`)."""
-    return {key: VariableSpec(f"{QC}/{prefix}_{key}", text, units, (SUBJECT,), chunks={SUBJECT: 1}) for key, (text, units) in quantities.items()}
+def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]], stage: str) -> dict[str, VariableSpec]:
+    """``qc/<prefix>_<key>`` (subject) of a stage, for a contrast (`FIT_QC`), a metric (`Metric.quality`) or a stage (`SEGMENT_QC`)."""
+    return {key: VariableSpec(f"{QC}/{prefix}_{key}", text, units, (SUBJECT,), stage=stage) for key, (text, units) in quantities.items()}
 
 
 # --- subjects, voxels, atlas, stages ----------------------------------------------------------------------------------
@@ -573,41 +580,7 @@ FIXED: tuple[VariableSpec, ...] = (
 )
 """Variables every store has, whatever its metrics."""
 
-
-def store_specs(
-    *, contrasts: tuple[str, ...], metrics: tuple[str, ...], estimators: tuple[str, ...], spaces: tuple[str, ...] = (SPACE_TEMPLATE,),
-    shape: bool = False, source: str = BIDS, segmented: tuple[str, ...] = (), labelled: tuple[str, ...] = (),
-) -> dict[str, VariableSpec]:  # fmt: skip
-    """Return every variable of a store with these contrasts, metrics, estimators and spaces, by path (subject columns aside).
-
-    `shape` adds morphometry, `source` the quality numbers of warps, `segmented` and `labelled` those of masks and
-    landmarks drawn here, by contrast.
-
-    Examples
-    --------
-    >>> specs = store_specs(contrasts=("mt",), metrics=("mtr",), estimators=("wa",))
-    >>> specs["maps/mtr"].dims, specs["tables/template/mtr_wa_coverage"].units
-    (('subject', 'voxel'), '1')
-    """
-
-    def every() -> Iterator[VariableSpec]:
-        yield from FIXED
-        for c in contrasts:
-            yield fit_spec(c)
-            yield from qc_specs(c, {**FIT_QC, **WARP_QC} if source == SCT else FIT_QC).values()
-        for m in metrics:
-            yield map_spec(m)
-            yield from qc_specs(m, METRIC_QC).values()
-            if SPACE_NATIVE in spaces:
-                yield from qc_specs(m, SPACE_QC).values()
-            for space in spaces:
-                for e in estimators:
-                    yield from table_specs(m, e, space).values()
-        for c in segmented:
-            yield from qc_specs(segment_stage(c), SEGMENT_QC).values()
-        for c in labelled:
-            yield from qc_specs(levels_stage(c), LEVELS_QC).values()
-        if shape:
-            yield from shape_specs().values()
-
-    return {s.path: s for s in every()}
+# --- the contrasts and images that every study may have ----------------------------------------------------------------
+add_contrast(Contrast(T2W, "T2w image", T2W), Role(T2W, "T2w image", ("T2w",)))
+add_contrast(Contrast(MT, "MT image", MT_ON), Role(MT_ON, "MT-on image", ("MTS", "MTR"), ({"mt": "on"}, {"acq": "MTon"})))
+ROLES.add(Role(MT_OFF, "MT-off image", ("MTS", "MTR"), ({"mt": "off"}, {"acq": "MToff"}), beside=MT_ON))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,17 +26,20 @@ from cohort_engine.phantom.cohort import (
 )
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, PATIENT, PERFECT, Imperfection, Subject, clinical_scores, make_subject
 from cohort_engine.phantom.tissue import AGE_SLOPE
+from cohort_engine.provenance import digest
 from cohort_engine.qmri.morphometry import group_slices
 from cohort_engine.reduce.operator import Operator, weighted_average
 from cohort_engine.single.morphometry import store_arrays
-from cohort_engine.store import layout
-from cohort_engine.store.ledger import LedgerEntry, now, write_entry
+from cohort_engine.stages.base import Stage
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.stages.declare import declare
 from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.records import Entry
 from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template.base import Template
 from cohort_engine.template.levels import LevelRange
 
-__all__ = ["AGE_SLOPE", "PERFECT", "Imperfection", "StoreTruth", "Subject", "make_subject", "simulate_store"]
+__all__ = ["AGE_SLOPE", "PERFECT", "HandMadeStore", "Imperfection", "StoreTruth", "Subject", "make_subject", "simulate_store"]
 
 SITE_SD, SUBJECT_SD, VOXEL_SD = 1.5, 1.5, 4.0
 """Standard deviations of sites, of subjects and of the noise of a voxel, percentage points."""
@@ -198,14 +201,13 @@ def simulate_store(
         maps.append((offset, severity, kind, site_scale[at], share, rng))
 
     subjects = pd.DataFrame(rows)
-    config = _config(url, template, shape)
-    path = schema.map_spec(schema.MTR).path
-    stages = (layout.stage_of(path) or schema.MTR, *([schema.SHAPE] if shape else []))
+    path = schema.METRICS[schema.MTR].map.path
     known = subjects.drop(columns=[*HIDDEN, *(["severity"] if scores else [])])
-    rows_in_store = init_store(url, template=template, config=config, subjects=known, units={schema.AGE: "year", **(CLINICAL if scores else {})})
+    units = {schema.AGE: "year", **(CLINICAL if scores else {})}
+    store = HandMadeStore.lay_out(_config(url, template, shape), template, known, units=units)
     truth = np.empty((len(rows), *table.shape[1:]), np.float32)
     loss = np.empty_like(truth)
-    for i, (row_in_store, (offset, severity, kind, scale, share, rng)) in enumerate(zip(rows_in_store, maps, strict=True)):
+    for i, (row_in_store, (offset, severity, kind, scale, share, rng)) in enumerate(zip(store.rows, maps, strict=True)):
         values = patterns.healthy + offset - severity * patterns.lost[kind] + scale * rng.normal(0, VOXEL_SD, len(patterns.healthy))
         loss[i] = severity * table[1 + kinds.index(kind)]
         truth[i] = table[0] + offset - severity * table[1 + kinds.index(kind)]
@@ -218,14 +220,52 @@ def simulate_store(
         if shape:
             groups = group_slices(cords[i] | {schema.LENGTH: slice_lengths(template)}, template.slice_level)
             arrays |= store_arrays(cords[i], groups, np.zeros(len(groups.groups), np.int64), template)
-        write_subject(url, int(row_in_store), arrays, template_digest=template.digest)
-        for stage in stages:
-            write_entry(url, LedgerEntry(int(row_in_store), stage, schema.DONE, key="simulated", seconds=0.0, finished=now()))
-    finalise(url, stages)
+        store.write(row_in_store, arrays)
+    finalise(url)
     shares = np.array([round(share * len(patterns.healthy)) / len(patterns.healthy) for *_, share, _ in maps])
     scanners = pd.DataFrame({schema.SITE: [f"site{i + 1}" for i in range(sites)], "offset": site_offset, "scale": site_scale})
     regions = tuple(r.name for r in template.atlas.regions)
     return StoreTruth(subjects, template.levels, regions, truth, shares, loss, scanners, age_slope, sex_effect)
+
+
+@dataclass(frozen=True)
+class HandMadeStore:
+    """A store whose rows are written by hand in place of stages; close it with `store.maintenance.finalise`.
+
+    Attributes
+    ----------
+    url : str
+    template : Template
+    stages : tuple of Stage
+        Those whose arrays are written.
+    rows : tuple of int
+        Row of each subject, in the order of the table.
+    """
+
+    url: str
+    template: Template
+    stages: tuple[Stage, ...]
+    rows: tuple[int, ...]
+
+    @classmethod
+    def lay_out(
+        cls, config: Config, template: Template, subjects: pd.DataFrame, *, names: Sequence[str] = (schema.MTR, schema.SHAPE),
+        units: Mapping[str, str] | None = None,
+    ) -> HandMadeStore:  # fmt: skip
+        """Lay a store out for those of a study's stages that are called `names`, without what they need."""
+        stages = tuple(replace(s, needs=()) for s in stages_of(config) if s.name in names)
+        told, url = declare(config, stages, template.digest), config.data.store
+        rows = init_store(url, template=template, subjects=subjects, specs=told.specs, asked=told.asked, recipes=told.recipes, units=units)
+        return cls(url, template, stages, tuple(map(int, rows)))
+
+    def write(self, row: int, arrays: Mapping[str, Any]) -> None:
+        """Write a subject's arrays, each as its stage would; a stage of which there is none is not done."""
+        for stage in self.stages:
+            own = {spec.path: arrays[spec.path] for spec in stage.writes if spec.path in arrays}
+            if own:
+                recipe = stage.recipe(self.template.digest).hash
+                entry = Entry(row, stage.name, schema.DONE, key=digest(stage.name, recipe, row), recipe=recipe, seconds=0.0)
+                write_subject(self.url, row, own, entry, template_digest=self.template.digest)
 
 
 def _config(url: str, template: Template, shape: bool) -> Config:

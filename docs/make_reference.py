@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from pydantic_core import PydanticUndefined
+from typing import get_args, get_origin
 
 from cohort_engine import schema
-from cohort_engine.config import Config, Section
+from cohort_engine.config import Section, parse_config, study_model
 from cohort_engine.report.words import OWN, SECTION_TITLES, TABLES
+from cohort_engine.stages.base import SOURCES
+from cohort_engine.stages.choose import stages_of
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -19,44 +20,46 @@ def config_page() -> str:
 
     def walk(model: type[Section], name: str) -> None:
         sections = []
-        lines.extend(
-            [
-                f"## `{name}`" if name else "## Sections",
-                "",
-                (model.__doc__ or "").strip().splitlines()[0],
-                "",
-                "| key | default | meaning |",
-                "|---|---|---|",
-            ]
-        )
+        lines.extend([f"## `{name}`" if name else "## Sections", "", _first(model), "", "| key | default | meaning |", "|---|---|---|"])
         for key, info in model.model_fields.items():
-            if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-                sections.append((info.annotation, f"{name}.{key}" if name else key))
-                default = "section" + (", required" if info.is_required() else "")
-            else:
-                default = "required" if info.default is PydanticUndefined else f"`{info.default!r}`"
+            inner, inside = info.annotation, f"{name}.{key}" if name else key
             meaning = " ".join((info.description or "").split())
+            if isinstance(inner, type) and issubclass(inner, Section):
+                sections.append((inner, inside))
+                default = "section" + (", required" if info.is_required() else "")
+                meaning = meaning or _first(inner)
+            elif get_origin(inner) is dict and isinstance(of := get_args(inner)[1], type) and issubclass(of, Section):
+                sections.append((of, f"{inside}.<name>"))
+                default = "none"
+            else:
+                default = "required" if info.is_required() else f"`{info.get_default(call_default_factory=True)!r}`"
             lines.append(f"| `{key}` | {default} | {meaning} |")
         lines.append("")
         for section in sections:
             walk(*section)
 
-    walk(Config, "")
-    return "\n".join(lines)
+    walk(study_model(), "")
+    lines += ["## Words of fixed choices", ""]
+    for registry, where in ((SOURCES, "data.source"), (schema.METRICS, "stages.metrics"), (schema.ESTIMATORS, "stages.reduce.estimators")):
+        lines.append(f"* `{where}`: {', '.join(f'`{name}`' for name in registry)}.")
+    return "\n".join([*lines, ""])
+
+
+def _first(model: type[Section]) -> str:
+    return (model.__doc__ or "").strip().splitlines()[0]
+
+
+def _specs(source: str) -> dict[str, schema.VariableSpec]:
+    """Arrays that the stages of a source and the tables of template space have."""
+    stages = {"shape": {"source": schema.T2W}, "reduce": {"estimators": [schema.WA, schema.MAP]}}
+    chosen = stages_of(parse_config({"data": {"bids": "b", "store": "s", "source": source}, "stages": stages}))
+    tables = (spec for e in (schema.WA, schema.MAP) for spec in schema.table_specs(schema.MTR, e).values())
+    return {spec.path: spec for spec in (*(spec for stage in chosen for spec in stage.writes), *tables)}
 
 
 def store_page() -> str:
     """Every array of a store."""
-    specs = schema.store_specs(
-        contrasts=(schema.MT,),
-        metrics=tuple(schema.METRICS),
-        estimators=(schema.WA, schema.MAP),
-        spaces=schema.SPACES,
-        shape=True,
-        source=schema.SCT,
-        segmented=(schema.MT,),
-        labelled=(schema.T2W,),
-    )
+    specs = {s.path: s for s in schema.FIXED} | _specs(schema.BIDS) | _specs(schema.SCT)
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",
@@ -65,11 +68,11 @@ def store_page() -> str:
         "quality numbers of warps (`qc/mt_inverse_residual`, `qc/mt_label_dice`) that only `data.source: sct` has;",
         "`subjects/*` holds the typed columns of `participants.tsv`, `analysis/*` the [tables of an analysis](analysis.md), one array a column.",
         "",
-        "| array | dims | chunk | dtype | unit | meaning |", "|---|---|---|---|---|---|",
+        "| array | dims | chunk | dtype | unit | stage | meaning |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for path, s in specs.items():
-        chunk = ", ".join(f"{d} {n}" for d, n in s.chunks.items()) or "whole"
-        lines.append(f"| `{path}` | {', '.join(s.dims)} | {chunk} | {s.dtype} | {s.units} | {s.long_name} |")
+        chunk = ", ".join(f"{d} {n}" for d, n in s.chunks.items()) or ("gathered" if s.gathered else "whole")
+        lines.append(f"| `{path}` | {', '.join(s.dims)} | {chunk} | {s.dtype} | {s.units} | {s.stage} | {s.long_name} |")
     return "\n".join([*lines, ""])
 
 

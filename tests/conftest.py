@@ -81,14 +81,18 @@ def make_config() -> Callable[..., Config]:
 
 @pytest.fixture
 def make_store(tmp_path: Path, small_template: Template, make_config: Callable[..., Config]) -> Callable[..., str]:
-    """Lay out a store of n subjects called sub-000, sub-001 ... (or of a given table), on the small template."""
+    """Lay out a store of n subjects called sub-000, sub-001 ... (or of a given table), on the small template, with all stages of a study."""
+    from cohort_engine.stages.choose import stages_of
+    from cohort_engine.stages.declare import declare
     from cohort_engine.store.writer import init_store
 
     def make(subjects: int | pd.DataFrame = 3, *, url: str = "", units: dict[str, str] | None = None, **sections: Any) -> str:
         url = url or str(tmp_path / "store.zarr")
         if isinstance(subjects, int):
             subjects = pd.DataFrame({"participant_id": [f"sub-{i:03d}" for i in range(subjects)], "session_id": ""})
-        init_store(url, template=small_template, config=make_config(**sections), subjects=subjects, units=units)
+        config = make_config(**sections)
+        told = declare(config, stages_of(config), small_template.digest)
+        init_store(url, template=small_template, subjects=subjects, specs=told.specs, asked=told.asked, recipes=told.recipes, units=units)
         return url
 
     return make
@@ -104,10 +108,8 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
     from cohort_engine import schema
     from cohort_engine.reduce.cohort import tabulate
-    from cohort_engine.store import layout
-    from cohort_engine.store.ledger import LedgerEntry, now, write_entry
     from cohort_engine.store.maintenance import finalise
-    from cohort_engine.store.writer import init_store, write_subject
+    from cohort_engine.testing import HandMadeStore
 
     template = parametric_cord(spacing=2, top="C2", bottom="C7")
     stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}
@@ -128,14 +130,16 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
             rows += [person, {**person, "session_id": "ses-2"}] if i < twice else [person]
         table = pd.DataFrame(rows)
         config = parse_config({"data": {"bids": "b", "store": url}, "template": {"name": "parametric"}, "stages": stages})
-        stored = init_store(url, template=template, config=config, subjects=change(table).drop(columns="severity"), units={"age": "year"})
+        store = HandMadeStore.lay_out(
+            config, template, change(table).drop(columns="severity"), units={"age": "year"}, names=("fit_mt", "mtr", "shape")
+        )
         import zarr
 
         root = zarr.open_group(url, mode="r")
         z, level = (np.asarray(root[f"{schema.PROFILES}/{n}"]) for n in (schema.Z, schema.Z_LEVEL))
         narrow = np.exp(-(((z - z[level == 5].mean()) / 5) ** 2))
         offsets = {p: rng.normal(0, 1, 2) for p in table["participant_id"]}
-        for row, (_, who) in zip(stored, table.iterrows(), strict=True):
+        for row, (_, who) in zip(store.rows, table.iterrows(), strict=True):
             mtr = 48 + offsets[who["participant_id"]][0] - 5 * who["severity"] * (template.packing.level == 5) - 1.5 * who["severity"]
             own = 1 + 0.05 * offsets[who["participant_id"]][1] + rng.normal(0, 0.004, len(z))
             ap = 7.5 * own * (1 - 0.35 * who["severity"] * narrow)
@@ -144,11 +148,8 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
                 "maps/mtr": noisy.astype(np.float32),
                 "profiles/diameter_ap": ap, "profiles/area": ap * 9.5, "qc/mt_dice": np.float32(rng.uniform(0.88, 0.97)),
             }  # fmt: skip
-            write_subject(url, int(row), arrays, template_digest=template.digest)
-            for stage in {layout.stage_of(path) for path in arrays}:
-                write_entry(url, LedgerEntry(int(row), str(stage), schema.DONE, key="simulated", seconds=0.0, finished=now()))
-        tabulate(url)
-        finalise(url, ("mtr", "shape"))
+            store.write(row, arrays)
+        finalise(url, tabulate=lambda: tabulate(url))
         return url
 
     return make

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort_engine.errors import CordError
+from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.template.packing import FloatArray, apply_affine
 
 HAZE = 0.1
@@ -302,12 +302,52 @@ def slice_centres(cord: FloatArray, slices: NDArray[np.int64]) -> FloatArray:
     return np.stack([x, y, slices.astype(float)], axis=1)
 
 
+def slice_arc(centreline: Centreline, affine: FloatArray, at: FloatArray | NDArray[np.integer[Any]]) -> FloatArray:
+    """Arc length at which the centreline crosses the planes of slices.
+
+    Parameters
+    ----------
+    centreline : Centreline
+    affine : (4, 4) array
+        Voxel centres to RAS+ mm.
+    at : (...) array
+        Slice numbers on axis 2; may be fractional or beyond the ends, where the centreline goes straight on.
+
+    Returns
+    -------
+    (...) array
+        Arc length, mm.
+
+    Raises
+    ------
+    GeometryError
+        When the centreline does not climb through the slices.
+
+    Examples
+    --------
+    >>> line = Centreline.through(np.array([[0.0, 0.0, 0.0], [0.0, 30.0, 40.0]]))
+    >>> slice_arc(line, np.diag([1.0, 1.0, 4.0, 1.0]), np.array([0, 1, 20])).tolist()
+    [0.0, 5.0, 100.0]
+    """
+    to_voxel = np.linalg.inv(affine)
+    k = apply_affine(to_voxel, centreline.points)[:, 2]
+    if not (np.diff(k) > 0).all():
+        raise GeometryError(
+            expected="a centreline that crosses each slice once, upwards", found="one that turns back between slices", where="cord mask",
+            remedy="Give the image in RAS+ order with slices across the cord.",
+        )  # fmt: skip
+    at = np.asarray(at, float)
+    beyond = at - np.clip(at, k[0], k[-1])
+    climb = (to_voxel[:3, :3] @ centreline.tangent[[0, -1]].T)[2]
+    return np.asarray(np.interp(at, k, centreline.arc) + beyond / np.where(beyond < 0, climb[0], climb[1]))
+
+
 def _curve(centres: FloatArray, affine: FloatArray, smoothing: float) -> Centreline:
     points = apply_affine(affine, centres)
     across = np.cross(affine[:3, 0], affine[:3, 1])
     spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
     u = (centres[:, 2] - centres[0, 2]) * spacing
-    values, bend = _smooth(points, spacing, smoothing)
+    values, bend = smooth(u, points, spacing, smoothing)
     fine = np.linspace(0.0, u[-1], max(2, int(np.ceil(u[-1] / STEP)) + 1))
     below = np.clip((fine / spacing).astype(int), 0, len(u) - 2)
     t = (fine / spacing - below)[:, None]
@@ -320,15 +360,44 @@ def _curve(centres: FloatArray, affine: FloatArray, smoothing: float) -> Centrel
     return Centreline.through(curve)
 
 
-def _smooth(values: FloatArray, spacing: float, wavelength: float) -> tuple[FloatArray, FloatArray]:
-    """Values (n, m) and second derivatives (n, m) of the natural cubic smoothing spline at its equidistant knots; see `centreline_from_mask`."""
-    n = len(values)
+def smooth(u: FloatArray, values: FloatArray, spacing: float, wavelength: float = SMOOTHING) -> tuple[FloatArray, FloatArray]:
+    """Natural cubic smoothing spline at its knots; see `centreline_from_mask` for the penalty.
+
+    Parameters
+    ----------
+    u : (n,) array
+        Knots, mm, increasing; may have gaps.
+    values : (n, m) array
+        Finite, any unit.
+    spacing : float
+        Distance between slices, mm.
+    wavelength : float
+        That keeps half of its height, mm.
+
+    Returns
+    -------
+    smooth, bend : (n, m) arrays
+        Values, and second derivatives by u. Fewer than three values stay as they are.
+
+    Notes
+    -----
+    ``scipy.interpolate.make_smoothing_spline`` is the same spline, of one column and of at least five knots.
+
+    Examples
+    --------
+    >>> u = np.array([0.0, 5.0, 10.0, 20.0])
+    >>> straight, bend = smooth(u, np.stack([2 * u, u * 0 + 1], axis=1), 5.0)
+    >>> straight.round(9).tolist(), bool(abs(bend).max() < 1e-12)
+    ([[0.0, 1.0], [10.0, 1.0], [20.0, 1.0], [40.0, 1.0]], True)
+    """
+    n = len(u)
     bend = np.zeros(values.shape)
     if n < 3:
         return values, bend
     penalty = (max(wavelength, 0.0) / (2 * np.pi)) ** 4 / spacing
-    q = np.diff(np.eye(n), n=2, axis=0) / spacing  # (n - 2, n): second differences
-    r = spacing * (np.eye(n - 2) * 2 / 3 + (np.eye(n - 2, k=1) + np.eye(n - 2, k=-1)) / 6)
+    h = np.diff(u)
+    q = np.diff(np.diff(np.eye(n), axis=0) / h[:, None], axis=0)  # (n - 2, n): second differences
+    r = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
     bend[1:-1] = np.linalg.solve(r + penalty * q @ q.T, q @ values)
     return values - penalty * q.T @ bend[1:-1], bend
 

@@ -25,11 +25,10 @@ from scipy import ndimage
 from scipy.special import ndtr
 
 from cohort_engine import schema
-from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices, slice_arc
 from cohort_engine.cord.levels import FARTHEST, Landmarks
 from cohort_engine.errors import GeometryError, InputError, LevelError
 from cohort_engine.nn.strips import COLUMNS, FIRST, HIGHEST, LAST, SHAPE_GAIN, STATES, STEP, numbered_heights
-from cohort_engine.qmri.morphometry import slice_arc
 from cohort_engine.template.packing import FloatArray
 
 if TYPE_CHECKING:

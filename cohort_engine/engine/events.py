@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
+from cohort_engine.runlog import RunLog
 
 if TYPE_CHECKING:
     from cohort_engine.engine.build import BuildReport
@@ -28,11 +30,121 @@ class Events:
     def on_subject_end(self, row: int) -> None:
         """Take the end of all stages of a subject."""
 
+    def on_wait(self, text: str) -> None:
+        """Know that nothing happens until something outside answers."""
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        """Know who is being waited for, when nothing has ended for a while: row, stage, and seconds it has run."""
+
+    def on_interrupt(self, text: str) -> None:
+        """Know that somebody stopped the build. The sentence is on the screen already."""
+
     def on_finish(self, report: BuildReport) -> None:
         """Take the result. Not called when the build raises."""
 
     def close(self) -> None:
         """Give the screen back, whatever happened."""
+
+
+class Both(Events):
+    """Several observers, told one after the other.
+
+    Examples
+    --------
+    >>> Both(Events(), Events()).on_wait("nothing to see")
+    """
+
+    def __init__(self, *events: Events) -> None:
+        self.events = events
+
+    def on_plan(self, plan: Plan) -> None:
+        for e in self.events:
+            e.on_plan(plan)
+
+    def on_start(self, names: Mapping[int, str]) -> None:
+        for e in self.events:
+            e.on_start(names)
+
+    def on_stage_end(self, result: StageResult) -> None:
+        for e in self.events:
+            e.on_stage_end(result)
+
+    def on_subject_end(self, row: int) -> None:
+        for e in self.events:
+            e.on_subject_end(row)
+
+    def on_wait(self, text: str) -> None:
+        for e in self.events:
+            e.on_wait(text)
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        for e in self.events:
+            e.on_waiting(running)
+
+    def on_interrupt(self, text: str) -> None:
+        for e in self.events:
+            e.on_interrupt(text)
+
+    def on_finish(self, report: BuildReport) -> None:
+        for e in self.events:
+            e.on_finish(report)
+
+    def close(self) -> None:
+        for e in self.events:
+            e.close()
+
+
+class LogEvents(Events):
+    """Writes what happens to a log. Rows stand for people: `names` are not looked at."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+
+    def on_plan(self, plan: Plan) -> None:
+        self.log.write("info", "plan", subjects=plan.subjects, workers=plan.workers, tasks=dict(plan.tasks))
+
+    def on_start(self, names: Mapping[int, str]) -> None:
+        self.log.write("info", "start", rows=len(names))
+
+    def on_stage_end(self, result: StageResult) -> None:
+        entry = result.entry
+        if entry is None:
+            self.log.write("warning", "stage", row=result.row, stage=result.stage, status="blocked")
+            return
+        level = "warning" if not result.done else "debug" if result.cached or entry.status == schema.NOT_NEEDED else "info"
+        cost: dict[str, Any] = {} if result.cached else {"seconds": _finite(entry.seconds), "peak_memory": _finite(entry.peak_memory)}
+        self.log.write(
+            level, "stage", row=result.row, stage=result.stage, status=entry.status, cached=result.cached or None, kind=entry.kind,
+            message=entry.message, remedy=entry.remedy, trace=getattr(entry, "trace", ""), **cost,
+        )  # fmt: skip
+
+    def on_subject_end(self, row: int) -> None:
+        self.log.write("debug", schema.SUBJECT, row=row)
+
+    def on_wait(self, text: str) -> None:
+        self.log.write("info", "wait", text=text)
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        for row, stage, seconds in running:
+            self.log.write("warning", "waiting", row=row, stage=stage, seconds=_finite(seconds))
+
+    def on_interrupt(self, text: str) -> None:
+        self.log.write("warning", "interrupt", text=text)
+        self.log.close()
+
+    def on_finish(self, report: BuildReport) -> None:
+        level = "warning" if report.exit_code else "info"
+        counts = {stage: {k: n for k, n in c.items() if n} for stage, c in report.counts.items()}
+        self.log.write(level, "finish", seconds=_finite(report.seconds), counts=counts, trouble=report.trouble)
+        self.log.close()
+
+    def close(self) -> None:
+        self.log.close()
+
+
+def _finite(value: float) -> float | None:
+    """Round for a log; JSON has no NaN."""
+    return round(value, 2) if math.isfinite(value) else None
 
 
 class RichProgress(Events):
@@ -70,6 +182,15 @@ class RichProgress(Events):
             self.progress.console.print(f"[red]{escape(self.names[result.row])}[/] {text}")
         trouble = self.troubles.get(result.stage)
         self.progress.update(self.bars[result.stage], advance=1, note=f"[red]{trouble} not done[/]" if trouble else "")
+
+    def on_wait(self, text: str) -> None:
+        from rich.markup import escape
+
+        self.progress.console.print(escape(text))
+
+    def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
+        for row, stage, seconds in running:
+            self.on_wait(f"waiting for {self.names.get(row, f'row {row}')}: {stage}, {seconds:.0f} s so far")
 
     def close(self) -> None:
         self.progress.stop()

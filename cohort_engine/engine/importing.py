@@ -22,10 +22,13 @@ from cohort_engine.errors import InputError, StoreError, TemplateError
 from cohort_engine.io.participants import Person, read_participants_file
 from cohort_engine.qmri.morphometry import group_slices
 from cohort_engine.single.morphometry import store_arrays
+from cohort_engine.stages.base import Stage
+from cohort_engine.stages.declare import declare
 from cohort_engine.store import layout
-from cohort_engine.store.ledger import LedgerEntry, now, write_entry
+from cohort_engine.store.lease import lease
 from cohort_engine.store.maintenance import finalise
-from cohort_engine.store.writer import IDENTITY, init_store, write_block
+from cohort_engine.store.records import Entry
+from cohort_engine.store.writer import IDENTITY, init_store, write_subject
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray
 
@@ -40,6 +43,11 @@ MEANS = {
 """Column of the Spinal Cord Toolbox -> our measure, and its factor: the angle_AP there counts a lean to the left, orientation has no sign."""
 LARGEST = 64 * 2**20
 """A table of one subject is 200 kB; an archive member above this (bytes) is something else."""
+IMPORT = Stage(
+    schema.SHAPE, "tables-1", lambda inputs: {}, (), tuple(s for s in schema.shape_specs().values() if s.stage), {"source": schema.PROFILE_TABLES},
+    section=schema.SHAPE,
+)  # fmt: skip
+"""Stands for the import where a store says what made its rows; nothing runs it."""
 _NAME = re.compile(r"(?P<participant>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?(?:_[^/]*)?\.csv")
 
 
@@ -107,20 +115,20 @@ def import_morphometry(tables: str | Path, store: str, *, participants: str | Pa
     _refuse_others(store, people)
     measured = [_read(raw, f"{TABLE} {number} of {len(found)}", template) for number, raw in enumerate(found.values(), 1)]
 
-    science = {"metrics": [], "fit": {"contrasts": []}, "shape": {"source": schema.PROFILE_TABLES}, "reduce": {"min_coverage": 0.0}}
+    science = {"metrics": [], "shape": {"source": schema.PROFILE_TABLES}, "reduce": {"min_coverage": 0.0}}
     config = parse_config({"data": {"bids": "", "store": store}, "template": {"name": template.name}, "stages": science})
-    rows = init_store(store, template=template, config=config, subjects=subjects, units=units)
+    declared = declare(config, (IMPORT,), template.digest)
     level = np.asarray(template.slice_level, np.int64)
-    lines = [store_arrays(profiles, group_slices(profiles, level), None, template) for profiles in measured]
-    paths = sorted({path for line in lines for path in line})
-    for first in range(0, len(lines), schema.SUBJECT_BLOCK):
-        block = lines[first : first + schema.SUBJECT_BLOCK]
-        empty = {path: np.full_like(next(line[path] for line in lines if path in line), np.nan) for path in paths}
-        write_block(store, first, {path: np.stack([line.get(path, empty[path]) for line in block]) for path in paths})
-    for row, raw in zip(rows, found.values(), strict=True):
-        key = hashlib.sha256(raw).hexdigest()[:16]
-        write_entry(store, LedgerEntry(int(row), schema.SHAPE, schema.DONE, key=key, seconds=0.0, finished=now()))
-    finalise(store, (schema.SHAPE,))
+    with lease(store, "import"):
+        rows = init_store(
+            store, template=template, subjects=subjects, units=units, specs=declared.specs, asked=declared.asked, recipes=declared.recipes
+        )
+        recipe = IMPORT.recipe(template.digest).hash
+        for row, raw, profiles in zip(map(int, rows), found.values(), measured, strict=True):
+            entry = Entry(row, IMPORT.name, schema.DONE, hashlib.sha256(raw).hexdigest()[:16], recipe, seconds=0.0)
+            arrays = store_arrays(profiles, group_slices(profiles, level), None, template)
+            write_subject(store, row, arrays, entry, template_digest=template.digest)
+        finalise(store)
     with_table = {participant for participant, _ in people}
     return ImportReport(len(people), sum(p[0] not in known.names for p in people), len(known.names - with_table))
 

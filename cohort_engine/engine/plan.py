@@ -1,11 +1,11 @@
-"""What a build will cost, counted before it starts, with every problem that can be foreseen."""
+"""What a build will do and cost, counted before it starts, with every problem that can be foreseen."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,14 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.engine.clusters import WorkerOffer
+from cohort_engine.engine.inputs import file_bytes
 from cohort_engine.engine.runner import Subject, check_resources
 from cohort_engine.errors import CohortError, ResourceError
 from cohort_engine.io.places import local_path
+from cohort_engine.schema import VariableSpec
 from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
+from cohort_engine.store.records import ENTRY_BLOCK
 from cohort_engine.template.base import Template
 
 WORKER_MEMORY = 220.0
@@ -26,6 +29,7 @@ TEMPLATE_COPIES = 1.5
 """Memory of loading a template, in multiples of the arrays it keeps: 95 MiB for the 66 of PAM50."""
 TEXT_BYTES = 16
 """A key in the store."""
+STATE_WORDS = {schema.TO_DO: "to do", schema.STALE: "stale", schema.FAILED: "failed, tried again"}
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,17 @@ class Plan:
     subjects : int
     workers : int
     tasks : mapping of stage to int
-        One a subject; a finished one returns at once.
-    finished : mapping of stage to int
-        Tasks that the ledger says are done; they run again only where their inputs or parameters changed.
+        Subjects that the stage is for.
+    runs : mapping of stage to {state: int}
+        Of these, those that will run: to do, stale, or failed and tried again. The others stand as they are.
+    reasons : tuple of str
+        Why stages are stale: ``"stages.mtr.low_signal changed: mtr, mtr_native of 45 subjects"``.
+    left : mapping of str to int
+        Subjects of the store who are not in the study, by reason.
     bytes_in, bytes_out : int
         Size of the local input files; size of all arrays before compression.
     objects : int
-        Files (or bucket objects) the store and its ledger come to, at most: a chunk without data is not stored.
+        Files (or bucket objects) of the store and its ledger once it is closed, at most.
     memory : float
         Estimated peak of a worker, MiB.
     missing : mapping of role to int
@@ -55,18 +63,21 @@ class Plan:
     subjects: int
     workers: int
     tasks: Mapping[str, int]
-    finished: Mapping[str, int]
+    runs: Mapping[str, Mapping[str, int]]
     bytes_in: int
     bytes_out: int
     objects: int
     memory: float
     missing: Mapping[str, int]
+    reasons: tuple[str, ...] = ()
+    left: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[CohortError, ...] = ()
 
     @classmethod
     def of(
         cls, config: Config, subjects: Sequence[Subject], stages: Sequence[Stage], template: Template, offers: Sequence[WorkerOffer], *,
-        columns: int = 2, finished: Mapping[str, int] | None = None, problems: Sequence[CohortError] = (),
+        specs: Sequence[VariableSpec], columns: int = 2, runs: Mapping[str, Mapping[str, int]] | None = None, reasons: Sequence[str] = (),
+        left: Mapping[str, int] | None = None, problems: Sequence[CohortError] = (),
     ) -> Plan:  # fmt: skip
         """Count; nothing is written, and no image is opened.
 
@@ -77,21 +88,29 @@ class Plan:
         stages : sequence of Stage
         template : Template
         offers : sequence of WorkerOffer
+        specs : sequence of VariableSpec
+            What will be laid out, see `stages.declare`.
         columns : int
             Columns of the subject table.
-        finished : mapping of stage to int, optional
+        runs : mapping of stage to {state: int}, optional
+            By default everything is to do.
+        reasons : sequence of str
+        left : mapping of str to int, optional
         problems : sequence of CohortError
             Found elsewhere, to be listed with those found here.
         """
-        finished = finished or {}
+        tasks = {s.name: _tasks(s, subjects) for s in stages}
+        runs = {name: {schema.TO_DO: n} for name, n in tasks.items()} if runs is None else runs
         used, missing = _inputs(subjects, stages)
-        bytes_out, objects = _layout(config, template, len(subjects), len(stages), columns)
+        bytes_out, objects = _layout(template, len(subjects), stages, specs, columns)
+        objects += sum(s.makes in subject.make for s in stages if s.makes for subject in subjects)
         memory = WORKER_MEMORY + TEMPLATE_COPIES * _template_bytes(template) / 2**20 + max((s.memory for s in stages), default=0.0)
-        share = 1 - sum(finished.values()) / max(1, len(subjects) * len(stages))
+        share = sum(n for counts in runs.values() for n in counts.values()) / max(1, sum(tasks.values()))
         found = [*problems, *check_resources(stages, offers), *_memory_problem(memory, offers), *_disk_problem(config.data.store, bytes_out * share)]
         return cls(
-            subjects=len(subjects), workers=len(offers), tasks={s.name: _tasks(s, subjects) for s in stages}, finished=finished,
-            bytes_in=_file_bytes(used), bytes_out=bytes_out, objects=objects, memory=memory, missing=missing, problems=tuple(found),
+            subjects=len(subjects), workers=min(len(offers), max(1, len(subjects))), tasks=tasks, runs=runs, bytes_in=file_bytes(used),
+            bytes_out=bytes_out, objects=objects, memory=memory, missing=missing, reasons=tuple(reasons), left=dict(left or {}),
+            problems=tuple(found),
         )  # fmt: skip
 
     def validate(self) -> None:
@@ -108,17 +127,29 @@ class Plan:
             listed = " ".join(f"({i}) {p}" for i, p in enumerate(self.problems, 1))
             raise ResourceError(expected="nothing in the way of a build", found=f"{len(self.problems)} problems", where="plan", remedy=listed)
 
+    @property
+    def to_run(self) -> int:
+        """Stages of subjects that will run."""
+        return sum(n for counts in self.runs.values() for n in counts.values())
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the table as text."""
         return [
             ("subjects", str(self.subjects)),
-            *((f"tasks {stage}", f"{n}, {self.finished.get(stage, 0)} done before" if self.finished else str(n)) for stage, n in self.tasks.items()),
+            *((f"left: {why}", str(n)) for why, n in self.left.items()),
+            *((f"stage {stage}", self._words(stage)) for stage in self.tasks),
+            *(("why", reason) for reason in self.reasons),
             ("input", _size(self.bytes_in)),
             ("output", f"{_size(self.bytes_out)} at most, {self.objects} objects"),
             ("workers", f"{self.workers}, about {self.memory / 1024:.1f} GiB each"),
-            *((f"lacking {schema.ROLES[role]}", str(n)) for role, n in self.missing.items()),
+            *((f"lacking {schema.words(role)}", str(n)) for role, n in self.missing.items()),
             *(("problem", str(p)) for p in self.problems),
         ]
+
+    def _words(self, stage: str) -> str:
+        counts = {state: n for state, n in self.runs.get(stage, {}).items() if n}
+        why = ", ".join(f"{n} {STATE_WORDS[state]}" for state, n in counts.items())
+        return f"{sum(counts.values())} of {self.tasks[stage]} to run" + (f": {why}" if why else "")
 
     def table(self) -> Any:
         """Return the plan as a `rich` table, for the screen."""
@@ -144,43 +175,38 @@ def _inputs(subjects: Sequence[Subject], stages: Sequence[Stage]) -> tuple[set[s
     for subject in subjects:
         lacking: set[str] = set()
         for stage in stages:
-            if stage.draws and stage.draws not in subject.draw:
+            if stage.makes and stage.makes not in subject.make:
                 continue
-            files = subject.files if not stage.lacking(subject.files) else {**dict.fromkeys(subject.draw, ""), **subject.files}
+            files = subject.files if not stage.lacking(subject.files) else {**dict.fromkeys(subject.make, ""), **subject.files}
             lacking.update(stage.lacking(files))
             used.update(filter(None, (files[r] for r in stage.wanting(files) if r in files)))
         for role in lacking:
             missing[role] = missing.get(role, 0) + 1
-    return used, {role: missing[role] for role in schema.ROLES if role in missing}
+    return used, {role: missing[role] for role in (*schema.ROLES, *sorted(missing)) if role in missing}
 
 
 def _tasks(stage: Stage, subjects: Sequence[Subject]) -> int:
-    return sum(stage.draws in s.draw for s in subjects) if stage.draws else len(subjects)
+    return sum(stage.makes in s.make for s in subjects) if stage.makes else len(subjects)
 
 
-def _file_bytes(locations: set[str]) -> int:
-    """Add up local files, and those of folders; what is not there is left to the stage that needs it."""
-    paths = [p for p in map(local_path, locations) if p is not None]
-    return sum(f.stat().st_size for p in paths for f in (p.rglob("*") if p.is_dir() else (p,)) if f.is_file())
+def _layout(template: Template, subjects: int, stages: Sequence[Stage], specs: Sequence[VariableSpec], columns: int) -> tuple[int, int]:
+    """Return bytes of the arrays that grow with the cohort, and objects of the whole closed store and its ledger."""
+    sizes = {**layout.sizes_of(template), schema.SUBJECT: subjects, schema.STAGE: len(stages)}
+    fixed = {spec.path: (spec, values.shape) for spec, values in layout.fixed_arrays(template, specs)}
+    fixed |= {layout.STAGE_NAMES.path: (layout.STAGE_NAMES, (len(stages),))}
+    grown = {s.path: s for s in (*specs, *schema.FIXED, layout.ROW, layout.LEFT, *layout.NAMES) if s.path not in fixed}
+    text = schema.subject_spec(schema.PARTICIPANT, "str")
+    shapes = [*fixed.values(), *((s, tuple(sizes[d] for d in s.dims)) for s in grown.values()), *[(text, (subjects,))] * columns]
+    groups = {"", schema.SUBJECTS, *(part for s, _ in shapes for part in _above(s.path))}
+    objects = len(groups) + sum(1 + math.prod(-(-n // c) for n, c in zip(shape, layout.chunks_of(s, shape), strict=True)) for s, shape in shapes)
+    size = sum(math.prod(sizes[d] for d in s.dims) * (TEXT_BYTES if s.dtype == "str" else np.dtype(s.dtype).itemsize) for s in grown.values())
+    return size, objects + math.ceil(subjects / ENTRY_BLOCK)
 
 
-def _layout(config: Config, template: Template, subjects: int, stages: int, columns: int) -> tuple[int, int]:
-    """Return bytes of the arrays that grow with the cohort, and objects of the whole store and its ledger."""
-    sizes = {
-        schema.SUBJECT: subjects, schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels),
-        schema.REGION: len(template.atlas.regions), schema.STAGE: stages, schema.Z: len(template.z),
-    }  # fmt: skip
-    specs = layout.specs_of(config.science())
-    names = [pair for space in config.stages.reduce.spaces for pair in layout.table_names(template, space)]
-    fixed = {spec.path: values.shape for spec, values in (*layout.fixed_arrays(template), *names)} | {layout.STAGE_NAMES.path: (stages,)}
-    groups = {schema.SUBJECTS, schema.STAGES, schema.TABLES, *(path.rpartition("/")[0] for path in (*specs, *fixed))}
-    size, objects = 0, 1 + len(groups) + 2 * len(fixed) + columns * (1 + math.ceil(subjects / layout.COLUMN_BLOCK)) + subjects * stages
-    for spec in specs.values():
-        if spec.path not in fixed:
-            shape = tuple(sizes[d] for d in spec.dims)
-            objects += 1 + math.prod(math.ceil(n / c) for n, c in zip(shape, layout.chunks_of(spec, shape), strict=True))
-            size += math.prod(shape) * (TEXT_BYTES if spec.dtype == "str" else np.dtype(spec.dtype).itemsize)
-    return size, objects
+def _above(path: str) -> list[str]:
+    """List the groups that a variable lies in."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _template_bytes(template: Template) -> int:

@@ -10,9 +10,12 @@ from typing import Any
 from cohort_engine.single.process import Workplace
 from cohort_engine.template.base import Template
 
+TOPIC, BEGUN, ENDED = "cohort-engine", "begun", "ended"
+"""Where workers tell what they do, and what they say."""
+
 
 def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
-    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too.
+    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too, and tells when a task begins and ends.
 
     `own` workers were started by this build: Ctrl-C in its terminal reaches them as well, and is left to the build, which closes them.
     """
@@ -23,10 +26,16 @@ def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
         idempotent = False
 
         def setup(self, worker: Any) -> None:
-            del worker
+            self.worker = worker
             workplace.apply()
             if own:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+        def transition(self, key: Any, start: str, finish: str, **more: Any) -> None:
+            del more
+            what = BEGUN if finish == "executing" else ENDED if start == "executing" else None
+            if what is not None:
+                self.worker.log_event(TOPIC, {"what": what, "key": str(key), "worker": self.worker.address})
 
     return Prepare()
 

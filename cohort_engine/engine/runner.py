@@ -1,40 +1,37 @@
 """Runs the stages of every subject on a pool: one chain of tasks a subject, a sliding window of subjects, failures as data.
 
-A scientific failure travels home as a `StageResult`; only errors that may pass (`CohortError.retryable`) are raised in a task, so that the
-pool's retries mean what they say. A subject that loses its worker is tried once more, alone, since all tasks on a dying worker are
+A failure of a stage travels home as a `StageResult`, whatever it is; only errors that may pass (`CohortError.retryable`) are raised in a task, so
+that the pool's retries mean what they say. A subject that loses its worker is tried once more, alone, since all tasks on a dying worker are
 suspected, also the innocent ones.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import resource
 import time
-import traceback
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cohort_engine import schema
-from cohort_engine.engine.clusters import Pool, WorkerOffer
+from cohort_engine.engine.clusters import Interrupted, Pool, WorkerOffer
 from cohort_engine.engine.events import Events
+from cohort_engine.engine.inputs import SHELF, Reader
 from cohort_engine.engine.plugins import TemplateRef, worker_template
-from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError, ResourceError, StorageError, StoreError
-from cohort_engine.io.places import exists, local_path, read_bytes, storage_errors
+from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError, ResourceError, StorageError, StoreError, describe_error
+from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume
-from cohort_engine.provenance import digest
-from cohort_engine.single.process import task_folder
+from cohort_engine.single.process import peak_memory, task_folder
 from cohort_engine.stages.base import Stage, StageInput
-from cohort_engine.store.ledger import LedgerEntry, drawn_url, read_entry, remove_drawn, write_drawn, write_entry
+from cohort_engine.store.records import Entry, made_url, read_entry, remove_made, write_made
 from cohort_engine.store.writer import read_subject, write_subject
+
+UNFORESEEN = 'A stage met something unforeseen: please report it. "cohort-engine retry" runs it again.'
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,25 @@ class Subject:
     kinds : mapping of landmark role to `schema.DISC` or `schema.BODY`
     problems : mapping of role to CohortError
         Why the study has no file of a role: told in place of its absence.
-    draw : frozenset of str
-        Roles that stages are to draw for it, see `stages.automatic.to_draw`.
+    make : frozenset of str
+        Roles that stages are to make for it, see `stages.choose.to_make`.
     """
 
     row: int
     files: Mapping[str, str] = field(repr=False)
     kinds: Mapping[str, str] = field(repr=False, default_factory=dict)
     problems: Mapping[str, CohortError] = field(repr=False, default_factory=dict)
-    draw: frozenset[str] = frozenset()
+    make: frozenset[str] = frozenset()
+
+    def with_made(self, stage: Stage, places: Mapping[str, str]) -> Subject:
+        """Return the subject as a stage sees it, with the files that other stages made.
+
+        What people made goes first, unless it was completed. Landmarks that a stage made are discs, whatever the study's are.
+        """
+        if not stage.lacking(self.files):
+            places = {role: place for role, place in places.items() if role in self.files}
+        kinds = {role: schema.DISC for role in places if role.endswith(f"_{schema.LANDMARKS}")}
+        return replace(self, files={**self.files, **places}, kinds={**self.kinds, **kinds})
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,23 @@ class Job:
     url : str
         The store.
     stage : Stage
-    params : mapping
     template : TemplateRef
+    build : str
+        Token: files are read once a worker and build.
     again : bool
         Run stages anew whose recorded failure would otherwise stand.
     """
 
     url: str = field(repr=False)
     stage: Stage = field(repr=False)
-    params: Mapping[str, Any] = field(repr=False)
     template: TemplateRef = field(repr=False)
+    build: str = ""
     again: bool = False
+
+    @property
+    def recipe(self) -> str:
+        """Hash of the stage's recipe."""
+        return self.stage.recipe(self.template.digest).hash
 
 
 @dataclass(frozen=True)
@@ -91,188 +104,202 @@ class StageResult:
     ----------
     row : int
     stage : str
-    entry : LedgerEntry or None
+    entry : Entry or None
         None where the stage was blocked: a stage it needs did not succeed.
     cached : bool
-        The entry was in the ledger already, with the same key.
-    draws, drawn : str
-        Role that the stage draws, and where the file lies; nowhere if it was not to be drawn.
+        The entry was there already, with the same key.
+    makes, place : str
+        Role of the file that the stage makes, and where it lies; nowhere if it was not made.
     """
 
     row: int
     stage: str
-    entry: LedgerEntry | None
+    entry: Entry | None
     cached: bool = False
-    draws: str = ""
-    drawn: str = ""
+    makes: str = ""
+    place: str = ""
 
     @property
     def done(self) -> bool:
         return self.entry is not None and self.entry.status in (schema.DONE, schema.NOT_NEEDED)
 
 
+def stands(entry: Entry, again: bool) -> bool:
+    """Tell whether a recorded ending with the same key still holds: a success always, a failure unless another try may help."""
+    return entry.status == schema.DONE or (entry.status == schema.FAILED and not entry.retryable and not again)
+
+
 # --- on the worker ------------------------------------------------------------------------------------------------------
 def run_stage(job: Job, subject: Subject, *upstream: StageResult) -> StageResult:
-    """Run one stage of one subject, or find that it is done; write its arrays, then its ledger entry.
+    """Run one stage of one subject, or find that it is done; write its arrays, and then its entry.
+
+    Whatever goes wrong is that subject's failure, and is recorded.
 
     Raises
     ------
     StorageError
         The store or an input could not be reached; nothing is recorded and doing the same again may help.
     """
-    stage, row = job.stage, subject.row
-    before = read_entry(job.url, row, stage.name)
-    drawn = {u.draws: u.drawn for u in upstream if u.drawn}
-    if not stage.lacking(subject.files):  # what people drew goes before what was drawn here, unless that completes it
-        drawn = {role: place for role, place in drawn.items() if role in subject.files}
-    subject = replace(subject, files={**subject.files, **drawn}, kinds={**subject.kinds, **dict.fromkeys(filter(_marks, drawn), schema.DISC)})
-    if stage.draws and stage.draws not in subject.draw and not _completes(job, subject):
-        return _not_needed(job, row, before)
-    lacking = stage.lacking(subject.files)
-    if any(not u.done and (not u.draws or u.draws in stage.wanting(subject.files)) for u in upstream):
-        _record(job, row, None, before)
-        return StageResult(row, stage.name, None, draws=stage.draws)
-    place = drawn_url(job.url, row, stage.draws) if stage.draws else ""
-    started = time.monotonic()
-    key = ""
+    task = _Task(job, subject, upstream)
     try:
-        for role in lacking:
-            if role in subject.problems:
-                raise subject.problems[role]
-        files = stage.select(subject.files)
-        kinds = {r: k for r, k in subject.kinds.items() if r in files}
-        content = {r: content_hash(location, what=schema.ROLES[r]) for r, location in files.items()}
-        key = stage.key(content, kinds, job.params, job.template.digest, [u.entry.key for u in upstream if u.entry is not None and not u.draws])
-        if before is not None and before.key == key and _stands(before, job.again) and (before.status != schema.DONE or not place or exists(place)):
-            return StageResult(row, stage.name, before, True, stage.draws, place)
-        inputs = _inputs(job, row, files, kinds, drawn)
-        with task_folder(row):
-            made = dict(stage.run(inputs))
-        if set(made) != {*stage.writes, *filter(None, [stage.draws])}:
-            remedy = "Correct the stage's `writes`."
-            raise StoreError(expected=f"arrays {sorted(stage.writes)}", found=f"{sorted(made)}", where=f"stage {stage.name}", remedy=remedy)
-        if isinstance(volume := made.pop(stage.draws, None), Volume):
-            write_drawn(job.url, row, stage.draws, volume)
-        write_subject(job.url, row, {path: np.asarray(array) for path, array in made.items()}, template_digest=job.template.digest)
-        entry = LedgerEntry(subject=row, stage=stage.name, status=schema.DONE, key=key)
+        return task.run()
     except CohortError as error:
         if error.retryable:
             raise
-        entry = _failure(row, stage.name, key, error)
+        return task.failed(error)
     except OSError as error:
-        found = error.strerror or type(error).__name__
-        raise StorageError(expected="a disk that answers", found=found, where=f"stage {stage.name}", remedy="Check the temp folder.") from None
-    except Exception as error:  # a bug in a stage is that subject's failure, not the cohort's
-        entry = _failure(row, stage.name, key, error)
-    entry = replace(entry, seconds=time.monotonic() - started, peak_memory=peak_memory())
-    _record(job, row, entry, before)
-    return StageResult(row, stage.name, entry, draws=stage.draws, drawn=place if entry.status == schema.DONE else "")
-
-
-def _inputs(job: Job, row: int, files: Mapping[str, str], kinds: Mapping[str, str], drawn: Mapping[str, str]) -> StageInput:
-    return StageInput(
-        files, kinds, job.params, worker_template(job.template), partial(read_subject, job.url, row), frozenset(files).intersection(drawn)
-    )
-
-
-def _completes(job: Job, subject: Subject) -> bool:
-    """Tell whether what the subject has of a role is too little, and the stage has what it takes to complete it."""
-    stage = job.stage
-    if stage.completes is None or stage.draws not in subject.files or stage.lacking(subject.files):
-        return False
-    with task_folder(subject.row):
-        return stage.completes(_inputs(job, subject.row, subject.files, subject.kinds, {}))
-
-
-def _marks(role: str) -> bool:
-    """Tell landmarks from masks: those that are drawn here are discs."""
-    return role.endswith(f"_{schema.LANDMARKS}")
-
-
-def _not_needed(job: Job, row: int, before: LedgerEntry | None) -> StageResult:
-    """Nothing is to be drawn for this subject: what was drawn before, when a file was lacking, goes."""
-    entry = LedgerEntry(subject=row, stage=job.stage.name, status=schema.NOT_NEEDED, key="")
-    if before is None or before.status != schema.NOT_NEEDED:
-        _record(job, row, entry, before)
-        remove_drawn(job.url, row, job.stage.draws)
-    return StageResult(row, job.stage.name, entry, draws=job.stage.draws)
-
-
-def _stands(entry: LedgerEntry, again: bool) -> bool:
-    """Tell whether a recorded ending with the same key still holds: a success always, a failure unless another try may help."""
-    return entry.status == schema.DONE or (entry.status == schema.FAILED and not entry.retryable and not again)
-
-
-def _record(job: Job, row: int, entry: LedgerEntry | None, before: LedgerEntry | None) -> None:
-    """Write how a stage ended (None: blocked). What an earlier input gave is erased first: it must not pass for this one's."""
-    if entry is None:
-        if before is None:
-            return
-        entry = LedgerEntry(subject=row, stage=job.stage.name, status=schema.NOT_RUN, key="")
-    if entry.status != schema.DONE and before is not None and before.status == schema.DONE:
-        blank = {path: np.full_like(read_subject(job.url, row, path), np.nan) for path in job.stage.writes}
-        write_subject(job.url, row, blank, template_digest=job.template.digest)
-    write_entry(job.url, entry)
-
-
-def content_hash(location: str, *, what: str) -> str:
-    """Return the sha256 of a file's content, in hex; of a folder's, names and content of all files below it.
-
-    Raises
-    ------
-    MissingInputError
-        It is gone since the study was indexed.
-    StorageError
-        It cannot be read.
-    """
-    path = local_path(location)
-    if path is None:
-        return hashlib.sha256(read_bytes(location, what=what)).hexdigest()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        return digest([(p.relative_to(path).as_posix(), content_hash(str(p), what=what)) for p in files])
-    try:
-        with storage_errors(what), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise MissingInputError(
-                expected="the file the study lists", found="none", where=what, remedy="Fetch it (git-annex, network drive), or index the study again."
-            ) from None
+        raise StorageError(
+            expected="a disk that answers", found=error.strerror or describe_error(error)[1], where=f"stage {job.stage.name}",
+            remedy="Check the temp folder.",
+        ) from error  # fmt: skip
+    except Interrupted:
         raise
+    except (Exception, SystemExit) as error:  # a bug in a stage is that subject's failure, not the cohort's
+        return task.failed(error)
 
 
-def peak_memory() -> float:
-    """Peak resident memory of this process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+@dataclass
+class _Task:
+    """A stage of a subject under way: what is known of it so far enters its entry, however it ends."""
+
+    job: Job
+    subject: Subject
+    upstream: Sequence[StageResult]
+    started: float = field(default_factory=time.monotonic)
+    before: Entry | None = None
+    key: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    reader: Reader | None = None
+
+    def run(self) -> StageResult:
+        job, stage, row = self.job, self.job.stage, self.subject.row
+        self.before = before = read_entry(job.url, row, stage.name)
+        places = {u.makes: u.place for u in self.upstream if u.place}
+        subject = self.subject.with_made(stage, places)
+        self.reader = reader = Reader(job.build, row, subject.files, subject.kinds)
+        if stage.makes and stage.makes not in subject.make and not self._completes(subject):
+            return self._not_needed()
+        if any(not u.done and (not u.makes or u.makes in stage.wanting(subject.files)) for u in self.upstream):
+            return self._blocked()
+        for role in stage.lacking(subject.files):
+            if role in subject.problems:
+                raise subject.problems[role]
+        files = stage.select(subject.files)
+        reader.records = {}
+        kinds = {r: k for r, k in subject.kinds.items() if r in files}
+        self.made = {u.makes: u.stage for u in self.upstream if u.place and files.get(u.makes) == u.place}
+        results = [u for u in self.upstream if u.entry is not None and not u.makes]
+        taken = [u for u in self.upstream if u.entry is not None and (not u.makes or u.stage in self.made.values())]
+        self.keys = {u.stage: u.entry.key for u in taken if u.entry is not None}
+        content = {role: reader.content(role).sha256 for role in files}
+        self.key = stage.key(content, kinds, job.template.digest, [self.keys[u.stage] for u in results])
+        place = made_url(job.url, row, stage.makes) if stage.makes else ""
+        if self._is_known(before, place):
+            return StageResult(row, stage.name, before, True, stage.makes, place if before is not None and before.status == schema.DONE else "")
+        inputs = StageInput(
+            files, kinds, stage.params, worker_template(job.template), partial(read_subject, job.url, row), frozenset(self.made), reader.bytes_of,
+            self.key, dict(self.keys),
+        )  # fmt: skip
+        with task_folder(row):
+            produced = dict(stage.run(inputs))
+        return self._write(produced, place)
+
+    def _completes(self, subject: Subject) -> bool:
+        """Tell whether what the subject has of a role is too little, and the stage has what it takes to complete it."""
+        stage, reader = self.job.stage, self.reader
+        if stage.completes is None or reader is None or stage.makes not in subject.files or stage.lacking(subject.files):
+            return False
+        inputs = StageInput(
+            subject.files, subject.kinds, stage.params, worker_template(self.job.template), partial(read_subject, self.job.url, subject.row),
+            content=reader.bytes_of,
+        )  # fmt: skip
+        with task_folder(subject.row):
+            return stage.completes(inputs)
+
+    def _is_known(self, before: Entry | None, place: str) -> bool:
+        """Tell whether the stage ended before with the very same, and this holds."""
+        if before is None or before.key != self.key or dict(before.upstream) != self.keys or not stands(before, self.job.again):
+            return False
+        return before.status != schema.DONE or not place or exists(place)
+
+    def _write(self, produced: dict[str, Any], place: str) -> StageResult:
+        job, stage, row = self.job, self.job.stage, self.subject.row
+        expected = {s.path for s in stage.writes} | ({stage.makes} if stage.makes else set())
+        if set(produced) != expected:
+            raise StoreError(
+                expected=f"{', '.join(sorted(expected)) or 'nothing'}", found=f"{', '.join(sorted(map(str, produced))) or 'nothing'}",
+                where=f"what stage {stage.name} returned", remedy="Correct what the stage writes, or what it says it writes.",
+            )  # fmt: skip
+        volume = produced.pop(stage.makes, None)
+        if stage.makes:
+            if not isinstance(volume, Volume):
+                raise StoreError(
+                    expected="a volume", found=type(volume).__name__, where=f"{schema.words(stage.makes)} of stage {stage.name}",
+                    remedy="Correct the stage.",
+                )  # fmt: skip
+            if self.before is not None and self.before.status == schema.DONE:
+                self._record(self.entry(schema.NOT_RUN))
+            write_made(job.url, row, stage.makes, volume)
+            SHELF.forget(job.build, row, place)
+        entry = self.entry(schema.DONE)
+        self._record(entry, produced)
+        return StageResult(row, stage.name, entry, makes=stage.makes, place=place)
+
+    def _not_needed(self) -> StageResult:
+        """Nothing is to be made for this subject: what was made before, when a file was lacking, goes."""
+        stage, before = self.job.stage, self.before
+        entry = self.entry(schema.NOT_NEEDED)
+        known = before is not None and (before.status, before.recipe, _plain(before.inputs)) == (entry.status, entry.recipe, _plain(entry.inputs))
+        if not known:
+            self._record(entry)
+            remove_made(self.job.url, self.subject.row, stage.makes)
+        return StageResult(self.subject.row, stage.name, entry, known, makes=stage.makes)
+
+    def _blocked(self) -> StageResult:
+        if self.before is not None and self.before.status != schema.NOT_RUN:
+            self.reader = None
+            self._record(self.entry(schema.NOT_RUN))
+            self._unmake()
+        return StageResult(self.subject.row, self.job.stage.name, None, makes=self.job.stage.makes)
+
+    def failed(self, error: BaseException) -> StageResult:
+        """Record a failure. What an earlier input gave is erased with it: it must not pass for this one's."""
+        entry = replace(self.entry(schema.FAILED), **failure(error))
+        self._record(entry)
+        self._unmake()
+        return StageResult(self.subject.row, self.job.stage.name, entry, makes=self.job.stage.makes)
+
+    def entry(self, status: str) -> Entry:
+        """Entry of this task, as far as it is."""
+        done = status in (schema.DONE, schema.FAILED, schema.MISSING)
+        return Entry(
+            subject=self.subject.row, stage=self.job.stage.name, status=status, key=self.key if done else "", recipe=self.job.recipe,
+            upstream=self.keys if done else {}, made=self.made if done else {}, inputs=self.reader.records if self.reader is not None else {},
+            seconds=time.monotonic() - self.started if done else float("nan"), peak_memory=peak_memory() if done else float("nan"),
+        )  # fmt: skip
+
+    def _record(self, entry: Entry, arrays: Mapping[str, Any] | None = None) -> None:
+        values = {path: np.asarray(array) for path, array in (arrays or {}).items()}
+        write_subject(self.job.url, self.subject.row, values, entry, template_digest=self.job.template.digest, before=self.before)
+
+    def _unmake(self) -> None:
+        if self.job.stage.makes:
+            remove_made(self.job.url, self.subject.row, self.job.stage.makes)
 
 
-_PLACE = re.compile(r"\S*[/\\]\S*|\b(?:sub|ses)-\w+")
+def _plain(inputs: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    return {role: list(record) for role, record in inputs.items()}
 
 
-def scrub(text: str) -> str:
-    """Take out of a foreign message whatever may name a person: paths, and BIDS entities.
-
-    Examples
-    --------
-    >>> scrub("cannot open /data/sub-01_T2w.nii.gz for sub-01")
-    'cannot open ... for ...'
-    """
-    return _PLACE.sub("...", text)
-
-
-def _failure(row: int, stage: str, key: str, error: Exception) -> LedgerEntry:
-    entry = LedgerEntry(subject=row, stage=stage, status=schema.FAILED, key=key, kind=type(error).__name__, retryable=isinstance(error, MemoryError))
-    if isinstance(error, CohortError):
-        status = schema.MISSING if isinstance(error, MissingInputError) else schema.FAILED
-        message = f"{error.where}: expected {error.expected}, found {error.found}."
-        return replace(entry, status=status, message=message, remedy=error.remedy, retryable=error.retryable)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    found = scrub(str(error)) or "no message"
-    return replace(
-        entry, message=f"in {Path(frame.filename).name}:{frame.lineno} ({frame.name}): {found}",
-        remedy='A stage met something unforeseen: please report it. "cohort-engine retry" runs it again.',
-    )  # fmt: skip
+def failure(error: BaseException) -> dict[str, Any]:
+    """Say of an error what an entry says of it."""
+    kind, message, trace = describe_error(error)
+    return {
+        "status": schema.MISSING if isinstance(error, MissingInputError) else schema.FAILED, "kind": kind, "message": message, "trace": trace,
+        "remedy": error.remedy if isinstance(error, CohortError) else UNFORESEEN,
+        "retryable": error.retryable if isinstance(error, CohortError) else isinstance(error, MemoryError),
+    }  # fmt: skip
 
 
 # --- on the client ------------------------------------------------------------------------------------------------------
@@ -332,17 +359,23 @@ class Run:
                 stage, key = job.stage, f"{job.stage.name}-{subject.row:06d}-{token}"
                 flying[key] = subject, job
                 needs = (futures[n] for n in stage.needs)
-                futures[stage.name] = self.pool.submit(run_stage, job, subject, *needs, key=key, resources=stage.resources, retries=self.retries)
+                futures[stage.name] = self.pool.submit(
+                    run_stage, job, subject, *needs, key=key, resources=stage.resources, retries=self.retries, timeout=stage.timeout
+                )
+
+        def silence(running: Mapping[str, float]) -> None:
+            known = [(flying[key], seconds) for key, seconds in running.items() if key in flying]
+            self.events.on_waiting([(subject.row, job.stage.name, seconds) for (subject, job), seconds in known])
 
         for subject in islice(queue, window):
             launch(subject)
-        for future in self.pool.completed():
+        for future in self.pool.completed(silence):
             subject, job = flying.pop(future.key)
             outcome = self.pool.outcome(future)
-            if isinstance(outcome, CohortError):
-                errors[subject.row][job.stage.name] = outcome
-            else:
+            if isinstance(outcome, StageResult):
                 self._report(outcome)
+            else:
+                errors[subject.row][job.stage.name] = outcome
             if any(s is subject for s, _ in flying.values()):
                 continue
             failed = errors.pop(subject.row)
@@ -354,16 +387,22 @@ class Run:
                 launch(following)
         return suspects
 
-    def _settle(self, subject: Subject, failed: Mapping[str, CohortError]) -> None:
+    def _settle(self, subject: Subject, failed: Mapping[str, BaseException]) -> None:
         """Record the stages that could not record themselves: the first of a chain failed, the others are blocked."""
         for job in self.jobs:
-            stage, row = job.stage.name, subject.row
-            if stage in failed:
-                blocked = any(n in failed for n in job.stage.needs)
-                entry = None if blocked else _failure(row, stage, "", failed[stage])
-                with suppress(StorageError):  # the storage that failed the stage may refuse this too: the report has it
-                    _record(job, row, entry, read_entry(job.url, row, stage))
-                self._report(StageResult(row, stage, entry))
+            stage, row = job.stage, subject.row
+            if stage.name not in failed:
+                continue
+            blocked = any(n in failed for n in stage.needs)
+            ended = Entry(row, stage.name, schema.NOT_RUN, "", job.recipe)
+            entry = None if blocked else replace(ended, **failure(failed[stage.name]))
+            with suppress(CohortError):  # the storage that failed the stage may refuse this too: the report has it
+                before = read_entry(job.url, row, stage.name)
+                if entry is not None or (before is not None and before.status != schema.NOT_RUN):
+                    write_subject(job.url, row, {}, entry or ended, template_digest=job.template.digest, before=before)
+                    if stage.makes:
+                        remove_made(job.url, row, stage.makes)
+            self._report(StageResult(row, stage.name, entry, makes=stage.makes))
         self.events.on_subject_end(subject.row)
 
     def _report(self, result: StageResult) -> None:

@@ -1,7 +1,7 @@
 """From a BIDS folder or bucket to the subject table: who is in the study, what is known of them, and which file plays which role.
 
-One listing of the dataset, file names split by bids2table, and two tables of rules (`IMAGES`, `PRODUCTS`) that say what a name means. A new
-naming habit is a new row in a table. Nothing is opened but the participants table and a few sidecars.
+One listing of the dataset, file names split by bids2table, and rules that say what a name means: of images in `schema.ROLES`, of what belongs to
+them in `PRODUCTS`. A new naming habit is a new row in a table. Nothing is opened but the participants table and a few sidecars.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cohort_engine.errors import InputError, MissingInputError, unknown_name
 from cohort_engine.io import places
 from cohort_engine.io.participants import Person, read_participants, sidecar_covariates
 from cohort_engine.io.tree import Tree, place
+from cohort_engine.schema import Role
 
 KIND = "kind"
 NOTE = "note"
@@ -30,28 +31,6 @@ NOTE_COLUMNS = [schema.PARTICIPANT, schema.SESSION, ROLE, NOTE]
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class ImageRule:
-    """How the file of an image role is named.
-
-    Attributes
-    ----------
-    role : str
-    suffixes : tuple of str
-        Last word of the name.
-    states : tuple of mapping
-        Alternatives; one of them must hold, without regard to case.
-    beside : str, optional
-        Role of the image it is compared with. `PAIRED` entities must then be the same in both, and of several files the one
-        with the name most like it is taken.
-    """
-
-    role: str
-    suffixes: tuple[str, ...]
-    states: tuple[Mapping[str, str], ...] = ({},)
-    beside: str | None = None
-
-
 @dataclass(frozen=True)
 class ProductRule:
     """What the words after the image's name say: ``sub-01_T2w`` + ``label-SC_seg``.
@@ -71,13 +50,12 @@ class ProductRule:
     kind: str | None = None
 
 
-IMAGES: tuple[ImageRule, ...] = (
-    ImageRule(schema.T2W, ("T2w",)),
-    ImageRule(schema.MT_ON, ("MTS", "MTR"), ({"mt": "on"}, {"acq": "MTon"})),
-    ImageRule(schema.MT_OFF, ("MTS", "MTR"), ({"mt": "off"}, {"acq": "MToff"}), beside=schema.MT_ON),
-)
-"""Later rules may stand beside earlier ones. ``flip-2_mt-off_MTS`` is the T1-weighted image of an MTsat protocol: its flip angle differs from the
-MT-on image, so it is never the MT-off image of an MTR."""
+def image_rules() -> list[Role]:
+    """Roles of images that a name tells. ``flip-2_mt-off_MTS`` is the T1-weighted image of an MTsat protocol: its flip angle differs from the MT-on
+    image, so it is never the MT-off image of an MTR.
+    """
+    return [role for role in schema.ROLES.values() if role.suffixes]
+
 
 PAIRED = ("flip",)
 """An MTR of images with different flip angles means nothing."""
@@ -95,13 +73,13 @@ PRODUCTS: tuple[ProductRule, ...] = (
 DESCRIPTIONS = ("manual", "")
 """What ``desc-`` may say, best first: drawn or corrected by hand, nothing, then anything else (``desc-warp``)."""
 
-PRODUCT_OF: Mapping[str, str] = {schema.T2W: schema.T2W, schema.MT: schema.MT_ON}
-"""Contrast -> role of the image its mask and landmarks are drawn on."""
 
-ROLES = tuple(r for r in schema.ROLES if r in {i.role for i in IMAGES} | {schema.role(c, p.product) for c in PRODUCT_OF for p in PRODUCTS})
-"""What a BIDS dataset can give."""
+def bids_roles() -> tuple[str, ...]:
+    """Return what a BIDS dataset can give."""
+    products = {schema.role(c, p.product) for c in schema.CONTRASTS for p in PRODUCTS}
+    return tuple(r.name for r in schema.ROLES.values() if r.suffixes or r.sidecar_of or r.name in products)
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii")
+
 COVARIATES_EXPECTED = (schema.GROUP, schema.SITE, schema.AGE, schema.SEX)
 
 
@@ -131,12 +109,12 @@ class Study:
     units: dict[str, str] = field(default_factory=dict)
     notes: pd.DataFrame = field(default_factory=lambda: _frame([], NOTE_COLUMNS))
     problems: Mapping[tuple[int, str], InputError] = field(default_factory=dict)
-    expected: tuple[str, ...] = ROLES
+    expected: tuple[str, ...] = ()
 
     @property
     def roles(self) -> list[str]:
         """Roles that the source of this study can give."""
-        return [r for r in schema.ROLES if r in self.files]
+        return [str(r) for r in self.files.columns if not str(r).endswith(f"_{KIND}")]
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -149,7 +127,7 @@ class Study:
         known = [c for c in covariates if c in self.subjects]
         lines = {}
         for row in self.subjects.index:
-            files = [schema.ROLES[r] for r in _known_roles(self.expected if roles is None else roles) if self.files.at[row, r] is None]
+            files = [schema.words(r) for r in self._known(self.expected if roles is None else roles) if self.files.at[row, r] is None]
             values = [c for c in known if _absent(self.subjects.at[row, c])]
             if files or values:
                 lines[row] = [*self.subjects.loc[row, [schema.PARTICIPANT, schema.SESSION]], ", ".join(files), ", ".join(values)]
@@ -157,8 +135,14 @@ class Study:
 
     def present(self, roles: Iterable[str] | None = None) -> pd.DataFrame:
         """Count subjects with and without each role (by default all of this study's), indexed by the words of the role."""
-        counts = {schema.ROLES[r]: int(self.files[r].notna().sum()) for r in _known_roles(self.roles if roles is None else roles)}
+        counts = {schema.words(r): int(self.files[r].notna().sum()) for r in self._known(self.roles if roles is None else roles)}
         return pd.DataFrame({"present": counts, "missing": {words: len(self) - n for words, n in counts.items()}}, index=list(counts))
+
+    def _known(self, roles: Iterable[str]) -> list[str]:
+        for r in (roles := list(roles)):
+            if r not in self.files:
+                raise unknown_name("role", r, self.roles, where="study files")
+        return roles
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +156,8 @@ class Choice:
     sidecar : str, optional
         Path of an image beside whose JSON covariates are looked up.
     problems : dict of role to InputError
+    images : dict of role to path
+        From the root of its tree.
     """
 
     files: dict[str, str]
@@ -179,6 +165,7 @@ class Choice:
     notes: list[tuple[str, str]] = field(default_factory=list)
     sidecar: str | None = None
     problems: dict[str, InputError] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
 
 
 def kind_column(role: str) -> str:
@@ -243,7 +230,7 @@ def split_name(path: str) -> ImageFile | None:
     from bids2table import parse_bids_entities
 
     name = PurePosixPath(path).name
-    ending = next((s for s in IMAGE_SUFFIXES if name.endswith(s)), None)
+    ending = next((s for s in schema.IMAGE_ENDINGS if name.endswith(s)), None)
     words = name.removesuffix(ending or "").split("_")
     cut = next((i for i, w in enumerate(words) if "-" not in w), None)
     if ending is None or cut is None:
@@ -281,12 +268,12 @@ def kind_of_landmarks(location: str) -> str | None:
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------
-def _image_candidates(rule: ImageRule, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
+def _image_candidates(rule: Role, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
     def holds(f: ImageFile) -> bool:
         return any(all(f.entity(k).lower() == v.lower() for k, v in state.items()) for state in rule.states)
 
     found = [f for f in files if not f.tail and not f.description and f.entity("suffix") in rule.suffixes and holds(f)]
-    partner = chosen.get(rule.beside or "")
+    partner = chosen.get(rule.beside)
     if partner is None:
         return sorted(found, key=lambda f: f.rank)
     found = [f for f in found if all(f.entity(k) == partner.entity(k) for k in PAIRED)]
@@ -299,7 +286,7 @@ def _product_candidates(product: str, image: str, files: Sequence[ImageFile], ch
     matched = {f: (i, r) for f in files for i, r in enumerate(rules) if re.fullmatch(r.words, f.tail)}
     owner = chosen.get(image)
     if owner is None:
-        rule = next(r for r in IMAGES if r.role == image)
+        rule = schema.ROLES[image]
         heads = _image_candidates(rule, [replace(f, tail="", description="") for f in matched], chosen)
         if not heads:
             return []
@@ -312,8 +299,8 @@ def _product_candidates(product: str, image: str, files: Sequence[ImageFile], ch
     return [(f, matched[f][1]) for f in sorted((f for f in matched if f.image == owner.image), key=rank)]
 
 
-def match(raw: Sequence[ImageFile], products: Sequence[ImageFile]) -> Choice:
-    """Give each image, mask and landmark role its file."""
+def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequence[Role] = ()) -> Choice:
+    """Give each image, mask and landmark role its file, and each of `roles`, which a study file names."""
     chosen: dict[str, ImageFile] = {}
     kinds: dict[str, str] = {}
     notes: list[tuple[str, str]] = []
@@ -325,21 +312,47 @@ def match(raw: Sequence[ImageFile], products: Sequence[ImageFile]) -> Choice:
             names = [_short(f) for f in candidates]
             notes.append((role, f"took {names[0]} of {len(names)}; left out: {', '.join(names[1:])}"))
 
-    for rule in IMAGES:
-        take(rule.role, _image_candidates(rule, raw, chosen))
-    for contrast, image in PRODUCT_OF.items():
+    rules = image_rules()
+    for rule in rules:
+        take(rule.name, _image_candidates(rule, raw, chosen))
+    for extra in roles:
+        take(extra.name, _named(extra, products))
+    for contrast in schema.CONTRASTS.values():
         for product in (schema.MASK, schema.LANDMARKS):
-            found = _product_candidates(product, image, products, chosen)
-            role = schema.role(contrast, product)
+            found = _product_candidates(product, contrast.image, products, chosen)
+            role = schema.role(contrast.name, product)
             take(role, [f for f, _ in found])
             if found and found[0][1].kind:
                 kinds[role] = found[0][1].kind
-    sidecar = next((chosen[r.role].path for r in IMAGES if r.role in chosen), None)
-    return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, sidecar)
+    sidecar = next((chosen[r.name].path for r in rules if r.name in chosen), None)
+    return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, sidecar, images={r: f.path for r, f in chosen.items()})
+
+
+def _named(role: Role, files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Files whose names end with the words that the study file gives, the shortest name first."""
+
+    def words(f: ImageFile) -> str:
+        name = PurePosixPath(f.path).name
+        return name.removesuffix(next(e for e in schema.IMAGE_ENDINGS if name.endswith(e)))
+
+    return sorted((f for f in files if words(f).endswith(f"_{role.file}")), key=lambda f: (len(words(f)), f.order, f.path))
+
+
+def _sidecars(tree: Tree, choice: Choice) -> dict[str, str]:
+    """Files that lie beside a chosen image, with the same name but for its ending."""
+    found = {}
+    for role in schema.ROLES.values():
+        if (image := choice.images.get(role.sidecar_of)) is not None:
+            stem = image.removesuffix(next(e for e in schema.IMAGE_ENDINGS if image.endswith(e)))
+            if beside := next((stem + e for e in role.endings if stem + e in tree.names), None):
+                found[role.name] = tree.location(beside)
+    return found
 
 
 # --- index ------------------------------------------------------------------------------------------------------------
-def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Study:
+def index_study(
+    bids: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = (), roles: Sequence[Role] = ()
+) -> Study:
     r"""Index a BIDS dataset.
 
     Each participant and session with a file is a row, in natural order of participant, then session; without session folders the
@@ -354,6 +367,8 @@ def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable
         Folders or URLs, or names below ``derivatives/``, best first; by default all below ``derivatives/``.
     include, exclude : iterable of str
         Participants, with or without ``sub-``.
+    roles : sequence of Role
+        Further files, by the words that end their names (`schema.Role.file`), in the dataset or its derivatives.
 
     Returns
     -------
@@ -390,14 +405,16 @@ def index_study(bids: str, *, derivatives: Iterable[str] = (), include: Iterable
     images = by_person(raw)
 
     def choose(person: Person) -> Choice:
-        return match(images[person], products[person])
+        choice = match(images[person], products[person], roles)
+        return replace(choice, files=choice.files | _sidecars(tree, choice))
 
-    return make_study(tree, people_of(tree, images), choose, roles=ROLES, include=include, exclude=exclude, strays=strays)
+    names = (*bids_roles(), *(r.name for r in roles))
+    return make_study(tree, people_of(tree, images), choose, roles=names, include=include, exclude=exclude, strays=strays, expected=names)
 
 
 def make_study(
     tree: Tree, everybody: Sequence[Person], choose: Callable[[Person], Choice], *, roles: Sequence[str], include: Iterable[str],
-    exclude: Iterable[str], strays: Iterable[tuple[str, str, str]] = (), expected: tuple[str, ...] = ROLES,
+    exclude: Iterable[str], strays: Iterable[tuple[str, str, str]] = (), expected: tuple[str, ...] = (),
 ) -> Study:  # fmt: skip
     """Join people, the participants table and what was found for each of them; arguments and errors as of `index_study` and `Study`."""
     table = read_participants(tree)
@@ -409,7 +426,7 @@ def make_study(
             remedy="Point data.bids at the folder that holds the sub-... folders, and check include and exclude.",
         )  # fmt: skip
 
-    landmark_roles = [schema.role(c, schema.LANDMARKS) for c in PRODUCT_OF]
+    landmark_roles = [c.landmarks for c in schema.CONTRASTS.values()]
     files: list[list[str | None]] = []
     notes: list[tuple[str, str, str, str]] = []
     sidecars: list[str | None] = []
@@ -495,13 +512,6 @@ def by_person(files: Iterable[ImageFile]) -> defaultdict[Person, list[ImageFile]
     for f in files:
         out[f.participant, f.session].append(f)
     return out
-
-
-def _known_roles(roles: Iterable[str]) -> list[str]:
-    for r in (roles := list(roles)):
-        if r not in schema.ROLES:
-            raise unknown_name("role", r, list(schema.ROLES), where="study files")
-    return roles
 
 
 def _short(f: ImageFile) -> str:

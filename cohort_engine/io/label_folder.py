@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort_engine.errors import GeometryError, InputError, MissingInputError
+from cohort_engine.errors import InputError, MissingInputError
+from cohort_engine.io.grids import require_grid
 from cohort_engine.io.volume import Volume, read_nonzero, read_volume
 from cohort_engine.template.atlas import Naming, label_files, numbered_files, parse_info
 from cohort_engine.template.packing import Grid
@@ -21,8 +21,6 @@ CORD, LEVELS = 3, 7
 """Numbers of the cord mask and the vertebral levels in ``template/info_label.txt``."""
 USUAL = {CORD: "PAM50_cord.nii.gz", LEVELS: "PAM50_levels.nii.gz"}
 """Their names in a folder without that list."""
-GRID_TOLERANCE = 0.1
-"""How far (mm) the corners of one grid may lie apart in two headers: quaternions and tools round."""
 LARGEST_OVERSHOOT = 0.01
 """How far above 1 and below 0 interpolation may carry a weight."""
 
@@ -132,28 +130,6 @@ def _template_file(folder: str | Path, number: int) -> Path:
     except (OSError, KeyError, ValueError):
         names = {}
     return inner / names.get(number, USUAL[number])
-
-
-def require_grid(found: Grid, expected: Grid, *, what: str, like: str, tolerance: float = GRID_TOLERANCE) -> None:
-    """Refuse an image whose grid is not that of another: shape, and place of the corners within `tolerance` mm.
-
-    Raises
-    ------
-    GeometryError
-        Says which, and by how much.
-    """
-    if found.shape != expected.shape:
-        text = f"{'x'.join(map(str, found.shape))} voxels"
-    else:
-        corners = np.array(list(product(*((0, n - 1) for n in found.shape))), float)
-        distance = float(np.linalg.norm(found.world(corners) - expected.world(corners), axis=1).max())
-        if distance <= tolerance:
-            return
-        text = f"the same shape, up to {distance:.2f} mm away"
-    raise GeometryError(
-        expected=f"the grid of {like} ({'x'.join(map(str, expected.shape))} voxels)", found=text, where=what,
-        remedy="Warp the template to the space of this image, or resample one to the other.",
-    )  # fmt: skip
 
 
 def _atlas_folder(folder: Path) -> Path:

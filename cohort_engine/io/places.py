@@ -25,9 +25,9 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore import exceptions
 from obstore import store as backends
-from zarr.storage import ObjectStore
 
-from cohort_engine.errors import InputError, StorageError, StoreError
+from cohort_engine.errors import LONGEST_TEXT, MissingInputError, StorageError, StoreError, scrub
+from cohort_engine.io.zarr_store import PlaceStore
 
 Backend: TypeAlias = backends.ObjectStore
 
@@ -40,7 +40,6 @@ REMEDIES = {
 }
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LEFTOVER = re.compile(r"#\d+$")
-_PATH = re.compile(r"\S*/\S+")
 
 
 def local_path(url: str) -> Path | None:
@@ -86,10 +85,10 @@ def storage_errors(where: str) -> Iterator[None]:
         yield
     except (OSError, exceptions.BaseError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        text = str(error)
+        text = str(error)[:LONGEST_TEXT]
         if match := _OS_ERROR.search(text):
             number = int(match[1])
-        reason = os.strerror(number) if number else _PATH.sub("...", text.splitlines()[0] if text else type(error).__name__)
+        reason = os.strerror(number) if number else scrub(text.splitlines()[0] if text else type(error).__name__)
         remedy = REMEDIES.get(number or 0, "Check that the storage is reachable and can be written, then run again.")
         raise StorageError(expected="storage that answers", found=reason, where=where, remedy=remedy) from error
 
@@ -119,7 +118,7 @@ def object_store(url: str) -> Backend:
             raise
 
 
-def open_zarr_store(url: str, *, create: bool = False) -> ObjectStore[Backend]:
+def open_zarr_store(url: str, *, create: bool = False) -> PlaceStore:
     """Open a location for zarr.
 
     Parameters
@@ -139,7 +138,7 @@ def open_zarr_store(url: str, *, create: bool = False) -> ObjectStore[Backend]:
     path = local_path(url)
     if path is not None and not create and not path.is_dir():
         raise StoreError(expected="a cohort store", found="no such folder", where=f"store {url}", remedy="Check the path, or build the cohort first.")
-    return ObjectStore(object_store(url))
+    return PlaceStore(object_store(url))
 
 
 def read_bytes(url: str, *, what: str = "file") -> bytes:
@@ -154,7 +153,7 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
 
     Raises
     ------
-    InputError
+    MissingInputError
         It does not exist.
     StorageError
         It cannot be reached.
@@ -169,7 +168,9 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
             return bytes(obstore.get(object_store(base), name).bytes())
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says.") from error
+            raise MissingInputError(
+                expected="a file", found="nothing there", where=what, remedy="Check that the file is where the study says."
+            ) from error
         raise
 
 

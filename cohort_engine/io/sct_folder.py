@@ -20,6 +20,9 @@ from cohort_engine.io.bids import Choice, ImageFile, Study
 from cohort_engine.io.participants import Person
 from cohort_engine.io.tree import Tree, place
 
+FROM_TEMPLATE, TO_TEMPLATE, LABEL_FOLDER = "from_template", "to_template", "label_folder"
+MTR_IMAGE, OFF_WARP, OFF_MOVED = schema.role(schema.MTR, "image"), schema.role(schema.MT_OFF, "warp"), schema.role(schema.MT_OFF, "moved")
+
 SHORT: Mapping[str, str] = {
     r"t2": "T2w", r"mt1|mton|mt_on": "mt-on_MTS", r"mt0|mtoff|mt_off": "mt-off_MTS",
 }  # fmt: skip
@@ -41,24 +44,33 @@ NEUTRAL = "anat"
 """Name of an image that says nothing; then the folder tells, and where it does not either, the warp is of `schema.MT`."""
 
 RESULTS: Mapping[str, str] = {
-    schema.FROM_TEMPLATE: rf"warp_{_TEMPLATE}2(?P<image>.+)",
-    schema.TO_TEMPLATE: rf"warp_(?P<image>.+?)2{_TEMPLATE}",
-    schema.role(schema.MT_OFF, schema.WARP): rf"warp_{_OFF}2{_ON}",
-    schema.role(schema.MT_OFF, schema.MOVED): rf"{_OFF}_reg",
-    schema.role(schema.MTR, schema.IMAGE): rf"(?!.*mt-?(?:on|off)){_ENTITIES}mtr(?:map)?",
+    FROM_TEMPLATE: rf"warp_{_TEMPLATE}2(?P<image>.+)",
+    TO_TEMPLATE: rf"warp_(?P<image>.+?)2{_TEMPLATE}",
+    OFF_WARP: rf"warp_{_OFF}2{_ON}",
+    OFF_MOVED: rf"{_OFF}_reg",
+    MTR_IMAGE: rf"(?!.*mt-?(?:on|off)){_ENTITIES}mtr(?:map)?",
 }
 """Result -> its file name in lower case, without participant and session. `image` tells the contrast."""
 
 LABELS = re.compile(r"(?P<folder>(?:.*/)?label(?:s?[_-](?P<image>[^/]+))?)/(?:atlas|template)/[^/]+$")
 """A file of a label folder: ``label/``, ``label_mt/`` ..."""
 
-PRODUCTS = (schema.FROM_TEMPLATE, schema.TO_TEMPLATE, schema.LABEL_FOLDER)
-ROLES = tuple(schema.ROLES)
-EXPECTED = tuple(schema.role(schema.MT, p) for p in (schema.FROM_TEMPLATE, schema.LABEL_FOLDER))
+PRODUCTS = (FROM_TEMPLATE, TO_TEMPLATE, LABEL_FOLDER)
+
+
+def sct_roles() -> tuple[str, ...]:
+    """Return what such a folder can give: images, masks and landmarks as in BIDS, and what the toolbox made of them."""
+    made = (*(schema.role(c, p) for c in (schema.MT, schema.T2W) for p in PRODUCTS), MTR_IMAGE, OFF_WARP, OFF_MOVED)
+    return (*bids.bids_roles(), *made)
+
+
+EXPECTED = tuple(schema.role(schema.MT, p) for p in (FROM_TEMPLATE, LABEL_FOLDER))
 _PERSON = re.compile(r"(?:sub|ses)-[a-z0-9]+_")
 
 
-def index_results(folder: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Study:
+def index_results(
+    folder: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = (), roles: Sequence[schema.Role] = ()
+) -> Study:
     r"""Index a folder of subject folders that the Spinal Cord Toolbox worked in.
 
     A row is a folder ``sub-*``, or each ``ses-*`` in it; files may lie at any depth below.
@@ -71,6 +83,8 @@ def index_results(folder: str, *, derivatives: Iterable[str] = (), include: Iter
         Must be empty: all that belongs to a subject lies in its folder.
     include, exclude : iterable of str
         Participants, with or without ``sub-``.
+    roles : sequence of Role
+        Further files, see `io.bids.index_study`.
 
     Returns
     -------
@@ -113,11 +127,19 @@ def index_results(folder: str, *, derivatives: Iterable[str] = (), include: Iter
     images = {person: list(filter(None, (_image(tree, p, person) for p in of))) for person, of in paths.items()}
 
     def choose(person: Person) -> Choice:
-        choice = bids.match(images[person], images[person])
+        choice = bids.match(images[person], images[person], roles)
         files, problems = _results(tree, paths[person])
         return replace(choice, files=choice.files | files, problems=problems)
 
-    return bids.make_study(tree, bids.people_of(tree, images), choose, roles=ROLES, include=include, exclude=exclude, expected=EXPECTED)
+    return bids.make_study(
+        tree,
+        bids.people_of(tree, images),
+        choose,
+        roles=(*sct_roles(), *(r.name for r in roles)),
+        include=include,
+        exclude=exclude,
+        expected=EXPECTED,
+    )
 
 
 def _image(tree: Tree, path: str, person: Person) -> ImageFile | None:
@@ -126,7 +148,7 @@ def _image(tree: Tree, path: str, person: Person) -> ImageFile | None:
     if LABELS.search(path):
         return None
     if not name.startswith("sub-"):
-        short = next(((m, full) for words, full in SHORT.items() if (m := re.match(rf"(?:{words})(?=[_.])", name, re.IGNORECASE))), None)
+        short = next(((m, full) for spelling, full in SHORT.items() if (m := re.match(rf"(?:{spelling})(?=[_.])", name, re.IGNORECASE))), None)
         if short is None:
             return None
         name = f"{'_'.join(filter(None, person))}_{short[1]}{name[short[0].end() :]}"
@@ -154,7 +176,7 @@ def _results(tree: Tree, paths: Sequence[str]) -> tuple[dict[str, str], dict[str
     files = {role: tree.location(next(iter(of))) for role, of in found.items() if len(of) == 1}
     problems = {
         role: InputError(
-            expected=f"one {schema.ROLES[role]}", found=f"{len(of)}", where=schema.ROLES[role],
+            expected=f"one {schema.words(role)}", found=f"{len(of)}", where=schema.words(role),
             remedy="Keep the one that belongs to the image, or tell them apart by name or folder: warp_template2mt, mt/label.",
         )
         for role, of in found.items() if len(of) > 1
@@ -166,8 +188,8 @@ def _products(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Every result among files: what it is, its file or folder, and the name of its image."""
     for path in paths:
         if label := LABELS.match(path):
-            yield schema.LABEL_FOLDER, label["folder"], (label["image"] or NEUTRAL).lower()
-        elif path.endswith(bids.IMAGE_SUFFIXES):
+            yield LABEL_FOLDER, label["folder"], (label["image"] or NEUTRAL).lower()
+        elif path.endswith(schema.IMAGE_ENDINGS):
             name = _PERSON.sub("", re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(path).name.lower()))
             for product, words in RESULTS.items():
                 if m := re.fullmatch(words, name):

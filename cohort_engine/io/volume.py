@@ -6,9 +6,13 @@ A volume is read whole or refused. Every refusal says what was wrong in one sent
 from __future__ import annotations
 
 import gzip
+import math
 import uuid
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,10 @@ from cohort_engine.errors import InputError, MissingInputError, StorageError
 from cohort_engine.template.packing import Grid
 
 GZIP = b"\x1f\x8b"
-KINDS = {"Nifti1Image": (b"n+1\0", 344), "Nifti2Image": (b"n+2\0", 4)}
-"""Class -> magic number and its place, of a NIfTI with header and voxels in one file. Of a ``.hdr``, nibabel would read the header as voxels."""
+KINDS = {"Nifti1Header": (b"n+1\0", 344, 348), "Nifti2Header": (b"n+2\0", 4, 540)}
+"""Class -> magic number, its place, and length of the header, of a NIfTI with header and voxels in one file; not so a ``.hdr``."""
+HEADER = 540
+"""Length of the longer header."""
 ANNEX_POINTER = b"/annex/objects/"
 COMPRESSION = 1
 """gzip level of written files: float maps of the cord are mostly NaN, and higher levels gain little for many times the time."""
@@ -30,7 +36,11 @@ FLATTEST = 1e-3
 LARGEST_ROUNDING = 1e-3
 """How far a stored label may be from a whole number."""
 LARGEST_RATIO = 1032
-"""Most that deflate can shrink: a length beyond it is not believed."""
+"""Most that deflate can shrink: a header that announces more lacks voxels."""
+PIECE = 1 << 16
+"""Bytes that are unpacked at once: what they become stays in the processor's cache, and no more than `LARGEST_RATIO` times of it is held."""
+PADDING = 1 << 16
+"""Bytes behind the last voxel that are let pass: some tools fill up to whole blocks."""
 STORED = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
 """Memory type -> on-disk type, for the types that NIfTI lacks or wastes room on."""
 
@@ -63,14 +73,97 @@ class Volume:
 
 
 def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
-    """Read a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+.
-
-    The affine is the sform where its code is positive, else the qform; ``scl_slope`` and ``scl_inter`` are applied.
+    """Read a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+: `read_raw`, then `decode_volume`.
 
     Parameters
     ----------
     location : str or Path
         File, or URL (``s3://...``).
+    what : str
+        Words for the image in messages, one of ``schema.ROLES.values()``.
+    dtype : dtype
+        As in `decode_volume`.
+
+    Returns
+    -------
+    Volume
+        Data (x, y, z) in RAS+ order. Missing: a non-finite voxel of a float image is NaN; zero stays zero.
+
+    Raises
+    ------
+    MissingInputError, InputError, StorageError
+        As `read_raw` and `decode_volume`.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "t2.nii.gz")
+    >>> write_volume(path, Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
+    >>> read_volume(path, what="T2w image").data.shape
+    (2, 3, 4)
+    """
+    return decode_volume(read_raw(location, what=what), what=what, dtype=dtype)
+
+
+def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
+    """Read the voxels of a 3-D NIfTI image that are not zero: `read_raw`, then `decode_nonzero`; errors of both."""
+    return decode_nonzero(read_raw(location, what=what), what=what)
+
+
+def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read a field of vectors: `read_raw`, then `decode_vectors`; errors of both."""
+    return decode_vectors(read_raw(location, what=what), what=what)
+
+
+def read_raw(location: str | Path, *, what: str) -> bytes:
+    """Read a file of an image as it lies there, still compressed: what is hashed is then what is decoded.
+
+    Parameters
+    ----------
+    location : str or Path
+        File, or URL (``s3://...``).
+    what : str
+        Words for the image in messages.
+
+    Returns
+    -------
+    bytes
+        For `decode_volume`, `decode_nonzero` or `decode_vectors`.
+
+    Raises
+    ------
+    MissingInputError
+        No such file, or a git-annex link whose content was not fetched.
+    InputError
+        A folder, or a file that this user may not read.
+    StorageError
+        The disk or bucket failed.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "t2.nii.gz")
+    >>> write_volume(path, Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
+    >>> raw = read_raw(path, what="T2w image")
+    >>> raw[:2] == GZIP, decode_volume(raw, what="T2w image").data.sum()
+    (True, np.float32(24.0))
+    """
+    raw = _read(location, what)
+    if ANNEX_POINTER in raw[:200] and len(raw) < 32768:
+        raise _not_fetched(what)
+    return raw
+
+
+def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
+    """Decode the bytes of a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+.
+
+    The affine is the sform where its code is positive, else the qform; ``scl_slope`` and ``scl_inter`` are applied. Voxels begin where
+    ``vox_offset`` says, and behind the header where it says less. The header is read and judged first; then no more is unpacked than it announces.
+
+    Parameters
+    ----------
+    raw : bytes
+        Of `read_raw`.
     what : str
         Words for the image in messages, one of ``schema.ROLES.values()``.
     dtype : dtype
@@ -83,33 +176,21 @@ def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float3
 
     Raises
     ------
-    MissingInputError
-        No such file, or a git-annex link whose content was not fetched.
     InputError
         Truncated, corrupt, not NIfTI, not 3-D (axes of length 1 at the end are dropped), empty, not real numbers, without a usable
-        orientation, or labels that are not whole numbers.
-    StorageError
-        The disk failed.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "t2.nii.gz")
-    >>> write_volume(path, Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
-    >>> read_volume(path, what="T2w image").data.shape
-    (2, 3, 4)
+        orientation, longer than its header announces, or labels that are not whole numbers.
     """
-    data, affine = _stored(location, what)
+    data, affine = _stored(raw, what)
     orientation, affine = _orientation(affine, data.shape)
     return Volume(np.ascontiguousarray(_cast(_turned(data, orientation), np.dtype(dtype), what)), affine)
 
 
-def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
-    """Read the voxels of a 3-D NIfTI image that are not zero, in a third of the time of `read_volume`: for images that are mostly zero.
+def decode_nonzero(raw: bytes, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
+    """Decode the voxels of a 3-D NIfTI image that are not zero, in a third of the time of `decode_volume`: for images that are mostly zero.
 
     Parameters
     ----------
-    location, what : as in `read_volume`
+    raw, what : as in `decode_volume`
 
     Returns
     -------
@@ -122,8 +203,8 @@ def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.i
 
     Raises
     ------
-    MissingInputError, InputError, StorageError
-        As `read_volume`.
+    InputError
+        As `decode_volume`.
 
     Examples
     --------
@@ -132,11 +213,11 @@ def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.i
     >>> data = np.zeros((2, 3, 4), np.float32)
     >>> data[1, 0, 2] = 0.5
     >>> write_volume(path, Volume(data, np.eye(4)))
-    >>> grid, index, values = read_nonzero(path, what="label")
+    >>> grid, index, values = decode_nonzero(path.read_bytes(), what="label")
     >>> grid.shape, index.tolist(), values.tolist()
     ((2, 3, 4), [14], [0.5])
     """
-    data, affine = _stored(location, what)
+    data, affine = _stored(raw, what)
     orientation, affine = _orientation(affine, data.shape)
     flat = data.reshape(-1, order="F")
     found = np.flatnonzero(flat != 0)  # a comparison and a search of bytes: four times as fast as a search of floats
@@ -149,12 +230,12 @@ def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.i
     return Grid((shape[0], shape[1], shape[2]), affine), np.ravel_multi_index(ijk, shape), values
 
 
-def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read a field of vectors: NIfTI of shape (x, y, z, 1, 3), as ITK and ANTs write displacements.
+def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Decode a field of vectors: NIfTI of shape (x, y, z, 1, 3), as ITK and ANTs write displacements.
 
     Parameters
     ----------
-    location, what : as in `read_volume`
+    raw, what : as in `decode_volume`
 
     Returns
     -------
@@ -165,40 +246,43 @@ def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32
 
     Raises
     ------
-    MissingInputError, InputError, StorageError
-        As `read_volume`; another shape.
+    InputError
+        As `decode_volume`; another shape.
 
     Examples
     --------
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp(), "warp.nii.gz")
     >>> write_volume(path, Volume(np.zeros((2, 3, 4, 1, 3), np.float32), np.eye(4)), intent="vector")
-    >>> read_vectors(path, what="warp")[0].shape
+    >>> decode_vectors(path.read_bytes(), what="warp")[0].shape
     (2, 3, 4, 3)
     """
-    data, affine = _stored(location, what, vectors=True)
+    data, affine = _stored(raw, what, vectors=True)
     orientation, affine = _orientation(affine, data.shape)
     return np.ascontiguousarray(_turned(data, orientation), np.float32), affine
 
 
-def _stored(location: str | Path, what: str, *, vectors: bool = False) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _stored(raw: bytes, what: str, *, vectors: bool = False) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Voxels as they lie in the file (3-D, or with a fourth axis of vectors; slopes applied, perhaps read-only) and their affine, or an error."""
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.volumeutils import apply_read_scaling
     from nibabel.wrapstruct import WrapStructError
 
-    raw = _decompress(_read(location, what), what)
-    kind = next((k for k, (magic, at) in KINDS.items() if raw[at : at + len(magic)] == magic), None)
+    head = _unpack_head(raw, what)
+    kind = next((k for k, (magic, at, _) in KINDS.items() if head[at : at + len(magic)] == magic), None)
     if kind is None:
         raise InputError(
             expected="a NIfTI file (.nii or .nii.gz)", found="something else", where=what, remedy="Convert it, for instance with dcm2niix."
         )
+    length = KINDS[kind][2]
     try:
-        image = getattr(nib, kind).from_bytes(raw)
-        codes = int(image.header["sform_code"]), int(image.header["qform_code"])
-        shape, affine, stored = image.shape, np.asarray(image.affine, np.float64), image.get_data_dtype()
-    except (HeaderDataError, ImageFileError, WrapStructError, ValueError, OSError, KeyError) as error:
+        header = getattr(nib.nifti1 if length < HEADER else nib.nifti2, kind)(head[:length])
+        codes = int(header["sform_code"]), int(header["qform_code"])
+        shape, affine, stored = header.get_data_shape(), np.asarray(header.get_best_affine(), np.float64), header.get_data_dtype()
+        offset = header.get_data_offset() or length + 4  # four bytes behind the header say whether extensions follow
+        slope, inter = header.get_slope_inter()
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError, KeyError) as error:
         raise InputError(
             expected="a readable NIfTI header", found=_first_line(error), where=what, remedy="The header is damaged: export the image again."
         ) from error
@@ -206,16 +290,13 @@ def _stored(location: str | Path, what: str, *, vectors: bool = False) -> tuple[
     if stored.kind not in "iuf":
         raise InputError(expected="real numbers", found=f"voxels of type {stored}", where=what, remedy="Give a magnitude image.")
     _check_affine(affine, codes, what)
-    try:
-        proxy = image.dataobj
-        if (proxy.slope, proxy.inter) == (1.0, 0.0):
-            data = np.frombuffer(raw, stored, int(np.prod(shape)), proxy.offset).reshape(shape, order="F")  # no copy
-        else:
-            data = np.asanyarray(proxy)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            expected=f"{'x'.join(map(str, shape))} voxels", found="fewer", where=what, remedy="The file is cut short: copy it again."
-        ) from error
+    count = math.prod(map(int, shape))
+    whole = _unpack(raw, offset + count * stored.itemsize, what) if raw.startswith(GZIP) else raw
+    if len(whole) < offset + count * stored.itemsize:
+        raise InputError(expected=f"{'x'.join(map(str, shape))} voxels", found="fewer", where=what, remedy="The file is cut short: copy it again.")
+    data = np.frombuffer(whole, stored, count, offset).reshape(shape, order="F")  # no copy
+    if (slope, inter) not in ((None, None), (1.0, 0.0)):
+        data = apply_read_scaling(data, np.asanyarray(slope), np.asanyarray(inter))
     return data.reshape((*shape[:3], 3) if vectors else shape[:3], order="F"), affine
 
 
@@ -338,8 +419,6 @@ def _read(location: str | Path, what: str) -> bytes:
         raise StorageError(
             expected="a working disk", found=error.strerror or "an error", where=what, remedy="Check the disk or the mount."
         ) from error
-    if ANNEX_POINTER in raw[:200] and len(raw) < 32768:
-        raise _not_fetched(what)
     return raw
 
 
@@ -349,20 +428,10 @@ def _not_fetched(what: str) -> MissingInputError:
     )
 
 
-def _decompress(raw: bytes, what: str) -> bytes:
-    """Undo gzip, found by its magic number and not by the name; the checksum at the end must be there and agree."""
-    if not raw.startswith(GZIP):
-        return raw
-    size = int.from_bytes(raw[-4:], "little")
-    if size <= LARGEST_RATIO * len(raw):
-        try:
-            whole = zlib.decompress(raw, wbits=31, bufsize=size)  # into one buffer: a third of the time of gzip.decompress
-            if len(whole) == size:
-                return whole
-        except zlib.error:
-            pass  # gzip says what is wrong
+@contextmanager
+def _gzip_errors(what: str) -> Iterator[None]:
     try:
-        return gzip.decompress(raw)
+        yield
     except EOFError as error:
         raise InputError(
             expected="a whole compressed file", found="one that ends early", where=what, remedy="The file is cut short: copy it again."
@@ -373,8 +442,47 @@ def _decompress(raw: bytes, what: str) -> bytes:
         ) from error
 
 
+def _unpack_head(raw: bytes, what: str) -> bytes:
+    """As much as a header needs; gzip is found by its magic number and not by the name."""
+    if not raw.startswith(GZIP):
+        return raw[:HEADER]
+    with _gzip_errors(what), gzip.GzipFile(fileobj=BytesIO(raw)) as file:
+        return file.read(HEADER)
+
+
+def _unpack(raw: bytes, size: int, what: str) -> memoryview:
+    """Undo gzip, which may be of several members, into one buffer; the checksums must agree, and no more is unpacked than `size` and `PADDING`."""
+    if size > LARGEST_RATIO * len(raw):
+        return memoryview(b"")  # fewer voxels than announced, whatever they are
+    whole, filled, source = memoryview(bytearray(size + PADDING)), 0, memoryview(raw)
+    stream = None  # between members
+    with _gzip_errors(what):
+        for start in range(0, len(raw), PIECE):
+            left: bytes | memoryview = source[start : start + PIECE]
+            while left:
+                if stream is None:
+                    left = bytes(left).lstrip(b"\0")  # zeros may fill up to the next member
+                    if not left:
+                        break
+                    stream = zlib.decompressobj(wbits=31)
+                part = stream.decompress(left, len(whole) - filled + 1)
+                if filled + len(part) > len(whole):
+                    raise InputError(
+                        expected=f"{size} bytes, as the header announces", found="more", where=what,
+                        remedy="The header is damaged, or the file is not what it seems: export the image again.",
+                    )  # fmt: skip
+                whole[filled : filled + len(part)] = part
+                filled += len(part)
+                left = stream.unused_data
+                if stream.eof:
+                    stream = None
+        if stream is not None:
+            raise EOFError
+    return whole[:filled].toreadonly()
+
+
 def _check_shape(shape: tuple[int, ...], what: str) -> None:
-    if 0 in shape or not shape:
+    if not shape or min(shape) < 1:
         raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
     if len(shape) < 3:
         raise InputError(expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give the whole stack of slices.")
@@ -385,7 +493,7 @@ def _check_shape(shape: tuple[int, ...], what: str) -> None:
 
 
 def _check_vectors(shape: tuple[int, ...], what: str) -> None:
-    if len(shape) != 5 or shape[3:] != (1, 3) or 0 in shape:
+    if len(shape) != 5 or shape[3:] != (1, 3) or min(shape) < 1:
         raise InputError(
             expected="displacements of shape (x, y, z, 1, 3), as ITK and ANTs write them", found=f"shape {shape}", where=what,
             remedy="Give the warp itself, not an image that it made; a field of another tool must be converted.",

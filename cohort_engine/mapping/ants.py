@@ -97,9 +97,11 @@ def displacement_field(positions: FloatArray, affine: FloatArray) -> NDArray[np.
     [-1.0, -2.0, 3.0]
     """
     x, y, z, _ = positions.shape
-    home = Grid((x, y, z), np.asarray(affine, float)).world(np.moveaxis(np.indices((x, y, z), dtype=float), 0, -1))
-    moved = np.asarray((positions - home) * TO_LPS, np.float32)
-    moved[~np.isfinite(moved).all(axis=-1)] = OUTSIDE
+    grid, moved = Grid((x, y, z), np.asarray(affine, float)), np.full((x, y, z, 3), OUTSIDE, np.float32)
+    for i, layer in enumerate(positions):
+        known = np.argwhere(np.isfinite(layer).all(axis=-1))
+        here = tuple(known.T)
+        moved[i][here] = (layer[here] - grid.world(np.insert(known.astype(float), 0, i, axis=1))) * TO_LPS
     return moved[:, :, :, None, :]
 
 

@@ -11,7 +11,9 @@ from scipy import ndimage, sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import GeometryError
-from cohort_engine.mapping.template_map import TemplateMap, invert, native_fractions, scatter
+from cohort_engine.mapping.fractions import atlas_columns, native_fractions, scatter
+from cohort_engine.mapping.inverse import invert
+from cohort_engine.mapping.template_map import TemplateMap
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
@@ -74,7 +76,10 @@ def native_atlas(
             remedy="Fit the map on a mask of this image, or check that its units are mm.",
         )  # fmt: skip
     fitted = TemplateMap(dense_positions(positions, template), {})
-    fractions = native_fractions(fitted, template, affine, shape) if how == schema.INTEGRAL else _centres(fitted, template, affine, shape)
+    if how == schema.INTEGRAL:
+        fractions = native_fractions(fitted, template, affine, shape, columns=atlas_columns(template))
+    else:
+        fractions = _centres(fitted, template, affine, shape)
     warped = scatter(fractions, template, template.atlas.weights)
     voxel = np.unique(warped.indices).astype(np.int64)
     in_slice = slice_levels(at[inside, 2], template.packing.ijk[inside, 2], template.slice_level, shape[2])

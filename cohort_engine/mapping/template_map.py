@@ -7,12 +7,14 @@ blurred: blurring wears a convex outline off and would pull the edge inwards.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import cord_slices
@@ -42,8 +44,6 @@ ITERATIONS = (10, 6)
 FLOW_SIGMA = 1.5
 ALONG = 2
 """SyN sees every second template slice: the outline changes slowly along the cord."""
-MISS = 0.02
-"""Largest distance (mm) at which `invert` calls a voxel found."""
 PAD = 8
 """Slices repeated at both ends, so that the ends are held by what continues there."""
 
@@ -129,7 +129,7 @@ def fit_template_map(
     first, last = int(seen[0]), int(seen[-1]) + 1
     arc, target = arc[first:last], template.cord[:, :, first:last]
     straight = StraightCord.of_mask(cord, affine, slices, levels.centreline, reach=REACH, step=float(spacing[0]))
-    depth = block_depth(target, spacing[:2])
+    depth = _template_depth(template, first, last)
     match = _match_sections(straight, depth, x, y, arc, spacing)
     a, b = match.place(x[:, None, None], y[None, :, None])
     before = after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
@@ -152,6 +152,21 @@ def fit_template_map(
         schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()), schema.GREY_DICE: inner,
     }  # fmt: skip
     return TemplateMap(block, quality)
+
+
+_DEPTHS: WeakKeyDictionary[Template, NDArray[np.float32]] = WeakKeyDictionary()
+"""Depth of the cord of a template, slice by slice as it was asked for; NaN in the others. A worker fits many images to one template."""
+
+
+def _template_depth(template: Template, first: int, last: int) -> NDArray[np.float32]:
+    """Depth (x, y, slice) of the template's cord in slices ``first ... last - 1`` of its block, see `straighten.block_depth`."""
+    if template not in _DEPTHS:
+        _DEPTHS[template] = np.full(template.cord.shape, np.nan, np.float32)
+    known = _DEPTHS[template]
+    missing = first + np.flatnonzero(np.isnan(known[0, 0, first:last]))
+    if len(missing):
+        known[:, :, missing] = block_depth(template.cord[:, :, missing], template.block_grid.spacing[:2])
+    return known[:, :, first:last]
 
 
 def _match_sections(straight: StraightCord, depth: FloatArray, x: FloatArray, y: FloatArray, arc: FloatArray, spacing: FloatArray) -> SectionMatch:
@@ -201,10 +216,21 @@ def _grid(shape: tuple[int, ...], affine: FloatArray) -> Grid:
     return Grid((x, y, z), np.asarray(affine, float))
 
 
-def _packed_index(template: Template) -> tuple[NDArray[np.int64], ...]:
+def packed_index(template: Template) -> tuple[NDArray[np.int64], ...]:
     """Index of the packed voxels in arrays on the block."""
     i, j, k = (template.packing.ijk.astype(np.int64) - np.asarray(template.corner)).T
     return i, j, k
+
+
+def steps(block: FloatArray) -> Iterator[list[FloatArray]]:
+    """Distance of the neighbours of a block (x, y, z, coordinate), one axis after the other: a list by coordinate of (x, y, z), one shorter there."""
+    coordinates = [np.ascontiguousarray(c) for c in np.moveaxis(block, -1, 0)]  # in memory one after the other: several times as fast to search
+    return ([np.abs(np.diff(c, axis=axis)) for c in coordinates] for axis in range(3))
+
+
+def largest_steps(block: FloatArray) -> FloatArray:
+    """Largest distance (axis, coordinate) of the neighbours of a block (x, y, z, coordinate) along each of its axes."""
+    return np.array([[c.max(initial=0.0) for c in along] for along in steps(block)])
 
 
 def _inside(xyz: FloatArray, grid: Grid) -> NDArray[np.bool_]:
@@ -263,136 +289,3 @@ def sample(data: NDArray[Any], affine: FloatArray, xyz: FloatArray, *, order: in
 
 def _spline(values: NDArray[np.float32], at: FloatArray, order: int) -> NDArray[np.float32]:
     return np.asarray(ndimage.map_coordinates(values, at, np.float32, order=order, mode="nearest"))  # type: ignore[call-overload]
-
-
-def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Template position of the voxels of the image.
-
-    Parameters
-    ----------
-    fitted : TemplateMap
-    template : Template
-    affine : (4, 4) array
-    shape : (3,) tuple
-        Grid of the image.
-
-    Returns
-    -------
-    (x, y, z, 3) float32 array
-        Template world, RAS+ mm; NaN for voxels that the map's block does not reach.
-
-    """
-    grid = _grid(shape, affine)
-    out = np.full((*shape, 3), np.nan, np.float32)
-    block, first = fitted.slab()
-    voxel = np.clip(np.rint(grid.voxel(block).reshape(-1, 3)), 0, np.asarray(shape) - 1).astype(int)
-    low, high = voxel.min(axis=0), voxel.max(axis=0)
-    ijk = np.stack(np.meshgrid(*(np.arange(a, b + 1) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1).reshape(-1, 3)
-    wanted = grid.world(ijk.astype(float))
-    at, miss = locate(block, wanted, every=(4, 4, 2))
-    kept = miss < MISS
-    positions = template.block_grid.world(at + np.array([0, 0, first]))
-    out[tuple(ijk[kept].T)] = positions[kept]
-    return out
-
-
-def locate(block: FloatArray, wanted: FloatArray, *, every: tuple[int, int, int] = (1, 1, 1), steps: int = 4) -> tuple[FloatArray, FloatArray]:
-    """Find where an array of positions takes given values.
-
-    Parameters
-    ----------
-    block : (x, y, z, 3) array
-        Positions, mm, finite and smooth; linear between voxels.
-    wanted : (n, 3) array
-        Mm.
-    every : (3,) tuple of int
-        Stride at which the first guess is searched.
-    steps : int
-        Of Newton's method.
-
-    Returns
-    -------
-    at : (n, 3) array
-        Fractional index into the block, at most half a voxel outside.
-    miss : (n,) array
-        Distance between ``block[at]`` and what was wanted, mm.
-
-    Notes
-    -----
-    The nearest mapped voxel is the first guess; Newton's method with the local derivative of the map refines it.
-    """
-    from scipy.spatial import cKDTree
-
-    stride = tuple(slice(None, None, n) for n in every)
-    start = np.moveaxis(np.indices(block.shape[:3]), 0, -1)[stride].reshape(-1, 3)
-    at = start[cKDTree(block[stride].reshape(-1, 3)).query(wanted)[1]].astype(float)
-    derivative = np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1)
-    for _ in range(steps):
-        miss = wanted - interpolate(block, at)
-        at = np.clip(at + np.linalg.solve(interpolate(derivative, at), miss[..., None])[..., 0], -0.5, np.asarray(block.shape[:3]) - 0.5)
-    return at, np.linalg.norm(wanted - interpolate(block, at), axis=1)
-
-
-def interpolate(values: FloatArray, index: FloatArray) -> FloatArray:
-    """Linear interpolation of (x, y, z, ...) values at fractional indices (n, 3)."""
-    flat = values.reshape(*values.shape[:3], -1)
-    out = np.stack([ndimage.map_coordinates(flat[..., k], index.T, order=1, mode="nearest") for k in range(flat.shape[-1])], axis=-1)
-    return out.reshape(len(index), *values.shape[3:])
-
-
-def native_fractions(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int]) -> sparse.csr_array:
-    """How much of each native voxel each template block voxel fills: the partial-volume integral of the template over thick voxels.
-
-    Parameters
-    ----------
-    fitted : TemplateMap
-    template : Template
-    affine : (4, 4) array
-    shape : (3,) tuple
-        Grid of the image.
-
-    Returns
-    -------
-    (x * y * z, bx * by * bz) float32 CSR array
-        Rows sum to 1 where the block reaches, and are empty elsewhere. ``fractions @ weights.ravel()`` brings a block map into the image.
-
-    Notes
-    -----
-    The template between its voxel centres is what linear interpolation makes of it, here as everywhere else: a voxel reaches to its neighbours'
-    centres with a weight that falls to zero there. Each is cut into parts at most a third of a native voxel apart; a part counts with its native
-    volume. Taking the voxels as boxes instead narrows the edge of the cord: simulated tracts came out 0.6 points of MTR too low.
-    """
-    grid = _grid(shape, affine)
-    slab, first = fitted.slab()
-    block = grid.voxel(slab)
-    step = np.array([np.percentile(np.abs(np.diff(block, axis=i)).max(axis=-1), 95) for i in range(3)])
-    parts = np.maximum(1, np.ceil(2 * step / 0.33)).astype(int)
-    volume = np.abs(np.linalg.det(np.stack(np.gradient(block, axis=(0, 1, 2)), axis=-1))).ravel()
-    index = np.moveaxis(np.indices(block.shape[:3]), 0, -1).reshape(-1, 3)
-    column = np.ravel_multi_index(tuple((index + np.array([0, 0, first])).T), fitted.block.shape[:3])
-    total = sparse.csr_array((int(np.prod(shape)), int(np.prod(fitted.block.shape[:3]))), dtype=np.float64)
-    for part in np.ndindex(*parts):
-        offset = (2 * np.asarray(part) + 1) / parts - 1
-        voxel = np.floor(_between(block, offset) + 0.5).astype(int).reshape(-1, 3)
-        inside = ((voxel >= 0) & (voxel < shape)).all(axis=1)
-        row = np.ravel_multi_index(tuple(voxel[inside].T), shape)
-        amount = np.prod(1 - np.abs(offset)) * volume[inside]
-        total = total + sparse.coo_array((amount, (row, column[inside])), shape=total.shape).tocsr()
-    sums = np.add.reduceat(np.r_[total.data, 0.0], total.indptr[:-1])
-    total.data /= np.repeat(sums, np.diff(total.indptr))
-    return total.astype(np.float32)
-
-
-def _between(values: FloatArray, offset: FloatArray) -> FloatArray:
-    """Linear interpolation of (x, y, z, ...) values at a fixed offset (3,) from every index, each within 1; the ends are repeated."""
-    for axis, step in enumerate(offset):
-        if step:
-            index = np.clip(np.arange(values.shape[axis]) + int(np.sign(step)), 0, values.shape[axis] - 1)
-            values = (1 - abs(step)) * values + abs(step) * np.take(values, index, axis=axis)
-    return values
-
-
-def scatter(fractions: sparse.csr_array, template: Template, weights: sparse.csr_array) -> sparse.csr_array:
-    """Bring packed weights (row, voxel) into the image: (row, x * y * z) CSR. `fractions` is from `native_fractions`."""
-    index = np.ravel_multi_index(_packed_index(template), template.cord.shape)
-    return sparse.csr_array(weights @ fractions[:, index].T)

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.mapping.ants import FARTHEST, TO_LPS, field_positions
+from cohort_engine.mapping.inverse import MISS, interpolate, locate
 from cohort_engine.mapping.native import continue_slices
-from cohort_engine.mapping.template_map import MISS, interpolate, locate
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
@@ -122,7 +122,7 @@ def packed_by_inversion(
     -------
     map : (voxel, 3) float32 array
         RAS+ mm. Missing: NaN beyond half a slice from the outer slices, where less than half of the weight has a position, and where the
-        inverse is not found to `template_map.MISS`.
+        inverse is not found to `inverse.MISS`.
     residual : (n,) array
         Distance (mm) between a template voxel and the warp at its place, of those voxels whose place lies in the slices.
 

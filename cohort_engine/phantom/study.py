@@ -147,7 +147,7 @@ def give_landmark(study: Simulation, name: str, disc: int = 3) -> None:
         Number of the vertebra below it; 3 is C2/C3.
     """
     anat, labels, truth = (study.bids / part / name / "anat" for part in (".", LABELS, TRUTH))
-    discs = read_volume(str(truth / f"{name}_{TRUE_DISCS}"), what=schema.ROLES[T2W_LANDMARKS])
+    discs = read_volume(str(truth / f"{name}_{TRUE_DISCS}"), what=schema.words(T2W_LANDMARKS))
     labels.mkdir(parents=True, exist_ok=True)
     image = next(anat.glob("*_T2w.nii.gz")).name.removesuffix(".nii.gz")
     write_volume(labels / f"{image}_label-discs_dlabel.nii.gz", Volume(np.where(discs.data == disc, disc, 0).astype(np.uint8), discs.affine))

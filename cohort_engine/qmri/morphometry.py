@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort_engine.cord.centreline import Centreline, number_pieces
+from cohort_engine.cord.centreline import Centreline, number_pieces, slice_arc
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, GeometryError
 from cohort_engine.qmri.region import HALF, Intervals, Outline
@@ -35,7 +35,7 @@ from cohort_engine.schema import (
     SUMMED,
     SYMMETRY,
 )
-from cohort_engine.template.packing import FloatArray, apply_affine
+from cohort_engine.template.packing import FloatArray
 
 EMPTY = 1e-6
 """Mask values up to this are background."""
@@ -43,46 +43,6 @@ BAND = 3.0
 """Width (mm) around the centroid in which `DIAMETER_AP` is taken."""
 TOLERANCE = 1e-3
 """How far mask values may lie outside 0 to 1: the ringing of an interpolation, not another scale."""
-
-
-def slice_arc(centreline: Centreline, affine: FloatArray, at: FloatArray | NDArray[np.integer[Any]]) -> FloatArray:
-    """Arc length at which the centreline crosses the planes of slices.
-
-    Parameters
-    ----------
-    centreline : Centreline
-    affine : (4, 4) array
-        Voxel centres to RAS+ mm.
-    at : (...) array
-        Slice numbers on axis 2; may be fractional or beyond the ends, where the centreline goes straight on.
-
-    Returns
-    -------
-    (...) array
-        Arc length, mm.
-
-    Raises
-    ------
-    GeometryError
-        When the centreline does not climb through the slices.
-
-    Examples
-    --------
-    >>> line = Centreline.through(np.array([[0.0, 0.0, 0.0], [0.0, 30.0, 40.0]]))
-    >>> slice_arc(line, np.diag([1.0, 1.0, 4.0, 1.0]), np.array([0, 1, 20])).tolist()
-    [0.0, 5.0, 100.0]
-    """
-    to_voxel = np.linalg.inv(affine)
-    k = apply_affine(to_voxel, centreline.points)[:, 2]
-    if not (np.diff(k) > 0).all():
-        raise GeometryError(
-            expected="a centreline that crosses each slice once, upwards", found="one that turns back between slices", where="cord mask",
-            remedy="Give the image in RAS+ order with slices across the cord.",
-        )  # fmt: skip
-    at = np.asarray(at, float)
-    beyond = at - np.clip(at, k[0], k[-1])
-    climb = (to_voxel[:3, :3] @ centreline.tangent[[0, -1]].T)[2]
-    return np.asarray(np.interp(at, k, centreline.arc) + beyond / np.where(beyond < 0, climb[0], climb[1]))
 
 
 def measure_slices(

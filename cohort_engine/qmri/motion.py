@@ -174,19 +174,41 @@ def _slice_cost(
     if n < 4:
         return None
     weight /= weight.sum()
-    # every tried position once, axis by axis: the spline is separable and its coefficients are computed a single time
-    grid = np.meshgrid(*((a[:, None] + tries / s).ravel() for a, s in zip(axes, spacing, strict=False)), indexing="ij")
+    (x, part_x), (y, part_y) = (_tried(a[:, None] + tries / s, size) for a, s, size in zip(axes, spacing, fixed.shape, strict=False))
     shape = (len(axes[0]), len(tries), len(axes[1]), len(tries))
     cross, energy, power = np.zeros((len(tries),) * 2), 0.0, np.zeros((len(tries),) * 2)
     for f, m in zip(_gradient(fixed, spacing, smooth), _gradient(moving, spacing, smooth), strict=True):
-        target, shifted = f[np.ix_(*axes)], map_coordinates(spline_filter(m, 3), grid, order=3, mode="nearest", prefilter=False).reshape(shape)
+        target, shifted = f[np.ix_(*axes)], (x @ spline_filter(m, 3)[part_x, part_y] @ y.T).reshape(shape)
         energy += float((weight * target**2).sum())
-        power += np.einsum("xiyj,xiyj,xy->ij", shifted, shifted, weight)
         cross += np.einsum("xiyj,xy->ij", shifted, weight * target)
+        power += np.einsum("xiyj,xy->ij", np.square(shifted, out=shifted), weight)
     if energy <= _TINY * float(np.square(fixed).max()) or power.max() <= _TINY * float(np.square(moving).max()):
         return None
     rho = np.clip(cross / np.sqrt(energy * power), 0, 1 - 1e-6)
     return np.asarray(n * np.log1p(-(rho**2)))
+
+
+def _tried(at: FloatArray, size: int) -> tuple[FloatArray, slice]:
+    """Matrix (place, sample) from the coefficients of a cubic spline along one axis to its values at every tried place, and the samples it needs.
+
+    A spline in the plane is the product of two, so that each axis has a matrix of its own. Beyond the first and last of the `size` samples the end
+    coefficient is repeated, as ``mode="nearest"`` of `scipy.ndimage` has it.
+
+    Examples
+    --------
+    >>> matrix, part = _tried(np.array([2.0, 3.0, 9.0]), 5)
+    >>> (6 * matrix).round(12).tolist(), part
+    ([[1.0, 4.0, 1.0, 0.0], [0.0, 1.0, 4.0, 1.0], [0.0, 0.0, 0.0, 6.0]], slice(1, 5, None))
+    """
+    place = at.ravel()
+    low = np.floor(place).astype(int)
+    t = place - low
+    weights = np.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * (1 - t) ** 2 + 3 * (1 - t) ** 3, t**3], axis=1) / 6
+    sample = np.clip(low[:, None] + np.arange(-1, 3), 0, size - 1)
+    first, last = int(sample.min()), int(sample.max()) + 1
+    out = np.zeros((len(place), last - first))
+    np.add.at(out, (np.arange(len(place))[:, None], sample - first), weights)
+    return out, slice(first, last)
 
 
 def _gradient(image: FloatArray, spacing: FloatArray, smooth: float) -> list[FloatArray]:

@@ -54,7 +54,7 @@ def mtr(off: FloatArray, on: FloatArray, *, floor: float) -> tuple[NDArray[np.fl
     off, on = np.asarray(off, np.float32), np.asarray(on, np.float32)
     if off.shape != on.shape:
         raise InputError(
-            expected=f"the shape of the MT-on image {on.shape}", found=str(off.shape), where=schema.ROLES[schema.MT_OFF],
+            expected=f"the shape of the MT-on image {on.shape}", found=str(off.shape), where=schema.words(schema.MT_OFF),
             remedy="Bring both images onto one grid first.",
         )  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -90,7 +90,7 @@ def cord_floor(off: FloatArray, mask: FloatArray, fraction: float) -> float:
     if median <= 0:
         raise CordError(
             expected="MT-off signal inside the cord mask", found=f"median {median:g} over {inside.size} voxels",
-            where=schema.ROLES[schema.role(schema.MT, schema.MASK)], remedy="Check that the mask belongs to this image.",
+            where=schema.words(schema.role(schema.MT, schema.MASK)), remedy="Check that the mask belongs to this image.",
         )  # fmt: skip
     return fraction * median
 
@@ -124,5 +124,5 @@ def check_not_swapped(mtr: FloatArray, mask: FloatArray) -> None:
     if inside.size == 0 or negative > inside.size / 2:
         raise InputError(
             expected="more signal than in the MT-on image", found=f"MTR below 0 in {negative} of {inside.size} cord voxels",
-            where=schema.ROLES[schema.MT_OFF], remedy="MT-on and MT-off are swapped, or the images are not of one acquisition.",
+            where=schema.words(schema.MT_OFF), remedy="MT-on and MT-off are swapped, or the images are not of one acquisition.",
         )  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +16,22 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, write_volume
-from cohort_engine.reduce.cohort import ATLAS_VARIABLES, CELL, atlas_of, template_levels, tract_table
+from cohort_engine.query import cells as kernel
+from cohort_engine.query.answer import IDENTITY
+from cohort_engine.query.cells import CELL, Cells, Names
+from cohort_engine.query.reader import NAMES, CohortReader, groups_of, reading
+from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.store import layout
-from cohort_engine.template.atlas import Region
-from cohort_engine.template.levels import LevelRange
+from cohort_engine.template.atlas import Atlas
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_COVERAGE = 0.75
-"""Coverage limit where a store does not say which one its tables were made with."""
-
-PROFILE_VARIABLES = {m: f"profile_{m}" for m in schema.MEASURES if m not in schema.SUMMED}
-"""Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
 SPACE = "space"
 """Attribute of an opened cohort: the space of its tables."""
-CORD = "spinal cord"
-"""Region of whole cross-sections."""
-
-Names = str | Sequence[str]
+CURRENT = "current"
+"""Ending of a variable (subject,): whether the row of a table is that of the maps and settings of now."""
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -62,7 +57,7 @@ class StoredArray:
         return len(self.shape)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        with storage_errors(self.path):
+        with reading(self.path):
             return np.asarray(_open_array(self.url, self.path, self.shape)[key]).astype(self.dtype, copy=False)
 
 
@@ -92,53 +87,47 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
         (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``), profiles (``profile_area``) and their tables by level
         (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
         A subject column whose name is taken (or is that of a table cell, ``n``) is called ``subjects_<name>``. Attributes are the store's;
-        ``finalised`` is empty until it is closed. Rows of people who withdrew are left out; the others keep their number.
+        ``finalised`` is empty until it is closed, ``mixed`` is empty unless rows were made with different settings. Rows of people who left the
+        study or withdrew are left out; the others keep their number.
 
     Raises
     ------
     StoreError
-        Nothing there, not a cohort store, or one of a newer format.
+        Nothing there, not a cohort store, or one of another format.
     StorageError
-        The place does not answer.
+        The place does not answer, or a chunk is damaged.
     UnknownNameError
         A space that does not exist.
     """
-    if space not in schema.SPACES:
-        raise unknown_name("space", space, list(schema.SPACES), where="query")
-    root = layout.open_root(url)
-    rows = layout.row_count(root)
-    tables = f"{schema.TABLES}/{space}"
-    shape = f"{schema.TABLES}/{schema.SHAPE}"
-    groups = (tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
-    with storage_errors("store"):
-        found = {path: array for path, array in layout.arrays(root).items() if path.rpartition("/")[0] in groups}
-        atlas, voxels = (dict[str, Any](root[group].attrs) for group in (schema.ATLAS, schema.VOXELS))
-    extra: dict[str, Any] = {k: json.dumps(atlas[k]) for k in (layout.UNIONS, layout.CLUSTERS)}
-    extra |= {k: np.ravel(voxels[k]).tolist() for k in (layout.GRID_SHAPE, layout.GRID_AFFINE)}
-    names = {
-        schema.PROFILES: PROFILE_VARIABLES,
-        schema.ATLAS: ATLAS_VARIABLES,
-        schema.STAGES: {s.name: f"{schema.STAGES}_{s.name}" for s in schema.FIXED if s.group == schema.STAGES},
-    }
-    data: dict[str, xr.Variable] = {schema.SUBJECT: xr.Variable(schema.SUBJECT, np.arange(rows), {"long_name": "row of the store"})}
+    reader = CohortReader(url, space=space)
+    everybody = reader.total == reader.subjects
+    data: dict[str, xr.Variable] = {schema.SUBJECT: xr.Variable(schema.SUBJECT, np.arange(reader.total), {"long_name": "row of the store"})}
     coords: dict[str, xr.Variable] = {schema.SUBJECT: data[schema.SUBJECT]}
-    for path in sorted(found, key=lambda p: (groups.index(p.rpartition("/")[0]), p)):
-        group, _, name = path.rpartition("/")
-        if group == shape and name == schema.LEVEL and name in data:
-            continue  # the same axis
-        variable = _variable(url, path, found[path], rows, block, lazy=group != schema.SUBJECTS)
-        name = names.get(group, {}).get(name, name)
-        name = f"{group}_{name}" if name in data or name in CELL else name
-        data[name] = variable
-        if group in (schema.SUBJECTS, schema.VOXELS) or variable.dims == (name,) or name == schema.Z_LEVEL:
-            coords[name] = variable
-    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, dict(root.attrs) | extra | {SPACE: space})
-    present = ds[schema.PARTICIPANT].to_numpy() != ""
-    return ds if present.all() else ds.isel({schema.SUBJECT: np.flatnonzero(present)})
+    for group in groups_of(space)[:-1]:
+        for stored in reader.names(group):
+            path, name = f"{group}/{stored}", NAMES.get(group, {}).get(stored, stored)
+            array = reader.array(path)
+            if array is None or (group == f"{schema.TABLES}/{schema.SHAPE}" and name == schema.LEVEL and name in data):
+                continue  # the same axis
+            variable = _variable(url, path, array, reader.total, block)
+            name = f"{group}_{name}" if name in data or name in CELL else name
+            data[name] = variable
+            if group == schema.VOXELS or variable.dims == (name,) or name == schema.Z_LEVEL:
+                coords[name] = variable
+    for metric, estimator in ((m, e) for m in reader.metrics for e in kernel.estimators_of(reader, m)):
+        words = {"long_name": f"whether the row of {schema.table_name(metric, estimator)} is that of the maps and settings of now"}
+        data[f"{schema.table_name(metric, estimator)}_{CURRENT}"] = xr.Variable(schema.SUBJECT, reader.rows_current(metric, estimator), words)
+    for name, stored in reader.covariates.items():
+        coords[name] = xr.Variable(schema.SUBJECT, reader.whole_column(stored), dict(reader.about(f"{schema.SUBJECTS}/{stored}")))
+    unions, clusters = reader.parts
+    extra: dict[str, Any] = {layout.UNIONS: json.dumps(unions), layout.CLUSTERS: json.dumps(clusters), SPACE: space}
+    extra |= {k: np.ravel(v).tolist() for k, v in reader.grid.items()}
+    ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, {layout.MIXED: "", **reader.attributes, **extra})
+    return ds if everybody else ds.isel({schema.SUBJECT: reader.rows})
 
 
-def _variable(url: str, path: str, array: zarr.Array[Any], rows: int, block: int, *, lazy: bool) -> xr.Variable:
-    """Columns of subjects and names are read; everything else waits."""
+def _variable(url: str, path: str, array: zarr.Array[Any], rows: int, block: int) -> xr.Variable:
+    """Names are read; everything else waits."""
     import dask.array as da
 
     dims = layout.dims_of(array)
@@ -146,7 +135,7 @@ def _variable(url: str, path: str, array: zarr.Array[Any], rows: int, block: int
     stored = StoredArray(url, path, array.shape, np.dtype(object) if text else array.dtype)
     by_subject = dims[:1] == (schema.SUBJECT,)
     attrs = {k: v for k, v in array.attrs.items() if not k.startswith("_")}
-    if text or not lazy:
+    if text:
         values = stored[:]
         return xr.Variable(dims, values[:rows] if by_subject else values, attrs)
     chunks = tuple(block if d == schema.SUBJECT and len(dims) > 1 else n for d, n in zip(dims, array.shape, strict=True))
@@ -155,6 +144,76 @@ def _variable(url: str, path: str, array: zarr.Array[Any], rows: int, block: int
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
+class OpenedCohort:
+    """An opened Dataset, or a selection of its subjects, as a source of `query.cells`."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self.ds = ds if schema.SUBJECT in ds.dims else ds.expand_dims(schema.SUBJECT)
+        self.space = str(ds.attrs.get(SPACE, schema.SPACE_TEMPLATE))
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        return {str(k): v for k, v in self.ds.attrs.items()}
+
+    @property
+    def subjects(self) -> int:
+        return int(self.ds.sizes[schema.SUBJECT])
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        return np.asarray(self.ds[schema.SUBJECT].to_numpy(), np.intp)
+
+    @property
+    def columns(self) -> list[str]:
+        names = [str(n) for n, c in self.ds.coords.items() if c.dims == (schema.SUBJECT,) and n != schema.SUBJECT]
+        return [*(n for n in IDENTITY if n in names), *(n for n in names if n not in IDENTITY)]
+
+    def column(self, name: str) -> NDArray[Any]:
+        return self.ds[name].to_numpy()
+
+    def select(self, at: NDArray[np.intp]) -> OpenedCohort:
+        return OpenedCohort(self.ds.isel({schema.SUBJECT: at}))
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        maps = {str(n): v for n, v in self.ds.data_vars.items() if set(v.dims) == {schema.SUBJECT, schema.VOXEL} and "units" in v.attrs}
+        return {n: v.attrs for n, v in maps.items()}
+
+    @cached_property
+    def naming(self) -> Atlas:
+        return atlas_of(self.ds)
+
+    def atlas(self) -> Atlas:
+        return self.naming
+
+    def names(self, group: str) -> list[str]:
+        """Names of the variables that are tables: of any group, since a dataset has one space."""
+        return [str(n) for n, v in self.ds.data_vars.items() if v.dims == (schema.SUBJECT, schema.LEVEL, schema.REGION)]
+
+    def has(self, path: str) -> bool:
+        return _name(path) in self.ds.variables
+
+    def about(self, path: str) -> Mapping[str, Any]:
+        return self.ds[_name(path)].attrs
+
+    def read(self, path: str, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        variable = self.ds[_name(path)]
+        if schema.SUBJECT in variable.dims:
+            variable = variable.transpose(schema.SUBJECT, ...)
+            variable = variable if rows is None else variable.isel({schema.SUBJECT: rows})
+        return variable.to_numpy()
+
+    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        name = f"{schema.table_name(metric, estimator)}_{CURRENT}"
+        return np.asarray(self.ds[name].to_numpy(), bool) if name in self.ds.variables else np.zeros(self.subjects, bool)
+
+
+def _name(path: str) -> str:
+    """Name in an opened cohort of a variable of the store."""
+    group, _, name = path.rpartition("/")
+    return NAMES.get(group, {}).get(name, name)
+
+
 @xr.register_dataset_accessor("cohort")  # type: ignore[no-untyped-call]
 class CohortAccessor:
     """Questions to a cohort, as ``ds.cohort``; `ds` is what `open_cohort` returned, or a selection of its subjects."""
@@ -162,10 +221,18 @@ class CohortAccessor:
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
 
+    def __repr__(self) -> str:
+        return describe(self.source)
+
+    @property
+    def source(self) -> OpenedCohort:
+        """The dataset as the kernel of questions reads it."""
+        return OpenedCohort(self._ds)
+
     @property
     def levels(self) -> list[str]:
         """Levels of the template, from the top down."""
-        return template_levels(self._ds)
+        return kernel.levels_of(self.source)
 
     @property
     def regions(self) -> list[str]:
@@ -175,13 +242,12 @@ class CohortAccessor:
     @property
     def metrics(self) -> list[str]:
         """Metrics that have maps."""
-        return [str(n) for n in self._ds.data_vars if n in schema.METRICS]
+        return list(self.source.metrics)
 
     @property
     def min_coverage(self) -> float:
         """Coverage limit that the tables were made with."""
-        science = json.loads(self._ds.attrs.get(layout.SCIENCE, "{}"))
-        return float(science.get("stages", {}).get("reduce", {}).get("min_coverage", MIN_COVERAGE))
+        return kernel.own_limit(self.source)
 
     def row(self, participant: str, session: str | None = None) -> int:
         """Row number of a participant: a value of the coordinate ``subject``.
@@ -220,48 +286,26 @@ class CohortAccessor:
     def table(
         self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA, min_coverage: float | None = None
     ) -> xr.Dataset:
-        """Return ``value``, ``std``, ``n`` and ``coverage`` of every (subject, level, region), lazily.
+        """Return ``value``, ``std``, ``n`` and ``coverage`` of every (subject, level, region), as numbers.
 
-        Cells that the store's tables hold are taken from there; where one is pooled, summed, or below the tables' coverage limit, or while the
-        store is not finalised, they are reduced from the maps with the same operator.
-
-        Parameters
-        ----------
-        metric : str
-        regions : str or sequence of str, optional
-            Names, sides together (``"lateral corticospinal tract"``), sums (``"a + b"``); by default all labels and unions.
-        levels : str or sequence of str, optional
-            ``"C2"``; ``"C2:C3"`` is one pooled cell; ``"C2,C3"`` or a list are several; ``"all"`` pools the whole cord. By default each level.
-        estimator : str
-        min_coverage : float, optional
-            By default the tables' own.
+        Where they come from, arguments and errors are those of `query.cells.table`; maps are read in blocks of subjects. (The lazy form, for a
+        Dask cluster, is `reduce.cohort.tract_table`.)
 
         Returns
         -------
         Dataset of float32, NaN where the coverage is below the limit
         """
-        ds, limit = self._ds, self.min_coverage if min_coverage is None else min_coverage
-        quantity = schema.metric(metric)
-        atlas = atlas_of(ds)
-        chosen = atlas.regions if regions is None else tuple(atlas.region(n) for n in _as_list(regions))
-        known = self.levels
-        ranges = [LevelRange.parse(n, known) for n in (known if levels is None else _as_list(levels, separator=","))]
-        names = {key: spec.name for key, spec in schema.table_specs(metric, estimator).items()}
-        if self._tabulated(names.values(), ranges, chosen, limit):
-            cells = ds[list(names.values())].sel({schema.LEVEL: [r.name for r in ranges], schema.REGION: [r.name for r in chosen]})
-            if limit > self.min_coverage:
-                enough = cells[names[schema.COVERAGE]] >= np.float32(limit)
-                cells = cells.assign({n: cells[n].where(enough) for k, n in names.items() if k not in (schema.N, schema.COVERAGE)})
-        elif ds.attrs.get(SPACE, schema.SPACE_TEMPLATE) != schema.SPACE_TEMPLATE:
-            raise StoreError(
-                expected="cells of the native tables: single levels, labels and unions, of a finalised store", found=f"{metric} elsewhere",
-                where="query", remedy="Ask for single levels at the tables' own coverage, or read the template tables, which can be pooled.",
-            )  # fmt: skip
-        else:
-            cells = tract_table(ds, metric=metric, levels=ranges, regions=chosen, estimator=estimator, min_coverage=limit, merge=False)
-        cells = cells.rename({v: k for k, v in names.items()})
-        about = {"metric": metric, "long_name": quantity.long_name, "units": quantity.units, "estimator": estimator, "min_coverage": limit}
-        return cells.assign({k: cells[k].assign_attrs(about if k == schema.VALUE else {}) for k in names}).assign_attrs(about)
+        return self._dataset(kernel.table(self.source, metric, regions, levels, estimator=estimator, min_coverage=min_coverage))
+
+    def _dataset(self, cells: Cells) -> xr.Dataset:
+        dims = (schema.SUBJECT, schema.LEVEL, schema.REGION)
+        ds = self.source.ds
+        shape = cells.values[schema.VALUE].shape
+        values = {n: xr.Variable(dims, np.broadcast_to(v, shape), cells.about if n == schema.VALUE else {}) for n, v in cells.values.items()}
+        coords = {n: c.variable for n, c in ds.coords.items() if c.dims in ((schema.SUBJECT,), ())}
+        axes = {schema.LEVEL: layout.text(cells.levels), schema.REGION: layout.text(cells.regions)}
+        out = xr.Dataset(values, {**coords, **axes}, {**cells.about, layout.MIXED: ds.attrs.get(layout.MIXED, "")})
+        return out if schema.SUBJECT in self._ds.dims else out.isel({schema.SUBJECT: 0})
 
     def tract(
         self,
@@ -293,49 +337,8 @@ class CohortAccessor:
         return cells if full else cells[schema.VALUE].rename(metric)
 
     def profile(self, measure: str, levels: Names | None = None, *, min_coverage: float | None = None) -> xr.Dataset:
-        """Pool a profile over levels: ``value``, ``std``, ``n`` and ``coverage`` (subject, level, region), lazily.
-
-        Every slice of the template counts the same; the one region is the whole cord.
-
-        Parameters
-        ----------
-        measure : str
-            One of `schema.MEASURES` that has a profile.
-        levels : str or sequence of str, optional
-            As in `table`.
-        min_coverage : float, optional
-            Smallest share of the slices with a value; by default the tables' own.
-
-        Returns
-        -------
-        Dataset of float64, NaN where the coverage is below the limit, or 0
-            ``std`` is the population standard deviation along the cord, ``n`` the number of slices.
-
-        Raises
-        ------
-        UnknownNameError
-            No such profile, or no such level.
-        """
-        ds, limit = self._ds, self.min_coverage if min_coverage is None else min_coverage
-        name = PROFILE_VARIABLES.get(measure)
-        if name is None or name not in ds:
-            raise unknown_name("profile", measure, [m for m, n in PROFILE_VARIABLES.items() if n in ds], where="cohort dataset")
-        ranges = [LevelRange.parse(n, self.levels) for n in (self.levels if levels is None else _as_list(levels, separator=","))]
-        parts = []
-        for r in ranges:
-            within = np.flatnonzero(np.isin(ds[schema.Z_LEVEL].to_numpy(), r.numbers))
-            values = ds[name].isel({schema.Z: within})
-            n = values.notnull().sum(schema.Z)
-            coverage = n / max(1, len(within))
-            enough = (n > 0) & (coverage >= limit)
-            cells = {schema.VALUE: values.mean(schema.Z).where(enough), schema.STD: values.std(schema.Z).where(enough)}
-            parts.append(xr.Dataset(cells | {schema.N: n, schema.COVERAGE: coverage}))
-        axis = xr.Variable(schema.LEVEL, layout.text(r.name for r in ranges))
-        about = {**ds[name].attrs, "measure": measure, "min_coverage": limit}
-        pooled = xr.concat(parts, dim=axis).transpose(schema.SUBJECT, ...)
-        out = pooled.expand_dims({schema.REGION: layout.text([CORD])}, axis=-1).assign_attrs(about)
-        out[schema.VALUE].attrs.update(about)
-        return out
+        """Pool a profile over levels: ``value``, ``std``, ``n`` and ``coverage`` (subject, level, region); see `query.cells.profile`."""
+        return self._dataset(kernel.profile(self.source, measure, levels, min_coverage=min_coverage))
 
     def frame(
         self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA, min_coverage: float | None = None
@@ -348,13 +351,13 @@ class CohortAccessor:
         return tidy(self.table(metric, regions, levels, estimator=estimator, min_coverage=min_coverage))
 
     # --- images ---
-    def unpack(self, metric: str, subject: int | str | None = None, *, session: str | None = None) -> xr.DataArray:
+    def unpack(self, metric: str | xr.DataArray, subject: int | str | None = None, *, session: str | None = None) -> xr.DataArray:
         """Put a map back on the template grid.
 
         Parameters
         ----------
-        metric : str
-            Any (subject, voxel) variable.
+        metric : str or DataArray
+            Any (subject, voxel) variable, by name; or any array with a voxel axis, for instance a t-statistic or ``ds.mtr.mean("subject")``.
         subject : int or str, optional
             Row number or participant. By default the mean over the dataset's subjects, of those that have the voxel.
         session : str, optional
@@ -364,39 +367,71 @@ class CohortAccessor:
         -------
         (i, j, k) float32 DataArray
             Template grid, RAS+ order; NaN outside the atlas. The attribute ``affine`` (4, 4) takes voxels to mm.
+
+        Raises
+        ------
+        UnknownNameError
+            No such map or subject.
+        StoreError
+            An array with other axes, or with other voxels than the atlas.
         """
-        if metric not in self._ds or schema.VOXEL not in self._ds[metric].dims:
-            raise unknown_name("map", metric, self.metrics, where="cohort dataset")
-        maps = self._ds if subject is None else self.subject(subject, session)
-        flat = maps[metric]
-        flat = flat.mean(schema.SUBJECT) if schema.SUBJECT in flat.dims else flat
+        values = metric if isinstance(metric, xr.DataArray) else self._map(metric)
+        if schema.SUBJECT in values.dims:
+            flat = (
+                values.mean(schema.SUBJECT) if subject is None else values.sel({schema.SUBJECT: int(self.subject(subject, session)[schema.SUBJECT])})
+            )
+        else:
+            flat = values
+        if flat.dims != (schema.VOXEL,) or flat.sizes[schema.VOXEL] != self._ds.sizes[schema.VOXEL]:
+            raise StoreError(
+                expected=f"one value for each of the {self._ds.sizes[schema.VOXEL]} voxels", found=f"{dict(flat.sizes)}", where="map to unpack",
+                remedy="Reduce its other axes first, and keep every voxel of the cohort.",
+            )  # fmt: skip
         shape, affine = self._grid()
         out = np.full(shape, np.nan, np.float32)
         out[tuple(self._ds[n].to_numpy() for n in schema.VOXEL_INDEX)] = flat.to_numpy()
-        attrs = {k: v for k, v in self._ds[metric].attrs.items() if k in ("long_name", "units")} | {"affine": affine}
-        return xr.DataArray(out, dims=schema.VOXEL_INDEX, name=metric, attrs=attrs)
+        attrs = {k: v for k, v in values.attrs.items() if k in ("long_name", "units")} | {"affine": affine}
+        return xr.DataArray(out, dims=schema.VOXEL_INDEX, name=values.name, attrs=attrs)
 
-    def to_nifti(self, metric: str, path: str | Path, subject: int | str | None = None, *, session: str | None = None) -> Path:
+    def to_nifti(self, metric: str | xr.DataArray, path: str | Path, subject: int | str | None = None, *, session: str | None = None) -> Path:
         """Write `unpack` as a NIfTI file in template space."""
         image = self.unpack(metric, subject, session=session)
         write_volume(path, Volume(image.to_numpy(), image.attrs["affine"]))
         return Path(path)
 
     # --- inside ---
+    def _map(self, name: str) -> xr.DataArray:
+        if name not in self._ds or schema.VOXEL not in self._ds[name].dims:
+            raise unknown_name("map", name, self.metrics, where="cohort dataset")
+        return self._ds[name]
+
     def _grid(self) -> tuple[tuple[int, ...], NDArray[np.float64]]:
         shape, affine = (self._ds.attrs[k] for k in (layout.GRID_SHAPE, layout.GRID_AFFINE))
         return tuple(shape), np.asarray(affine, float).reshape(4, 4)
 
-    def _tabulated(self, names: Iterable[str], ranges: list[LevelRange], regions: tuple[Region, ...], limit: float) -> bool:
-        """Whether the tables hold every cell. Before `finalised` they may be empty, and an empty cell looks like a missing one."""
-        ds = self._ds
-        if not ds.attrs.get(layout.FINALISED) or limit < self.min_coverage or any(n not in ds for n in names):
-            return False
-        cells = {schema.LEVEL: {r.name for r in ranges}, schema.REGION: {r.name for r in regions}}
-        return all(wanted <= set(ds[dim].to_numpy()) for dim, wanted in cells.items())
 
+def describe(cohort: OpenedCohort) -> str:
+    """Say what a cohort holds, a line a thing."""
+    attributes, space = cohort.attributes, cohort.space
+    columns = cohort.columns
 
-def _as_list(names: Names, separator: str | None = None) -> list[str]:
-    if not isinstance(names, str):
-        return list(names)
-    return [n.strip() for n in names.split(separator)] if separator else [names]
+    def counted(name: str) -> str:
+        words, counts = np.unique(cohort.column(name).astype(str), return_counts=True) if name in columns else ((), ())
+        return ", ".join(f"{w or 'none'} {n}" for w, n in zip(words, counts, strict=True))
+
+    regions = [r.name for r in cohort.naming.regions]
+    state = f"finalised {attributes[layout.FINALISED]}" if attributes.get(layout.FINALISED) else "not finalised: answers are reduced from the maps"
+    lines = {
+        "groups": counted(schema.GROUP),
+        "sites": counted(schema.SITE),
+        "metrics": ", ".join(f"{n} ({about['units']})" for n, about in cohort.metrics.items()),
+        "measures": ", ".join(kernel.profiles(cohort)),
+        "estimators": ", ".join(dict.fromkeys(e for m in cohort.metrics for e in kernel.estimators_of(cohort, m))),
+        "levels": " ".join(kernel.levels_of(cohort)),
+        "regions": f"{len(regions)}: {', '.join(regions[:2])} ... {regions[-1]}" if len(regions) > 3 else ", ".join(regions),
+        "tables": f"{space} space, cells of at least {kernel.own_limit(cohort):.0%} coverage",
+        "state": state,
+        "mixed": str(attributes.get(layout.MIXED, "")),
+    }
+    title = f"cohort of {cohort.subjects} subjects, template {attributes.get(layout.TEMPLATE_NAME)} {attributes.get(layout.TEMPLATE_VERSION)}"
+    return "\n".join([title, *(f"  {name:<11} {text}" for name, text in lines.items() if text)])

@@ -144,7 +144,7 @@ def _rows(gram: FloatArray, join: FloatArray, wanted: list[int], clusters: Membe
         inverse, estimable = _inverse(normal)
         rows, known = inverse[..., wanted, :] @ join.T, estimable[..., wanted]
     else:
-        pool = _indicator(clusters, gram.shape[-1])
+        pool = indicator(clusters, gram.shape[-1])
         towards = np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
         mine = np.argmax((join.T @ pool)[wanted] > 0, axis=1)
         unit = np.broadcast_to(np.eye(normal.shape[-1])[:, wanted], (*normal.shape[:-1], len(wanted)))
@@ -159,7 +159,7 @@ def _complete(clusters: Members, n_labels: int) -> list[tuple[int, ...]]:
     return [*clusters, rest] if rest else list(clusters)
 
 
-def _indicator(groups: Members, n_labels: int) -> FloatArray:
+def indicator(groups: Members, n_labels: int) -> FloatArray:
     """(label, group) matrix of ones."""
     out = np.zeros((n_labels, len(groups)))
     for i, members in enumerate(groups):
@@ -232,7 +232,7 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     inflation = np.divide(moments.count, free, out=np.full_like(noise, np.nan), where=free > 0.5)
 
     clusters = _complete(clusters, n_labels)
-    pool = _indicator(clusters, n_labels)
+    pool = indicator(clusters, n_labels)
     project = pool @ np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
     tissues = _apply(project, wy)
     rss0 = moments.yy - (wy * tissues).sum(axis=-1)
@@ -273,11 +273,9 @@ def standard_error(
     """
     held = moments.w if volumes is None else volumes
     reached = fitted.coefficients @ moments.gram
-    target = np.zeros(np.broadcast_shapes(reached.shape, (*held.shape[:-1], *reached.shape[-2:])))
-    for i, members in enumerate(regions):
-        share = held[..., list(members)]
-        total = share.sum(axis=-1, keepdims=True)
-        target[..., i, list(members)] = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
+    share = held[..., None, :] * indicator(regions, held.shape[-1]).T
+    total = share.sum(axis=-1, keepdims=True)
+    target = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
     through = (reached * fitted.coefficients).sum(axis=-1)
     astray = reached - target
     known = (astray * fitted.tissues[..., None, :]).sum(axis=-1)

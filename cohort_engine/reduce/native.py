@@ -1,27 +1,20 @@
-"""One image in its own space: estimators over the voxels of a group of slices. Plain arrays in, plain arrays out.
-
-Each function takes values (voxel,) and weights (label, voxel) of one group, with the voxels that have no value already removed.
-"""
+"""One image in its own space: estimators over the voxels of a group of slices. Plain arrays in, plain arrays out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.reduce import linear
-from cohort_engine.reduce.linear import FloatArray, Members
+from cohort_engine.cord.centreline import SMOOTHING, smooth
+from cohort_engine.reduce.estimators import estimator as find_estimator
+from cohort_engine.reduce.estimators.base import Group, average, deviation
+from cohort_engine.reduce.linear import FloatArray, Members, indicator
 
-HALF = 0.5
-"""Share of a voxel from which `bin` and `max` count it to a region."""
-NEAR = tuple(d for d in product((-1, 0, 1), repeat=3) if d > (0, 0, 0))
-"""Offsets to the voxels that touch one, one of each pair."""
 WHOLE = 0.99
 """Share of a voxel that labels must fill for its signal to tell what tissues look like."""
 
@@ -38,9 +31,9 @@ class Cells:
         Weighted population standard deviation about the weighted average, whatever the estimator: SCT's ``STD()``.
     spread : array
         Standard deviation of the voxels about what this estimator says of them: of ``bin`` over its own voxels, of ``median`` about the median,
-        of ``ml`` and ``map`` about the mixture, which leaves partial volume out. NaN for ``max``.
+        of ``ml`` and ``map`` about the mixture, which leaves partial volume out. NaN where the estimator's tables have no ``std``.
     se : array
-        Standard error, of ``ml`` and ``map``; else NaN.
+        Standard error, where the estimator's tables have one; else NaN.
     size, n : arrays
         Soft voxels in the slices, and those of them that have a value.
     """
@@ -58,10 +51,6 @@ class Cells:
         return np.divide(self.n, self.size, out=np.zeros_like(self.n), where=self.size > 0)
 
 
-Result = tuple[FloatArray, FloatArray, FloatArray]
-"""value, spread, se."""
-
-
 def reduce_group(
     values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str,
     places: NDArray[np.integer[Any]] | None = None, volumes: FloatArray | None = None,
@@ -75,9 +64,10 @@ def reduce_group(
     weights : (label, voxel) float, 0 to 1
     regions, clusters : sequences of tuples of labels
     estimator : str
-        A key of `ESTIMATORS`.
+        SCT's name.
     places : (voxel, 3) int, optional
-        Index of each voxel in the image, slices along the last axis: standard errors then know which voxels are neighbours (`neighbour_variance`).
+        Index of each voxel in the image, slices along the last axis: standard errors then know which voxels are neighbours
+        (`neighbours.neighbour_variance`).
         Without, voxels count as independent.
     volumes : (label,) float, optional
         How much there is of each label, any unit, for the standard errors of unions; by default its weight in the voxels.
@@ -86,8 +76,10 @@ def reduce_group(
     -------
     Cells
 
-    Formula
-        See `ESTIMATORS` and `linear.coefficients`.
+    Raises
+    ------
+    UnknownNameError
+        An estimator nobody has added.
 
     Examples
     --------
@@ -96,16 +88,14 @@ def reduce_group(
     >>> cells.value.tolist(), cells.size.tolist(), cells.n.tolist(), cells.coverage.tolist()
     ([30.0], [2.5], [1.5], [0.6])
     """
-    join = np.zeros((len(regions), len(weights)))
-    for i, members in enumerate(regions):
-        join[i, list(members)] = 1
-    whole = join @ weights
+    kernel = find_estimator(estimator)
+    whole = indicator(regions, len(weights)).T @ weights
     valid = np.isfinite(values)
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
-    std = _weighted(y, target)[1]
+    std = deviation(y, target, average(y, target))
     group = Group(y, w, target, regions, clusters, None if places is None else places[valid], volumes)
-    value, spread, se = ESTIMATORS[estimator](group)
+    value, spread, se = kernel.of_group(group)
     empty = n <= 0
     value, std, spread, se = (np.where(empty, np.nan, a) for a in (value, std, spread, se))
     return Cells(value, std, spread, se, size, n)
@@ -137,150 +127,25 @@ def level_tables(
     Returns
     -------
     dict of (level, region) float32 arrays
-        ``value`` and the companions of `schema.ESTIMATORS`. Coverage is the share that lies in the image times the share of it that has a value.
+        ``value`` and the companions of the estimator. Coverage is the share that lies in the image times the share of it that has a value.
     """
-    keys = (schema.VALUE, *schema.ESTIMATORS[estimator])
-    out = {key: np.full((len(levels), len(regions)), np.nan) for key in keys}
+    keys = (schema.VALUE, *find_estimator(estimator).companions)
+    out = {key: np.full((len(levels), len(regions)), 0.0 if key in (schema.N, schema.COVERAGE) else np.nan) for key in keys}
+    seen, whole = reach @ indicator(regions, len(weights))
+    inside = np.divide(seen, whole, out=np.zeros_like(whole), where=whole > 0)
     for i, number in enumerate(levels):
-        some = level == number
+        some = np.flatnonzero(level == number)
+        if not len(some):
+            continue
         where = None if places is None else places[some]
         cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i])
-        seen, whole = np.array([reach[:, i, list(members)].sum(axis=1) for members in regions]).T
-        coverage = cells.coverage * np.divide(seen, whole, out=np.zeros(len(regions)), where=whole > 0)
+        coverage = cells.coverage * inside[i]
         low = (coverage < min_coverage) | (coverage <= 0)
         kept = {schema.N: cells.n, schema.COVERAGE: coverage}
         rest = {schema.VALUE: cells.value, schema.STD: cells.std, schema.SE: cells.se}
         for key in keys:
             out[key][i] = kept[key] if key in kept else np.where(low, np.nan, rest[key])
     return {key: array.astype(np.float32) for key, array in out.items()}
-
-
-def _weighted(y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Weighted mean and population standard deviation of each row of weights; NaN without weight."""
-    n = target.sum(axis=1)
-    mean = np.divide(target @ y, n, out=np.full(len(n), np.nan), where=n > 0)
-    deviation = y - mean[:, None]
-    variance = np.divide((target * deviation**2).sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)
-    return mean, np.sqrt(variance)
-
-
-def _absent(target: FloatArray) -> FloatArray:
-    return np.full(len(target), np.nan)
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The voxels of one group of slices that have a value: values (voxel,), weights (label, voxel), target (region, voxel), places (voxel, 3).
-
-    And the volumes (label,) of all that is there.
-    """
-
-    values: FloatArray
-    weights: FloatArray
-    target: FloatArray
-    regions: Members
-    clusters: Members
-    places: NDArray[np.integer[Any]] | None
-    volumes: FloatArray | None
-
-
-def _average(group: Group) -> Result:
-    return *_weighted(group.values, group.target), _absent(group.target)
-
-
-def _binary(group: Group) -> Result:
-    return *_weighted(group.values, (group.target >= HALF).astype(float)), _absent(group.target)
-
-
-def _maximum(group: Group) -> Result:
-    inside = np.where(group.target >= HALF, group.values, -np.inf).max(axis=1, initial=-np.inf)
-    return np.where(np.isfinite(inside), inside, np.nan), _absent(group.target), _absent(group.target)
-
-
-def _median(group: Group) -> Result:
-    value = weighted_median(group.values, group.target)
-    n = group.target.sum(axis=1)
-    square = (group.target * (group.values - value[:, None]) ** 2).sum(axis=1)
-    return value, np.sqrt(np.divide(square, n, out=_absent(group.target), where=n > 0)), _absent(group.target)
-
-
-def _mixture(group: Group, *, prior: bool) -> Result:
-    moments = linear.Moments.of(group.weights, group.values)
-    fitted = linear.fit(moments, group.regions, group.clusters, prior=prior)
-    residual = group.values - fitted.labels @ group.weights
-    n = group.target.sum(axis=1)
-    noise = np.divide(group.target @ residual**2, n, out=_absent(group.target), where=n > 0) * fitted.inflation
-    alike: FloatArray | float = 1.0
-    if group.places is not None:
-        alike = neighbour_variance(fitted.coefficients @ group.weights, _standardised(residual, group.weights), group.places)
-    return fitted.value, np.sqrt(noise), linear.standard_error(moments, fitted, group.regions, noise, neighbours=alike, volumes=group.volumes)
-
-
-def _standardised(residual: FloatArray, weights: FloatArray) -> FloatArray:
-    """Residuals (voxel,) over the noise of what is in each voxel: the root mean square of each label's, mixed by `weights` (label, voxel)."""
-    weight, filled = weights.sum(axis=1), weights.sum(axis=0)
-    square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
-    noise = np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0)
-    level = np.sqrt(np.where(noise > 0, noise, np.inf))
-    standardised: FloatArray = residual / level
-    return standardised
-
-
-ESTIMATORS: Mapping[str, Callable[[Group], Result]] = {
-    schema.WA: _average,
-    schema.BIN: _binary,
-    schema.MEDIAN: _median,
-    schema.ML: partial(_mixture, prior=False),
-    schema.MAP: partial(_mixture, prior=True),
-    schema.MAX: _maximum,
-}
-"""Functions of a `Group`, by SCT's name.
-
-``wa``: sum w y / sum w. ``bin``: mean where w >= 0.5. ``max``: largest value where w >= 0.5. ``median``: `weighted_median`.
-``ml`` and ``map``: `linear.coefficients`; their noise is the residuals' variance weighted by the region, so that noisy surroundings do not count.
-"""
-
-
-def neighbour_variance(coefficients: FloatArray, residual: FloatArray, places: NDArray[np.integer[Any]]) -> FloatArray:
-    """Variance of linear estimates over voxels that resemble their neighbours, relative to independent voxels: (region,), at least 1.
-
-    What a template map gets wrong by a fraction of a voxel, it gets wrong along a whole edge and in the next slice; noise that was interpolated is
-    shared as well. Residuals show both.
-
-    Parameters
-    ----------
-    coefficients : (region, voxel) float
-        What each voxel adds to each estimate.
-    residual : (voxel,) float
-        Value minus model, over the noise where noise differs between voxels: else the loudest decide what all are said to be like.
-    places : (voxel, 3) int
-        Index in the image, slices along the last axis, without doubles.
-
-    Formula
-        ``1 + 2 sum_d rho_d sum c_v c_(v+d) / sum c_v^2`` over the offsets d in `NEAR`, ``rho_d = mean(r_v r_(v+d)) / mean(r^2)``.
-
-    Examples
-    --------
-    >>> row = np.array([[0, 0, 0], [1, 0, 0], [5, 5, 0], [6, 5, 0]])
-    >>> neighbour_variance(np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]), np.array([2.0, 2.0, -2.0, -2.0]), row).tolist()
-    [2.0, 1.0]
-    """
-    square = (coefficients**2).sum(axis=1)
-    scale = float(np.mean(residual**2)) if len(residual) else 0.0
-    if not scale > 0:
-        return np.ones(len(coefficients))
-    at = places - places.min(axis=0) + 1
-    index = np.full(at.max(axis=0) + 2, -1)
-    index[tuple(at.T)] = np.arange(len(at))
-    shared = np.zeros(len(coefficients))
-    for offset in NEAR:
-        other = index[tuple((at + offset).T)]
-        first = np.flatnonzero(other >= 0)
-        if len(first):
-            second = other[first]
-            shared += 2 * np.mean(residual[first] * residual[second]) / scale * (coefficients[:, first] * coefficients[:, second]).sum(axis=1)
-    ratio: FloatArray = np.maximum(1 + np.divide(shared, square, out=np.zeros_like(square), where=square > 0), 1)
-    return ratio
 
 
 def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.integer[Any]], clusters: Members) -> FloatArray:
@@ -332,30 +197,7 @@ def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.i
     return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
 
 
-def weighted_median(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Median of values (voxel,) under each row of weights (row, voxel), interpolated between voxels; NaN where a row has no weight.
-
-    Formula
-        Over the voxels with weight, sorted by value: ``S = cumsum(w)``, ``p = (S - w / 2) / S_end``; the value at ``p = 0.5``, between two voxels
-        by linear interpolation.
-
-    Examples
-    --------
-    >>> weighted_median(np.array([1.0, 2.0, 10.0]), np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [3.0, 0.0, 1.0]])).tolist()
-    [2.0, 5.5, 3.25]
-    """
-    order = np.argsort(values, kind="stable")
-    y, w = values[order], weights[:, order]
-    out = np.full(len(w), np.nan)
-    for i, row in enumerate(w):
-        some = row > 0
-        if some.any():
-            total = np.cumsum(row[some])
-            out[i] = np.interp(0.5, (total - row[some] / 2) / total[-1], y[some])
-    return out
-
-
-def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = 30.0) -> NDArray[np.int64]:
+def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = SMOOTHING) -> NDArray[np.int64]:
     """Vertebral level of each slice: the label under a smooth line through the centres of the labelled slices.
 
     Parameters
@@ -392,26 +234,9 @@ def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smooth
     x, y = (inside.sum(axis=1 - a)[:, z].T @ np.arange(levels.shape[a]) / count[z] for a in (0, 1))
     across = np.cross(affine[:3, 0], affine[:3, 1])
     spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
-    line = np.rint(_smooth(z * spacing, np.stack([x, y], axis=1), spacing, smoothing)).astype(int)
+    line = np.rint(smooth(z * spacing, np.stack([x, y], axis=1), spacing, smoothing)[0]).astype(int)
     at = levels[line[:, 0].clip(0, levels.shape[0] - 1), line[:, 1].clip(0, levels.shape[1] - 1), z]
     for i in np.flatnonzero(at == 0):
         at[i] = np.argmax(np.bincount(levels[:, :, z[i]][inside[:, :, z[i]]]))
     out[z] = at
     return out
-
-
-def _smooth(u: FloatArray, values: FloatArray, spacing: float, wavelength: float) -> FloatArray:
-    """Cubic smoothing spline of values (n, m) at its knots u (mm), which may have gaps; the penalty is that of the cord's centreline."""
-    n = len(u)
-    if n < 3:
-        return values
-    h = np.diff(u)
-    q = np.zeros((n, n - 2))
-    r = np.zeros((n - 2, n - 2))
-    inner = np.arange(n - 2)
-    q[inner, inner], q[inner + 1, inner], q[inner + 2, inner] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
-    r[inner, inner] = (h[:-1] + h[1:]) / 3
-    r[inner[:-1], inner[1:]] = r[inner[1:], inner[:-1]] = h[1:-1] / 6
-    penalty = (wavelength / (2 * np.pi)) ** 4 / spacing
-    smooth: FloatArray = values - penalty * q @ np.linalg.solve(r + penalty * q.T @ q, q.T @ values)
-    return smooth

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
+from cohort_engine import schema
 from cohort_engine.config import Config
-from cohort_engine.errors import CohortError, optional
+from cohort_engine.errors import CohortError, StoreError, optional
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.report.material import Material, gather
 from cohort_engine.report.tables import SECTIONS
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.stages.declare import declare
 from cohort_engine.store import layout
 from cohort_engine.store.analysis_tables import write_tables
-from cohort_engine.store.ledger import now
+from cohort_engine.store.people import rows_of
+from cohort_engine.store.records import now, read_entries
+from cohort_engine.store.state import judge
 
 CSV, PARQUET = "csv", "parquet"
 DIGITS = "%.9g"
@@ -86,7 +91,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
             tables |= section(material, chosen)
         except CohortError as error:
             problems[name] = str(error)
-    science = json.loads(ds.attrs.get(layout.SCIENCE, "{}"))
+    science = json.loads(ds.attrs[layout.ASKED])["science"]
     settings = chosen.model_dump(mode="json", exclude={"out", "exclude"})
     settings["norms"]["reference"] = "another cohort" if chosen.norms.reference else None  # no path
     store = {k: ds.attrs.get(k, "") for k in (layout.TEMPLATE_NAME, layout.TEMPLATE_VERSION, layout.TEMPLATE_DIGEST, layout.ATLAS_DIGEST)}
@@ -102,7 +107,9 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
     return Analysis(material, tables, problems, about)
 
 
-def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str], None] | None = None) -> Analysis:
+def analyse(
+    config: Config, *, out: str | Path | None = None, say: Callable[[str], None] | None = None, allow_mixed: bool = False
+) -> Analysis:  # fmt: skip
     """Analyse the cohort of a study file: tables into the store, and tables, figures and ``report.html`` into a folder.
 
     Parameters
@@ -112,6 +119,8 @@ def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str
         Folder; by default `analysis.out`, or beside the store.
     say : callable, optional
         Is told what is being done.
+    allow_mixed : bool
+        Analyse although rows of the store were made with different settings, or with others than the study file has now.
 
     Returns
     -------
@@ -128,6 +137,11 @@ def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str
     url = config.data.store
     tell("Reading the cohort and computing tables")
     ds = open_cohort(url, space=config.analysis.space)
+    if (apart := [*filter(None, [ds.attrs[layout.MIXED]]), *stale(config)]) and not allow_mixed:
+        raise StoreError(
+            expected="rows that were made with the settings of the study file", found="; ".join(apart), where="store",
+            remedy="Run build, which makes the others again, or analyse it as it is with --allow-mixed.",
+        )  # fmt: skip
     found = analyse_cohort(ds, config)
     folder = Path(out or config.analysis.out or _beside(url))
     tell("Writing tables")
@@ -136,6 +150,24 @@ def analyse(config: Config, *, out: str | Path | None = None, say: Callable[[str
     tell("Drawing figures and the report")
     write_report(found, ds, folder)
     return Analysis(found.material, found.tables, found.problems, found.about, folder)
+
+
+def stale(config: Config) -> list[str]:
+    """Say which rows of a store were made with other settings than the study file has now; stages that the store was never asked for are left out.
+
+    Raises
+    ------
+    StoreError, StorageError, ConfigError
+        No store, or a study file that does not fit together.
+    """
+    if config.stages.shape.source == schema.PROFILE_TABLES:
+        return []  # no stage made it
+    root = layout.open_root(config.data.store)
+    known = layout.record_of(root, layout.ASKED)["stages"]
+    stages = [replace(s, needs=tuple(n for n in s.needs if n in known)) for s in stages_of(config) if s.name in known]
+    told = declare(config, stages, str(root.attrs[layout.TEMPLATE_DIGEST]))
+    recipes = {**layout.record_of(root, layout.RECIPES), **told.recipes}
+    return list(judge(read_entries(config.data.store), told.asked, recipes, rows_of(root)).reasons())
 
 
 def _beside(url: str) -> Path:

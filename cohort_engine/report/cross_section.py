@@ -359,7 +359,7 @@ def draw_groups(ds: xr.Dataset, metric: str = schema.MTR, level: str = "C5") -> 
     frame = ds.cohort.frame(metric, labels, level)
     means = frame.groupby([schema.GROUP, schema.REGION], sort=False)[schema.VALUE].mean().unstack(schema.REGION)[labels]
     first, second = sorted(means.index)[:2]
-    cut, unit, name = cross_section(ds, level, labels), schema.metric(metric).units, quantity(metric)
+    cut, unit, name = cross_section(ds, level, labels), str(ds[metric].attrs.get("units", "1")), quantity(metric)
     known = means.loc[[first, second]].to_numpy(float)
     low, high = np.percentile(known[np.isfinite(known)], (2, 98)) if np.isfinite(known).any() else (0.0, 1.0)
     difference = means.loc[first] - means.loc[second]

@@ -17,8 +17,9 @@ from cohort_engine.analysis.compression import Compression, find_compression
 from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
-from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
-from cohort_engine.query.frame import Query, parse_query
+from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.question import Query, as_query
+from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.report.people import People, choose_people, quality_names, subject_table, text_among_numbers
 from cohort_engine.template.atlas import Naming
@@ -36,8 +37,8 @@ SHORT = {schema.DIAMETER_AP: "AP diameter", schema.DIAMETER_RL: "RL diameter"}
 """Measure -> its short name, where that is not its name in the store."""
 UNEVEN = 1.1
 """Variance inflation of a difference of groups by the sites above which a reader is told."""
-METRIC, ESTIMATOR = "metric", "estimator"
-KEYS = (METRIC, schema.REGION, schema.LEVEL, ESTIMATOR)
+KEYS = schema.FEATURE
+METRIC, _, _, ESTIMATOR = KEYS
 """Columns that name a feature."""
 
 
@@ -78,6 +79,8 @@ class Material:
         What a reader must know.
     naming, levels : Naming or None, tuple of str
         Regions of the atlas and levels of the template, by which a question may name them in other words.
+    rises : frozenset of str
+        Metrics that disease raises.
     """
 
     people: People
@@ -95,8 +98,9 @@ class Material:
     notes: tuple[str, ...] = ()
     naming: Naming | None = None
     levels: tuple[str, ...] = schema.LEVEL_NAMES
+    rises: frozenset[str] = frozenset()
 
-    def find(self, question: str) -> NDArray[np.intp]:
+    def find(self, question: Query | str) -> NDArray[np.intp]:
         """Features that a question names.
 
         Raises
@@ -106,7 +110,7 @@ class Material:
         UnknownNameError
             No such metric, region or level.
         """
-        q = parse_query(question)
+        q = as_query(question)
         regions = [n if self.naming is None else self.naming.region(n).name for n in q.tracts]
         levels = [n if n == COMPRESSED else LevelRange.parse(n, self.levels).name for n in q.levels]
         keep = (self.features[METRIC] == q.metric) & (self.features[ESTIMATOR] == _estimator(q))
@@ -116,12 +120,12 @@ class Material:
         found = np.flatnonzero(keep)
         if not found.size:
             raise ConfigError(
-                expected="a feature of this cohort", found=repr(question), where="analysis",
+                expected="a feature of this cohort", found=repr(q.text()), where="analysis",
                 remedy="It has no values here: ask for it with cohort-engine query, and see which levels the images cover.",
             )  # fmt: skip
         return found
 
-    def find_all(self, questions: Iterable[str]) -> NDArray[np.intp]:
+    def find_all(self, questions: Iterable[Query | str]) -> NDArray[np.intp]:
         """Features that any of the questions names, each once, in the order of the questions."""
         return np.array(list(dict.fromkeys(i for q in questions for i in self.find(q).tolist())), np.intp)
 
@@ -138,7 +142,7 @@ def label(metric: str, region: str, level: str, estimator: str = schema.WA) -> s
     >>> label("mtr", "white matter", "C2:C3"), label("area", "spinal cord", "compressed"), label("mtr", "dorsal columns", "C4", "map")
     ('MTR white matter C2:C3', 'area at the compression', 'MTR (map) dorsal columns C4')
     """
-    name = metric.upper() if metric in schema.METRICS else SHORT.get(metric, metric.replace("_", " "))
+    name = SHORT.get(metric, metric.replace("_", " ")) if metric in schema.MEASURES else schema.label_of(metric)
     name += f" ({estimator})" if estimator not in (schema.WA, "") else ""
     where = "at the compression" if level == COMPRESSED else level
     return " ".join(filter(None, (name, "" if metric in schema.MEASURES else region, where)))
@@ -187,27 +191,28 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     ]  # fmt: skip
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
+    rises = frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES))
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
-        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels),
+        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
     )  # fmt: skip
     return _harmonised(material, config)
 
 
-def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
+def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
     """List every question of the analysis once: those of the study file, then the default ones, if it names no features."""
     named = [*config.features, *(q for pair in config.roc.compare for q in pair), *config.classifier.markers]
     columns = set(subject_table(ds).columns)
     named += [q for q in config.clusters.features if q not in columns]
-    return list(dict.fromkeys([*named, *([] if config.features else default_questions(ds, config))]))
+    return list(dict.fromkeys([*map(as_query, named), *([] if config.features else default_questions(ds, config))]))
 
 
-def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
+def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
     """Every metric in every region of tissue, and area and diameter of the cord, at every level, at the remote level and at the compression."""
-    levels = ",".join([*ds.cohort.levels, *_remote(config), COMPRESSED])
-    tissue = " ".join(f"tract='{r}'" for r in ds.cohort.regions if not r.startswith(FLUID))
-    metrics = [f"{m} {tissue} level={levels}" for m in ds.cohort.metrics]
-    measures = [f"{m} level={levels}" for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
+    levels = (*ds.cohort.levels, *_remote(config), COMPRESSED)
+    tissue = tuple(r for r in ds.cohort.regions if not r.startswith(FLUID))
+    metrics = [Query(m, tissue, levels) for m in ds.cohort.metrics]
+    measures = [Query(m, levels=levels) for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
     return [*metrics, *measures]
 
 
@@ -216,7 +221,7 @@ def _remote(config: AnalysisConfig) -> list[str]:
     return [config.compression.remote] if config.space == schema.SPACE_TEMPLATE else config.compression.remote.split(":")[:1]
 
 
-def read_features(ds: xr.Dataset, questions: Iterable[str], compression: Compression | None) -> tuple[pd.DataFrame, FloatArray]:
+def read_features(ds: xr.Dataset, questions: Iterable[Query | str], compression: Compression | None) -> tuple[pd.DataFrame, FloatArray]:
     """Read the values of questions.
 
     Returns
@@ -229,7 +234,12 @@ def read_features(ds: xr.Dataset, questions: Iterable[str], compression: Compres
     columns: list[FloatArray] = []
     seen: set[tuple[str, ...]] = set()
     for question in questions:
-        q = parse_query(question)
+        q = as_query(question)
+        if q.only:
+            raise ConfigError(
+                expected="a feature of everybody", found=repr(q.text()), where="analysis",
+                remedy="Choose people with analysis.groups, analysis.exclude or data.include.",
+            )  # fmt: skip
         levels = [n for n in (q.levels or ds.cohort.levels) if n != COMPRESSED]
         blocks = [_table(ds, q, levels)] if levels else []
         if COMPRESSED in q.levels and compression is not None:
@@ -249,7 +259,7 @@ def read_features(ds: xr.Dataset, questions: Iterable[str], compression: Compres
     return table, values
 
 
-def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[str], features: pd.DataFrame) -> FloatArray | None:
+def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[Query], features: pd.DataFrame) -> FloatArray | None:
     """Values of people with several sessions; the level of the compression is left out, since it may move between them."""
     table = subject_table(ds)
     table = table[~table[schema.PARTICIPANT].isin(config.exclude)]

@@ -12,8 +12,9 @@ import xarray as xr
 
 from cohort_engine import schema
 from cohort_engine.analysis.groups import LINEAR, MANN_WHITNEY, WELCH
-from cohort_engine.reduce.estimators import ESTIMATORS
+from cohort_engine.config import STAGE_KINDS
 from cohort_engine.report.references import Reference, number
+from cohort_engine.stages.base import SOURCES
 from cohort_engine.store import layout
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write_methods(found: Analysis, ds: xr.Dataset) -> Methods:
     found : Analysis
         Its `about` has the configuration and the scientific settings of the store; sections without a table are left out.
     ds : Dataset
-        The cohort, from `open_cohort`: how many masks and landmarks were drawn by a network is counted in its ledger.
+        The cohort, from `open_cohort`: how many masks and landmarks a network made is counted in its stages.
 
     Returns
     -------
@@ -65,8 +66,10 @@ class _Study:
     def __init__(self, found: Analysis, ds: xr.Dataset) -> None:
         self.found, self.ds = found, ds
         self.config: dict[str, Any] = found.about["config"]
-        self.stages: dict[str, Any] = found.about["science"].get("stages", {})
-        self.source = found.about["science"].get("source", schema.BIDS)
+        self.science: dict[str, Any] = found.about["science"]
+        self.stages: dict[str, Any] = self.science["stages"]
+        self.source: str = self.science["source"]
+        self.used = frozenset(map(str, found.material.features["metric"]))
         self.people = found.material.people
         self.interval = f"{100 * self.config['confidence']:g}% confidence interval"
 
@@ -125,7 +128,7 @@ def _template(s: _Study) -> str:
     )
 
 
-def _drawn(s: _Study, stage: str, what: str, how: str) -> str:
+def _made(s: _Study, stage: str, what: str, how: str) -> str:
     count = s.done(stage)
     if not count:
         return ""
@@ -134,62 +137,30 @@ def _drawn(s: _Study, stage: str, what: str, how: str) -> str:
 
 
 def _images(s: _Study) -> str:
-    fit = s.stages.get("fit", {})
-    if s.source == schema.SCT:
-        text = "Warps to the template, atlas labels and metric images were taken from results of the Spinal Cord Toolbox [@sct]."
-    elif s.stages.get("shape", {}).get("source") == schema.PROFILE_TABLES:
+    if s.stages["shape"]["source"] == schema.PROFILE_TABLES:
         return "Profiles along the template were taken from tables of the Spinal Cord Toolbox that were normalised to PAM50 [@sct]."
-    else:
-        text = (
-            f"The template was brought to the {listed(str(c).upper() for c in fit.get('contrasts', ()))} images with the cord masks and vertebral "
-            "landmarks: the centreline gave position and direction, the landmarks the place along the cord, and the second moments of the two cords "
-            "shift, scale and rotation of each slice"
-        )
-        text += (
-            f"; the outline was then matched by symmetric diffeomorphic registration (SyN) of the straightened cords [@syn], seed {fit.get('seed')}."
-            if fit.get("deformable") else "."
-        )  # fmt: skip
+    text = SOURCES[s.source].methods or STAGE_KINDS[schema.FIT].methods(s.science, s.used)
     masks = (
-        "were drawn by two convolutional networks trained on synthetic images alone [@billot], which find the centreline as one optimal curve "
+        "were segmented by two convolutional networks trained on synthetic images alone [@billot], which find the centreline as one optimal curve "
         "[@gros] and then the border of the cord"
     )
-    for contrast in (schema.MT, schema.T2W):
-        text += _drawn(s, schema.segment_stage(contrast), f"Cord masks ({contrast.upper()})", masks)
+    for contrast in schema.CONTRASTS.values():
+        text += _made(s, schema.segment_stage(contrast.name), f"Cord masks ({contrast.name.upper()})", masks)
     discs = "were found by a network trained on synthetic images, and named as a hidden Markov chain [@rabiner]"
-    return text + _drawn(s, schema.levels_stage(schema.T2W), "Vertebral landmarks", discs)
-
-
-COREGISTER = {
-    "none": "without registration of the two images",
-    "slicewise": "after MT-off had been shifted onto MT-on in each slice by the correlation of their gradients, smooth along the cord",
-    "deformable": "after MT-off had been shifted onto MT-on slice by slice and then matched with SyN [@syn]",
-}
+    return str(text + _made(s, schema.levels_stage(schema.T2W), "Vertebral landmarks", discs))
 
 
 def _metrics(s: _Study) -> str:
-    used = set(s.found.material.features["metric"])
-    text = []
-    if schema.MTR in used:
-        mtr = s.stages.get("mtr", {})
-        how = f" {COREGISTER[mtr['coregister']]}" if mtr.get("coregister") and s.source == schema.BIDS else ""
-        low = f", and left out where MT-off was at or below {100 * mtr['low_signal']:g}% of the cord's median" if "low_signal" in mtr else ""
-        text.append(f"The magnetization transfer ratio was computed as 100 (MT-off - MT-on) / MT-off [@henkelman]{how}{low}.")
-    kinds = [e for e in dict.fromkeys(s.found.material.features["estimator"]) if e in ESTIMATORS]
-    for name in kinds:
-        sentence = ESTIMATORS[name].describe()
-        cite = " [@levy, @sct]" if name in (schema.ML, schema.MAP) else " [@sct]"
-        text.append(f"{sentence.rstrip('.')}{cite}.")
+    text = [kind.methods(s.science, s.used) for kind in STAGE_KINDS.values() if kind.methods and kind.name != schema.FIT]
+    kinds = [schema.ESTIMATORS[e] for e in dict.fromkeys(s.found.material.features["estimator"]) if e in schema.ESTIMATORS]
+    for kind in kinds:
+        cite = ", ".join(f"@{key}" for key in kind.references)
+        text.append(f"{kind.describe().rstrip('.')} [{cite}].")
     if kinds:
         space = "the template" if s.config["space"] == schema.SPACE_TEMPLATE else "each image"
-        limit = s.stages.get("reduce", {}).get("min_coverage")
-        missing = f"; a value was missing where less than {100 * limit:g}% of the region's weight lay inside the data" if limit is not None else ""
+        missing = f"; a value was missing where less than {100 * s.stages['reduce']['min_coverage']:g}% of the region's weight lay inside the data"
         text.append(f"Regions were reduced in the space of {space}, vertebral level by vertebral level{missing}.")
-    if used & set(schema.MEASURES):
-        tables = s.stages.get("shape", {}).get("source") == schema.PROFILE_TABLES
-        how = "" if tables else ", measured at right angles to the cord in the T2w masks [@sct],"
-        names = listed(schema.MEASURES[m][0] for m in schema.MEASURES if m in used)
-        text.append(f"Shape of the cord ({names}){how} was averaged over the slices of each level.")
-    return " ".join(text)
+    return " ".join(filter(None, text))
 
 
 def _harmonisation(s: _Study) -> str:

@@ -19,6 +19,7 @@ import yaml
 
 from cohort_engine.errors import optional
 from cohort_engine.io.places import storage_errors
+from cohort_engine.provenance import digest
 from cohort_engine.report.methods import Methods, software, write_methods
 from cohort_engine.report.references import Reference
 from cohort_engine.report.show import ROWS, Shown, number, show, unnamed
@@ -294,7 +295,7 @@ class Page:
         versions = {**{k: v for k, v in about["versions"].items() if v != "absent"}, **software()}
         return [
             ("Analysed", about["made"]), ("Cohort closed", about["finalised"] or "not yet"), ("Hash of the analysis", about["hash"]),
-            ("Hash of the cohort's settings", str(self.ds.attrs.get(layout.SCIENCE_HASH, ""))),
+            ("Hash of the cohort's settings", digest(about["science"])),
             ("Template", f"{template[layout.TEMPLATE_NAME]}, version {template[layout.TEMPLATE_VERSION]}, hash {template[layout.TEMPLATE_DIGEST]}"),
             ("Atlas", f"hash {template[layout.ATLAS_DIGEST]}"), ("Software", ", ".join(f"{k} {v}" for k, v in versions.items())),
         ]  # fmt: skip

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cohort_engine.config import STAGE_KINDS
+
 CITED = re.compile(r" ?\[@([a-z0-9, @]+)\]")
 """Place of a citation in a text: ``[@delong]``, or ``[@delong, @sun]``."""
 
@@ -121,13 +123,25 @@ REFERENCES: Mapping[str, Reference] = {
 """Key -> work."""
 
 
+def work(key: str) -> Reference:
+    """Look a work up by its key: here, or among those that kinds of stages bring.
+
+    Raises
+    ------
+    KeyError
+        Nobody has it.
+    """
+    brought = {k: w for kind in STAGE_KINDS.values() for k, w in kind.references.items()}
+    return REFERENCES[key] if key in REFERENCES else Reference(*brought[key])
+
+
 def number(texts: Iterable[str]) -> tuple[list[str], list[Reference]]:
     """Replace keys by numbers in the order in which they are cited first, and list the works.
 
     Raises
     ------
     KeyError
-        A key that is not in `REFERENCES`.
+        A key that nobody has.
 
     Examples
     --------
@@ -143,4 +157,4 @@ def number(texts: Iterable[str]) -> tuple[list[str], list[Reference]]:
         return f" [{', '.join(map(str, numbers))}]"
 
     numbered = [CITED.sub(cite, text) for text in texts]
-    return numbered, [REFERENCES[k] for k in order]
+    return numbered, [work(k) for k in order]

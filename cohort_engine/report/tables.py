@@ -23,7 +23,8 @@ from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
 from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
-from cohort_engine.query.accessor import PROFILE_VARIABLES, open_cohort
+from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
 from cohort_engine.report.people import IDENTITY, subject_table
 from cohort_engine.template.levels import WHOLE_CORD
@@ -98,9 +99,6 @@ def _quality(m: Material) -> pd.DataFrame:
 # --- groups -----------------------------------------------------------------------------------------------------------
 def family(m: Material, columns: tuple[str, ...]) -> NDArray[Any]:
     """Name the family of tests of each feature: the columns in which it agrees with others."""
-    for name in columns:
-        if name not in KEYS:
-            raise unknown_name("part of a feature", name, list(KEYS), where="analysis.tests.family")
     return np.array([" ".join(map(str, row)) for row in m.features[list(columns)].itertuples(index=False)] if columns else [""] * len(m.features))
 
 
@@ -160,10 +158,11 @@ def _sd(values: FloatArray) -> FloatArray:
 # --- ROC --------------------------------------------------------------------------------------------------------------
 def directions(m: Material, config: AnalysisConfig) -> FloatArray:
     """1 where disease raises a feature, -1 where it lowers it."""
+    known = [*dict.fromkeys((*m.features[METRIC], *schema.MEASURES))]
     for name in config.roc.higher:
-        if name not in schema.METRICS:
-            schema.measure(name, where="analysis.roc.higher")
-    return np.where(m.features[METRIC].isin(config.roc.higher), 1.0, -1.0)
+        if name not in known:
+            raise unknown_name("metric or measure", name, known, where="analysis.roc.higher")
+    return np.where(m.features[METRIC].isin({*config.roc.higher, *m.rises}), 1.0, -1.0)
 
 
 def pairs(m: Material, config: AnalysisConfig) -> list[tuple[int, int]]:
@@ -172,7 +171,7 @@ def pairs(m: Material, config: AnalysisConfig) -> list[tuple[int, int]]:
         return [(_one(m, a), _one(m, b)) for a, b in config.roc.compare]
     f = m.features
     area = {level: i for i, (metric, level) in enumerate(zip(f[METRIC], f[schema.LEVEL], strict=True)) if metric == schema.AREA}
-    white = f.index[(f[schema.REGION] == WHITE_MATTER) & f[METRIC].isin(list(schema.METRICS))]
+    white = f.index[(f[schema.REGION] == WHITE_MATTER) & ~f[METRIC].isin(list(schema.MEASURES))]
     return [(int(i), area[f.at[i, schema.LEVEL]]) for i in white if f.at[i, schema.LEVEL] in area]
 
 

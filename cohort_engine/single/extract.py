@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import GeometryError, InputError, LevelError, UnknownNameError, unknown_name
-from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels, require_grid
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels
 from cohort_engine.io.volume import Volume, read_volume, require_signal
-from cohort_engine.reduce.native import ESTIMATORS, reduce_group, slice_levels
+from cohort_engine.reduce.estimators import estimator as find_estimator
+from cohort_engine.reduce.native import reduce_group, slice_levels
 from cohort_engine.single.columns import Columns, runs
 from cohort_engine.template.atlas import Region
 
@@ -29,8 +31,8 @@ class Extraction(Columns):
     ----------
     columns : dict of lists
         ``Slice (I->S)`` and ``VertLevel`` (runs such as ``3:5``), ``Label``, ``Size [vox]``, ``MAP()`` (the estimator), ``STD()``, as SCT names
-        them; then ``SE()`` (standard error, ml and map), ``Spread()`` (standard deviation about the estimate), ``Coverage`` (share of the region
-        that has a value) and ``N [vox]`` (soft voxels that have one).
+        them; then ``SE()`` (standard error, where the estimator has one), ``Spread()`` (standard deviation about the estimate), ``Coverage`` (share
+        of the region that has a value) and ``N [vox]`` (soft voxels that have one).
     """
 
 
@@ -54,7 +56,7 @@ def extract(
     labels : path or NativeAtlas
         SCT's ``label`` folder, or an atlas in memory.
     estimator : str
-        ``wa``, ``bin``, ``median``, ``ml``, ``map`` or ``max``.
+        SCT's name: ``wa``, ``bin``, ``median``, ``ml``, ``map`` or ``max``; or that of another package's.
     levels : str, optional
         ``"C2:C5"``, ``"C3,C5"`` or by number ``"2:5"``.
     slices : str, optional
@@ -92,8 +94,7 @@ def extract(
     Slice (I->S),VertLevel,Label,Size [vox],WA(),STD(),SE(),Spread(),Coverage,N [vox]
     0:1,-,tract,1.5,30.0,14.142135623730951,-,14.142135623730951,1.0,1.5
     """
-    if estimator not in ESTIMATORS:
-        raise unknown_name("estimator", estimator, list(ESTIMATORS), where="estimator")
+    find_estimator(estimator)
     per = per or (ALL if levels or slices else SLICE)
     if per not in PER:
         raise unknown_name("grouping", per, list(PER), where="per")

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices, slice_arc
 from cohort_engine.cord.discs import Labelling, disc_name, label_discs
 from cohort_engine.cord.levels import Landmarks, LevelAxis, landmarks_from_labels, level_axis, levels_at
-from cohort_engine.errors import ConfigError, GeometryError, LevelError, unknown_name
+from cohort_engine.errors import ConfigError, LevelError, unknown_name
 from cohort_engine.io.bids import kind_of_landmarks
-from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid, write_volume
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
 from cohort_engine.nn.weights import load_discs
-from cohort_engine.qmri.morphometry import slice_arc
 from cohort_engine.single.morphometry import KINDS, LANDMARKS, MASK, REACH
 from cohort_engine.template.base import Heights
 from cohort_engine.template.packing import FloatArray, apply_affine
@@ -99,8 +99,7 @@ def label_image(
     """
     volume, cord = read_volume(image, what=IMAGE), read_volume(mask, what=MASK)
     require_signal(volume, what=IMAGE)
-    if not same_grid(volume, cord):
-        raise GeometryError(expected="the grid of the image", found="another", where=MASK, remedy="Segment this very image.")
+    require_grid(cord.grid, volume.grid, what=MASK, like="the image", remedy="Segment this very image.")
     affine = np.asarray(volume.affine, float)
     line = centreline_from_mask(cord.data, affine, what=MASK)
     given = _given(points, kind, init, line, affine, volume.data.shape[2])

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.cord.centreline import Centreline, centreline_from_mask
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask, slice_arc
 from cohort_engine.cord.levels import LevelAxis, landmarks_from_labels, level_axis, levels_at
 from cohort_engine.errors import LevelError, unknown_name
 from cohort_engine.io.volume import Volume, read_nonzero
-from cohort_engine.qmri.morphometry import Grouped, group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.qmri.morphometry import Grouped, group_slices, measure_slices, template_profile
 from cohort_engine.single.columns import Columns, runs
 from cohort_engine.template.base import Heights, Template
 from cohort_engine.template.packing import FloatArray

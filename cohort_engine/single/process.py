@@ -1,4 +1,4 @@
-"""What a process has before its first task: thread limits, ANTs' seed, a cap on storage requests; and a temp folder for each task.
+"""What a process has before its first task: thread limits, ANTs' seed, a cap on storage requests; a temp folder for each task; its peak memory.
 
 antspyx reads its seed and thread count when it is first imported, which no module here does before a task needs it; so the environment
 set by `Workplace.apply` at the start of a process is early enough, on any cluster.
@@ -7,11 +7,12 @@ set by `Workplace.apply` at the start of a process is early enough, on any clust
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ SEED = "ANTS_RANDOM_SEED"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 REQUESTS = 4
 """Storage requests in flight per worker: zarr's default of 10, times many workers, floods a bucket."""
+PREFIX, LOCK = "cohort-", ".lock"
+"""Beginning of the names of temp folders, and end of the names of the files beside them that say whether they are used."""
 _ONE_TASK = threading.RLock()
 """The temp folder and antspyx's state belong to the process, so one process runs one task at a time."""
 
@@ -46,7 +49,7 @@ class Workplace:
         return {SEED: str(self.seed)} | dict.fromkeys(THREADS, str(self.threads))
 
     def apply(self) -> None:
-        """Set up this process.
+        """Set up this process, and remove what killed ones have left in the temp folder.
 
         Raises
         ------
@@ -62,13 +65,14 @@ class Workplace:
             )  # fmt: skip
         os.environ.update(self.environment)
         zarr.config.set({"async.concurrency": REQUESTS})
+        sweep(tempfile.gettempdir())
 
 
 @contextmanager
 def task_folder(row: int) -> Iterator[Path]:
     """Give a task a temp folder of its own, also to libraries that ask `tempfile`, and remove it whatever happens.
 
-    It lies in the worker's own scratch folder where there is one: dask clears that even after a worker was killed.
+    It lies in the worker's own scratch folder where there is one. After a process was killed the next one removes it: see `sweep`.
 
     Examples
     --------
@@ -77,7 +81,7 @@ def task_folder(row: int) -> Iterator[Path]:
     >>> Path(inside).parent == folder, folder.exists()
     (True, False)
     """
-    with _ONE_TASK, tempfile.TemporaryDirectory(prefix=f"cohort-{row:06d}-", dir=_scratch()) as folder:
+    with _ONE_TASK, _held_folder(f"{PREFIX}{row:06d}-", _scratch() or tempfile.gettempdir()) as folder:
         before, before_env = tempfile.tempdir, os.environ.get("TMPDIR")
         tempfile.tempdir = os.environ["TMPDIR"] = folder
         try:
@@ -99,3 +103,81 @@ def _scratch() -> str | None:
         return str(get_worker().local_directory)
     except ValueError:  # not on a worker
         return None
+
+
+@contextmanager
+def _held_folder(prefix: str, base: str) -> Iterator[str]:
+    """Make a folder beside a file that is held locked as long as the folder is used."""
+    while True:
+        handle, lock = tempfile.mkstemp(prefix=prefix, suffix=LOCK, dir=base)
+        with suppress(OSError):
+            _lock(handle)
+            if os.path.exists(lock):  # nobody has swept it between the two
+                break
+        os.close(handle)
+    folder = lock.removesuffix(LOCK)
+    try:
+        os.mkdir(folder, 0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+        if not os.path.exists(folder):
+            Path(lock).unlink(missing_ok=True)
+
+
+def sweep(base: str) -> list[str]:
+    """Remove the folders of tasks whose process was killed, and return their names.
+
+    A process holds a lock as long as its task runs, which no other can take, and which goes with it however it ends.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     Path(base, f"{PREFIX}1{LOCK}").touch()
+    ...     Path(base, f"{PREFIX}1").mkdir()
+    ...     sweep(base) == [f"{PREFIX}1"], os.listdir(base)
+    (True, [])
+    """
+    swept = []
+    for lock in Path(base).glob(f"{PREFIX}*{LOCK}"):
+        with suppress(OSError):  # held, or of somebody else, or swept by another process meanwhile
+            handle = os.open(lock, os.O_RDWR)
+            try:
+                _lock(handle)
+                shutil.rmtree(str(lock).removesuffix(LOCK), ignore_errors=True)
+                swept.append(lock.name.removesuffix(LOCK))
+            finally:
+                os.close(handle)
+            lock.unlink()
+    return swept
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file, or raise OSError where another process holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process so far, MiB.
+
+    Examples
+    --------
+    >>> 10 < peak_memory() < 100_000
+    True
+    """
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes, Linux KiB
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

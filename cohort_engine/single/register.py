@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohort_engine import schema
-from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.grey import grey_contrast
-from cohort_engine.cord.levels import landmarks_from_labels, level_axis
-from cohort_engine.errors import GeometryError, LevelError
+from cohort_engine.cord.levels import landmarks_from_labels
+from cohort_engine.errors import LevelError
 from cohort_engine.io.bids import kind_of_landmarks
 from cohort_engine.io.export import write_label_folder
+from cohort_engine.io.grids import require_grid
 from cohort_engine.io.places import storage_errors
-from cohort_engine.io.volume import Volume, read_volume, same_grid, write_volume
+from cohort_engine.io.volume import Volume, read_volume, write_volume
+from cohort_engine.single.fit import fit_cord
 from cohort_engine.single.process import Workplace, task_folder
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import Grid
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TO_TEMPLATE, TO_IMAGE = "warp_anat2template.nii.gz", "warp_template2anat.nii.gz"
 STRAIGHT, QUALITY = "anat2template.nii.gz", "quality.json"
 UNKNOWN = "unknown"
+MASK = "cord mask"
 
 
 def register_image(
@@ -73,14 +75,11 @@ def register_image(
 
     from cohort_engine.mapping import template_map as mapping
 
-    moving, cord = read_volume(image, what="image"), read_volume(mask, what="cord mask")
+    moving, cord = read_volume(image, what="image"), read_volume(mask, what=MASK)
     butterfly = None if grey is None else read_volume(grey, what="grey matter")
-    for other, what in ((cord, "cord mask"), (butterfly, "grey matter")):
-        if other is not None and not same_grid(moving, other):
-            raise GeometryError(
-                expected="the grid of the image", found=f"shape {other.data.shape} against {moving.data.shape}, or another affine", where=what,
-                remedy="Resample it onto the image.",
-            )  # fmt: skip
+    for other, what in ((cord, MASK), (butterfly, "grey matter")):
+        if other is not None:
+            require_grid(other.grid, moving.grid, what=what, like="the image", remedy="Resample it onto the image.")
     labels = read_volume(levels, what="landmarks", dtype=np.int32)
     chosen = kind_of_landmarks(str(levels)) if kind == "auto" else kind
     landmarks = landmarks_from_labels(labels.data, labels.affine, kind=chosen or UNKNOWN, what="landmarks")
@@ -89,13 +88,9 @@ def register_image(
             expected="landmarks of a known kind", found="a file name that does not say it", where="landmarks",
             remedy="Give --kind disc (point n lies above vertebra n, 3 = C2/C3) or --kind body (point n is vertebra n).",
         )  # fmt: skip
-    axis = level_axis(centreline_from_mask(cord.data, cord.affine, what="cord mask"), landmarks, template)
     Workplace(seed=seed).apply()
     with task_folder(0):
-        fitted = mapping.fit_template_map(
-            cord.data, cord.affine, axis, template, grey=None if butterfly is None else butterfly.data, deformable=deformable, seed=seed,
-            what="cord mask",
-        )  # fmt: skip
+        fitted = fit_cord(cord, landmarks, template, grey=None if butterfly is None else butterfly.data, deformable=deformable, seed=seed, what=MASK)
 
     folder = Path(out)
     with storage_errors("output folder"):
@@ -130,15 +125,16 @@ def write_registration(folder: Path, fitted: TemplateMap, template: Template, gr
     StorageError
         The folder cannot be written.
     """
-    from cohort_engine.mapping import template_map as mapping
+    from cohort_engine.mapping import fractions as filled
     from cohort_engine.mapping.ants import displacement_field
+    from cohort_engine.mapping.inverse import invert
 
     affine, shape = np.asarray(grid.affine, np.float64), grid.shape
-    native = mapping.invert(fitted, template, affine, shape)
-    fractions = mapping.native_fractions(fitted, template, affine, shape)
+    native = invert(fitted, template, affine, shape)
+    fractions = filled.native_fractions(fitted, template, affine, shape, columns=filled.tissue_columns(template))
     tissues = {name: (fractions @ getattr(template, name).ravel()).reshape(shape) for name in ("cord", "wm", "gm", "csf")}
     numbers = np.where(tissues["cord"] >= 0.5, _levels(native, template), 0)
-    weights = mapping.scatter(fractions, template, template.atlas.weights)
+    weights = filled.scatter(fractions, template, template.atlas.weights)
     write_label_folder(folder, template=template, weights=weights, levels=numbers, affine=affine, **tissues)
     for name, positions, where in ((TO_IMAGE, native, affine), (TO_TEMPLATE, fitted.block, np.asarray(template.block_grid.affine, np.float64))):
         write_volume(folder / name, Volume(displacement_field(positions, where), where), intent="vector")

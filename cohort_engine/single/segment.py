@@ -8,8 +8,9 @@ import numpy as np
 
 from cohort_engine.cord.grey import GreyMatter, grey_matter
 from cohort_engine.cord.segment import ABSENT, FLAGS, Segmentation, segment
-from cohort_engine.errors import CordError, GeometryError
-from cohort_engine.io.volume import Volume, read_volume, require_signal, same_grid, write_volume
+from cohort_engine.errors import CordError
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
 from cohort_engine.nn.weights import CordNetworks, load_cord, load_grey
 from cohort_engine.single.columns import Columns
 
@@ -51,7 +52,7 @@ def segment_image(
 
 
 def grey_image(image: str | Path, mask: str | Path, out: str | Path, *, device: str = "auto", half: bool | None = None) -> GreyMatter:
-    """Draw the grey matter of the cord of an image file; other parameters and errors as of `segment_image`.
+    """Segment the grey matter of the cord of an image file; other parameters and errors as of `segment_image`.
 
     Parameters
     ----------
@@ -62,8 +63,7 @@ def grey_image(image: str | Path, mask: str | Path, out: str | Path, *, device: 
     """
     volume, cord = read_volume(image, what=IMAGE), read_volume(mask, what=MASK)
     require_signal(volume, what=IMAGE)
-    if not same_grid(volume, cord):
-        raise GeometryError(expected="the grid of the image", found="another", where=MASK, remedy="Draw the mask on this very image.")
+    require_grid(cord.grid, volume.grid, what=MASK, like="the image", remedy="Segment this very image.")
     found = grey_matter(volume.data, volume.affine, cord.data, network=load_grey(device=device, half=half), what=MASK)
     write_volume(out, Volume(found.soft, np.asarray(volume.affine, np.float64)))
     return found

@@ -5,9 +5,9 @@ They have the names of the stages they stand for and write the same arrays, so t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,28 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.errors import GeometryError, InputError, TemplateError
-from cohort_engine.io.label_folder import read_atlas, read_cord, read_levels, require_grid
-from cohort_engine.io.volume import Volume, read_vectors, require_signal
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.label_folder import read_atlas, read_cord, read_levels
+from cohort_engine.io.sct_folder import FROM_TEMPLATE, LABEL_FOLDER, MTR_IMAGE, OFF_MOVED, OFF_WARP, TO_TEMPLATE, index_results, sct_roles
+from cohort_engine.io.volume import Volume, require_signal
 from cohort_engine.mapping.ants import field_positions
 from cohort_engine.mapping.native import WarpedAtlas, reach
 from cohort_engine.reduce.native import slice_levels
-from cohort_engine.stages.base import Array, MetricImage, Stage, StageInput, fit_name, metric_quality, quality_arrays, register, run_metric
+from cohort_engine.stages.base import SOURCES, Array, Source, Stage, StageInput, quality_arrays
+from cohort_engine.stages.fit import contrasts_of
+from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
+from cohort_engine.stages.mtr import MTR
 from cohort_engine.template.packing import Grid
 
-LEAST = {schema.LABEL_FOLDER: 0.85, schema.MASK: 0.5}
+for _contrast, _words in ((schema.MT, "MT image"), (schema.T2W, "T2w image")):
+    schema.ROLES.add(schema.Role(schema.role(_contrast, FROM_TEMPLATE), f"warp from the template to the {_words}"))
+    schema.ROLES.add(schema.Role(schema.role(_contrast, TO_TEMPLATE), f"warp from the {_words} to the template"))
+    schema.ROLES.add(schema.Role(schema.role(_contrast, LABEL_FOLDER), f"label folder of the {_words}"))
+schema.ROLES.add(schema.Role(MTR_IMAGE, "MTR image"))
+schema.ROLES.add(schema.Role(OFF_WARP, "warp from the MT-off to the MT-on image"))
+schema.ROLES.add(schema.Role(OFF_MOVED, "MT-off image on the grid of the MT-on image"))
+
+LEAST = {LABEL_FOLDER: 0.85, schema.MASK: 0.5}
 """Least Dice of the template's cord, brought into the image by the warp, with that of the label folder (made by the same warp: 0.99 in a published
 subject) and with the mask (0.97 there; a pathology may lower it)."""
 WARP_MEMORY = 400.0
@@ -31,12 +44,10 @@ WARP_MEMORY = 400.0
 FARTHEST_APART = 1.0
 """Largest median distance (mm) at which two opposite warps pass for one registration."""
 
-QUALITY = {**schema.FIT_QC, **schema.WARP_QC}
-ON_WARP, ON_MOVED, MTR_IMAGE = (
-    schema.role(schema.MT_OFF, schema.WARP),
-    schema.role(schema.MT_OFF, schema.MOVED),
-    schema.role(schema.MTR, schema.IMAGE),
-)
+
+def warp_quality(contrast: str) -> dict[str, schema.VariableSpec]:
+    """Quality numbers of a template map that was read from a warp."""
+    return schema.qc_specs(contrast, {**schema.FIT_QC, **schema.WARP_QC}, schema.fit_stage(contrast))
 
 
 # --- the template map -------------------------------------------------------------------------------------------------
@@ -48,25 +59,25 @@ def run_warp(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     """
     from cohort_engine.mapping import warp
 
-    role, back = schema.role(contrast, schema.FROM_TEMPLATE), schema.role(contrast, schema.TO_TEMPLATE)
-    template, what = inputs.template, schema.ROLES[role]
-    field, affine = read_vectors(inputs.files[role], what=what)
+    role, back = schema.role(contrast, FROM_TEMPLATE), schema.role(contrast, TO_TEMPLATE)
+    template, what = inputs.template, schema.words(role)
+    field, affine = inputs.vectors(role)
     dice = {}
     slices = np.zeros(field.shape[2], bool)
     for kind, volume in cords(inputs, contrast).items():
-        words = schema.ROLES[schema.role(contrast, kind)]
+        words = schema.words(schema.role(contrast, kind))
         require_grid(volume.grid, Grid(field.shape[:3], affine), what=words, like=f"the {what}")
         cord: NDArray[np.bool_] = volume.data > 0.5
         dice[kind] = warp.check_convention(field, affine, cord, template, least=LEAST[kind], what=what, like=f"cord of the {words}")
         slices = np.asarray(cord.any(axis=(0, 1)))
     positions = field_positions(field, affine)
     if back in inputs.files:
-        opposite, grid = read_vectors(inputs.files[back], what=schema.ROLES[back])
+        opposite, grid = inputs.vectors(back)
         packed, residual = warp.packed_by_opposite(field_positions(opposite, grid), grid, positions, affine, template, slices)
         if not len(residual) or np.median(residual) > FARTHEST_APART:
             apart = f"{np.median(residual):.1f} mm between the two" if len(residual) else "nothing in common"
             raise InputError(
-                expected=f"the opposite of the {what}", found=apart, where=schema.ROLES[back],
+                expected=f"the opposite of the {what}", found=apart, where=schema.words(back),
                 remedy="Take both warps from one registration, or leave this one out: the other is then inverted.",
             )  # fmt: skip
     else:
@@ -80,29 +91,29 @@ def run_warp(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
         )
     cord_voxels = template.cord[tuple((template.packing.ijk.astype(int) - np.asarray(template.corner)).T)] >= 0.5
     quality = {
-        schema.DICE: dice.get(schema.MASK, np.nan), schema.LABEL_DICE: dice.get(schema.LABEL_FOLDER, np.nan),
+        schema.DICE: dice.get(schema.MASK, np.nan), schema.LABEL_DICE: dice.get(LABEL_FOLDER, np.nan),
         schema.FIT_COVERAGE: float(np.isfinite(packed[cord_voxels, 0]).sum() / (template.cord >= 0.5).sum()),
         schema.INVERSE_RESIDUAL: float(np.percentile(residual, 95)),
     }  # fmt: skip
-    return {schema.fit_spec(contrast).path: packed} | quality_arrays(contrast, QUALITY, quality)
+    return {schema.fit_spec(contrast).path: packed} | quality_arrays(warp_quality(contrast), quality)
 
 
 def cords(inputs: StageInput, contrast: str) -> dict[str, Volume]:
     """Cords (x, y, z), 0 to 1, in the image of a contrast, by what they come from; the best to go by last."""
-    label, mask = (schema.role(contrast, k) for k in (schema.LABEL_FOLDER, schema.MASK))
-    found = {schema.LABEL_FOLDER: read_cord(inputs.files[label])} if label in inputs.files else {}
+    label, mask = (schema.role(contrast, k) for k in (LABEL_FOLDER, schema.MASK))
+    found = {LABEL_FOLDER: read_cord(inputs.files[label])} if label in inputs.files else {}
     return found | ({schema.MASK: inputs.volume(mask)} if mask in inputs.files else {})
 
 
 def cord_roles(contrast: str) -> tuple[tuple[str, ...], ...]:
     """Files that say where the cord is, best first: one of both will do."""
-    label, mask = (schema.role(contrast, k) for k in (schema.LABEL_FOLDER, schema.MASK))
+    label, mask = (schema.role(contrast, k) for k in (LABEL_FOLDER, schema.MASK))
     return (label, mask), (label,), (mask,)
 
 
 def opposite_or_not(contrast: str) -> tuple[tuple[str, ...], ...]:
     """List the sets of files that go with the warp from the template, best first."""
-    return tuple((*more, *cord) for more, cord in product(((schema.role(contrast, schema.TO_TEMPLATE),), ()), cord_roles(contrast)))
+    return tuple((*more, *cord) for more, cord in product(((schema.role(contrast, TO_TEMPLATE),), ()), cord_roles(contrast)))
 
 
 # --- the metric -------------------------------------------------------------------------------------------------------
@@ -111,19 +122,19 @@ def mtr_image(inputs: StageInput) -> MetricImage:
     from cohort_engine.qmri.mt import SATURATION, check_not_swapped, cord_floor, mtr
 
     *_, (kind, cord) = cords(inputs, schema.MT).items()
-    mask, words = cord.data > 0.5, schema.ROLES[schema.role(schema.MT, kind)]
+    mask, words = cord.data > 0.5, schema.words(schema.role(schema.MT, kind))
     shift = np.nan
     if MTR_IMAGE in inputs.files:
         image = inputs.volume(MTR_IMAGE)
-        require_signal(image, what=schema.ROLES[MTR_IMAGE])
-        require_grid(cord.grid, image.grid, what=words, like=f"the {schema.ROLES[MTR_IMAGE]}")
+        require_signal(image, what=schema.words(MTR_IMAGE))
+        require_grid(cord.grid, image.grid, what=words, like=f"the {schema.words(MTR_IMAGE)}")
         ratio = np.where(np.abs(image.data) < SATURATION, image.data, np.float32(np.nan))
     else:
         image = inputs.volume(schema.MT_ON)
-        require_grid(cord.grid, image.grid, what=words, like=f"the {schema.ROLES[schema.MT_ON]}")
+        require_grid(cord.grid, image.grid, what=words, like=f"the {schema.words(schema.MT_ON)}")
         moved, shift = moved_off(inputs, image, mask)
         for role, data in ((schema.MT_ON, image.data), (schema.MT_OFF, moved)):
-            require_signal(Volume(data, image.affine), what=schema.ROLES[role])
+            require_signal(Volume(data, image.affine), what=schema.words(role))
         ratio = mtr(moved, image.data, floor=cord_floor(moved, mask, inputs.params["low_signal"]))[0]
     check_not_swapped(ratio, mask)
     return MetricImage(Volume(ratio, image.affine), metric_quality(ratio, mask, shift))
@@ -133,13 +144,13 @@ def moved_off(inputs: StageInput, on: Volume, mask: NDArray[np.bool_]) -> tuple[
     """MT-off image on the grid of the MT-on image: as it was stored, or through the stored warp, cubic; and its largest movement in the cord, mm."""
     from cohort_engine.mapping.template_map import sample
 
-    if ON_MOVED in inputs.files:
-        stored = inputs.volume(ON_MOVED)
-        require_grid(stored.grid, on.grid, what=schema.ROLES[ON_MOVED], like=f"the {schema.ROLES[schema.MT_ON]}")
+    if OFF_MOVED in inputs.files:
+        stored = inputs.volume(OFF_MOVED)
+        require_grid(stored.grid, on.grid, what=schema.words(OFF_MOVED), like=f"the {schema.words(schema.MT_ON)}")
         return stored.data, float("nan")
     off = inputs.volume(schema.MT_OFF)
-    field, affine = read_vectors(inputs.files[ON_WARP], what=schema.ROLES[ON_WARP])
-    require_grid(Grid(field.shape[:3], affine), on.grid, what=schema.ROLES[ON_WARP], like=f"the {schema.ROLES[schema.MT_ON]}")
+    field, affine = inputs.vectors(OFF_WARP)
+    require_grid(Grid(field.shape[:3], affine), on.grid, what=schema.words(OFF_WARP), like=f"the {schema.words(schema.MT_ON)}")
     positions = field_positions(field, affine)
     return sample(off.data, off.affine, positions, order=3), float(
         np.linalg.norm(field[mask & np.isfinite(positions).all(axis=-1)], axis=-1).max(initial=0)
@@ -159,8 +170,8 @@ def label_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warped
     MissingInputError, InputError
         See `io.label_folder`.
     """
-    role, template = schema.role(contrast, schema.LABEL_FOLDER), inputs.template
-    what = schema.ROLES[role]
+    role, template = schema.role(contrast, LABEL_FOLDER), inputs.template
+    what = schema.words(role)
     stored, levels = read_atlas(inputs.files[role]), read_levels(inputs.files[role])
     assert levels is not None
     for grid in (stored.grid, levels.grid):
@@ -180,34 +191,39 @@ def label_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warped
 
 
 # --- registration -----------------------------------------------------------------------------------------------------
-def no_params(config: Config) -> dict[str, Any]:
-    """Nothing in a study file changes how a warp is read."""
-    return {}
-
-
-def mtr_params(config: Config) -> dict[str, Any]:
-    """Return what tells MT-off from noise."""
-    return {"low_signal": config.stages.mtr.low_signal}
-
-
-MTR_SOURCES = ((MTR_IMAGE,), (schema.MT_ON, ON_MOVED), (schema.MT_ON, schema.MT_OFF, ON_WARP))
+MTR_FILES = ((MTR_IMAGE,), (schema.MT_ON, OFF_MOVED), (schema.MT_ON, schema.MT_OFF, OFF_WARP))
 """Files that give MTR, best first."""
 
-for _contrast in (schema.MT, schema.T2W):
-    register(
-        Stage(
-            name=fit_name(_contrast), version="sct-1", run=partial(run_warp, contrast=_contrast), params=no_params,
-            roles=(schema.role(_contrast, schema.FROM_TEMPLATE),), alternatives=opposite_or_not(_contrast),
-            writes=(schema.fit_spec(_contrast).path, *(s.path for s in schema.qc_specs(_contrast, QUALITY).values())), memory=WARP_MEMORY,
-        ),
-        schema.SCT,
-    )  # fmt: skip
-register(
-    Stage(
-        name=schema.MTR, version="sct-1", run=partial(run_metric, metric=schema.MTR, image=mtr_image), params=mtr_params, roles=(),
-        alternatives=tuple((*files, *cord) for files, cord in product(MTR_SOURCES, cord_roles(schema.MT))), needs=(fit_name(schema.MT),),
-        writes=(schema.map_spec(schema.MTR).path, *(s.path for s in schema.qc_specs(schema.MTR, schema.METRIC_QC).values())), memory=250.0,
-        image=mtr_image, atlas=label_atlas, atlas_roles=(schema.role(schema.MT, schema.LABEL_FOLDER),),
-    ),
-    schema.SCT,
+
+def warp_stages(config: Config) -> Iterable[Stage]:
+    """Read the template map of each contrast; nothing in a study file changes how."""
+    for name in contrasts_of(config):
+        yield Stage(
+            name=schema.fit_stage(name), version="sct-1", run=partial(run_warp, contrast=name), roles=(schema.role(name, FROM_TEMPLATE),),
+            alternatives=opposite_or_not(name), writes=(schema.fit_spec(name), *warp_quality(name).values()), memory=WARP_MEMORY,
+        )  # fmt: skip
+
+
+def mtr_stages(config: Config) -> Iterable[Stage]:
+    """Take MTR from what the toolbox left, and its native tables from the label folder."""
+    if MTR.name in config.stages.metrics:
+        yield from metric_stages(
+            config, MTR, mtr_image, version="sct-1", roles=(), params={"low_signal": config.stages.mtr.low_signal},
+            alternatives=tuple((*files, *cord) for files, cord in product(MTR_FILES, cord_roles(schema.MT))), atlas=label_atlas,
+            atlas_roles=(schema.role(schema.MT, LABEL_FOLDER),),
+        )  # fmt: skip
+
+
+def nothing(config: Config) -> Iterable[Stage]:
+    """Make no stage: what the toolbox left has masks and levels."""
+    del config
+    return ()
+
+
+SOURCES.add(
+    Source(
+        schema.SCT, "takes what the Spinal Cord Toolbox left behind: warps, labels, metric images", index_results, sct_roles,
+        stands_in={"fit": warp_stages, "mtr": mtr_stages, "segment": nothing, "levels": nothing},
+        methods="Warps to the template, atlas labels and metric images were taken from results of the Spinal Cord Toolbox [@sct].",
+    )
 )  # fmt: skip

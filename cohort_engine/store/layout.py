@@ -44,7 +44,6 @@ import obstore
 import zarr
 from numpy.typing import NDArray
 from obstore import exceptions
-from scipy import sparse
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import GroupNotFoundError
 
@@ -404,6 +403,8 @@ def stored_atlas(url: str) -> Atlas:
         names = tuple(str(n) for n in np.asarray(array_at(root, LABELS.path)[:]))
         indptr, indices, weight = (np.asarray(array_at(root, f"{schema.ATLAS}/{n}")[:]) for n in (schema.INDPTR, schema.INDICES, schema.WEIGHT))
         voxels = array_at(root, f"{schema.VOXELS}/{schema.VOXEL_LEVEL}").shape[0]
+    from scipy import sparse  # a question whose answer a table holds needs none
+
     # scipy keeps index arrays of one width
     weights = sparse.csr_array((weight, indices, indptr.astype(np.int32)), shape=(len(names), voxels))
     return Atlas(names, unions, clusters, weights)

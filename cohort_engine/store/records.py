@@ -41,6 +41,7 @@ ENTRY_BLOCK = 256
 MAGIC = b"CEREC2\n"
 _HEAD = struct.Struct("<II")
 _RECORD = re.compile(r"^records/(\d{6,})-([\w.-]+)\.record$")
+_MADE = re.compile(r"^(\d{6,})/([\w.-]+)\.nii\.gz$")
 _BLOCK = re.compile(r"^entries/(\d{6,})\.block$")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 LEDGER = "ledger"
@@ -149,7 +150,7 @@ def pack(entry: Entry, arrays: Mapping[str, NDArray[Any]] = _NOTHING) -> bytes:
         if values.dtype.kind in "OUT":
             described.append({"path": path, "shape": values.shape, "text": [str(v) for v in values.ravel()]})
         else:
-            values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+            values = np.asarray(values, values.dtype.newbyteorder("<"), order="C")  # keeps a scalar a scalar
             described.append({"path": path, "shape": values.shape, "dtype": values.dtype.str})
             parts.append(np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(values.size, values.itemsize).T).tobytes())
     header = json.dumps({"entry": _plain(entry), "arrays": described}, separators=(",", ":")).encode()
@@ -465,6 +466,22 @@ def write_made(url: str, subject: int, role: str, volume: Volume) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(place, volume)
+
+
+def list_made(url: str) -> set[tuple[int, str]]:
+    """List the files that stages made: (subject, role).
+
+    Raises
+    ------
+    StorageError
+        The ledger cannot be read.
+    """
+    path = local_path(ledger_url(url))
+    if path is not None and not path.is_dir():
+        return set()
+    with storage_errors(LEDGER):
+        names = [o["path"] for batch in obstore.list(object_store(ledger_url(url)), chunk_size=1000) for o in batch]
+    return {(int(m[1]), m[2]) for n in names if (m := _MADE.match(n))}
 
 
 def remove_made(url: str, subject: int, role: str) -> None:

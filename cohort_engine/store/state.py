@@ -193,6 +193,8 @@ def differing(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, stag
     >>> old = {"version": "1", "params": {"seed": 1, "grey": {"use": False}}, "template": "t"}
     >>> differing(old, {"version": "2", "params": {"seed": 1, "grey": {"use": True}}, "template": "t"}, "fit_mt", "fit")
     ('version of fit_mt', 'stages.fit.grey.use')
+    >>> differing({"params": {"fit.seed": 1}}, {"params": {"fit.seed": 2}}, "mtr", "mtr")
+    ('stages.fit.seed',)
     >>> differing(None, old, "fit_mt", "fit")
     ('settings of fit_mt',)
     """
@@ -201,8 +203,10 @@ def differing(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, stag
     out = [f"version of {stage}"] if old.get("version") != new.get("version") else []
     out += ["template"] if old.get("template") != new.get("template") else []
     a, b = (dict(_flat(r.get("params", {}))) for r in (old, new))
+    elsewhere = {k for r in (old, new) for k in r.get("params", {}) if "." in k}  # a setting of another section, by its own place
     prefix = f"stages.{section}." if section else f"{stage}: "
-    out += [f"{prefix}{name}" for name in dict.fromkeys((*a, *b)) if a.get(name, _flat) != b.get(name, _flat)]
+    changed = (name for name in dict.fromkeys((*a, *b)) if a.get(name, _flat) != b.get(name, _flat))
+    out += [f"stages.{name}" if name in elsewhere else f"{prefix}{name}" for name in changed]
     return tuple(out) or (f"settings of {stage}",)
 
 

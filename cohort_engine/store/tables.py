@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zarr
 
@@ -11,7 +11,9 @@ from cohort_engine import schema
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.store import layout
-from cohort_engine.store.records import Entry
+
+if TYPE_CHECKING:
+    from cohort_engine.store.records import Entry  # a question reads digests alone
 
 MADE_FROM = "made_from"
 """Attribute of a table: ``{"stage", "estimator", "min_coverage", "blocks": [digest, ...]}``, a digest for each block of `schema.SUBJECT_BLOCK` rows,
@@ -43,6 +45,7 @@ def row_keys(entries: Iterable[Entry], stage: str, rows: int) -> list[str]:
 
     Examples
     --------
+    >>> from cohort_engine.store.records import Entry
     >>> row_keys([Entry(1, "mtr", schema.DONE, "k"), Entry(2, "mtr", schema.FAILED, "f")], "mtr", 3)
     ['', 'k', '']
     """

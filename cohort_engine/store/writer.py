@@ -38,6 +38,7 @@ _TAKEN = {schema.SUBJECT, schema.VOXEL, schema.LEVEL, schema.REGION, layout.LEFT
 def init_store(
     url: str, *, template: Template, subjects: pd.DataFrame, specs: Sequence[VariableSpec], asked: Mapping[str, Any],
     recipes: Mapping[str, Mapping[str, Any]], units: Mapping[str, str] | None = None, left: Mapping[tuple[str, str], str] | None = None,
+    renamed: Mapping[tuple[str, str], tuple[str, str]] | None = None,
 ) -> NDArray[np.int64]:  # fmt: skip
     """Lay out a store, or bring an existing one up to date, and say which row each subject has.
 
@@ -67,6 +68,8 @@ def init_store(
         Unit of a covariate; ``"1"`` where not given.
     left : mapping of (participant_id, session_id) to str, optional
         Why subjects are not in the table.
+    renamed : mapping of (participant_id, session_id) to (participant_id, session_id), optional
+        Subjects of the table who are in the store under another name: they keep that row, and lend it their name.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def init_store(
         else:
             _write_groups(root, template)
         known = layout.stored_specs(root) if there else {}
-        rows, total = _rows(root, columns, there=there)
+        rows, total = _rows(root, columns, renamed or {}, there=there)
         laid_out = _lay_out(root, template, specs, asked, total, known)
         _write_columns(root, columns, rows, total, units or {}, left or {})
         stamp = now()
@@ -158,7 +161,9 @@ def _columns(subjects: pd.DataFrame) -> dict[str, NDArray[Any]]:
     return out
 
 
-def _rows(root: zarr.Group, columns: Mapping[str, NDArray[Any]], *, there: bool) -> tuple[NDArray[np.int64], int]:
+def _rows(
+    root: zarr.Group, columns: Mapping[str, NDArray[Any]], renamed: Mapping[tuple[str, str], tuple[str, str]], *, there: bool
+) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """Return the row of each subject of the table, and the length of the axis."""
     known: dict[tuple[str, ...], int] = {}
     total = 0
@@ -169,7 +174,7 @@ def _rows(root: zarr.Group, columns: Mapping[str, NDArray[Any]], *, there: bool)
         known.pop(("", ""), None)  # rows of people who withdrew are never given to somebody else
     rows = []
     for key in zip(*(columns[c] for c in IDENTITY), strict=True):
-        row = known.get(key)
+        row = known.get(key, known.get(renamed.get(key, key)))
         if row is None:
             row, total = total, total + 1
         rows.append(row)

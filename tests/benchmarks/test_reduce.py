@@ -20,9 +20,10 @@ from cohort_engine.reduce.cohort import table_operator, tabulate
 from cohort_engine.reduce.operator import weighted_average
 from cohort_engine.schema import SUBJECT_BLOCK
 from cohort_engine.store import layout
-from cohort_engine.store.writer import init_store, write_subject
+from cohort_engine.store.tables import MADE_FROM
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
+from cohort_engine.testing import HandMadeStore
 
 THREADS = 2
 SUBJECTS = 1000
@@ -50,13 +51,14 @@ def store(pam50: Template, tmp_path_factory: pytest.TempPathFactory) -> Callable
     def make(n: int) -> str:
         if n not in made:
             made[n] = url = str(tmp_path_factory.mktemp("reduce") / f"{n}.zarr")
-            config = parse_config({"data": {"bids": "b", "store": "s"}})
-            init_store(url, template=pam50, config=config, subjects=pd.DataFrame({"participant_id": [f"sub-{i:04d}" for i in range(n)]}))
+            config = parse_config({"data": {"bids": "b", "store": url}})
+            subjects = pd.DataFrame({"participant_id": [f"sub-{i:04d}" for i in range(n)]})
+            filled = HandMadeStore.lay_out(config, pam50, subjects, names=["mtr"])
             rng = np.random.default_rng(0)
             mean = np.where(pam50.atlas.weights[:30].sum(axis=0) > 0.5, 45, 38)
             noise = rng.normal(0, 4, (8, len(pam50.packing)))
             for i in range(n):
-                write_subject(url, i, {"maps/mtr": (mean + np.roll(noise[i % 8], 997 * i)).astype(np.float32)}, template_digest=pam50.digest)
+                filled.write(i, {"maps/mtr": (mean + np.roll(noise[i % 8], 997 * i)).astype(np.float32)})
         return made[n]
 
     return make
@@ -71,6 +73,14 @@ def read_only(url: str, n: int) -> None:
     dask.compute(*(dask.delayed(block)(first) for first in range(0, n, SUBJECT_BLOCK)), scheduler="threads", num_workers=THREADS)
 
 
+def forget(url: str) -> None:
+    """Let the tables say nothing of what they were made from, so that they are made again."""
+    root = layout.open_root(url, "r+")
+    for array in layout.arrays(root).values():
+        if MADE_FROM in array.attrs:
+            array.update_attributes({MADE_FROM: {}})
+
+
 def seconds(run: Callable[[], Any]) -> float:
     start = perf_counter()
     run()
@@ -82,7 +92,7 @@ def test_reading_and_reducing_is_less_than_twice_reading(benchmark: Any, store: 
     url = store(SUBJECTS)
     read = min(seconds(lambda: read_only(url, SUBJECTS)) for _ in range(3))
     with dask.config.set(num_workers=THREADS):
-        benchmark.pedantic(tabulate, args=(url,), rounds=3, warmup_rounds=1)
+        benchmark.pedantic(tabulate, args=(url,), setup=lambda: forget(url), rounds=3)
     total = benchmark.stats.stats.min
     print(
         f"\n{SUBJECTS} subjects, 20 levels x 43 regions, {THREADS} threads: read {read:.2f} s, with reducing {total:.2f} s, ratio {total / read:.2f}"
@@ -106,6 +116,7 @@ def test_reducing_a_block(benchmark: Any, store: Callable[[int], str], pam50: Te
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_cohort(benchmark: Any, store: Callable[[int], str]) -> None:
     def peak(n: int) -> int:
+        forget(store(n))
         command = [sys.executable, "-c", PEAK, store(n), str(THREADS)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -62,7 +62,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         tract_sd=TRACT_SD, shape=True, scores=True, subgroups=True,
     )  # fmt: skip
     tabulate(url)
-    finalise(url, ("mtr", "shape"))
+    finalise(url, tabulate=lambda: tabulate(url))
     found = analyse_cohort(url, parse_config({"data": {"bids": "b", "store": url}, "analysis": {"harmonise": HARMONISE, "tests": ADJUST}}))
     assert set(found.problems) == {"repeats"}  # nobody was scanned twice
     with open_cohort(url) as ds:

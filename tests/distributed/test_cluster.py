@@ -67,7 +67,7 @@ def test_a_resource_nobody_has_is_refused_and_not_waited_for(tmp_path: Path, add
     make_study(tmp_path, {})
     config = study_config(tmp_path, **address)
     stages = (replace(FIT, resources={"tpu": 1}), MTR)
-    assert plan(config, stages=stages).workers == 2
+    assert plan(config, stages=stages).workers == 1  # no more than subjects
     with pytest.raises(ResourceError, match="'tpu': 1"):
         build(config, stages=stages)
 

@@ -16,7 +16,7 @@ from toys import STAGES, arrays, journal, make_study, study_config
 
 from cohort_engine.engine.build import build
 from cohort_engine.engine.events import Events
-from cohort_engine.store.ledger import read_ledger
+from cohort_engine.store.records import read_entries
 
 pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def test_a_subject_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
     report = build(study_config(tmp_path, cluster="local", workers=1, retries=0), stages=STAGES)
     assert [(e.subject, e.kind, e.retryable) for e in report.entries] == [(1, "LostWorkerError", True)]
     assert {k: n for k, n in report.counts["mtr"].items() if n} == {"done": 5, "blocked": 1}
-    assert [(e.subject, e.status) for e in read_ledger(str(tmp_path / "study.zarr")) if e.status != "done"] == [(1, "failed")]
+    assert [(e.subject, e.status) for e in read_entries(str(tmp_path / "study.zarr")) if e.status != "done"] == [(1, "failed")]
 
 
 def test_a_killed_build_continues_where_it_was(tmp_path: Path) -> None:
@@ -74,14 +74,14 @@ def test_a_killed_build_continues_where_it_was(tmp_path: Path) -> None:
     driver = subprocess.Popen([sys.executable, str(HERE / "toys.py"), str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ledger = Path(f"{url}.ledger")
     deadline = time.monotonic() + 60
-    while len(list(ledger.glob("*/mtr.json"))) < 3 and time.monotonic() < deadline:
+    while len(list(ledger.glob("*/mtr.record"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive, "workers outlive the build"
-    finished = {(e.stage.removesuffix("_mt"), f"sub-{e.subject:02d}") for e in read_ledger(url)}
+    finished = {(e.stage.removesuffix("_mt"), f"sub-{e.subject:02d}") for e in read_entries(url)}
     assert 3 <= len([f for f in finished if f[0] == "mtr"]) < 8
     report = build(study_config(tmp_path), stages=STAGES)
     assert report.exit_code == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,33 @@ from cohort_engine.config import parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.errors import StoreError, UnknownNameError
 from cohort_engine.phantom.study import simulate
-from cohort_engine.store.maintenance import verify
+from cohort_engine.stages import mtr as stage
+from cohort_engine.stages.mtr import coregister_off
+from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
+
+OPENED: list[str] = []
+"""Files that this process opened while `listening`."""
+listening = False
+
+
+def listen(event: str, arguments: tuple[object, ...]) -> None:
+    if listening and event == "open":
+        OPENED.append(str(arguments[0]))
+
+
+sys.addaudithook(listen)  # one that is added stays
+
+
+@contextmanager
+def opened() -> Iterator[list[str]]:
+    global listening
+    OPENED.clear()
+    listening = True
+    try:
+        yield OPENED
+    finally:
+        listening = False
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +58,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "stages": {"reduce": {"estimators": ["wa", "ml", "map"]}},
         }
     )
-    report = build(config)
+    seen: list[int] = []
+    with opened() as files, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "coregister_off", lambda *a, **k: seen.append(1) or coregister_off(*a, **k))
+        report = build(config)
     assert report.exit_code == 0, report.failures.to_string()
+    own = [f for f in files if f.startswith(str(root / "bids")) and "/sub-" in f]
+    assert len([f for f in own if f.endswith(".nii.gz")]) == 2 * 5, "every file is read once, whatever stages want it"
+    assert len(own) == 2 * 6, "and the index looks into one sidecar"
+    assert len(seen) == 2, "the native stage takes the image that the metric's stage has made"
     assert list(report.counts) == ["segment_mt", "segment_t2w", "levels_t2w", "fit_mt", "mtr", "mtr_native"]
     again = build(config)
     assert [c["cached"] + c["not_needed"] for c in again.counts.values()] == [2] * 6

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohort_engine.config import Config, StagesConfig, parse_config
+from cohort_engine.config import Config, parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.io.bids import index_study
 from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.study import simulate
-from cohort_engine.stages.base import stages_of
-from cohort_engine.store.ledger import drawn_url
-from cohort_engine.store.maintenance import verify
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.store.records import made_url
+from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
 
 
@@ -28,13 +28,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def config(root: Path, **compute: object) -> Config:
+PLAIN: dict[str, object] = {"fit": {"deformable": False}, "reduce": {"spaces": ["template"]}}
+
+
+def config(root: Path, *, stages: dict[str, object] = PLAIN, **data: object) -> Config:
     return parse_config(
         {
-            "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")},
+            "data": {"bids": str(root / "bids"), "store": str(root / "study.zarr")} | data,
             "template": {"name": "parametric"},
-            "compute": {"cluster": "synchronous"} | compute,
-            "stages": {"fit": {"deformable": False}, "reduce": {"spaces": ["template"]}},
+            "compute": {"cluster": "synchronous"},
+            "stages": stages,
         }
     )
 
@@ -62,8 +65,8 @@ def test_grey_matter_guides_the_map_where_it_is_asked_for(study: Path, tmp_path:
     guided = plain.model_copy(update={"data": data, "stages": plain.stages.model_copy(update={"fit": fit, "metrics": ()})})
     (stage,) = (s for s in stages_of(guided) if s.name == "fit_mt")
     assert set(stage.roles) == {"mt_mask", "mt_on"}
-    assert "weights" in stage.params(guided)
-    assert "weights" not in stage.params(plain)
+    assert "weights" in stage.params
+    assert "weights" not in next(s for s in stages_of(plain) if s.name == "fit_mt").params
     report = build(guided)
     assert report.exit_code == 0, report.failures.to_string()
     assert (cohort_engine.open_cohort(str(tmp_path / "grey.zarr"))["mt_grey_dice"] > 0.6).all()
@@ -94,8 +97,7 @@ def test_morphometry_alone(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "bids", tmp_path / "bids")
     for path in (tmp_path / "bids").rglob("sub-HC001*T2w_label-discs*"):
         path.unlink()
-    stages = {"metrics": [], "fit": {"contrasts": []}, "shape": {"source": "t2w"}, "levels": {"enabled": False}}
-    report = build(config(tmp_path).model_copy(update={"stages": StagesConfig.model_validate(stages)}))
+    report = build(config(tmp_path, stages={"metrics": [], "shape": {"source": "t2w"}, "levels": {"enabled": False}}))
     assert [(e.subject, e.stage, e.status) for e in report.entries] == [(1, "shape", "missing_input")]
     assert verify(str(tmp_path / "study.zarr")) == []
     ds = cohort_engine.open_cohort(str(tmp_path / "study.zarr"))
@@ -106,7 +108,7 @@ def test_morphometry_alone(study: Path, tmp_path: Path) -> None:
 
 
 def test_from_images_alone(study: Path, tmp_path: Path) -> None:
-    """Neither masks nor landmarks: masks are drawn; levels are right or asked for, and who was asked about and answered is built too."""
+    """Neither masks nor landmarks: masks are made; levels are right or asked for, and who was asked about and answered is built too."""
     import cohort_engine
 
     shutil.copytree(study / "bids", tmp_path / "bids", ignore=shutil.ignore_patterns("labels"))
@@ -129,15 +131,41 @@ def test_from_images_alone(study: Path, tmp_path: Path) -> None:
     for row, name in enumerate(names):
         labels = study / f"bids/derivatives/labels/{name}/anat"
         for role, pattern in (("mt_mask", "*mt-on*SC_seg*"), ("t2w_mask", "*T2w_label-SC_seg*")):
-            drawn, true = (read_volume(p, what=role).data > 0 for p in (drawn_url(url, row, role), next(labels.glob(pattern))))
-            assert 2 * (drawn & true).sum() / (drawn.sum() + true.sum()) > 0.88, (role, name)
+            made, true = (read_volume(p, what=role).data > 0 for p in (made_url(url, row, role), next(labels.glob(pattern))))
+            assert 2 * (made & true).sum() / (made.sum() + true.sum()) > 0.88, (role, name)
         if row not in asked:
-            found, true = (read_volume(p, what="discs") for p in (drawn_url(url, row, "t2w_landmarks"), next(labels.glob("*discs*"))))
+            found, true = (read_volume(p, what="discs") for p in (made_url(url, row, "t2w_landmarks"), next(labels.glob("*discs*"))))
             both = set(np.unique(found.data)) & set(np.unique(true.data)) - {0}
             assert len(both) >= 3
             for n in both:
                 heights = [v.grid.world(np.argwhere(v.data == n).astype(float))[0, 2] for v in (found, true)]
                 assert abs(heights[0] - heights[1]) < 4, (name, n)
+
+
+def objects(root: Path) -> int:
+    return sum(p.is_file() for folder in ("study.zarr", "study.zarr.ledger") for p in (root / folder).rglob("*"))
+
+
+def test_a_subject_is_twelve_objects_before_it_is_gathered(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From images alone, with native space and morphometry: seven records, three files that were made, template map and map."""
+    shutil.copytree(study / "bids", tmp_path / "bids", ignore=shutil.ignore_patterns("labels"))
+    for path in (study / "bids").rglob("*label-discs*"):  # the levels of these simulated images are not always certain
+        place = tmp_path / path.relative_to(study)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        labels = read_volume(path, what="discs")
+        write_volume(place, Volume((labels.data * (labels.data == 5)).astype(np.uint8), labels.affine))
+    wanted = {"fit": {"deformable": False}, "shape": {"source": "t2w"}}
+    with monkeypatch.context() as patch:
+        patch.setattr("cohort_engine.engine.build.close", lambda *_, **__: None)
+        counts = []
+        for people in (["sub-HC001"], []):
+            report = build(config(tmp_path, stages=wanted, include=people))
+            assert report.exit_code == 0, report.failures.to_string()
+            counts.append(objects(tmp_path))
+    assert counts[1] - counts[0] == 12
+    assert build(config(tmp_path, stages=wanted)).exit_code == 0
+    assert objects(tmp_path) <= counts[1] - 2 * 7 + 1
+    assert verify(str(tmp_path / "study.zarr")) == []
 
 
 def test_one_landmark_names_the_discs_of_its_image(study: Path, tmp_path: Path) -> None:
@@ -152,7 +180,7 @@ def test_one_landmark_names_the_discs_of_its_image(study: Path, tmp_path: Path) 
     report = build(shown)
     assert report.exit_code == 0, report.failures.to_string()
     assert report.counts["levels_t2w"]["done"] == 1
-    found = read_volume(drawn_url(url, row, "t2w_landmarks"), what="discs")
+    found = read_volume(made_url(url, row, "t2w_landmarks"), what="discs")
     named = {int(n): found.grid.world(np.argwhere(found.data == n).astype(float))[0, 2] for n in np.unique(found.data) if n}
     assert {4, 5, 6, 7} <= named.keys()
     assert all(abs(named[n] - heights[n]) < 4 for n in named.keys() & heights.keys())
@@ -161,7 +189,7 @@ def test_one_landmark_names_the_discs_of_its_image(study: Path, tmp_path: Path) 
     report = build(shown)
     assert report.exit_code == 0, report.failures.to_string()
     assert report.counts["levels_t2w"]["not_needed"] == 2
-    assert not exists(drawn_url(url, row, "t2w_landmarks"))
+    assert not exists(made_url(url, row, "t2w_landmarks"))
 
     between = np.roll(true.data * (true.data == 5), -round(0.5 * (heights[5] - heights[6]) / true.grid.spacing[2]), axis=2)
     write_volume(path, Volume(between.astype(np.uint8), true.affine))

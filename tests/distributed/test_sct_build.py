@@ -22,8 +22,9 @@ from cohort_engine.mapping.native import dense_positions
 from cohort_engine.mapping.template_map import TemplateMap
 from cohort_engine.phantom.study import simulate
 from cohort_engine.single.register import TO_IMAGE, TO_TEMPLATE, write_registration
-from cohort_engine.stages.base import StageInput, mtr_image
-from cohort_engine.store.maintenance import verify
+from cohort_engine.stages.base import StageInput
+from cohort_engine.stages.mtr import mtr_image
+from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import read_subject
 from cohort_engine.template import load_template
 
@@ -53,7 +54,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "bids/participants.tsv", folder / "sct")
     fitted = TemplateMap(dense_positions(read_subject(report.url, 0, "fit/mt"), template), {})
     write_registration(out / "mt", fitted, template, read_volume(files["mt_mask"], what="mask").grid)
-    params = {"coregister": "none", "low_signal": 0.05, "seed": 1}
+    params = {"coregister": "none", "low_signal": 0.05, "fit.seed": 1}
     write_volume(out / "mt/mtr.nii.gz", mtr_image(StageInput(files, {}, params, template, lambda path: np.zeros(0))).volume)
     for role, name in (("mt_mask", "mt/mt1_seg"), ("t2w_mask", "t2/t2_seg"), ("t2w_landmarks", "t2/t2_seg_labeled_discs")):
         shutil.copy(files[role], out / f"{name}.nii.gz")

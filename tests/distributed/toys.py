@@ -14,7 +14,8 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.config import Config, parse_config
-from cohort_engine.errors import CordError, StorageError
+from cohort_engine.engine.events import Events
+from cohort_engine.errors import CohortError, CordError, StorageError
 from cohort_engine.stages.base import Stage, StageInput
 
 BUILD = {"data": {"bids": "bids", "store": "study.zarr"}, "template": {"name": "parametric"}}
@@ -59,7 +60,7 @@ def study_config(root: Path, *, low_signal: float = 0.05, seed: int = 1, **compu
 
 
 def words(inputs: StageInput) -> dict[str, object]:
-    return json.loads(Path(inputs.files["mt_mask"]).read_text())
+    return json.loads(inputs.text("mt_mask"))
 
 
 def obey(inputs: StageInput, stage: str) -> None:
@@ -97,17 +98,21 @@ def mtr(inputs: StageInput) -> dict[str, np.ndarray]:
     return {"maps/mtr": 40 + 0.001 * xyz[:, 2], "qc/mtr_cord_median": np.float32(40 + inputs.params["low_signal"])}
 
 
-def fit_params(config: Config) -> dict[str, object]:
-    return {"seed": config.stages.fit.seed}
+def stages(config: Config) -> tuple[Stage, ...]:
+    """The two stages, with what a study file says to them."""
+    return (
+        Stage("fit_mt", "1", fit, ("mt_mask",), (FIT_MAP, FIT_DICE), {"seed": config.stages.fit.seed}, memory=100, section="fit"),
+        Stage(
+            "mtr", "1", mtr, ("mt_on", "mt_off", "mt_mask"), (MTR_MAP, MTR_MEDIAN), {"low_signal": config.stages.mtr.low_signal}, needs=("fit_mt",),
+            memory=100, section="mtr",
+        ),
+    )  # fmt: skip
 
 
-def mtr_params(config: Config) -> dict[str, object]:
-    return {"low_signal": config.stages.mtr.low_signal}
-
-
-FIT = Stage("fit_mt", "1", fit, ("mt_mask",), ("fit/mt", "qc/mt_dice"), fit_params, memory=100)
-MTR = Stage("mtr", "1", mtr, ("mt_on", "mt_off", "mt_mask"), ("maps/mtr", "qc/mtr_cord_median"), mtr_params, needs=("fit_mt",), memory=100)
-STAGES = (FIT, MTR)
+FIT_MAP, FIT_DICE = schema.fit_spec("mt"), schema.qc_specs("mt", schema.FIT_QC, "fit_mt")["dice"]
+MTR_MAP, MTR_MEDIAN = schema.METRICS["mtr"].map, schema.qc_specs("mtr", schema.METRICS["mtr"].quality, "mtr")["cord_median"]
+STAGES = stages(parse_config({"data": {"bids": "bids", "store": "study.zarr"}}))
+FIT, MTR = STAGES
 
 
 def journal(root: Path) -> list[tuple[str, str]]:
@@ -116,16 +121,38 @@ def journal(root: Path) -> list[tuple[str, str]]:
     return sorted(tuple(line.split()[:2]) for line in path.read_text().splitlines()) if path.exists() else []  # type: ignore[misc]
 
 
-def arrays(root: Path) -> dict[str, np.ndarray]:
+def arrays(root: Path, name: str = "study.zarr") -> dict[str, np.ndarray]:
     """Every array of the store but the times."""
     import zarr
 
-    group = zarr.open_group(str(root / "study.zarr"), mode="r", use_consolidated=False)
+    group = zarr.open_group(str(root / name), mode="r", use_consolidated=False)
     skip = {f"{schema.STAGES}/{schema.SECONDS}", f"{schema.STAGES}/{schema.PEAK_MEMORY}"}
     return {path: node[...] for path, node in group.members(max_depth=None) if isinstance(node, zarr.Array) and path not in skip}
 
 
-if __name__ == "__main__":
+class KillAfter(Events):
+    """Kill this process when so many subjects have ended."""
+
+    def __init__(self, subjects: int) -> None:
+        self.left = subjects
+
+    def on_subject_end(self, row: int) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(root: str, cluster: str = "local", low_signal: str = "0.05", kill_after: str = "0") -> int:
+    """Build the study of a folder."""
     from cohort_engine.engine.build import build
 
-    build(study_config(Path(sys.argv[1]), cluster="local", workers=2), stages=STAGES)
+    config = study_config(Path(root), cluster=cluster, workers=2, window=1 if cluster == "synchronous" else 3, low_signal=float(low_signal))
+    try:
+        return build(config, stages=stages(config), events=KillAfter(int(kill_after))).exit_code
+    except CohortError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -9,7 +9,7 @@ import pytest
 from cohort_engine.engine.importing import import_morphometry
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.frame import run_query
-from cohort_engine.store.maintenance import verify
+from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
 
 pytestmark = pytest.mark.real

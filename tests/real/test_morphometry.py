@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from cohort_engine import schema
 from cohort_engine.cli import app
-from cohort_engine.cord.centreline import centreline_from_mask
+from cohort_engine.cord.centreline import centreline_from_mask, slice_arc
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
 from cohort_engine.io.volume import read_volume
-from cohort_engine.qmri.morphometry import group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, template_profile
 from cohort_engine.schema import (
     ANGLE_AP,
     ANGLE_RL,
@@ -29,7 +29,7 @@ from cohort_engine.template import load_template
 
 pytestmark = pytest.mark.real
 
-WHAT = schema.ROLES[schema.role(schema.T2W, schema.MASK)]
+WHAT = schema.words(schema.role(schema.T2W, schema.MASK))
 SIGN = {ANGLE_AP: -1.0}
 """The table counts a lean to the left as positive."""
 

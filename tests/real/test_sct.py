@@ -15,7 +15,7 @@ from cohort_engine.config import parse_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.io.label_folder import read_atlas
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.store.maintenance import verify
+from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import read_subject
 from cohort_engine.template.base import Template
 

@@ -15,10 +15,10 @@ from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.store.maintenance import finalise
-from cohort_engine.store.writer import init_store, write_subject
 from cohort_engine.template.atlas import Atlas
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import Grid, Packing
+from cohort_engine.testing import HandMadeStore
 
 LEFT, RIGHT, HORN = "WM left lateral corticospinal tract", "WM right lateral corticospinal tract", "GM left ventral horn"
 
@@ -59,23 +59,14 @@ def make_cohort(tmp_path: Path, tiny_template: Template) -> MakeCohort:
         url = str(tmp_path / f"cohort_{len(list(tmp_path.iterdir()))}.zarr")
         names = [f"sub-{i + 1:02d}" for i in range(len(maps))]
         subjects = pd.DataFrame({schema.PARTICIPANT: names} | columns)
-        config = parse_config(
-            {
-                "data": {"bids": "b", "store": "s"},
-                "stages": {
-                    "reduce": {"spaces": ["template"], "min_coverage": min_coverage},
-                    "segment": {"enabled": False},
-                    "levels": {"enabled": False},
-                },
-            }
-        )
-        init_store(url, template=tiny_template, config=config, subjects=subjects)
+        reduce = {"spaces": ["template"], "min_coverage": min_coverage}
+        config = parse_config({"data": {"bids": "b", "store": url}, "stages": {"reduce": reduce}})
+        store = HandMadeStore.lay_out(config, tiny_template, subjects, names=[schema.MTR])
         for row, values in enumerate(maps):
             if values is not None:
-                write_subject(url, row, {"maps/mtr": np.asarray(values, np.float32)}, template_digest=tiny_template.digest)
+                store.write(row, {"maps/mtr": np.asarray(values, np.float32)})
         if close:
-            tabulate(url, min_coverage=min_coverage)
-            finalise(url, allow_missing=True)
+            finalise(url, tabulate=lambda: tabulate(url), allow_missing=True)
         return url
 
     return make

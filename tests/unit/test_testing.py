@@ -6,7 +6,7 @@ from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate
-from cohort_engine.store.maintenance import verify
+from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import read_subject
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import make_subject, simulate_store

@@ -178,7 +178,7 @@ def test_unusable_tests_are_nan_with_n(method: str) -> None:
         alone = compare(values[:, :1], group, method=method, resamples=resamples)
         assert found.n.tolist() == [[20, 9, 1, 20, 0], [20, 20, 20, 20, 0]]
         for name in ("effect", "se", "low", "high", "statistic", "p", "size", "size_low", "size_high"):
-            assert getattr(found, name)[0] == getattr(alone, name)[0], name
+            assert getattr(found, name)[0] == pytest.approx(getattr(alone, name)[0], rel=1e-9), name  # BLAS adds up in another order
         for name in ("statistic", "p", "size", "size_low", "size_high", *(("low", "high") if not resamples else ())):
             assert np.isnan(getattr(found, name)[1:]).all(), name
         assert np.isnan(found.effect[[1, 2, 4]]).all()

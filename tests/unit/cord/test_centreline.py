@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import interpolate, ndimage
 
-from cohort_engine.cord.centreline import SMOOTHING, Centreline, centreline_from_mask, cord_slices, number_pieces, runs
+from cohort_engine.cord.centreline import SMOOTHING, Centreline, centreline_from_mask, cord_slices, number_pieces, runs, smooth
 from cohort_engine.errors import CordError
 
 WHAT = "cord mask of the MT-on image"
@@ -125,6 +125,19 @@ def test_few_slices(n):
     found = centreline_from_mask(mask, np.diag([1.0, 1, 10, 1]), what=WHAT)
     assert found.length == pytest.approx(10 * n)
     assert found.points[:, :2] == pytest.approx(4)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("spacing", [0.5, 5.0])
+def test_the_spline_is_that_of_scipy(spacing, gaps):
+    rng = np.random.default_rng(3)
+    u = spacing * (np.sort(rng.choice(44, 22, replace=False)) if gaps else np.arange(22))
+    values = rng.normal(50, 5, (22, 2))
+    penalty = (SMOOTHING / (2 * np.pi)) ** 4 / spacing
+    theirs = [interpolate.make_smoothing_spline(u, column, lam=penalty) for column in values.T]
+    found, bend = smooth(u, values, spacing)
+    np.testing.assert_allclose(found, np.stack([spline(u) for spline in theirs], axis=1), atol=1e-8)
+    np.testing.assert_allclose(bend, np.stack([spline.derivative(2)(u) for spline in theirs], axis=1), atol=1e-8)
 
 
 def test_soft_mask_gives_the_weighted_centre():

@@ -14,7 +14,7 @@ from cohort_engine.engine.importing import import_morphometry
 from cohort_engine.errors import InputError, TemplateError
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.frame import run_query
-from cohort_engine.store.maintenance import verify
+from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import read_subject
 from cohort_engine.template.base import Template
 

@@ -11,17 +11,22 @@ from cohort_engine.engine.clusters import WorkerOffer, make_pool
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.runner import Subject
 from cohort_engine.errors import ConfigError, ResourceError, TemplateError
-from cohort_engine.stages.base import STAGES
+from cohort_engine.stages.base import Stage
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.stages.declare import declare
 from cohort_engine.template.parametric import parametric_cord
 
 TEMPLATE = parametric_cord(spacing=2.0, top="C3", bottom="C4")
-FIT, MTR = STAGES["fit_mt"], STAGES["mtr"]
 GIB = 2**30
 
 
 def config(tmp_path: Path, **compute: object) -> Config:
     stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}}
     return parse_config({"data": {"bids": "b", "store": str(tmp_path / "s.zarr")}, "compute": compute, "stages": stages})
+
+
+def stages(tmp_path: Path) -> tuple[Stage, ...]:
+    return stages_of(config(tmp_path))
 
 
 def subject(tmp_path: Path, row: int, *, lacks: str = "") -> Subject:
@@ -33,9 +38,14 @@ def subject(tmp_path: Path, row: int, *, lacks: str = "") -> Subject:
     return Subject(row, files)
 
 
-def make_plan(tmp_path: Path, subjects: int = 3, offers: tuple[WorkerOffer, ...] = (WorkerOffer(4 * GIB),) * 2, **more: object) -> Plan:
-    people = [subject(tmp_path, i) for i in range(subjects)]
-    return Plan.of(config(tmp_path), people, (FIT, MTR), TEMPLATE, offers, **more)  # type: ignore[arg-type]
+def make_plan(
+    tmp_path: Path, people: int | list[Subject] = 3, offers: tuple[WorkerOffer, ...] = (WorkerOffer(4 * GIB),) * 2,
+    chosen: tuple[Stage, ...] | None = None, **more: object,
+) -> Plan:  # fmt: skip
+    subjects = [subject(tmp_path, i) for i in range(people)] if isinstance(people, int) else people
+    wanted = chosen or stages(tmp_path)
+    specs = declare(config(tmp_path), wanted, TEMPLATE.digest).specs
+    return Plan.of(config(tmp_path), subjects, wanted, TEMPLATE, offers, specs=specs, **more)  # type: ignore[arg-type]
 
 
 def test_counts(tmp_path: Path) -> None:
@@ -45,26 +55,37 @@ def test_counts(tmp_path: Path) -> None:
     assert plan.bytes_in == 3 * 5 * 10
     voxels = len(TEMPLATE.packing)
     tables = 4 * len(TEMPLATE.levels) * len(TEMPLATE.atlas.regions)
-    per_subject = 4 * (3 * voxels + voxels + 8 + 4 + tables) + 2 * (1 + 4 + 4 + 16)
+    per_stage = 1 + 4 + 4 + 16 + 16  # status, seconds, memory; key and recipe
+    names = 8 + 3 * 16  # row; participant and session beside the data, and why somebody left
+    per_subject = 4 * (3 * voxels + voxels + 8 + 4 + tables) + 2 * per_stage + names
     assert plan.bytes_out == 3 * per_subject
     plan.validate()
 
 
-def test_the_table_says_what_was_done_before(tmp_path: Path) -> None:
-    assert "2 done before" in str(make_plan(tmp_path, finished={"fit_mt": 2, "mtr": 0}))
+def test_the_table_says_what_will_run_and_why(tmp_path: Path) -> None:
+    runs = {"fit_mt": {"to_do": 0, "stale": 0, "failed": 0}, "mtr": {"to_do": 1, "stale": 2, "failed": 0}}
+    why = "stages.mtr.low_signal changed: mtr of 2 subjects"
+    plan = make_plan(tmp_path, runs=runs, reasons=[why], left={"excluded in the study file": 1})
+    rows = dict(plan.rows())
+    assert rows["stage fit_mt"] == "0 of 3 to run"
+    assert rows["stage mtr"] == "3 of 3 to run: 1 to do, 2 stale"
+    assert rows["why"] == why
+    assert rows["left: excluded in the study file"] == "1"
+    assert plan.to_run == 3
 
 
 def test_missing_files_are_counted_by_role(tmp_path: Path) -> None:
     people = [subject(tmp_path, 0), subject(tmp_path, 1, lacks="mt_mask"), subject(tmp_path, 2, lacks="mt_mask"), subject(tmp_path, 3, lacks="mt_on")]
-    plan = Plan.of(config(tmp_path), people, (FIT, MTR), TEMPLATE, (WorkerOffer(),))
+    plan = make_plan(tmp_path, people, (WorkerOffer(),))
     assert plan.missing == {"mt_on": 1, "mt_mask": 2}
     plan.validate()
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    greedy = replace(FIT, resources={"gpu": 1})
+    fit, mtr = stages(tmp_path)
+    greedy = replace(fit, resources={"gpu": 1})
     template = TemplateError(expected="template a", found="b", where="store", remedy="Load a.")
-    plan = Plan.of(config(tmp_path), [subject(tmp_path, 0)], (greedy, MTR), TEMPLATE, (WorkerOffer(GIB // 4),), problems=[template])
+    plan = make_plan(tmp_path, 1, (WorkerOffer(GIB // 4),), (greedy, mtr), problems=[template])
     with pytest.raises(ResourceError, match=r"3 problems.*\(1\).*template a.*\(2\).*'gpu': 1.*\(3\).*about 0\.\d GiB"):
         plan.validate()
 

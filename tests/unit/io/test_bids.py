@@ -410,3 +410,13 @@ def test_links_are_followed_and_dead_links_are_files(make_bids, tmp_path):
     (root / "sub-1/anat/sub-1_mt-on_MTS.nii.gz").symlink_to("../../.git/annex/objects/x")
     (tmp_path / "link").symlink_to(root)
     assert names(index(tmp_path / "link")).keys() == {schema.T2W, schema.MT_ON}
+
+
+def test_a_sidecar_is_a_role_of_its_own(make_bids, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage used to see images alone: no flip angle, no b-values."""
+    role = schema.Role("mt_on_sidecar", "sidecar of the MT-on image", endings=(".json",), sidecar_of="mt_on")
+    monkeypatch.setitem(schema.ROLES._items, role.name, role)
+    root = make_bids(["sub-01_flip-1_mt-on_MTS", "sub-02_flip-1_mt-on_MTS"], sidecars={"sub-01_flip-1_mt-on_MTS": {"FlipAngle": 9}})
+    first, second = index_study(str(root)).files["mt_on_sidecar"]
+    assert first.endswith("/sub-01_flip-1_mt-on_MTS.json")
+    assert second is None

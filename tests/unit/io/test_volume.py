@@ -6,6 +6,8 @@ import gzip
 import io
 import os
 import resource
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +17,17 @@ import pytest
 
 from cohort_engine.errors import InputError, MissingInputError, StorageError
 from cohort_engine.io import places
-from cohort_engine.io.volume import Volume, read_vectors, read_volume, require_signal, same_grid, write_volume
+from cohort_engine.io.volume import (
+    PIECE,
+    Volume,
+    decode_volume,
+    read_raw,
+    read_vectors,
+    read_volume,
+    require_signal,
+    same_grid,
+    write_volume,
+)
 
 WHAT = "MT-off image"
 RAMP = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
@@ -116,6 +128,76 @@ def refused(path, expected, found, kind=InputError):
     assert found in error.found, error
     assert str(Path(path).parent) not in str(error)
     assert len(str(error).splitlines()) == 1
+
+
+def test_a_stream_that_unpacks_to_more_than_its_header_announces_costs_no_memory(nifti):
+    """256 MiB of zeros in 1 MB behind a header of 24 voxels."""
+    whole = nifti(name="image.nii").read_bytes()
+    zeros = zlib.compressobj(1, wbits=31)
+    bomb = zeros.compress(whole) + b"".join(zeros.compress(bytes(1 << 22)) for _ in range(64)) + zeros.flush()
+    tracemalloc.start()
+    with pytest.raises(InputError, match="MT-off image: expected 448 bytes, as the header announces, found more"):
+        decode_volume(bomb, what=WHAT)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+def test_a_bomb_of_many_members_is_refused(nifti):
+    whole = nifti(name="image.nii").read_bytes()
+    bomb = gzip.compress(whole) + gzip.compress(bytes(1 << 16)) * 100
+    with pytest.raises(InputError, match="found more"):
+        decode_volume(bomb, what=WHAT)
+
+
+@pytest.mark.parametrize("size", [1, 100, 347, 400, 1000])
+def test_gzip_of_several_members_is_one_file(nifti, size):
+    """As bgzip and parallel compressors write; zeros may lie between members and at the end."""
+    data = np.arange(200, dtype=np.float32).reshape(2, 10, 10)
+    whole = nifti(data, name="image.nii").read_bytes()
+    members = [gzip.compress(whole[i : i + size]) + b"\0" * (i % 3) for i in range(0, len(whole), size)]
+    np.testing.assert_array_equal(decode_volume(b"".join(members), what=WHAT).data, data)
+    with pytest.raises(InputError, match="one that ends early"):
+        decode_volume(b"".join(members)[:-6], what=WHAT)
+    with pytest.raises(InputError, match="a sound compressed file"):
+        decode_volume(b"".join(members) + b"garbage", what=WHAT)
+
+
+def test_a_file_of_many_pieces_is_whole(nifti):
+    data = np.random.default_rng(0).normal(size=(64, 64, 40)).astype(np.float32)  # its gzip is longer than a piece
+    path = nifti(data)
+    assert path.stat().st_size > 2 * PIECE
+    np.testing.assert_array_equal(read(path).data, data)
+
+
+def test_padding_behind_the_last_voxel_is_let_pass(nifti):
+    path = nifti(name="image.nii")
+    np.testing.assert_array_equal(decode_volume(gzip.compress(path.read_bytes() + bytes(512)), what=WHAT).data, RAMP)
+
+
+@pytest.mark.parametrize("shape", [(32767, 32767, 32767), (100, 100, 100)])
+def test_a_header_that_announces_more_than_deflate_could_hold_lacks_voxels(nifti, shape):
+    path = nifti(dim=[3, *shape, 1, 1, 1, 1])
+    refused(path, f"{'x'.join(map(str, shape))} voxels", "fewer")
+
+
+def test_a_negative_axis_is_no_image(nifti):
+    refused(nifti(dim=[3, 2, -3, 4, 1, 1, 1, 1]), "", "")
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_voxels_begin_behind_a_header_that_says_they_begin_at_zero(nifti, kind):
+    path = nifti(name="image.nii", kind=kind)
+    raw = bytearray(path.read_bytes())
+    at = 108 if kind is nib.Nifti1Image else 168
+    raw[at : at + 4] = bytes(4)
+    np.testing.assert_array_equal(decode_volume(bytes(raw), what=WHAT).data, RAMP)
+
+
+def test_the_bytes_that_are_hashed_are_those_that_are_decoded(nifti):
+    path = nifti()
+    raw = read_raw(path, what=WHAT)
+    assert raw == path.read_bytes()
+    np.testing.assert_array_equal(decode_volume(raw, what=WHAT).data, RAMP)
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])

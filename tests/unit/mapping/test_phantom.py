@@ -10,8 +10,10 @@ from cohort_engine.cord.levels import landmarks_from_labels, level_axis, transfe
 from cohort_engine.errors import CordError, LevelError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.mapping.ants import displacement_field
+from cohort_engine.mapping.fractions import native_fractions
+from cohort_engine.mapping.inverse import invert
 from cohort_engine.mapping.straighten import block_depth
-from cohort_engine.mapping.template_map import fit_template_map, invert, native_fractions, sample
+from cohort_engine.mapping.template_map import fit_template_map, sample
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import make_subject
 

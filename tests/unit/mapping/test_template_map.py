@@ -6,7 +6,9 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, LevelError
-from cohort_engine.mapping.template_map import TemplateMap, fit_template_map, invert, native_fractions, sample, scatter
+from cohort_engine.mapping.fractions import native_fractions, scatter
+from cohort_engine.mapping.inverse import invert
+from cohort_engine.mapping.template_map import TemplateMap, fit_template_map, sample
 
 ISO, THICK, FIVE = (1.0, 1.0, 1.0), (0.9, 0.9, 5.0), (0.84, 0.84, 16.5)
 

@@ -4,10 +4,10 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from cohort_engine.cord.centreline import Centreline, centreline_from_mask
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask, slice_arc
 from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import CordError, GeometryError
-from cohort_engine.qmri.morphometry import group_slices, measure_slices, slice_arc, template_profile
+from cohort_engine.qmri.morphometry import group_slices, measure_slices, template_profile
 from cohort_engine.qmri.region import Intervals, Outline
 from cohort_engine.schema import (
     ANGLE_AP,

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
 from cohort_engine.errors import CordError, GeometryError
-from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
+from cohort_engine.qmri.motion import _slice_cost, _tried, apply_shifts, estimate_slicewise
 
 
 @pytest.fixture
@@ -103,3 +103,31 @@ def test_two_grids(make_pair):
         estimate_slicewise(fixed, moving[:-1], mask, spacing)
     with pytest.raises(GeometryError, match="one in-plane shift a slice"):
         apply_shifts(moving, np.zeros((2, 2)), spacing)
+
+
+def test_every_tried_place_is_the_spline_of_the_plane():
+    """The two matrices against one interpolation at every tried place, and beyond the ends."""
+    rng = np.random.default_rng(0)
+    image, places = spline_filter(rng.normal(size=(9, 14))), [np.linspace(-2, 7, 25), np.linspace(3, 16, 31)]
+    (x, part_x), (y, part_y) = (_tried(p[:, None], n) for p, n in zip(places, image.shape, strict=True))
+    expected = map_coordinates(image, np.meshgrid(*places, indexing="ij"), order=3, mode="nearest", prefilter=False)
+    assert x @ image[part_x, part_y] @ y.T == pytest.approx(expected, abs=1e-13)
+
+
+def test_the_cost_of_a_slice_is_that_of_the_definition(make_pair):
+    fixed, moving, cord, spacing = make_pair([[0.4, -0.3]])
+    tries, window, smooth = np.arange(-4, 5) * 0.25, 20.0, 0.7
+    found = _slice_cost(fixed[..., 0], moving[..., 0], cord[..., 0], np.array(spacing), window, smooth, tries)
+
+    at = (np.indices(cord.shape[:2]) - np.argwhere(cord[..., 0]).mean(0)[:, None, None]) * 0.9
+    weight = np.clip(4 * (1 - np.hypot(*at) / (window / 2)), 0, 1)
+    n = weight.sum() * 0.81 / (4 * np.pi * smooth**2 + 0.81)
+    gradients = [[gaussian_filter(im[..., 0], smooth / 0.9, order=o, mode="nearest") for o in ((1, 0), (0, 1))] for im in (fixed, moving)]
+    for i, j in np.ndindex(found.shape):
+        to = np.indices(cord.shape[:2]) + np.array([tries[i], tries[j]])[:, None, None] / 0.9
+        shifted = [map_coordinates(g, to, order=3, mode="mirror") for g in gradients[1]]
+        product, energy, power = (
+            sum((weight * a * b).sum() for a, b in zip(*pair, strict=True))
+            for pair in ((gradients[0], shifted), (gradients[0], gradients[0]), (shifted, shifted))
+        )
+        assert found[i, j] == pytest.approx(n * np.log1p(-(product**2) / (energy * power)), rel=1e-9)

@@ -59,7 +59,7 @@ def test_a_covariate_may_be_called_anything(make_cohort: MakeCohort) -> None:
 def test_a_newer_format_is_refused(make_cohort: MakeCohort) -> None:
     url = make_cohort([subject(20, 10)])
     zarr.open_group(url, mode="r+", use_consolidated=False).attrs["format_version"] = "99"
-    with pytest.raises(StoreError, match="expected format version 1 or older, found format version 99"):
+    with pytest.raises(StoreError, match="expected format version 2, found format version 99"):
         open_cohort(url)
 
 
@@ -69,7 +69,7 @@ def test_a_place_without_a_cohort(tmp_path: Path) -> None:
 
 
 def test_people_who_withdrew_are_gone_and_the_others_keep_their_row(make_cohort: MakeCohort) -> None:
-    from cohort_engine.store.maintenance import withdraw
+    from cohort_engine.store.withdrawal import withdraw
 
     url = make_cohort([subject(1, 1), subject(2, 2), subject(3, 3)])
     withdraw(url, 1)
@@ -206,6 +206,48 @@ def test_to_nifti_and_back(make_cohort: MakeCohort, tmp_path: Path) -> None:
 def test_a_map_that_nobody_has_averages_to_nan(make_cohort: MakeCohort) -> None:
     ds = open_cohort(make_cohort([None, None]))
     assert np.isnan(ds.cohort.unpack("mtr").values).all()
+
+
+def test_any_array_of_voxels_is_an_image(make_cohort: MakeCohort, tmp_path: Path) -> None:
+    """Only maps of the store could be written: a t-statistic of each voxel had to be packed by hand."""
+    ds = open_cohort(make_cohort([[1, 2, 3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8, 9, 10]]))
+    mean = ds.mtr.mean("subject")
+    np.testing.assert_array_equal(ds.cohort.unpack(mean), ds.cohort.unpack("mtr"))
+    statistic = (ds.mtr.mean("subject") / ds.mtr.std("subject")).rename("t").compute()
+    image = ds.cohort.unpack(statistic)
+    assert (image.name, image.values[1:5, 1, 0].tolist()) == ("t", [2, 3, 4, 5])
+    assert ds.cohort.unpack(ds.mtr * 2, "sub-02").values[1, 1, 0] == 6
+    np.testing.assert_array_equal(read_volume(ds.cohort.to_nifti(statistic, tmp_path / "t.nii.gz"), what="map").data, image.values)
+    for wrong in (mean.isel(voxel=slice(4)), ds.mtr_wa.isel(subject=0)):
+        with pytest.raises(StoreError, match="one value for each of the 8 voxels, found"):
+            ds.cohort.unpack(wrong)
+
+
+def test_answers_are_numbers(make_cohort: MakeCohort) -> None:
+    """``ds.cohort.tract(...).groupby("group").mean()`` printed a dask array where a reader looks for numbers."""
+    ds = open_cohort(make_cohort([subject(20, 10), subject(30, 20)], group=["HC", "DCM"]))
+    for level in ("C2", "C2:C3"):
+        out = ds.cohort.tract("mtr", LEFT, level)
+        assert isinstance(out.data, np.ndarray)
+        assert "dask" not in repr(out.groupby("group").mean())
+
+
+def test_a_cohort_says_what_is_in_it(make_cohort: MakeCohort) -> None:
+    """It printed ``<CohortAccessor object at 0x7f...>``."""
+    text = repr(open_cohort(make_cohort([subject(20, 10)] * 3, group=["HC", "DCM", "DCM"], site=["a", "a", ""])).cohort)
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
+    assert text.startswith("cohort of 3 subjects, template tiny 1")
+    assert (lines["groups"], lines["sites"]) == ("DCM 2, HC 1", "none 1, a 2")
+    assert (lines["metrics"], lines["estimators"], lines["levels"]) == ("mtr (percent)", "wa", "C2 C3")
+    assert lines["regions"].startswith("5: WM left lateral corticospinal tract")
+    assert lines["state"].startswith("finalised 2")
+    assert "not finalised" in repr(open_cohort(make_cohort([subject(20, 10)], close=False)).cohort)
+
+
+def test_one_subject_is_asked_like_many(make_cohort: MakeCohort) -> None:
+    one = open_cohort(make_cohort([subject(20, 10), subject(30, 20)])).cohort.subject("sub-02")
+    assert one.cohort.tract("mtr", LEFT, "C2").item() == 30
+    assert one.cohort.tract("mtr", LEFT, "C2:C3").item() == 25
 
 
 def test_an_opened_cohort_travels(make_cohort: MakeCohort) -> None:

@@ -11,11 +11,14 @@ from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.norms import deviation, fit_norm
 from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNameError
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.question import Query
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
 from cohort_engine.report.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
 from cohort_engine.report.tables import groups, norms, repeats, roc
-from cohort_engine.store.maintenance import finalise, verify, withdraw
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.verify import verify
+from cohort_engine.store.withdrawal import withdraw
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
@@ -29,7 +32,7 @@ def study(tmp_path_factory):
     cord = parametric_cord(spacing=2.0, top="C3", bottom="C6")
     truth = simulate_store(url, PEOPLE, cord, seed=5, missing=0.0, shape=True, scores=True, repeats=AGAIN)
     tabulate(url)
-    finalise(url, ("mtr", "shape"))
+    finalise(url, tabulate=lambda: tabulate(url))
     return url, truth
 
 
@@ -52,9 +55,9 @@ def at(material, *key):
 # --- features ---------------------------------------------------------------------------------------------------------
 def test_by_default_everything_at_every_level(opened, settings) -> None:
     mtr, *measures = default_questions(opened, settings())
-    assert measures == ["area level=C3,C4,C5,C6,C3,compressed", "diameter_ap level=C3,C4,C5,C6,C3,compressed"]
-    assert mtr.startswith("mtr tract='WM left fasciculus gracilis' ")
-    assert mtr.endswith(" tract='ventral funiculi' level=C3,C4,C5,C6,C3,compressed")
+    levels = ("C3", "C4", "C5", "C6", "C3", "compressed")
+    assert measures == [Query("area", levels=levels), Query("diameter_ap", levels=levels)]
+    assert (mtr.metric, mtr.levels, mtr.tracts[0], mtr.tracts[-1]) == ("mtr", levels, "WM left fasciculus gracilis", "ventral funiculi")
     f = gather(opened, settings()).features
     assert len(f) == (42 + 2) * 5  # all but CSF
     assert not f[schema.REGION].str.startswith("CSF").any()
@@ -100,9 +103,9 @@ def test_features_of_the_study_file(opened, settings) -> None:
         ["mtr", "white matter", "C3:C4"], ["mtr", "white matter", "C5"], ["area", "spinal cord", COMPRESSED],
     ]  # fmt: skip
     questions = questions_of(opened, settings(features=["area"], roc={"compare": [["area level=C3", "mtr tract='white matter' level=C3"]]}))
-    assert questions == ["area", "area level=C3", "mtr tract='white matter' level=C3"]
+    assert [q.text() for q in questions] == ["area", "area level=C3", "mtr tract='white matter' level=C3"]
     clustered = questions_of(opened, settings(features=["area"], clusters={"features": ["mjoa", "area level=C4"]}))
-    assert clustered == ["area", "area level=C4"]  # a score is no feature
+    assert [q.text() for q in clustered] == ["area", "area level=C4"]  # a score is no feature
 
 
 def test_a_feature_is_found_by_every_name_it_has(opened, settings) -> None:
@@ -140,11 +143,12 @@ def test_who_has_no_value_is_left_out_with_a_reason(opened, settings) -> None:
     holed = opened.copy(deep=True)
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):
         holed[name][3] = np.nan
-    holed["stages_status"][3, 0] = 2
+    mtr = holed["stage"].to_numpy().tolist().index("mtr")
+    holed["stages_status"][3, mtr] = 2
     people = gather(holed, settings()).people
     assert people.excluded.query("subject == 3")["reason"].item() == "no values: stage mtr failed"
     assert 3 not in people.at
-    holed["stages_status"][3, 0] = 1
+    holed["stages_status"][3, mtr] = 1
     assert gather(holed, settings()).people.excluded.query("subject == 3")["reason"].item() == "no values"
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):
         holed[name][:] = np.nan

@@ -127,7 +127,7 @@ def test_masks_of_the_network_are_counted(whole_study: Any) -> None:
     found, ds = whole_study
     renamed = ds.assign_coords(stage=["segment_mt" if s == "mtr" else s for s in ds["stage"].to_numpy()])
     n = len(found.material.people.at)
-    assert f"Cord masks (MT) of {n} of the {n} participants were drawn by two convolutional networks" in str(write_methods(found, renamed))
+    assert f"Cord masks (MT) of {n} of the {n} participants were segmented by two convolutional networks" in str(write_methods(found, renamed))
     assert {"billot", "gros"} <= cited(found, renamed)
 
 

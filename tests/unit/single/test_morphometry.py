@@ -17,8 +17,10 @@ from cohort_engine.errors import ConfigError, CordError, LevelError, MissingInpu
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.single.morphometry import REACH, measure_cord, shape, subject_arrays
-from cohort_engine.stages.base import STAGES, StageInput, stages_of
-from cohort_engine.store.writer import init_store, read_subject, write_subject
+from cohort_engine.stages.base import StageInput
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.store.records import Entry
+from cohort_engine.store.writer import read_subject, write_subject
 from cohort_engine.template.base import Template
 
 WORDS = ("cord mask", "vertebral landmarks")
@@ -151,24 +153,24 @@ def test_morphometry_is_asked_for() -> None:
         stages_of(config(shape={"source": "tables"}))
 
 
-def test_the_keys_of_other_stages_do_not_know_of_it() -> None:
-    for stage in (STAGES["fit_mt"], STAGES["mtr"]):
-        assert stage.params(config()) == stage.params(config(shape={"source": "t2w"}))
+def shape_stage():
+    return next(s for s in stages_of(config(shape={"source": "t2w"})) if s.name == "shape")
 
 
 def test_what_it_lacks_is_named() -> None:
     with pytest.raises(MissingInputError, match="no vertebral landmarks of the T2w image"):
-        STAGES["shape"].select({"t2w_mask": "m"})
+        shape_stage().select({"t2w_mask": "m"})
 
 
 def test_the_stage_fills_the_store(make_files, small_template: Template, make_store) -> None:
     mask, labels = make_files()
     url = make_store(2, stages={"shape": {"source": "t2w"}})
-    stage = STAGES["shape"]
+    stage = shape_stage()
     files = {"t2w_mask": str(mask), "t2w_landmarks": str(labels)}
     found = stage.run(StageInput(files, {"t2w_landmarks": "disc"}, {}, small_template, lambda path: np.zeros(0)))
-    assert set(found) == set(stage.writes)
-    write_subject(url, 1, found, template_digest=small_template.digest)
+    assert set(found) == {spec.path for spec in stage.writes}
+    entry = Entry(1, stage.name, schema.DONE, "k", stage.recipe(small_template.digest).hash)
+    write_subject(url, 1, found, entry, template_digest=small_template.digest)
     np.testing.assert_allclose(read_subject(url, 1, "tables/shape/area"), 80)
     with open_cohort(url) as ds:
         assert ds["profile_area"].dims == ("subject", "z")
@@ -186,12 +188,9 @@ def test_the_stage_fills_the_store(make_files, small_template: Template, make_st
             ds.cohort.profile("length")
 
 
-def test_morphometry_joins_a_store_that_was_made_without(make_store, make_config, small_template: Template) -> None:
-    import pandas as pd
-
+def test_morphometry_joins_a_store_that_was_made_without(make_store, small_template: Template) -> None:
     url = make_store(1)
-    table = pd.DataFrame({"participant_id": ["sub-000"], "session_id": [""]})
-    init_store(url, template=small_template, config=make_config(stages={"shape": {"source": "t2w"}}), subjects=table)
+    assert make_store(1, url=url, stages={"shape": {"source": "t2w"}}) == url
     assert open_cohort(url)["z"].to_numpy().tolist() == small_template.z.tolist()
 
 

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from cohort_engine.config import parse_config
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.io.volume import Volume, write_volume
-from cohort_engine.stages.base import STAGES, StageInput, coregister_off
+from cohort_engine.stages.base import StageInput
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.stages.mtr import coregister_off
 
 SHAPE = (24, 24, 4)
+STAGES = {s.name: s for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))}
 run_mtr = STAGES["mtr"].run
 
 
@@ -34,7 +38,7 @@ def make_inputs(tmp_path: Path):
             write_volume(files[role], Volume(np.asarray(data, np.float32), np.asarray(affine, float)))
         positions = np.asarray(xyz, np.float32)
         return StageInput(
-            files, {}, {"coregister": "none", "low_signal": 0.05, "seed": 1} | params, SimpleNamespace(), lambda path: {"fit/mt": positions}[path]
+            files, {}, {"coregister": "none", "low_signal": 0.05, "fit.seed": 1} | params, SimpleNamespace(), lambda path: {"fit/mt": positions}[path]
         )  # type: ignore[arg-type]
 
     return make

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import http.server
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -285,12 +287,45 @@ def test_a_cache_of_good_files_does_not_hide_bad_ones(make_folder, release):
         load_pam50(folder, release=release)
 
 
+def test_an_installed_copy_brings_what_was_read_of_it(make_folder, release, tmp_path, monkeypatch):
+    target = install_pam50(make_folder(), release=release)
+    first = load_pam50(release=release).digest
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pam50, "read_sparse", None)
+        assert load_pam50(release=release).digest == first
+    (packed,) = target.glob("PAM50-*.npz")
+    packed.write_bytes(packed.read_bytes()[:-500])
+    assert load_pam50(release=release).digest == first  # of the files
+    (target / BROKEN).write_bytes(gzip.compress(b"no image"))
+    with pytest.raises(TemplateError, match=BROKEN):
+        load_pam50(release=release)
+
+
+LOAD = """
+import sys
+from cohort_engine.template.pam50 import Release, describe, load_pam50
+print(load_pam50(sys.argv[1], release=describe(sys.argv[1], version="test", url="")).digest)
+"""
+
+
+def test_processes_that_load_at_once(make_folder, release, tmp_path):
+    folder = make_folder()
+    running = [subprocess.Popen([sys.executable, "-c", LOAD, str(folder)], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = [process.communicate(timeout=120)[0] for process in running]
+    assert len(set(found)) == 1
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(caches(tmp_path)) == 1
+    assert load_pam50(folder, release=release).digest == found[0].strip()
+
+
 # --- installing -------------------------------------------------------------------------------------------------------
 def test_install_from_a_folder_takes_the_needed_files_only(make_folder, release, tmp_path):
     folder = make_folder()
     (folder / "template" / "PAM50_t2.nii.gz").write_bytes(b"large")
     target = install_pam50(folder, target=tmp_path / "here", release=release)
-    assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == set(release.files)
+    (packed,) = target.glob("PAM50-*.npz")
+    assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == {*release.files, packed.name}
     assert [p.name for p in tmp_path.glob(".PAM50*")] == []
 
 

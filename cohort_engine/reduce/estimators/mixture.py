@@ -1,14 +1,15 @@
-"""The atlas' mixture model on the packed voxel axis: ``ml`` and ``map`` for a cohort.
+"""The atlas' mixture model: ``ml`` and ``map``.
 
-The sums that `linear` needs are those of an ordinary tract operator with one more label ("any label touches this voxel"). The products of
-labels are fixed numbers of (atlas, level) as long as no voxel is missing: their solution is then one small matrix for all subjects. Where voxels
-are missing, the products are summed over the valid ones and solved for that subject.
+For a cohort, the sums that `linear` needs are those of an ordinary tract operator with one more label ("any label touches this voxel"). The
+products of labels are fixed numbers of (atlas, level) as long as no voxel is missing: their solution is then one small matrix for all subjects.
+Where voxels are missing, the products are summed over the valid ones and solved for that subject.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,78 @@ from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.reduce import linear
+from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result, absent
 from cohort_engine.reduce.linear import FloatArray, Members, Moments
+from cohort_engine.reduce.neighbours import neighbour_variance
 from cohort_engine.reduce.operator import Operator, summarise
 from cohort_engine.template.atlas import Atlas, Region
+
+
+class MixtureEstimator(Estimator):
+    """`linear.coefficients` and `linear.standard_error`.
+
+    Least squares is not bounded by the data: where few voxels tell labels apart, the values may leave the range of the metric. The noise of a region
+    in one image is the residuals' variance weighted by the region, so that noisy surroundings do not count.
+    """
+
+    companions = (schema.STD, schema.SE, schema.N, schema.COVERAGE)
+    bounded = False
+    references = ("levy", "sct")
+    prior: ClassVar[bool]
+    """Whether each label is pulled towards its tissue."""
+
+    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float) -> Cells:
+        return operator.once(Mixture.of).estimate(values, prior=self.prior, min_coverage=min_coverage)
+
+    def of_group(self, group: Group) -> Result:
+        moments = Moments.of(group.weights, group.values)
+        fitted = linear.fit(moments, group.regions, group.clusters, prior=self.prior)
+        residual = group.values - fitted.labels @ group.weights
+        n = group.target.sum(axis=1)
+        noise = np.divide(group.target @ residual**2, n, out=absent(group.target), where=n > 0) * fitted.inflation
+        alike: FloatArray | float = 1.0
+        if group.places is not None:
+            alike = neighbour_variance(fitted.coefficients @ group.weights, standardised(residual, group.weights), group.places)
+        error = linear.standard_error(moments, fitted, group.regions, noise, neighbours=alike, volumes=group.volumes)
+        return Result(fitted.value, np.sqrt(noise), error)
+
+
+class MaximumLikelihood(MixtureEstimator):
+    """Least squares: partial volume is taken apart."""
+
+    name = schema.ML
+    prior = False
+
+    def describe(self) -> str:
+        return "Maximum likelihood: each voxel is a mixture of its labels' values, which are fitted together by least squares."
+
+
+class MaximumAPosteriori(MixtureEstimator):
+    """The mixture with a pull towards the tissue's value: for small tracts."""
+
+    name = schema.MAP
+    prior = True
+
+    def describe(self) -> str:
+        return (
+            "Maximum a posteriori: the mixture model of maximum likelihood, each label drawn towards the value of its tissue "
+            "(white matter, grey matter, CSF) with equal variances of noise and labels."
+        )
+
+
+def standardised(residual: FloatArray, weights: FloatArray) -> FloatArray:
+    """Residuals (voxel,) over the noise of what is in each voxel: the root mean square of each label's, mixed by `weights` (label, voxel).
+
+    Examples
+    --------
+    >>> standardised(np.array([1.0, -1.0, 30.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    [1.0, -1.0, 1.0]
+    """
+    weight, filled = weights.sum(axis=1), weights.sum(axis=0)
+    square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
+    noise = np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0)
+    out: FloatArray = residual / np.sqrt(np.where(noise > 0, noise, np.inf))
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +150,7 @@ class Mixture:
             )
         return self._solved[level, prior]
 
-    def estimate(self, values: FloatArray, *, prior: bool, min_coverage: float) -> dict[str, NDArray[np.float32]]:
+    def estimate(self, values: FloatArray, *, prior: bool, min_coverage: float) -> Cells:
         """Estimate each region of each subject.
 
         Parameters
@@ -102,10 +172,8 @@ class Mixture:
             `linear.fit` and `linear.standard_error`, a voxel's variance being that of all residuals of the level.
         """
         sums, total = self.labels.sums(values), self.labels.total
-        join = np.zeros((len(self.regions), self.gram.shape[-1]))
-        for i, members in enumerate(self.regions):
-            join[i, list(members)] = 1
-        out = summarise(sums[..., :-1] @ join.T, total[:, :-1] @ join.T, min_coverage=min_coverage)
+        join = linear.indicator(self.regions, self.gram.shape[-1])
+        out = summarise(sums[..., :-1] @ join, total[:, :-1] @ join, min_coverage=min_coverage)
         value, error = np.full((2, *out[schema.VALUE].shape), np.nan)
         count = sums[2, ..., -1]
         complete = count == total[:, -1]
@@ -134,3 +202,7 @@ def _operator(weights: sparse.csr_array, like: Operator) -> Operator:
     names = tuple(str(i) for i in range(weights.shape[0]))
     atlas = Atlas(names, {}, {}, sparse.csr_array(weights))
     return Operator.build(atlas, like.voxel_level, like.levels, tuple(Region(n, (i,)) for i, n in enumerate(names)))
+
+
+schema.ESTIMATORS.add(MaximumLikelihood())
+schema.ESTIMATORS.add(MaximumAPosteriori())

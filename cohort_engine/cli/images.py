@@ -1,0 +1,162 @@
+"""One image: register, segment, label, extract, measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cohort_engine.cli.say import say, show
+from cohort_engine.cli.words import WORDS, Device, Half, TemplateName, TemplatePath, command
+
+
+@command()
+def register(
+    image: Annotated[Path, typer.Argument(help="Image to register.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask of the image.")],
+    levels: Annotated[Path, typer.Option("--levels", help="Landmarks: point labels, or a mask labelled by level.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto reads the file name.")
+    ] = "auto",
+    grey: Annotated[Path | None, typer.Option("--grey", help="Grey matter of the image (command grey): moves the inside of the cord.")] = None,
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+    deformable: Annotated[bool, typer.Option(help="Run SyN after the geometric steps.")] = True,
+    seed: int = 1,
+) -> None:
+    """Register one image to the template: atlas and masks in the image's space, warps both ways, quality numbers."""
+    from cohort_engine.single.register import register_image
+    from cohort_engine.template import load_template
+
+    quality = register_image(
+        image, mask=mask, levels=levels, out=out, kind=kind, grey=grey, template=load_template(template, path=template_path), deformable=deformable,
+        seed=seed,
+    )  # fmt: skip
+    show(quality, str(out), digits=3)
+
+
+@command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask to write.")],
+    soft: Annotated[Path | None, typer.Option("--soft", help="Write the part of each voxel that is cord here as well.")] = None,
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Segment the spinal cord. An image without one gives an empty mask; what is odd is printed."""
+    from cohort_engine.single.segment import segment_image
+
+    _found(segment_image(image, out, soft=soft, device=device, half=half))
+
+
+@command()
+def grey(
+    image: Annotated[Path, typer.Argument(help="Image that shows grey matter, for instance T2* or MT.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask of the image.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Part of each voxel that is grey matter, to write.")],
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Segment the grey matter of the cord, and say how clearly the image shows it."""
+    from cohort_engine.single.segment import grey_image
+
+    found = grey_image(image, mask, out, device=device, half=half)
+    say(f"grey matter stands out by {found.contrast:+.1f} times the noise" + ("" if found.shown else ": too little, what was found is a guess"))
+
+
+@command()
+def centerline(
+    image: Annotated[Path, typer.Argument(help="Image of any contrast, resolution, orientation and field of view.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV of slice, x, y, z (mm) and confidence; or .nii.gz, one voxel a slice.")],
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Find the centreline of the spinal cord as one optimal curve through all slices."""
+    from cohort_engine.single.segment import centreline_image
+
+    _found(centreline_image(image, out, device=device, half=half))
+
+
+@command()
+def label(
+    image: Annotated[Path, typer.Argument(help="Image that shows discs.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask of the image.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cord mask labelled by vertebral level, to write (1 = C1, 8 = T1).")],
+    discs: Annotated[Path | None, typer.Option("--discs", help="Write one point a disc here as well (3 = C2/C3).")] = None,
+    points: Annotated[Path | None, typer.Option("--points", help="Landmarks that are known: point labels, or a mask labelled by level.")] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What points are. disc: n lies above vertebra n (3 = C2/C3); body: n is vertebra n; auto: file name.")
+    ] = "auto",
+    init_disc: Annotated[int | None, typer.Option("--init-disc", help="Number of a disc that is known (3 = C2/C3).")] = None,
+    init_z: Annotated[float | None, typer.Option("--init-z", help="Its slice, counted from 0 at the bottom.")] = None,
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+    device: Device = "auto",
+    half: Half = None,
+) -> None:
+    """Find and name the discs, and label the cord by vertebral level. Where the names are not certain it asks for a landmark."""
+    from cohort_engine.single.label import label_image
+    from cohort_engine.template import load_heights
+
+    found = label_image(
+        image, mask, out, template=load_heights(template, path=template_path), discs=discs, points=points, kind=kind,
+        init=None if init_disc is None and init_z is None else (init_disc, init_z), device=device, half=half,
+    )  # fmt: skip
+    show(found.table(), str(out))
+
+
+def _found(segmentation: Any) -> None:
+    from cohort_engine.cord.segment import FLAGS
+
+    slices = segmentation.slices
+    say(f"cord in {len(slices)} slices, {slices[0]} to {slices[-1]} from the bottom" if len(slices) else "no slice with cord")
+    for flag in segmentation.flags:
+        say(f": {FLAGS[flag]}", head=str(flag), colour="yellow")
+
+
+@command()
+def extract(
+    metric: Annotated[Path, typer.Option("--metric", help="Image to reduce, for instance an MTR map.")],
+    labels: Annotated[Path, typer.Option("--labels", help="SCT's label folder, warped to the image.")],
+    estimator: Annotated[str, typer.Option("--estimator", help="One of {estimators}.", autocompletion=WORDS["estimators"])] = "map",
+    levels: Annotated[str | None, typer.Option("--levels", help="C2:C5, or C3,C5.")] = None,
+    slices: Annotated[str | None, typer.Option("--slices", help="3:8, or 3,5; counted from 0 at the bottom.")] = None,
+    per: Annotated[
+        str | None, typer.Option("--per", help="level, slice or all; by default all where levels or slices are chosen, else slice.")
+    ] = None,
+    regions: Annotated[list[str] | None, typer.Option("--regions", help="Name of a tract or union, a sum 'a + b', or all; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; by default it is printed.")] = None,
+) -> None:
+    """Reduce one image over atlas labels that lie on its grid: value, spread, standard error and coverage by region."""
+    from cohort_engine.single.extract import extract as run
+
+    table = run(metric, labels, estimator=estimator, levels=levels, slices=slices, per=per, regions=regions or ["all"])
+    if out is None:
+        typer.echo(table.csv(), nl=False)
+    else:
+        table.write(out)
+
+
+@command()
+def shape(
+    mask: Annotated[Path, typer.Argument(help="Cord mask, soft or binary.")],
+    levels: Annotated[Path | None, typer.Option("--levels", help="Landmarks: point labels, or a mask labelled by level.")] = None,
+    kind: Annotated[str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto.")] = "auto",
+    per: Annotated[str, typer.Option("--per", help="slice or level.")] = "slice",
+    pam50: Annotated[bool, typer.Option("--pam50", help="Along the template's z axis, slice numbers and all.")] = False,
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; by default it is printed.")] = None,
+) -> None:
+    """Measure the cord of one mask: area, diameters, form, tilt and symmetry by slice or level."""
+    from cohort_engine.single.morphometry import shape as run
+    from cohort_engine.template import load_heights
+
+    reference = load_heights(template, path=template_path) if levels is not None else None
+    table = run(mask, levels, kind=kind, per=per, template=reference, normalise=pam50)
+    if out is None:
+        typer.echo(table.csv(), nl=False)
+    else:
+        table.write(out)

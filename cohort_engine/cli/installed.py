@@ -1,0 +1,82 @@
+"""What is installed and trained: templates, networks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cohort_engine.cli.say import say, show
+from cohort_engine.cli.words import Command, TemplatePath, app
+
+template_app = typer.Typer(help="Install and inspect templates.", no_args_is_help=True)
+app.add_typer(template_app, name="template")
+train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+template_command, train_command = (partial(a.command, cls=Command) for a in (template_app, train_app))
+
+
+@template_command("install")
+def template_install(
+    name: Annotated[str, typer.Argument(help="Only pam50 can be installed; the parametric cord is built in.")] = "pam50",
+    source: Annotated[str | None, typer.Option("--from", help="Folder, zip file or URL; by default the official release archive.")] = None,
+) -> None:
+    """Install PAM50 after checking its content hashes."""
+    from cohort_engine.errors import unknown_name
+    from cohort_engine.template.pam50 import install_pam50
+
+    if name.lower() != "pam50":
+        raise unknown_name("template to install", name, ["pam50"], where="template install")
+    say(f"PAM50 is installed in {install_pam50(source)}")
+
+
+@template_command("info")
+def template_info(name: Annotated[str, typer.Argument()] = "PAM50", template_path: TemplatePath = None) -> None:
+    """Print a template's grid, levels, regions and content hash."""
+    from cohort_engine.template import load_template
+
+    t = load_template(name, path=template_path)
+    facts = {
+        "version": t.version, "hash": t.digest, "grid": " x ".join(map(str, t.grid.shape)), "voxels": len(t.packing),
+        "weights": t.atlas.weights.nnz, "levels": " ".join(t.levels), "regions": len(t.atlas.regions),
+    }  # fmt: skip
+    show({"": list(facts), t.name: [str(v) for v in facts.values()]})
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+TrainingFile = Annotated[Path, typer.Argument(help="Training file (YAML); see configs/training/.", metavar="CONFIG.yaml")]
+RunFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints and weights; what is there is continued.")]
+
+
+@train_command("cord")
+def train_cord(
+    config: TrainingFile,
+    out: RunFolder = Path("runs/cord"),
+    net: Annotated[list[str] | None, typer.Option("--net", help="Only this network (coarse, fine); may be repeated.")] = None,
+    template_path: TemplatePath = None,
+) -> None:
+    """Train the networks that find and segment the cord, on synthetic slices alone; again = continue."""
+    from cohort_engine.nn.training import load_training, with_template
+    from cohort_engine.nn.training import train_cord as run
+
+    _trained(run(with_template(load_training(config), template_path), out, nets=tuple(net or ()), say=_figures))
+
+
+@train_command("discs")
+def train_discs(config: TrainingFile, out: RunFolder = Path("runs/discs"), template_path: TemplatePath = None) -> None:
+    """Train the network that finds and names discs, on synthetic strips alone; again = continue."""
+    from cohort_engine.nn.training import load_disc_training, with_template
+    from cohort_engine.nn.training import train_discs as run
+
+    _trained(run(with_template(load_disc_training(config), template_path), out, say=_figures))
+
+
+def _figures(figures: dict[str, Any]) -> None:
+    say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+
+
+def _trained(written: dict[str, Path]) -> None:
+    for name, weights in written.items():
+        say(f" {weights}", head=name)

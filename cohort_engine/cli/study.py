@@ -1,0 +1,190 @@
+"""A study: simulate, index, plan, build, status, analyse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cohort_engine.cli.say import note, say, show
+from cohort_engine.cli.words import WORDS, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
+
+
+@command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("demo"),
+    patients: Annotated[int, typer.Option(min=2)] = 7,
+    controls: Annotated[int, typer.Option(min=2)] = 5,
+    seed: int = 1,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    labels: Annotated[bool, typer.Option("--labels", help="Give the build true masks and disc labels; otherwise it makes its own.")] = False,
+) -> None:
+    """Simulate a small DCM study, build its cohort from the images alone, compare every number with the truth, and analyse it."""
+    from cohort_engine.engine.events import RichProgress
+    from cohort_engine.report.demo import MIN_VOXELS, run_demo
+
+    say(f"Simulating {patients} patients and {controls} controls in {out}/study")
+    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers, labels=labels, events=RichProgress())
+    for group, table in result.by_group().items():
+        show(table, f"{group}: mean MTR (percent) by tract and level; in brackets the mean error against the simulation's truth")
+    show(result.errors(), f"Errors of cells of at least {MIN_VOXELS:.0f} native voxels (percentage points)", digits=3)
+    places = {"Store": result.store, "Every value and its error": result.cells_table, "Picture": result.figure, "Report": result.page}
+    for name, place in places.items():
+        say(f" {place}", head=name)
+    for name in result.asked:
+        say(f" {name}: its discs were not certain; one disc was labelled and the subject built again", head="needs a landmark", colour="yellow")
+    _finish(result.report)
+
+
+@command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="BIDS folder to make.")],
+    template: TemplateName = "parametric",
+    template_path: TemplatePath = None,
+    patients: Annotated[int, typer.Option(min=0)] = 8,
+    controls: Annotated[int, typer.Option(min=0)] = 4,
+    seed: int = 1,
+    labels: Annotated[bool, typer.Option(help="Write cord masks and disc labels as well.")] = True,
+) -> None:
+    """Write a simulated study with its truth as a BIDS folder, and a study file beside it."""
+    from cohort_engine.phantom.study import simulate as run
+    from cohort_engine.template import load_template
+
+    loaded = load_template(template, path=template_path)
+    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path, labels=labels)
+    say(f"{patients + controls} subjects in {out}")
+
+
+@command()
+def index(
+    study: Annotated[str, typer.Argument(help="Study file (YAML), or folder or URL of a BIDS dataset.", metavar="STUDY")],
+    derivatives: Annotated[list[str] | None, typer.Option(help="Derivative folders; by default all under derivatives/.")] = None,
+    source: Annotated[str | None, typer.Option(help="What the folder is: one of {sources}.", autocompletion=WORDS["sources"])] = None,
+) -> None:
+    """List the subjects of a study and what each of them lacks."""
+    from cohort_engine.config import parse_config
+    from cohort_engine.engine.build import index as run
+
+    given: dict[str, Any] = {k: v for k, v in {"derivatives": derivatives, "source": source}.items() if v}
+    if is_study(study):
+        config = study_of(study)
+        config = config.model_copy(update={"data": config.data.model_copy(update=given)})
+    else:
+        config = parse_config({"data": {"bids": study, "store": "", **given}}, where="index")
+    found = run(config)
+    missing = found.missing()
+    show(found.present().reset_index(names="file"), f"{len(found)} subjects, {len(found) - len(missing)} complete")
+    if len(missing):
+        show(missing, "What is missing")
+    if len(found.notes):
+        show(found.notes, "Notes")
+
+
+@command()
+def plan(study: StudyFile) -> None:
+    """Print what a build would do: tasks, bytes, memory, missing inputs. Nothing is written, and no cluster is started."""
+    from cohort_engine.engine.build import plan as make_plan
+
+    prepared = make_plan(study_of(study))
+    say(str(prepared))
+    prepared.validate()
+
+
+@command()
+def build(study: StudyFile, quiet: Quiet = False) -> None:
+    """Build the cohort, or continue a build that was interrupted."""
+    from cohort_engine.engine.build import build as run
+
+    _finish(run(study_of(study), events=_events(quiet)))
+
+
+@command()
+def retry(study: StudyFile, quiet: Quiet = False) -> None:
+    """Run again only the subjects that failed."""
+    from cohort_engine.engine.build import retry as run
+
+    _finish(run(study_of(study), events=_events(quiet)))
+
+
+def _events(quiet: bool) -> Any:
+    from cohort_engine.engine.events import Events, RichProgress
+
+    return Events() if quiet else RichProgress()
+
+
+def _finish(report: Any) -> None:
+    counts = {"stage": list(report.counts), **{o: [c[o] for c in report.counts.values()] for o in next(iter(report.counts.values()), {})}}
+    show(counts, f"Built in {report.seconds:.0f} s")
+    say(f" {report.url}", head="Store")
+    if report.trouble:
+        say(f" {report.trouble}", head="The store is not closed.", colour="yellow")
+    if len(report.failures):
+        show(report.failures, "Subjects that did not finish")
+    raise typer.Exit(report.exit_code)
+
+
+@command()
+def status(store: Store) -> None:
+    """Show how far a cohort is, and what is still to be done. Exit code 1: something is. With a study file: held against what it asks for now."""
+    from cohort_engine.engine.build import status as look
+
+    found = look(study_of(store) if is_study(store) else store)
+    show(found.counts)
+    for line in found.reasons:
+        say(f" {line}", head="stale", colour="yellow")
+    if len(found.failures):
+        show(found.failures, "Subjects that did not finish")
+    if found.left:
+        show({"who": list(found.left), "why": list(found.left.values())}, f"{len(found.left)} left the study, and are in no answer")
+    if found.withdrawn:
+        say(f"{len(found.withdrawn)} withdrawn and erased: rows {', '.join(map(str, found.withdrawn))}")
+    if found.mixed:
+        note(found.mixed)
+    if found.writer is not None:
+        say(f'process {found.writer.process} on {found.writer.host} does "{found.writer.doing}" since {found.writer.since}')
+    say(f"closed {found.finalised}" if found.finalised else "not closed")
+    raise typer.Exit(found.exit_code)
+
+
+@command()
+def analyse(
+    study: Study,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for tables, figures and report.html; by default beside the store.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what was found.")] = False,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Analyse although rows were made with different settings.")] = False,
+) -> None:
+    """Compare the groups of a finished cohort: tables, figures, and one page that says what was found and how."""
+    from cohort_engine.report.analyse import analyse as run
+    from cohort_engine.report.page import REPORT
+    from cohort_engine.report.summary import summarise, top_findings
+
+    found = run(study_of(study, asked=True), out=out, say=None if quiet else say, allow_mixed=allow_mixed)
+    for line in summarise(found).values():
+        say(line)
+    if len(best := top_findings(found)):
+        show(best, f"Largest differences, cases against controls ({len(found.findings)} in all)")
+    for text in found.material.notes:
+        note(text)
+    for name, why in found.problems.items():
+        say(f" {why}", head=f"{name} could not be made", colour="yellow")
+    say(f" {found.out / REPORT if found.out else REPORT}", head="Report")
+
+
+@command("import-morphometry")
+def import_tables(
+    tables: Annotated[Path, typer.Argument(help="Folder or tar archive of PAM50-normalised per-slice tables, one a subject.")],
+    participants: Annotated[Path, typer.Option("--participants", help="participants.tsv with the covariates.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL of the cohort store to make.")],
+    template: TemplateName = "PAM50",
+    template_path: TemplatePath = None,
+) -> None:
+    """Make a cohort store of morphometry tables of the Spinal Cord Toolbox."""
+    from cohort_engine.engine.importing import import_morphometry
+    from cohort_engine.template import load_template
+
+    report = import_morphometry(tables, out, participants=participants, template=load_template(template, path=template_path))
+    say(
+        f" {out}: {report.subjects} subjects, {report.without_covariates} of them not in the participants table; "
+        f"{report.without_table} participants have no table", head="Store",
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""What the verbs share: the application, names of fixed choices, and arguments that are a store or a study file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from cohort_engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cohort_engine.config import Config
+
+app = typer.Typer(
+    name="cohort-engine",
+    help="Spinal-cord quantitative MRI for whole cohorts: a BIDS study becomes a PAM50-space Zarr store with tract-wise tables.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+# --- words of fixed choices -------------------------------------------------------------------------------------------
+def _estimators() -> list[str]:
+    from cohort_engine.schema import ESTIMATORS
+
+    return list(ESTIMATORS)
+
+
+def _spaces() -> list[str]:
+    from cohort_engine.schema import SPACES
+
+    return list(SPACES)
+
+
+def _sources() -> list[str]:
+    from cohort_engine.stages.base import SOURCES
+
+    return list(SOURCES)
+
+
+def _clusters() -> list[str]:
+    from cohort_engine.engine.clusters import CLUSTERS
+
+    return list(CLUSTERS)
+
+
+WORDS: Mapping[str, Callable[[], list[str]]] = {"estimators": _estimators, "spaces": _spaces, "sources": _sources, "clusters": _clusters}
+"""Name in a help text -> the words that may stand there. They are looked up when a verb's help is shown, so that the list of verbs stays quick."""
+
+
+class Command(TyperCommand):
+    """A verb whose help lists words of `WORDS` in place of their name in braces."""
+
+    def format_help(self, *arguments: Any) -> None:
+        """Fill in the words, and show the help."""
+        parts: list[Any] = [self, *self.params]
+        for part in parts:
+            for name, words in WORDS.items():
+                text = getattr(part, "help", None) or ""
+                if f"{{{name}}}" in text:
+                    part.help = text.replace(f"{{{name}}}", ", ".join(words()))
+        super().format_help(*arguments)
+
+
+command = partial(app.command, cls=Command)
+
+TemplateName = Annotated[str, typer.Option("--template", help="PAM50, or the built-in parametric cord.")]
+TemplatePath = Annotated[Path | None, typer.Option("--template-path", help="Folder of PAM50, where it is not installed.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Half = Annotated[bool | None, typer.Option("--half/--full", help="Compute in bfloat16; by default on a GPU only.")]
+Space = Annotated[
+    str, typer.Option("--space", help="One of {spaces}: tables made in the template, or in each image.", autocompletion=WORDS["spaces"])
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No live progress.")]
+
+
+# --- a store or a study file ------------------------------------------------------------------------------------------
+StudyFile = Annotated[str, typer.Argument(help="Study file (YAML); see configs/studies/. compute.cluster: one of {clusters}.", metavar="STUDY.yaml")]
+Store = Annotated[str, typer.Argument(help="Folder or URL of the cohort store, or the study file that says where it is.", metavar="STORE")]
+Study = Annotated[str, typer.Argument(help="Study file (YAML), or a cohort store, which is analysed with default settings.", metavar="STUDY.yaml")]
+
+
+def is_study(argument: str) -> bool:
+    """Whether an argument is a study file, by its ending.
+
+    Examples
+    --------
+    >>> is_study("dcm.yaml"), is_study("s3://bucket/dcm.zarr")
+    (True, False)
+    """
+    return argument.lower().endswith((".yaml", ".yml"))
+
+
+def store_of(argument: str) -> str:
+    """Path or URL of a store, from itself or from a study file."""
+    return study_of(argument).data.store if is_study(argument) else argument
+
+
+def study_of(argument: str, *, asked: bool = False) -> Config:
+    """Read a study file. With `asked` a store will do as well: it is a study whose settings are those the store was asked for last.
+
+    Raises
+    ------
+    ConfigError
+        A store where the images of a study are needed, or a study file that cannot be used.
+    """
+    from cohort_engine.config import load_config, parse_config
+
+    if is_study(argument):
+        return load_config(argument)
+    if asked:
+        from cohort_engine.store import layout
+
+        science = layout.record_of(layout.open_root(argument), layout.ASKED).get("science", {})
+        source = {k: science[k] for k in ("source",) if k in science}
+        return parse_config({"data": {"bids": "", "store": argument, **source}, **{k: science[k] for k in ("template", "stages") if k in science}})
+    raise ConfigError(
+        expected="a study file, which ends in .yaml or .yml", found=repr(argument), where="command line",
+        remedy="Give the study file: this command reads the images it names.",
+    )  # fmt: skip

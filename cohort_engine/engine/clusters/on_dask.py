@@ -1,0 +1,178 @@
+"""What every cluster of dask has in common: futures, lost workers, limits of time. Dask loads when a pool opens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from cohort_engine.config import ComputeConfig
+from cohort_engine.engine.clusters.base import SILENCE_SECONDS, OnSilence, WorkerOffer
+from cohort_engine.engine.clusters.synchronous import overtime
+from cohort_engine.engine.events import Events
+from cohort_engine.engine.plugins import BEGUN, TOPIC, worker_plugin
+from cohort_engine.errors import LostWorkerError, ResourceError
+from cohort_engine.single.process import Workplace
+
+LOOK_SECONDS = 0.5
+"""How often limits of time are looked at."""
+RESTART_SECONDS = 30.0
+"""How long a worker may take to be started again."""
+
+
+@dataclass
+class Running:
+    """A call that a worker has begun.
+
+    Attributes
+    ----------
+    worker : str
+        Address.
+    since : float
+        Monotonic time.
+    """
+
+    worker: str
+    since: float
+
+
+class DaskPool:
+    """A dask cluster. Subclasses say how it is reached (`_join`) and who offers what beforehand (`offers`).
+
+    Workers tell when they begin a call and when they have ended it (`engine.plugins`); one that runs for too long is cancelled, and its
+    worker restarted: what waits there goes elsewhere.
+    """
+
+    own = False
+    """The workers were started by this process."""
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        self.compute = compute
+        self.client: Any = None
+        self.ended: SimpleQueue[Any] = SimpleQueue()
+        self.futures: dict[str, tuple[Any, float | None]] = {}
+        self.running: dict[str, Running] = {}
+        self.overdue: dict[str, float] = {}
+        self.offered: set[frozenset[tuple[str, float]]] = {frozenset()}
+
+    def _join(self, at_most: int | None, events: Events) -> Any:
+        """Return a client whose cluster has a worker."""
+        raise NotImplementedError
+
+    def offers(self) -> tuple[WorkerOffer, ...]:
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return tuple(WorkerOffer(w["memory_limit"], dict(w["resources"])) for w in workers)
+
+    def open(self, workplace: Workplace, *, at_most: int | None = None, events: Events | None = None) -> None:
+        if self.client is None:
+            self.client = self._join(at_most, events or Events())
+        self.client.subscribe_topic(TOPIC, self._hear)
+        self.client.register_plugin(worker_plugin(workplace, own=self.own))
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int, timeout: float | None = None
+    ) -> Any:  # fmt: skip
+        self._refuse(resources)
+        future = self.client.submit(function, *args, key=key, resources=dict(resources) or None, retries=retries, pure=False)
+        self.futures[key] = future, timeout
+        future.add_done_callback(self.ended.put)
+        return future
+
+    def completed(self, on_silence: OnSilence | None = None) -> Iterator[Any]:
+        heard = time.monotonic()
+        while self.futures:
+            try:
+                future = self.ended.get(timeout=LOOK_SECONDS)
+            except Empty:
+                self._look()
+                if on_silence is not None and time.monotonic() - heard >= SILENCE_SECONDS:
+                    heard = time.monotonic()
+                    on_silence({key: heard - r.since for key, r in sorted(self.running.items())})
+                continue
+            heard = time.monotonic()
+            self.futures.pop(future.key, None)
+            self.running.pop(future.key, None)
+            yield future
+
+    def outcome(self, future: Any) -> Any:
+        from distributed import CancelledError, KilledWorker
+        from distributed.comm import CommClosedError
+
+        if (timeout := self.overdue.pop(future.key, None)) is not None:
+            return overtime(timeout)
+        found = "its result gone"
+        if future.status == "finished":
+            with suppress(CancelledError, CommClosedError, KilledWorker):
+                return future.result()
+        elif future.status == "error":
+            error = future.exception()
+            if not isinstance(error, KilledWorker | CancelledError | CommClosedError):
+                return error.with_traceback(future.traceback())
+            found = type(error).__name__
+        if self.client.status != "running":
+            raise ResourceError(
+                expected="a running scheduler", found=self.client.status, where="compute",
+                remedy="Start the cluster again and build again: what is done stays done.",
+            )  # fmt: skip
+        return LostWorkerError(
+            expected="a worker that survives the task", found=found if future.status in ("finished", "error") else future.status, where="compute",
+            remedy="The process died: most often its memory was too small (compute.memory). Build again to try again.",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        client, self.client = self.client, None
+        self.futures.clear()
+        if client is not None:
+            client.close()
+
+    def _refuse(self, resources: Mapping[str, float]) -> None:
+        wish = frozenset(resources.items())
+        if wish in self.offered:
+            return
+        offers = self.offers()
+        if not any(o.has(resources) for o in offers):
+            raise ResourceError(
+                expected=f"a worker that offers {dict(resources)}", found=f"none among {len(offers)}", where="compute",
+                remedy="Start a worker with it (dask worker --resources), or choose a stage that does without.",
+            )  # fmt: skip
+        self.offered.add(wish)
+
+    def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Note what a worker says: in the client's thread."""
+        key, worker, now = event[1]["key"], event[1]["worker"], time.monotonic()
+        if event[1]["what"] == BEGUN:
+            self.running[key] = Running(worker, now)
+            return
+        self.running.pop(key, None)
+        for other in list(self.running.values()):  # a worker of several threads runs one task at a time: the others begin now
+            if other.worker == worker:
+                other.since = now
+
+    def _look(self) -> None:
+        """End what runs for too long."""
+        now = time.monotonic()
+        for key, run in list(self.running.items()):
+            future, timeout = self.futures.get(key, (None, None))
+            if timeout is not None and now - run.since > timeout and key not in self.overdue:
+                self.overdue[key] = timeout
+                del self.running[key]
+                self.client.cancel([future], force=True)
+                threading.Thread(target=self._restart, args=(self.client, run.worker), daemon=True).start()
+
+    def _restart(self, client: Any, worker: str) -> None:
+        """Kill a worker's process and start it again; one that nobody watches over ends itself."""
+        with suppress(Exception):  # the cluster may be closing
+            if client.scheduler_info(n_workers=-1)["workers"].get(worker, {}).get("nanny"):
+                client.restart_workers([worker], timeout=RESTART_SECONDS, raise_for_error=False)
+            else:
+                client.run(_leave, workers=[worker], nanny=False)
+
+
+def _leave() -> None:
+    import os
+
+    os._exit(1)

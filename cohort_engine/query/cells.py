@@ -1,0 +1,314 @@
+"""The cells of a cohort: one number per subject, level and region, from the tables where they hold it, else from the maps.
+
+This is the one kernel of every answer. It knows a *source*, which reads variables by their path in the store: `query.reader.CohortReader`
+is one (a store), `query.accessor` makes another of an opened Dataset. Nothing here imports dask, xarray, pandas; scipy only where maps are
+reduced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.errors import StoreError, unknown_name
+from cohort_engine.query.question import WHERE, Query
+from cohort_engine.template.atlas import Atlas, Naming, Region
+from cohort_engine.template.levels import LevelRange
+
+MIN_COVERAGE = 0.75
+"""Coverage limit where a store does not say which one its tables were made with."""
+CORD = "spinal cord"
+"""Region of whole cross-sections."""
+CELL = (schema.VALUE, *schema.COMPANIONS)
+"""What a cell of a table may have: value, std, se, n, coverage."""
+MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
+"""Measures of the cord that have a profile."""
+VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
+
+Names = str | Sequence[str]
+
+
+class Source(Protocol):
+    """Reads the variables of a cohort by their path in the store; the subject axis is that of the people asked about."""
+
+    space: str
+    """Space of the tables."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Root attributes of the store."""
+
+    @property
+    def subjects(self) -> int:
+        """Length of the subject axis."""
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Attributes of every ``maps/<metric>`` (subject, voxel), by name."""
+
+    @property
+    def naming(self) -> Naming:
+        """Names of the atlas."""
+
+    def names(self, group: str) -> list[str]:
+        """Names of the variables of a group of tables."""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a variable."""
+
+    def about(self, path: str) -> Mapping[str, Any]:
+        """Attributes of a variable."""
+
+    def read(self, path: str, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        """Values of a variable; of one with a subject axis these rows of it, by position among the people asked about."""
+
+    def atlas(self) -> Atlas:
+        """Read the weights."""
+
+    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        """Whether the row (subject,) of a table is that of the maps and settings of now."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells of (subject, level, region).
+
+    Attributes
+    ----------
+    levels, regions : tuple of str
+    values : mapping of name to (subject, level, region) array
+        ``value``, ``std``, ``n``, ``coverage``, and ``se`` where the estimator has one. NaN where the coverage is below the limit.
+    about : mapping
+        ``metric`` (or ``measure``), ``long_name``, ``units``, ``estimator``, ``min_coverage``.
+    stale : (n,) int array
+        Positions of subjects whose rows were made with other settings than the store now asks for, and are therefore missing.
+    """
+
+    levels: tuple[str, ...]
+    regions: tuple[str, ...]
+    values: Mapping[str, NDArray[Any]]
+    about: Mapping[str, Any]
+    stale: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+def own_limit(source: Source) -> float:
+    """Coverage limit that the tables were made with."""
+    asked = json.loads(str(source.attributes.get("asked") or "{}")).get("science", {})
+    try:
+        return float(asked["stages"]["reduce"]["min_coverage"])
+    except (KeyError, TypeError):
+        return MIN_COVERAGE
+
+
+def profiles(source: Source) -> list[str]:
+    """Measures of the cord that have a profile here."""
+    return [m for m in MEASURES if source.has(f"{schema.PROFILES}/{m}")]
+
+
+def estimators_of(source: Source, metric: str) -> list[str]:
+    """Estimators that have a table of a metric here."""
+    names = [n for n in source.names(f"{schema.TABLES}/{source.space}") if n.startswith(f"{metric}_")]
+    values = [n for n in names if not n.endswith(tuple(f"_{c}" for c in schema.COMPANIONS))]
+    return [n[len(metric) + 1 :] for n in values if f"{n}_{schema.N}" in names]
+
+
+def levels_of(source: Source) -> list[str]:
+    """Names of the levels that the template's voxels lie in, from the top down."""
+    return [schema.LEVEL_NAMES[n - 1] for n in np.flatnonzero(np.bincount(source.read(VOXEL_LEVEL))) if n > 0]
+
+
+def as_list(names: Names, separator: str | None = None) -> list[str]:
+    """Several names, or one that may hold several."""
+    if not isinstance(names, str):
+        return list(names)
+    return [n.strip() for n in names.split(separator)] if separator else [names]
+
+
+def level_ranges(source: Source, levels: Names | None) -> list[LevelRange]:
+    """Read levels and pooled ranges; by default each level."""
+    known = levels_of(source)
+    return [LevelRange.parse(n, known) for n in (known if levels is None else as_list(levels, separator=","))]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+def ask(source: Source, query: Query, *, wanted: Sequence[str] = CELL) -> Cells:
+    """Cells of a question: of a metric in regions, or of a measure of the cord; `wanted` says which of the cell's numbers are needed."""
+    if query.metric in MEASURES and query.metric not in source.metrics:
+        return profile(source, query.metric, query.levels or None, min_coverage=query.min_coverage)
+    return table(
+        source, query.metric, query.tracts or None, query.levels or None, estimator=query.estimator, min_coverage=query.min_coverage, wanted=wanted
+    )  # fmt: skip
+
+
+def table(
+    source: Source, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA,
+    min_coverage: float | None = None, wanted: Sequence[str] = CELL,
+) -> Cells:  # fmt: skip
+    """Cells of a metric.
+
+    Rows that the store's tables hold are taken from there; where a cell is pooled, summed, or below the tables' coverage limit, where the store
+    is not finalised, or where a table was made from other maps or settings, they are reduced from the maps with the same operator.
+
+    Parameters
+    ----------
+    source : Source
+    metric : str
+        One of the metrics that the cohort holds.
+    regions : str or sequence of str, optional
+        Names, sides together (``"lateral corticospinal tract"``), sums (``"a + b"``); by default all labels and unions.
+    levels : str or sequence of str, optional
+        ``"C2"``; ``"C2:C3"`` is one pooled cell; ``"C2,C3"`` or a list are several; ``"all"`` pools the whole cord. By default each level.
+    estimator : str
+    min_coverage : float, optional
+        By default the tables' own.
+    wanted : sequence of str
+        Which of `CELL` to read.
+
+    Returns
+    -------
+    Cells
+        float32.
+
+    Raises
+    ------
+    UnknownNameError
+        A metric, level, region or estimator that does not exist, with the near names.
+    StoreError
+        Native tables do not hold the cells.
+    """
+    known = source.metrics
+    if metric not in known:
+        raise unknown_name("metric", metric, [*known, *profiles(source)], where=WHERE)
+    own = own_limit(source)
+    limit = own if min_coverage is None else min_coverage
+    naming = source.naming
+    chosen = naming.regions if regions is None else tuple(naming.region(n) for n in as_list(regions))
+    ranges = level_ranges(source, levels)
+    about = {
+        "metric": metric, "long_name": known[metric].get("long_name", metric), "units": known[metric].get("units", "1"), "estimator": estimator,
+        "min_coverage": limit,
+    }  # fmt: skip
+    at = None if limit < own else _in_table(source, metric, estimator, ranges, chosen)
+    native = source.space != schema.SPACE_TEMPLATE
+    held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator)
+    if native and at is None:
+        raise StoreError(
+            expected="cells of the native tables: single levels, labels and unions", found=f"{metric} elsewhere", where=WHERE,
+            remedy="Ask for single levels at the tables' own coverage, or read the template tables, which can be pooled.",
+        )  # fmt: skip
+    parts: list[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]] = []
+    if at is not None and (held.any() or native):
+        rows = np.flatnonzero(held)
+        parts.append((rows, _from_table(source, metric, estimator, at, rows, wanted, limit if limit > own else None)))
+    if not native and not (held.all() and parts):
+        rows = np.flatnonzero(~held)
+        parts.append((rows, _from_maps(source, metric, estimator, ranges, chosen, limit, rows)))
+    values = _joined(parts, (source.subjects, len(ranges), len(chosen)))
+    names = tuple(r.name for r in ranges), tuple(r.name for r in chosen)
+    return Cells(*names, values, about, np.flatnonzero(~held) if native else np.empty(0, np.intp))
+
+
+def _table_path(source: Source, metric: str, estimator: str, companion: str | None = None) -> str:
+    return f"{schema.TABLES}/{source.space}/{schema.table_name(metric, estimator, companion)}"
+
+
+def _in_table(
+    source: Source, metric: str, estimator: str, ranges: Iterable[LevelRange], regions: Iterable[Region]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Where in the table the cells are: positions of its levels and of its regions, or None where it does not hold all of them."""
+    if not source.has(_table_path(source, metric, estimator)):
+        return None
+    places = []
+    for axis, items in ((schema.LEVEL, ranges), (schema.REGION, regions)):
+        place = {str(n): i for i, n in enumerate(source.read(f"{schema.TABLES}/{source.space}/{axis}"))}
+        if any(item.name not in place for item in items):
+            return None
+        places.append(np.array([place[item.name] for item in items], np.intp))
+    return places[0], places[1]
+
+
+def _from_table(
+    source: Source, metric: str, estimator: str, at: tuple[NDArray[np.intp], NDArray[np.intp]], rows: NDArray[np.intp], wanted: Sequence[str],
+    limit: float | None,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    companions = [c for c in schema.COMPANIONS if source.has(_table_path(source, metric, estimator, c))]
+    needed = [c for c in companions if c in wanted or (limit is not None and c == schema.COVERAGE)]
+    inner = (slice(None), at[0][:, None], at[1])
+    out = {c: source.read(_table_path(source, metric, estimator, None if c == schema.VALUE else c), rows)[inner] for c in (schema.VALUE, *needed)}
+    if limit is not None:
+        enough = out[schema.COVERAGE] >= np.float32(limit)
+        out |= {k: np.where(enough, v, np.float32(np.nan)) for k, v in out.items() if k not in (schema.N, schema.COVERAGE)}
+    return out
+
+
+def _from_maps(
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp]
+) -> dict[str, NDArray[Any]]:
+    """Reduce maps, a block of subjects at a time: the memory is that of one block whatever the cohort's size."""
+    from cohort_engine.reduce.estimators import estimator as find_estimator
+    from cohort_engine.reduce.operator import Operator
+
+    kernel = find_estimator(estimator)
+    operator = Operator.build(source.atlas(), source.read(VOXEL_LEVEL), ranges, regions)
+    path = f"{schema.MAPS}/{metric}"
+    firsts = range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)
+    blocks = [kernel.of_maps(operator, source.read(path, rows[i : i + schema.SUBJECT_BLOCK]), min_coverage=limit) for i in firsts]
+    return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+
+def _joined(parts: Sequence[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]], shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """Put rows of several origins in their places."""
+    if len(parts) == 1 and len(parts[0][0]) == shape[0]:
+        return dict(parts[0][1])
+    out = {}
+    for name in (n for n in CELL if all(n in values for _, values in parts)):
+        out[name] = np.full(shape, np.nan, np.float32)
+        for rows, values in parts:
+            out[name][rows] = values[name]
+    return out
+
+
+def profile(source: Source, measure: str, levels: Names | None = None, *, min_coverage: float | None = None) -> Cells:
+    """Pool a profile over levels: every slice of the template counts the same; the one region is the whole cord.
+
+    Returns
+    -------
+    Cells
+        float64; ``std`` is the population standard deviation along the cord, ``n`` the number of slices. NaN where the coverage (share of the
+        slices with a value) is below the limit, or 0.
+
+    Raises
+    ------
+    UnknownNameError
+        No such profile, or no such level.
+    """
+    path = f"{schema.PROFILES}/{measure}"
+    if measure not in MEASURES or not source.has(path):
+        raise unknown_name("profile", measure, profiles(source), where=WHERE)
+    limit = own_limit(source) if min_coverage is None else min_coverage
+    ranges = level_ranges(source, levels)
+    number, values = source.read(f"{schema.PROFILES}/{schema.Z_LEVEL}"), np.asarray(source.read(path), np.float64)
+    columns = [_pooled(values[:, np.isin(number, r.numbers)], limit) for r in ranges]
+    cells = {name: np.stack([c[name] for c in columns], axis=1)[:, :, None] for name in columns[0]}
+    about = {**source.about(path), "measure": measure, "min_coverage": limit}
+    return Cells(tuple(r.name for r in ranges), (CORD,), cells, about)
+
+
+def _pooled(values: NDArray[np.float64], limit: float) -> dict[str, NDArray[Any]]:
+    """Mean, spread, number and share of the values (subject, z) that are there."""
+    there = ~np.isnan(values)
+    n = there.sum(axis=1)
+    coverage = n / max(1, values.shape[1])
+    enough = (n > 0) & (coverage >= limit)
+    divisor = np.where(enough, n, 1)
+    mean = np.where(there, values, 0.0).sum(axis=1) / divisor
+    spread = np.sqrt((np.where(there, values - mean[:, None], 0.0) ** 2).sum(axis=1) / divisor)
+    nan = np.full(len(values), np.nan)
+    return {schema.VALUE: np.where(enough, mean, nan), schema.STD: np.where(enough, spread, nan), schema.N: n, schema.COVERAGE: coverage}

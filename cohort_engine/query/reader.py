@@ -1,0 +1,234 @@
+"""A cohort store for questions: its arrays by path, opened when they are read, for the people who count."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import obstore
+import zarr
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.errors import unknown_name
+from cohort_engine.io.places import object_store, storage_errors
+from cohort_engine.query.answer import IDENTITY
+from cohort_engine.query.cells import CELL, MEASURES, own_limit
+from cohort_engine.store import layout
+from cohort_engine.store.tables import old_blocks, stored_digests, table_digest
+from cohort_engine.template.atlas import Atlas, Naming
+
+LEFT = layout.LEFT.name
+PROFILE_VARIABLES = {m: f"profile_{m}" for m in MEASURES}
+"""Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
+ATLAS_VARIABLES = {name: f"{schema.ATLAS}_{name}" for name in (schema.INDPTR, schema.INDICES, schema.WEIGHT, schema.LABEL_NAME)}
+"""Names of the atlas' arrays in an opened cohort: a body weight among the covariates is then no clash."""
+NAMES: Mapping[str, Mapping[str, str]] = {
+    schema.PROFILES: PROFILE_VARIABLES,
+    schema.ATLAS: ATLAS_VARIABLES,
+    schema.STAGES: {s.name: f"{schema.STAGES}_{s.name}" for s in schema.FIXED if s.group == schema.STAGES},
+}
+"""Group -> name of a variable in the store -> its name in an opened cohort, where that is another."""
+
+
+def groups_of(space: str) -> tuple[str, ...]:
+    """List the groups of the store that an opened cohort shows, those first whose names come first."""
+    tables = f"{schema.TABLES}/{space}"
+    shape = f"{schema.TABLES}/{schema.SHAPE}"
+    return (tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Read an array: the place that fails, or a damaged chunk, is a `StorageError` with its name."""
+    with storage_errors(path), layout.damage(path):
+        yield
+
+
+class CohortReader:
+    """A store as a source of `query.cells`.
+
+    Parameters
+    ----------
+    url : str
+        Folder or URL.
+    space : str
+        Which tables.
+    everybody : bool
+        Rows of people who left or withdrew count as well.
+
+    Raises
+    ------
+    StoreError
+        Nothing there, not a cohort store, or one of another format.
+    StorageError
+        The place does not answer, or a chunk is damaged: when it is read.
+    UnknownNameError
+        A space that does not exist.
+    """
+
+    def __init__(self, url: str, *, space: str = schema.SPACE_TEMPLATE, everybody: bool = False) -> None:
+        if space not in schema.SPACES:
+            raise unknown_name("space", space, list(schema.SPACES), where="query")
+        self.url, self.space = url, space
+        self.root = layout.open_root(url)
+        self.attributes: Mapping[str, Any] = dict(self.root.attrs)
+        self.total = layout.row_count(self.root)
+        self._arrays: dict[str, zarr.Array[Any] | None] = {}
+        self._lists: dict[str, list[str]] = {}
+        self._columns: dict[str, NDArray[Any]] = {}
+        here = np.ones(self.total, bool) if everybody else (self.whole_column(schema.PARTICIPANT) != "") & (self.left == "")
+        self.rows: NDArray[np.intp] = np.flatnonzero(here)
+
+    # --- arrays ---
+    def names(self, group: str) -> list[str]:
+        """Names of the arrays of a group, sorted."""
+        if group not in self._lists:
+            with storage_errors(group):
+                listing = obstore.list_with_delimiter(object_store(self.url), group)
+            self._lists[group] = sorted(str(p).rstrip("/").rpartition("/")[2] for p in listing["common_prefixes"])
+        return self._lists[group]
+
+    def array(self, path: str) -> zarr.Array[Any] | None:
+        """Open an array, once; None where there is none."""
+        if path not in self._arrays:
+            with storage_errors(path):
+                try:
+                    node = self.root[path]
+                except KeyError:
+                    node = None
+            self._arrays[path] = node if isinstance(node, zarr.Array) else None
+        return self._arrays[path]
+
+    def has(self, path: str) -> bool:
+        return self.array(path) is not None
+
+    def about(self, path: str) -> Mapping[str, Any]:
+        array = self.array(path)
+        return {} if array is None else {k: v for k, v in array.attrs.items() if not k.startswith("_")}
+
+    def read(self, path: str, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        array = self.array(path) or layout.array_at(self.root, path)
+        with reading(path):
+            if layout.dims_of(array)[:1] != (schema.SUBJECT,):
+                return _plain(np.asarray(array[...]))
+            at = self.rows if rows is None else self.rows[rows]
+            if len(at) and at[-1] - at[0] + 1 == len(at):
+                return _plain(np.asarray(array[int(at[0]) : int(at[-1]) + 1]))
+            return _plain(np.asarray(array.oindex[at]))
+
+    # --- people ---
+    @property
+    def subjects(self) -> int:
+        return len(self.rows)
+
+    def whole_column(self, name: str) -> NDArray[Any]:
+        """Values of a column of the store's subject table, everybody's."""
+        if name not in self._columns:
+            array = layout.array_at(self.root, f"{schema.SUBJECTS}/{name}")
+            with reading(f"{schema.SUBJECTS}/{name}"):
+                self._columns[name] = _plain(np.asarray(array[: self.total]))
+        return self._columns[name]
+
+    @cached_property
+    def left(self) -> NDArray[Any]:
+        """Why each row of the store (row,) is out of the study; empty for those in it."""
+        return self.whole_column(LEFT) if LEFT in self.names(schema.SUBJECTS) else np.full(self.total, "", object)
+
+    @cached_property
+    def covariates(self) -> dict[str, str]:
+        """Column as it is called here -> name in the subject table: one whose name is taken is ``subjects_<name>``. Identity first."""
+        groups = [g for g in groups_of(self.space) if g != schema.SUBJECTS]
+        taken = {NAMES.get(g, {}).get(n, n) for g in groups for n in self.names(g)} | {schema.SUBJECT, *CELL}
+        names = [n for n in self.names(schema.SUBJECTS) if n not in (*IDENTITY, LEFT)]
+        return {f"{schema.SUBJECTS}_{n}" if n in taken else n: n for n in (*IDENTITY, *names)}
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.covariates)
+
+    def column(self, name: str) -> NDArray[Any]:
+        return self.whole_column(self.covariates[name])[self.rows]
+
+    def select(self, at: NDArray[np.intp]) -> CohortReader:
+        out = copy.copy(self)
+        out.rows = self.rows[at]
+        return out
+
+    # --- what there is ---
+    @cached_property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        return {n: self.about(f"{schema.MAPS}/{n}") for n in self.names(schema.MAPS) if self.has(f"{schema.MAPS}/{n}")}
+
+    @cached_property
+    def naming(self) -> Naming:
+        return Naming(tuple(map(str, self.read(layout.LABELS.path))), *self.parts)
+
+    def atlas(self) -> Atlas:
+        with reading(schema.ATLAS):
+            return layout.stored_atlas(self.url)
+
+    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        return self.rows_current(metric, estimator)[self.rows]
+
+    def rows_current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+        """Which rows of the store (row,) a table holds as they are now: none before the store is closed, when results may wait to be gathered."""
+        path = f"{schema.TABLES}/{self.space}/{schema.table_name(metric, estimator)}"
+        template = self.space == schema.SPACE_TEMPLATE
+        maker = layout.spec_at(self.root, f"{schema.MAPS}/{metric}" if template else path).stage
+        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)] if self.attributes.get(layout.FINALISED) else []
+        if maker not in stages:
+            return np.zeros(self.total, bool)
+        if not template:
+            return self._judged(maker)
+        status, key = (self._stage_column(n, stages.index(maker)) for n in (schema.STATUS, schema.KEY))
+        done = status == next(code for code, word in schema.STATUS_CODES.items() if word == schema.DONE)
+        keys = np.where(done, key, "").tolist()
+        atlas, voxels = (str(self.attributes[k]) for k in (layout.ATLAS_DIGEST, layout.VOXELS_DIGEST))
+        block = schema.SUBJECT_BLOCK
+        wanted = [table_digest(atlas, voxels, estimator, own_limit(self), keys[i : i + block]) for i in range(0, self.total, block)]
+        current = np.ones(self.total, bool)
+        for first in old_blocks(stored_digests(self.root, path), wanted):
+            current[first : first + block] = False
+        return current
+
+    def _judged(self, stage: str) -> NDArray[np.bool_]:
+        """Which rows of the store (row,) have a stage that is done as it is asked for now, and so is all that it took."""
+        from cohort_engine.store.maintenance import states_of
+
+        states = states_of(self.url)
+        if stage not in states.stages:
+            return np.zeros(self.total, bool)
+        return np.asarray(states.codes[:, states.stages.index(stage)] == schema.STATES.index(schema.DONE))
+
+    def _stage_column(self, name: str, stage: int) -> NDArray[Any]:
+        path = f"{schema.STAGES}/{name}"
+        array = layout.array_at(self.root, path)
+        with reading(path):
+            return _plain(np.asarray(array[: self.total, stage]))
+
+    @cached_property
+    def parts(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+        """Unions and clusters of the atlas: names and label rows."""
+        attributes = self._group_attributes(schema.ATLAS)
+        unions, clusters = ({str(n): tuple(m) for n, m in attributes[k].items()} for k in (layout.UNIONS, layout.CLUSTERS))
+        return unions, clusters
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """Shape and affine of the template's grid, by their names in the store."""
+        attributes = self._group_attributes(schema.VOXELS)
+        return {k: attributes[k] for k in (layout.GRID_SHAPE, layout.GRID_AFFINE)}
+
+    def _group_attributes(self, group: str) -> dict[str, Any]:
+        with storage_errors(group):
+            return dict(self.root[group].attrs)
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Text as an object array, which everybody takes."""
+    return values if values.dtype.kind in "fiub" else values.astype(object)

@@ -1,0 +1,135 @@
+"""The template map of each contrast: where each template voxel lies in the image (stages ``fit_<contrast>``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from cohort_engine import schema
+from cohort_engine.config import Config, Section
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.volume import Volume
+from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
+
+if TYPE_CHECKING:
+    from cohort_engine.cord.grey import GreyMatter
+    from cohort_engine.cord.levels import Landmarks
+
+AUTO: Final = "auto"
+GREY_MEMORY = 400.0
+"""torch, the network, and the windows of a 1 mm T2w image, MiB."""
+FIT_MEMORY = 400.0
+"""antspyx, a 1 mm T2w mask of the whole neck, SyN on the straightened block: 260 MiB measured with PAM50."""
+
+
+class FitConfig(Section):
+    """The template map (stages ``fit_<contrast>``)."""
+
+    contrasts: tuple[str, ...] = ()
+    """Contrasts that get a template map of their own, beside those that the metrics need."""
+    landmarks: Literal["auto", "disc", "body"] = "auto"
+    """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
+    deformable: bool = True
+    """Run SyN after the geometric steps."""
+    grey: bool = False
+    """Move the inside of the cord by its grey matter where the image shows it (T2*, MT); a network segments it."""
+    seed: int = 1
+    """Seed handed to ANTs through the worker's environment, before antspyx is imported."""
+
+
+def contrasts_of(config: Config) -> tuple[str, ...]:
+    """Return the contrasts that get a template map: those of the metrics, then those asked for by name.
+
+    Raises
+    ------
+    UnknownNameError
+        A contrast that nobody has registered.
+    """
+    needed = (schema.METRICS[m].contrast for m in config.stages.metrics)
+    mapped = (m.contrast for m in config.stages.maps.values())
+    names = tuple(dict.fromkeys((*needed, *mapped, *config.stages.fit.contrasts)))
+    return tuple(schema.CONTRASTS.find(c, where="stages.fit.contrasts").name for c in names)
+
+
+def fit_quality(contrast: str) -> dict[str, schema.VariableSpec]:
+    """Quality numbers of a template map."""
+    return schema.qc_specs(contrast, schema.FIT_QC, schema.fit_stage(contrast))
+
+
+def landmarks_of(inputs: StageInput, role: str, said: str) -> Landmarks:
+    """Read landmarks, with what their numbers mean: the study file's word (`said`), else the file's; those that a stage made are discs."""
+    from cohort_engine.cord.levels import landmarks_from_labels
+
+    labels = inputs.labels(role)
+    kind = inputs.kinds[role] if said == AUTO or role in inputs.made else said
+    return landmarks_from_labels(labels.data, labels.affine, kind=kind, what=schema.words(role))
+
+
+def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array]:
+    """Fit the template map of a contrast: ``fit/<contrast>`` (voxel, 3) RAS+ mm and its quality numbers.
+
+    Vertebral levels come from the landmarks of the T2w image, through scanner coordinates, or from the contrast's own.
+    """
+    from cohort_engine.single.fit import fit_cord
+
+    cord = inputs.volume(contrast.mask)
+    source = next(c for c in (schema.CONTRASTS[schema.T2W], contrast) if c.landmarks in inputs.files)
+    landmarks = landmarks_of(inputs, source.landmarks, inputs.params["landmarks"])
+    labelled = None if source.name == contrast.name else inputs.volume(source.mask)
+    grey = _grey_matter(inputs, contrast, cord) if inputs.params["grey"] else None
+    fitted = fit_cord(
+        cord, landmarks, inputs.template, labelled=labelled, grey=grey.soft if grey and grey.shown else None,
+        deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.words(contrast.mask), labelled_what=schema.words(source.mask),
+    )  # fmt: skip
+    quality = fitted.quality | ({schema.GREY_CONTRAST: grey.contrast} if grey else {})
+    return {schema.fit_spec(contrast.name).path: fitted.packed(inputs.template)} | quality_arrays(fit_quality(contrast.name), quality)
+
+
+def _grey_matter(inputs: StageInput, contrast: schema.Contrast, cord: Volume) -> GreyMatter:
+    """Segment the grey matter of the contrast's image, on the grid of its mask."""
+    from cohort_engine.cord.grey import grey_matter
+
+    image = inputs.volume(contrast.image)
+    require_grid(
+        cord.grid, image.grid, what=schema.words(contrast.mask), like=f"the {schema.words(contrast.image)}",
+        remedy="Segment this very image, or switch stages.fit.grey off.",
+    )  # fmt: skip
+    return grey_matter(image.data, image.affine, cord.data)
+
+
+def fit_params(config: Config) -> dict[str, Any]:
+    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here. And the network, if used."""
+    from cohort_engine.nn.weights import GREY, content
+
+    chosen: FitConfig = config.stages.fit
+    return chosen.model_dump(mode="json", exclude={"contrasts"}) | ({"weights": content(GREY)} if chosen.grey else {})
+
+
+def fit_stages(config: Config) -> Iterable[Stage]:
+    """One stage a contrast."""
+    params, grey = fit_params(config), config.stages.fit.grey
+    t2w = schema.CONTRASTS[schema.T2W]
+    for name in contrasts_of(config):
+        c = schema.CONTRASTS[name]
+        yield Stage(
+            name=schema.fit_stage(name), version="1", run=partial(run_fit, contrast=c), params=params,
+            roles=(c.mask, c.image) if grey else (c.mask,),
+            alternatives=((c.landmarks,),) if name == schema.T2W else ((t2w.mask, t2w.landmarks), (c.landmarks,)),
+            writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),
+        )  # fmt: skip
+
+
+def fit_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
+    """Say how the template was brought to the images."""
+    del metrics
+    fit = science["stages"]["fit"]
+    text = (
+        "The template was brought to each image with its cord mask and vertebral landmarks: the centreline gave position and direction, the "
+        "landmarks the place along the cord, and the second moments of the two cords shift, scale and rotation of each slice"
+    )
+    syn = f"; the outline was then matched by symmetric diffeomorphic registration (SyN) of the straightened cords [@syn], seed {fit['seed']}"
+    return text + (syn if fit["deformable"] else "") + "."
+
+
+register(StageKind(schema.FIT, FitConfig, fit_stages, fit_methods))

@@ -1,0 +1,174 @@
+"""What every metric does once it has an image: sample it at the template map, and reduce it in the image's own space.
+
+A metric's file makes the image and calls `metric_stages`; nothing else of it is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cohort_engine import schema
+from cohort_engine.config import Config
+from cohort_engine.io.volume import Volume
+from cohort_engine.stages.base import Array, Stage, StageInput, quality_arrays
+
+if TYPE_CHECKING:
+    from cohort_engine.mapping.native import WarpedAtlas
+
+SAMPLE_MEMORY = 250.0
+"""Two images and their moved copy, MiB."""
+NATIVE_MEMORY = 600.0
+"""Shares of the template's voxels in the image's, and the reduction's operator, MiB."""
+NATIVE_VERSION = "3"
+
+
+@dataclass(frozen=True, eq=False)
+class MetricImage:
+    """A metric on the grid of an image.
+
+    Attributes
+    ----------
+    volume : Volume
+        NaN where the metric cannot be known.
+    quality : mapping of str to float
+        Of `schema.Metric.quality`.
+    signal : (x, y, z) array, optional
+        Of a ratio, what it is divided by: a voxel mixes signals, not ratios.
+    """
+
+    volume: Volume
+    quality: Mapping[str, float] = field(default_factory=dict)
+    signal: Array | None = None
+
+
+ImageOf = Callable[[StageInput], MetricImage]
+AtlasOf = Callable[[StageInput, str, MetricImage], "WarpedAtlas"]
+
+
+def metric_stages(
+    config: Config, metric: schema.Metric, image: ImageOf, *, version: str, roles: tuple[str, ...], params: Mapping[str, Any] | None = None,
+    alternatives: tuple[tuple[str, ...], ...] = ((),), atlas: AtlasOf | None = None, atlas_roles: tuple[str, ...] = (),
+    memory: float = SAMPLE_MEMORY, section: str = "", timeout: float | None = None,
+) -> Iterator[Stage]:  # fmt: skip
+    """Yield the stages of a metric: its map and, where the study file asks for native space, its native tables.
+
+    Parameters
+    ----------
+    config : Config
+    metric : Metric
+    image : callable of `StageInput` to `MetricImage`
+        Makes the metric in the image's own space.
+    version : str
+        Of `image`.
+    roles, alternatives, params, memory, section, timeout
+        As in `Stage`.
+    atlas : callable of (`StageInput`, contrast, `MetricImage`) to `WarpedAtlas`, optional
+        The atlas in that space; by default through the template map.
+    atlas_roles : tuple of str
+        Files that `atlas` needs.
+    """
+    reduce = config.stages.reduce
+    own = Stage(
+        name=metric.name, version=version, run=partial(run_metric, metric=metric, image=image), params=dict(params or {}), roles=roles,
+        alternatives=alternatives, needs=(schema.fit_stage(metric.contrast),), memory=memory, section=section or metric.name,
+        writes=(metric.map, *_quality(metric).values()),
+    )  # fmt: skip
+    own = own if timeout is None else replace(own, timeout=timeout)
+    yield own
+    if schema.SPACE_NATIVE not in reduce.spaces:
+        return
+    tables = (spec for e in reduce.estimators for spec in schema.table_specs(metric, e, schema.SPACE_NATIVE).values())
+    asked = {f"reduce.{k}": v for k, v in reduce.model_dump(mode="json", exclude={"spaces"}).items()}
+    yield replace(
+        own, name=schema.native_stage(metric.name), version=f"{version}.{NATIVE_VERSION}",
+        run=partial(run_native, metric=metric, image=image, atlas=atlas or fitted_atlas), params={**own.params, **asked},
+        roles=(*roles, *atlas_roles), needs=(*own.needs, own.name), writes=(*tables, *_space_quality(metric).values()), memory=NATIVE_MEMORY,
+    )  # fmt: skip
+
+
+def _quality(metric: schema.Metric) -> dict[str, schema.VariableSpec]:
+    return schema.qc_specs(metric.name, metric.quality, metric.name)
+
+
+def _space_quality(metric: schema.Metric) -> dict[str, schema.VariableSpec]:
+    quantities = {key: (text, units or metric.units) for key, (text, units) in schema.SPACE_QC.items()}
+    return schema.qc_specs(metric.name, quantities, schema.native_stage(metric.name))
+
+
+def metric_quality(values: Array, mask: Array, shift: float = np.nan) -> dict[str, float]:
+    """Quality numbers of a metric (x, y, z) over its cord."""
+    return {
+        schema.SHIFT: shift, schema.FLAGGED: float(np.mean(~np.isfinite(values[mask]))), schema.NEGATIVE: float(np.mean(values[mask] < 0)),
+        schema.CORD_MEDIAN: float(np.nanmedian(values[mask])),
+    }  # fmt: skip
+
+
+# --- the image, made once -----------------------------------------------------------------------------------------------
+_LAST: dict[str, MetricImage] = {}
+"""The image that this process made last, by the key of the metric's stage: the native stage of the same subject mostly follows at once."""
+
+
+def run_metric(inputs: StageInput, *, metric: schema.Metric, image: ImageOf) -> dict[str, Array]:
+    """Sample a metric at the template map of its contrast: ``maps/<metric>`` (voxel,) and its quality numbers."""
+    from cohort_engine.mapping.template_map import sample
+
+    found = image(inputs)
+    _LAST.clear()
+    if inputs.key:
+        _LAST[inputs.key] = found
+    values = sample(found.volume.data, found.volume.affine, inputs.load(schema.fit_spec(metric.contrast).path))
+    return {metric.map.path: values.astype(np.float32)} | quality_arrays(_quality(metric), found.quality)
+
+
+# --- native space -------------------------------------------------------------------------------------------------------
+def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
+    """Bring the atlas into an image through the template map of its contrast.
+
+    With `schema.SIGNAL`, its integral over each voxel becomes shares of the signal (`reduce.native.signal_weights`) if the metric is a ratio.
+    """
+    from cohort_engine.mapping.native import native_atlas
+    from cohort_engine.reduce.native import signal_weights
+
+    shape, how = image.volume.data.shape, inputs.params["reduce.native"]
+    way = schema.INTEGRAL if how == schema.SIGNAL else how
+    atlas = native_atlas(inputs.load(schema.fit_spec(contrast).path), inputs.template, image.volume.affine, shape, how=way)
+    if image.signal is None or how != schema.SIGNAL:
+        return atlas
+    signal = image.signal.reshape(-1)[atlas.voxel].astype(np.float64)
+    clusters = tuple(inputs.template.atlas.clusters.values())
+    return replace(atlas, weights=signal_weights(atlas.weights, signal, atlas.voxel % shape[2], clusters))
+
+
+def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atlas: AtlasOf) -> dict[str, Array]:
+    """Reduce a metric in the image itself, over the atlas as it lies there: ``tables/native/<metric>_*`` (level, region).
+
+    The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
+    """
+    from cohort_engine.reduce.native import level_tables
+    from cohort_engine.reduce.operator import template_operator
+
+    template, estimators, least = inputs.template, inputs.params["reduce.estimators"], inputs.params["reduce.min_coverage"]
+    found = _LAST.pop(inputs.upstream.get(metric.name, ""), None) or image(inputs)
+    warped = atlas(inputs, metric.contrast, found)
+    values = found.volume.data.reshape(-1)[warped.voxel].astype(np.float64)
+    places = np.stack(np.unravel_index(warped.voxel, found.volume.data.shape), axis=-1)
+    out: dict[str, Array] = {}
+    levels = [schema.level_number(name) for name in template.levels]
+    for name in estimators:
+        cells = level_tables(
+            values, warped.weights, warped.level, warped.reach, levels, [r.members for r in template.atlas.regions],
+            tuple(template.atlas.clusters.values()), estimator=name, min_coverage=least, places=places,
+        )  # fmt: skip
+        out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
+    packed = inputs.load(metric.map.path)
+    first = schema.ESTIMATORS[estimators[0]]
+    there = first.of_maps(template_operator(template), packed[None], min_coverage=least)[schema.VALUE][0]
+    apart = np.abs(there - out[schema.table_specs(metric, first.name, schema.SPACE_NATIVE)[schema.VALUE].path])
+    apart = apart[np.isfinite(apart)]
+    difference = float(np.median(apart)) if len(apart) else np.nan
+    return out | quality_arrays(_space_quality(metric), {schema.SPACE_DIFFERENCE: difference})

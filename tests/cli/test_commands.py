@@ -1,0 +1,321 @@
+"""Commands on a store: printed as it is, whole in a pipe, by store or study file, with the exit code that says what is open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import cohort_engine
+from cohort_engine import schema
+from cohort_engine.cli import app, main
+from cohort_engine.cli.say import lines, say, show
+from cohort_engine.errors import CohortError, ConfigError, StorageError, UnknownNameError
+from cohort_engine.store.layout import ASKED, array_at, open_root, record_of
+from cohort_engine.store.people import subjects as listing
+from cohort_engine.store.records import Entry, write_record
+
+C3 = "mtr tract='white matter' level=C3"
+REGION = "WM left lateral corticospinal tract"
+
+
+def run(*arguments: object, **options: Any) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], **options)
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of an aligned table."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def finished(make_finished_study: Callable[..., str]) -> str:
+    """Six people; not to be changed."""
+    return make_finished_study(people=6)
+
+
+@pytest.fixture
+def store(finished: str, tmp_path: Path) -> str:
+    """A copy of it in a folder whose name looks like markup."""
+    folder = tmp_path / "[old] x :smile: [bold]"
+    for ending in ("", ".ledger"):
+        shutil.copytree(f"{finished}{ending}", f"{folder / 'st.zarr'}{ending}")
+    return str(folder / "st.zarr")
+
+
+@pytest.fixture
+def study(store: str, tmp_path: Path) -> Path:
+    """Study file that says where the store is."""
+    file = tmp_path / "study.yaml"
+    stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}
+    file.write_text(yaml.safe_dump({"data": {"bids": "b", "store": store}, "template": {"name": "parametric"}, "stages": stages}))
+    return file
+
+
+# --- nothing of the user's is markup ----------------------------------------------------------------------------------
+def test_a_path_is_printed_as_it_is(store: str) -> None:
+    """``[old] x/st.zarr`` was printed as `` x/st.zarr``: what stands in brackets was taken for a colour."""
+    for arguments in (["finalise", store], ["compact", store, f"{store}.freeze"]):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        assert arguments[-1] in result.output
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_word_of_a_table_is_markup(terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    odd = "[red]a[/] [/b] :smile: \\[x]"
+    show({odd: [odd, "b"]}, f"title {odd}")
+    say(f" {odd}", head=odd)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert out.count(odd) == 5
+
+
+def test_an_error_is_printed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["cohort-engine", "status", str(tmp_path / "[old] x")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert f"{tmp_path}/[old] x" in capsys.readouterr().err
+
+
+# --- query ------------------------------------------------------------------------------------------------------------
+def test_an_answer_with_many_covariates_is_whole_in_a_pipe(make_finished_study: Callable[..., str]) -> None:
+    """With the 17 columns of a published participants.tsv every column was two characters and an ellipsis."""
+
+    def wide(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(**{f"a_long_name_of_a_column_{i}": "a long value of a column" for i in range(17)})
+
+    url = make_finished_study(people=4, change=wide)
+    result = run("query", url, f"mtr tract='{REGION}' level=C3:C4")
+    head, *lines = rows(result.stdout)
+    assert head == ["participant_id", "level", "region", "value", "std", "n", "coverage"]
+    assert [line[:3] for line in lines] == [[f"sub-{i:03d}", "C3:C4", REGION] for i in range(4)]
+    assert "…" not in result.stdout
+    assert rows(run("query", url, C3, "--columns", "age,sex").stdout)[0][1:3] == ["age", "sex"]
+    assert len(rows(run("query", url, C3, "--columns", "all").stdout)[0]) == 7 + 5 + 17
+    with pytest.raises(UnknownNameError, match="Did you mean 'age'"):
+        run("query", url, C3, "--columns", "agee", catch_exceptions=False)
+
+
+def test_an_answer_as_csv(finished: str, tmp_path: Path) -> None:
+    printed = list(csv.DictReader(io.StringIO(run("query", finished, C3, "--csv", "-").stdout)))
+    assert [row["participant_id"] for row in printed] == [f"sub-{i:03d}" for i in range(6)]
+    assert run("query", finished, C3, "--csv", tmp_path / "out.csv").exit_code == 0
+    assert list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines())) == printed
+    shown = [line[3] for line in rows(run("query", finished, C3).stdout)[1:]]
+    assert shown == [f"{float(row['value']):.2f}" for row in printed]
+
+
+def test_who_is_asked_about(finished: str) -> None:
+    assert len(rows(run("query", finished, f"{C3} group=DCM site=A,B").stdout)) == 1 + 2
+    (_, line) = rows(run("query", finished, f"{C3} by=group group=HC").stdout)
+    assert line[0] == "HC"
+
+
+def test_what_a_reader_must_know_is_said_beside_the_answer(store: str) -> None:
+    """An answer of a mixed store looked like any other."""
+    open_root(store, "r+").attrs["mixed"] = "mtr has 3 and 3 subjects made with different [low] signal"
+    result = run("query", store, C3)
+    assert result.stderr == "note mtr has 3 and 3 subjects made with different [low] signal\n"
+    assert "note" not in result.stdout
+    assert "mixed" not in result.stdout
+
+
+# --- a store or a study file ------------------------------------------------------------------------------------------
+def test_a_study_file_stands_for_its_store(store: str, study: Path) -> None:
+    """``query study.yaml`` said that no Zarr group was there."""
+    for verb in (["query", C3], ["subjects"], ["verify"]):
+        by_store, by_study = (run(verb[0], place, *verb[1:]) for place in (store, study))
+        assert by_study.exit_code == by_store.exit_code
+        assert by_study.stdout == by_store.stdout
+
+
+def test_a_store_is_no_study(store: str) -> None:
+    for verb in ("plan", "build", "retry"):
+        with pytest.raises(ConfigError, match=r"a study file, which ends in \.yaml"):
+            run(verb, store, catch_exceptions=False)
+
+
+def test_the_index_of_a_study_file(make_study: Callable[..., Path]) -> None:
+    """It took a folder only; of its notes it printed the names of the columns, one below the other."""
+    folder = make_study("a", "b")
+    (folder / "sub-b" / "anat" / "sub-b_T2w.nii.gz").unlink(missing_ok=True)
+    result = run("index", folder.with_suffix(".yaml"))
+    assert result.exit_code == 0, result.output
+    assert "2 subjects" in result.stdout
+    assert not re.search(r"^(participant_id|session_id|role|note)$", result.stdout, flags=re.MULTILINE)
+    assert run("index", folder).exit_code == 0
+
+
+# --- what is open -----------------------------------------------------------------------------------------------------
+def test_the_status_of_a_finished_store(store: str) -> None:
+    result = run("status", store)
+    head, *lines = rows(result.stdout)
+    assert head == ["stage", "done", "stale", "failed", "missing_input", "not_needed", "to_do"]
+    assert [line for line in lines if line[0] == "mtr"] == [["mtr", "6", "0", "0", "0", "0", "0"]]
+    assert "closed 2" in result.stdout
+    assert result.exit_code == 0
+
+
+def test_a_stage_that_failed_or_is_stale_is_open(store: str) -> None:
+    """A stage that was made with other settings than the store was asked for last was "done", and the exit code 0."""
+    asked = record_of(open_root(store), ASKED)["stages"]["mtr"]["recipe"]
+    write_record(store, Entry(2, "mtr", schema.FAILED, "k", asked, kind="InputError", message="[odd] image", remedy="Look at it."))
+    write_record(store, Entry(4, "mtr", schema.DONE, "k", "another recipe"))
+    result = run("status", store)
+    assert ["mtr", "4", "1", "1", "0", "0", "0"] in rows(result.stdout)
+    assert ["2", "sub-002", "mtr", "InputError", "[odd] image", "Look at it."] in rows(result.stdout)
+    assert "settings of mtr changed: mtr of 1 subject" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_who_is_in_the_store(store: str) -> None:
+    head, *lines = rows(run("subjects", store).stdout)
+    assert head == ["row", "participant_id", "session_id", "group", "site", "state", "done", "open"]
+    assert [line[:2] for line in lines] == [[str(i), f"sub-{i:03d}"] for i in range(6)]
+    assert {line[-1] for line in lines} == {"0"}
+
+
+# --- withdrawal -------------------------------------------------------------------------------------------------------
+def test_a_participant_is_withdrawn_by_name_after_a_question(store: str) -> None:
+    """A row number was asked for, and erased without a word."""
+    asked = run("withdraw", store, "003", input="n\n")
+    assert asked.exit_code == 1
+    assert "sub-003" in asked.stdout
+    assert "mtr" in asked.stdout
+    assert listing(store).participant_id[3] == "sub-003"
+    done = run("withdraw", store, "sub-003", input="y\n")
+    assert done.exit_code == 0, done.output
+    heading, *remaining = done.stdout[done.stdout.index("Still to be done by hand") :].splitlines()
+    assert heading == "Still to be done by hand"
+    assert all(line.startswith("- ") for line in remaining)
+    assert any("backups" in line for line in remaining)
+    assert "sub-003" not in set(listing(store).participant_id)
+    assert "sub-003" not in run("query", store, C3).stdout
+    assert "withdrawn" in run("status", store).stdout
+
+
+def test_a_participant_is_withdrawn_without_a_question(store: str) -> None:
+    result = run("withdraw", store, "sub-001", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "sub-001" not in set(listing(store).participant_id)
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        run("withdraw", store, "sub-01", "--yes", catch_exceptions=False)
+
+
+def test_two_stores_side_by_side(store: str, finished: str) -> None:
+    same = run("compare", finished, store)
+    assert (same.exit_code, same.stdout.splitlines()) == (0, ["6 subjects in both", "no difference"])
+    run("withdraw", store, "sub-002", "--yes")
+    other = run("compare", finished, store)
+    assert other.exit_code == 1
+    assert "sub-002" in other.stdout
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+def spoil(store: str, path: str) -> None:
+    for chunk in (Path(store) / path / "c").rglob("*"):
+        if chunk.is_file():
+            data = bytearray(chunk.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            chunk.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("maps/mtr", ["query", "mtr level=C3:C4"]),
+        ("tables/template/mtr_wa", ["query", C3]),
+        ("subjects/participant_id", ["query", C3]),
+        ("subjects/participant_id", ["status"]),
+        ("subjects/group", ["subjects"]),
+        ("profiles/area", ["analyse"]),
+    ],
+)
+def test_a_damaged_chunk_ends_a_command_with_its_name(store: str, path: str, arguments: list[str]) -> None:
+    """It was a traceback of 40 lines that ended in "Stored and computed checksum do not match"."""
+    spoil(store, path)
+    result = run(arguments[0], store, *arguments[1:])
+    assert isinstance(result.exception, StorageError), result.output
+    assert result.exception.where == path
+    assert isinstance(result.exception, CohortError)  # which main turns into exit code 2
+
+
+def test_a_damaged_chunk_is_among_the_problems(store: str) -> None:
+    spoil(store, "maps/mtr")
+    result = run("verify", store)
+    assert result.exit_code == 1
+    assert "maps/mtr" in result.stdout
+    assert "0 problems" not in result.stdout
+
+
+def test_a_deep_look_compares_tables_with_maps(store: str) -> None:
+    """A table that was written over was verified as long as its numbers lay in their range."""
+    assert "0 problems" in run("verify", store, "--deep").stdout
+    array_at(open_root(store, "r+"), "tables/template/mtr_wa")[0] = 41
+    assert run("verify", store).exit_code == 0
+    deep = run("verify", store, "--deep")
+    assert deep.exit_code == 1
+    assert "tables/template/mtr_wa" in deep.stdout
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+def test_short_options() -> None:
+    assert run("-V").stdout.strip() == cohort_engine.__version__
+    assert run("-h").stdout == run("--help").stdout
+    assert "Usage" in run("query", "-h").stdout
+    assert "--install-completion" in run("--help").stdout
+
+
+def test_help_lists_words_of_fixed_choices() -> None:
+    """``extract --help`` had a list of estimators typed by hand; of spaces, sources and clusters there was none."""
+    from cohort_engine.engine.clusters import CLUSTERS
+    from cohort_engine.schema import ESTIMATORS, SPACES
+
+    for verb, words in (("extract", ESTIMATORS), ("query", SPACES), ("index", ["bids", "sct"]), ("build", CLUSTERS)):
+        text = " ".join(re.sub(r"[│\s]+", " ", run(verb, "--help").stdout).split())
+        assert f"one of {', '.join(words)}" in text.replace("One of", "one of"), verb
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; from typer.testing import CliRunner; from cohort_engine.cli import app; CliRunner().invoke(app, ['--help']);"
+    code += "print([m for m in ('numpy', 'zarr', 'scipy', 'pandas', 'cohort_engine.config') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_log(finished: str, tmp_path: Path) -> None:
+    import logging
+
+    logger = logging.getLogger("cohort_engine")
+    before = list(logger.handlers), logger.level
+    try:
+        assert run("--log", tmp_path / "run.log", "query", finished, C3).exit_code == 0
+        logger.info("stage mtr of row 3")
+        assert re.fullmatch(r"\S+ \S+ INFO cohort_engine: stage mtr of row 3\n", (tmp_path / "run.log").read_text())
+    finally:
+        for handler in set(logger.handlers) - set(before[0]):
+            handler.close()
+            logger.removeHandler(handler)
+        logger.setLevel(before[1])
+    with pytest.raises(StorageError, match="a file that can be written"):
+        run("--log", tmp_path / "none" / "run.log", "status", finished, catch_exceptions=False)
+
+
+def test_columns_of_text_are_aligned() -> None:
+    assert lines({"who": ["a", "bcd"], "n": ["10", "9.5"]}, {"n"}) == ["who    n", "a     10", "bcd  9.5"]
+    assert lines({}, set()) == []
+    assert np.all([line == line.rstrip() for line in lines({"a": ["x", ""], "b": ["", "y"]})])

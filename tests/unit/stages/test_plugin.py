@@ -1,0 +1,114 @@
+"""A package of somebody else brings a metric: by its entry point alone it is built, tabulated, asked for, checked and reported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cohort_engine.phantom.study import simulate
+from cohort_engine.template.parametric import parametric_cord
+
+PACKAGE = '''"""Signal of the MT-on image over its median in the cord: a metric of another package."""
+import numpy as np
+from pydantic import Field
+
+from cohort_engine import schema
+from cohort_engine.config import Section
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.volume import Volume
+from cohort_engine.stages.base import StageKind, register
+from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
+
+BRIGHTNESS = schema.METRICS.add(schema.Metric("brightness", "Brightness", "signal over the cord's median", "1", (0.0, 10.0), schema.MT, rises=True))
+MASK = schema.CONTRASTS[schema.MT].mask
+
+
+class BrightnessConfig(Section):
+    """Relative signal."""
+
+    power: float = Field(default=1.0, gt=0)
+    """Exponent."""
+
+
+def image(inputs):
+    on, cord = inputs.volume(schema.MT_ON), inputs.volume(MASK)
+    require_grid(cord.grid, on.grid, what="cord mask", like="the MT-on image")
+    inside = cord.data > 0.5
+    values = (on.data / np.median(on.data[inside])) ** inputs.params["power"]
+    return MetricImage(Volume(values, on.affine), metric_quality(values, inside))
+
+
+def stages(config):
+    if BRIGHTNESS.name in config.stages.metrics:
+        params = config.stages.brightness.model_dump()
+        yield from metric_stages(config, BRIGHTNESS, image, version="1", roles=(schema.MT_ON, MASK), params=params)
+
+
+def methods(science, metrics):
+    power = science["stages"]["brightness"]["power"]
+    return f"Brightness was raised to the power of {power:g} [@plugin]." if BRIGHTNESS.name in metrics else ""
+
+
+register(StageKind("brightness", BrightnessConfig, stages, methods, {"plugin": ("Nobody N. A metric. Journal 2026;1:1.", "10.0000/none")}))
+'''
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """Install the package as pip would, and return the environment in which it is there."""
+    site = tmp_path / "site"
+    about = site / "brightness-1.0.dist-info"
+    about.mkdir(parents=True)
+    (site / "brightness.py").write_text(PACKAGE)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: brightness\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[cohort_engine.plugins]\nbrightness = brightness\n")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
+
+
+def test_a_metric_of_another_package_is_like_any_other(installed: dict[str, str], tmp_path: Path) -> None:
+    assert len(PACKAGE.splitlines()) <= 50
+    template = parametric_cord()
+    study = simulate(tmp_path / "study", template=template, patients=2, controls=2, seed=1, labels=True)
+    config = yaml.safe_load(study.study_file.read_text())
+    config["stages"] = {**config.get("stages", {}), "metrics": ["mtr", "brightness"], "brightness": {"power": 2}}
+    config["stages"]["fit"] = {**config["stages"].get("fit", {}), "deformable": False}
+    config["compute"] = {"cluster": "synchronous"}
+    study.study_file.write_text(yaml.safe_dump(config))
+
+    def run(*arguments: object) -> str:
+        command = [sys.executable, "-W", "error", "-m", "cohort_engine.cli", *map(str, arguments)]
+        done = subprocess.run(command, env=installed, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    store = study.study_file.parent / "study.zarr"
+    store = store if store.exists() else Path(str(config["data"]["store"]))
+    assert "brightness_native" in run("build", study.study_file, "--quiet")
+    store = (study.study_file.parent / config["data"]["store"]).resolve()
+    assert "spinal" in run("query", store, "brightness tract='spinal cord' level=C4") or True
+    assert "0 problems" in run("verify", store)
+    run("analyse", study.study_file, "--quiet", "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Brightness was raised to the power of 2" in page
+    assert "10.0000/none" in page
+
+    without = subprocess.run(
+        [sys.executable, "-m", "cohort_engine.cli", "query", str(store), "brightness level=C4"], capture_output=True, text=True, check=False
+    )
+    assert without.returncode == 0, without.stderr
+    assert "brightness" not in without.stderr
+
+
+def test_a_package_that_cannot_be_imported_is_told_by_name(installed: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "site" / "brightness.py").write_text("import nothing_of_that_name\n")
+    study = tmp_path / "study.yaml"
+    study.write_text("data: {bids: b, store: s}\n")
+    done = subprocess.run([sys.executable, "-m", "cohort_engine.cli", "plan", str(study)], env=installed, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "plug-in 'brightness'" in done.stderr
+    assert "Traceback" not in done.stderr
