@@ -34,9 +34,7 @@ def main() -> None:
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Print the log of a build as it grows; -vv: in detail.")
-    ] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Print the log of a build as it grows; -vv: in detail.")] = 0,
     log: Annotated[str | None, typer.Option("--log", help="Where the log of a build goes; by default beside the store's ledger.")] = None,
 ) -> None:
     if version:
