@@ -5,6 +5,8 @@ that a store gave when nothing compared the three.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -318,8 +320,6 @@ def test_every_byte_of_an_input_counts(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_touched_is_the_same(tmp_path: Path) -> None:
-    import os
-
     make_study(tmp_path, {})
     run(study_config(tmp_path))
     for path in (tmp_path / "bids").rglob("*.nii.gz"):
@@ -430,3 +430,31 @@ def test_a_stage_that_leaves_or_divides_by_zero_fails(tmp_path: Path, stage: Any
     report = build(study_config(tmp_path), stages=(FIT, stage))
     assert [(e.stage, e.kind) for e in report.entries] == [("mtr", kind)]
     assert np.isnan(arrays(tmp_path)["maps/mtr"]).all()
+
+
+def stop(inputs: StageInput) -> dict[str, np.ndarray]:
+    del inputs
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    return {}
+
+
+def test_a_signal_during_a_stage_stops_the_build_and_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study(tmp_path, {}, {})
+    config = study_config(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        build(config, stages=(FIT, replace(MTR, run=stop)))
+    assert stopped.value.code == 143
+    assert "what is done stays done" in capsys.readouterr().err
+    assert [(e.subject, e.stage, e.status) for e in read_entries(str(tmp_path / "study.zarr"))] == [(0, "fit_mt", "done")]
+    assert outcomes(build(config, stages=STAGES), "fit_mt") == {"done": 1, "cached": 1}
+
+
+def test_a_stage_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    """A build waited for it for ever."""
+    make_study(tmp_path, {}, {"sleep": 1}, {})
+    config = study_config(tmp_path)
+    report = build(config, stages=(FIT, replace(MTR, timeout=0.5)))
+    assert [(e.subject, e.stage, e.kind, e.retryable) for e in report.entries] == [(1, "mtr", "TimeoutWorkerError", True)]
+    assert outcomes(report, "mtr") == {"done": 2, "failed": 1}
+    assert outcomes(build(config, stages=STAGES), "mtr") == {"done": 1, "cached": 2}
