@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.engine.clusters import Pool, interruptible, make_pool
-from cohort_engine.engine.events import Events
+from cohort_engine.engine.events import Both, Events, LogEvents
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef
 from cohort_engine.engine.runner import Job, Run, StageResult
@@ -23,12 +23,13 @@ from cohort_engine.engine.status import status as status
 from cohort_engine.engine.study import Undertaking, open_store
 from cohort_engine.engine.study import index as index
 from cohort_engine.errors import IncompleteError, StorageError
+from cohort_engine.runlog import RunLog, configure
 from cohort_engine.single.process import Workplace
 from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
 from cohort_engine.store.lease import lease
 from cohort_engine.store.records import Entry
-from cohort_engine.store.writer import init_store
+from cohort_engine.store.writer import holds, init_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,7 @@ def plan(config: Config, *, stages: Sequence[Stage] | None = None) -> Plan:
         pool.close()
 
 
-def build(config: Config, *, events: Events | None = None, stages: Sequence[Stage] | None = None) -> BuildReport:
+def build(config: Config, *, events: Events | None = None, stages: Sequence[Stage] | None = None, log: RunLog | None = None) -> BuildReport:
     """Build the cohort, or continue a build that was interrupted.
 
     Each stage of each subject runs unless the ledger has it with the same content key: same input files, parameters, code version and
@@ -114,6 +115,8 @@ def build(config: Config, *, events: Events | None = None, stages: Sequence[Stag
         Who watches.
     stages : sequence of Stage, optional
         In place of the registered ones, upstream first.
+    log : RunLog, optional
+        By default one beside the ledger; a build that has nothing to do leaves none.
 
     Returns
     -------
@@ -127,10 +130,10 @@ def build(config: Config, *, events: Events | None = None, stages: Sequence[Stag
     Interrupted
         SIGINT or SIGTERM: what is done stays done.
     """
-    return _Build(config, stages, events or Events()).run()
+    return _Build(config, stages, events or Events(), log or configure(config.data.store)).run()
 
 
-def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stage] | None = None) -> BuildReport:
+def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stage] | None = None, log: RunLog | None = None) -> BuildReport:
     """Run again the subjects of whom a stage failed, whatever the reason was: what failed, and all of theirs that is stale or to do, with the
     settings of now. Where those have changed, the others are stale: the report says so, and `build` makes them again.
 
@@ -142,14 +145,15 @@ def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stag
         As of `build`.
     """
     layout.open_root(config.data.store)
-    return _Build(config, stages, events or Events(), again=True).run()
+    return _Build(config, stages, events or Events(), log or configure(config.data.store), again=True).run()
 
 
 class _Build:
     """A build, or a retry (`again`)."""
 
-    def __init__(self, config: Config, stages: Sequence[Stage] | None, events: Events, *, again: bool = False) -> None:
-        self.config, self.events, self.again = config, events, again
+    def __init__(self, config: Config, stages: Sequence[Stage] | None, events: Events, log: RunLog, *, again: bool = False) -> None:
+        self.config, self.again, self.shown, self.log = config, again, events, LogEvents(log)
+        self.events: Events = Both(events, self.log)
         self.study = Undertaking(config, stages)
         self.url = self.study.url
 
@@ -174,7 +178,7 @@ class _Build:
         writer = held.enter_context(lease(url, "build")) if root is not None and not root.attrs.get(layout.COMPACTED) else None
         people, outlook = study.look(root, again=self.again)
         prepared = study.plan(pool, people, outlook, root, problems)
-        self.events.on_plan(prepared)
+        self.shown.on_plan(prepared)
         prepared.validate()
         if writer is None:
             writer = held.enter_context(lease(url, "build"))
@@ -183,9 +187,18 @@ class _Build:
                 people, outlook = study.look(root, again=self.again)
                 study.plan(pool, people, outlook, root, problems).validate()
         declared = study.declared(study.template.digest)
+        table, units = study.study.subjects, study.study.units
+        closed = root is not None and bool(root.attrs.get(layout.FINALISED)) and not outlook.unsettled
+        if closed and root is not None and holds(
+            root, subjects=table, rows=people.rows, specs=declared.specs, asked=declared.asked, units=units, left=people.left
+        ):  # fmt: skip
+            self.events, names = self.shown, subject_names(url)
+            self.events.on_start(names)
+            return names, self._stages(pool, outlook, prepared), ""
+        self.log.on_plan(prepared)
         init_store(
-            url, template=study.template, subjects=study.study.subjects, units=study.study.units, specs=declared.specs, asked=declared.asked,
-            recipes=declared.recipes, left=people.left, renamed=people.renamed,
+            url, template=study.template, subjects=table, units=units, specs=declared.specs, asked=declared.asked, recipes=declared.recipes,
+            left=people.left, renamed=people.renamed,
         )  # fmt: skip
         names = subject_names(url)
         self.events.on_start(names)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
+from cohort_engine.errors import StorageError
 from cohort_engine.runlog import RunLog
 
 if TYPE_CHECKING:
@@ -100,46 +102,54 @@ class LogEvents(Events):
     def __init__(self, log: RunLog) -> None:
         self.log = log
 
+    def _write(self, level: str, event: str, **fields: Any) -> None:
+        with suppress(StorageError):  # a log that cannot be written must not stop what it tells of
+            self.log.write(level, event, **fields)
+
+    def _close(self) -> None:
+        with suppress(StorageError):
+            self.log.close()
+
     def on_plan(self, plan: Plan) -> None:
-        self.log.write("info", "plan", subjects=plan.subjects, workers=plan.workers, tasks=dict(plan.tasks))
+        self._write("info", "plan", subjects=plan.subjects, workers=plan.workers, tasks=dict(plan.tasks))
 
     def on_start(self, names: Mapping[int, str]) -> None:
-        self.log.write("info", "start", rows=len(names))
+        self._write("info", "start", rows=len(names))
 
     def on_stage_end(self, result: StageResult) -> None:
         entry = result.entry
         if entry is None:
-            self.log.write("warning", "stage", row=result.row, stage=result.stage, status="blocked")
+            self._write("warning", "stage", row=result.row, stage=result.stage, status="blocked")
             return
         level = "warning" if not result.done else "debug" if result.cached or entry.status == schema.NOT_NEEDED else "info"
         cost: dict[str, Any] = {} if result.cached else {"seconds": _finite(entry.seconds), "peak_memory": _finite(entry.peak_memory)}
-        self.log.write(
+        self._write(
             level, "stage", row=result.row, stage=result.stage, status=entry.status, cached=result.cached or None, kind=entry.kind,
             message=entry.message, remedy=entry.remedy, trace=getattr(entry, "trace", ""), **cost,
         )  # fmt: skip
 
     def on_subject_end(self, row: int) -> None:
-        self.log.write("debug", schema.SUBJECT, row=row)
+        self._write("debug", schema.SUBJECT, row=row)
 
     def on_wait(self, text: str) -> None:
-        self.log.write("info", "wait", text=text)
+        self._write("info", "wait", text=text)
 
     def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
         for row, stage, seconds in running:
-            self.log.write("warning", "waiting", row=row, stage=stage, seconds=_finite(seconds))
+            self._write("warning", "waiting", row=row, stage=stage, seconds=_finite(seconds))
 
     def on_interrupt(self, text: str) -> None:
-        self.log.write("warning", "interrupt", text=text)
-        self.log.close()
+        self._write("warning", "interrupt", text=text)
+        self._close()
 
     def on_finish(self, report: BuildReport) -> None:
         level = "warning" if report.exit_code else "info"
         counts = {stage: {k: n for k, n in c.items() if n} for stage, c in report.counts.items()}
-        self.log.write(level, "finish", seconds=_finite(report.seconds), counts=counts, trouble=report.trouble)
-        self.log.close()
+        self._write(level, "finish", seconds=_finite(report.seconds), counts=counts, trouble=report.trouble)
+        self._close()
 
     def close(self) -> None:
-        self.log.close()
+        self._close()
 
 
 def _finite(value: float) -> float | None:

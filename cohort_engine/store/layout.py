@@ -103,9 +103,10 @@ STAGE_NAMES = VariableSpec(f"{schema.STAGES}/{schema.STAGE}", "stage", "1", (sch
 def fixed_arrays(template: Template, specs: Iterable[VariableSpec]) -> list[tuple[VariableSpec, NDArray[Any]]]:
     """Return the arrays that depend on the template alone, with their values: atlas, voxels, and the coordinates that `specs` need."""
     packing, atlas = template.packing, template.atlas
+    xyz = packing.xyz.astype(np.float32)
     values: dict[str, NDArray[Any]] = {
         **{f"{schema.VOXELS}/{n}": packing.ijk[:, i] for i, n in enumerate(schema.VOXEL_INDEX)},
-        **{f"{schema.VOXELS}/{n}": packing.xyz[:, i].astype(np.float32) for i, n in enumerate(schema.VOXEL_WORLD)},
+        **{f"{schema.VOXELS}/{n}": xyz[:, i] for i, n in enumerate(schema.VOXEL_WORLD)},
         f"{schema.VOXELS}/{schema.VOXEL_LEVEL}": packing.level,
         f"{schema.ATLAS}/{schema.INDPTR}": atlas.weights.indptr.astype(np.int64),
         f"{schema.ATLAS}/{schema.INDICES}": atlas.weights.indices.astype(np.int32),

@@ -116,6 +116,41 @@ def init_store(
     return rows
 
 
+def holds(
+    root: zarr.Group, *, subjects: pd.DataFrame, rows: Sequence[int], specs: Sequence[VariableSpec], asked: Mapping[str, Any],
+    units: Mapping[str, str] | None = None, left: Mapping[tuple[str, str], str] | None = None,
+) -> bool:  # fmt: skip
+    """Tell whether a store is laid out for the very same already, so that `init_store` would change nothing.
+
+    Parameters
+    ----------
+    root : Group
+    rows : sequence of int
+        Row of each subject.
+    subjects, specs, asked, units, left
+        As of `init_store`.
+    """
+    known = layout.stored_specs(root)
+    if json.loads(json.dumps(asked)) != layout.record_of(root, layout.ASKED) or any(known.get(s.path) != s for s in specs):
+        return False
+    columns, at = _columns(subjects), np.asarray(rows, np.int64)
+    group = layout.group_at(root, schema.SUBJECTS)
+    if set(group.array_keys()) != {*columns, layout.LEFT.name}:
+        return False
+    for name, values in columns.items():
+        array = layout.array_at(root, f"{schema.SUBJECTS}/{name}")
+        words = values.dtype == object
+        spec = schema.subject_spec(name, "str" if words else "float64", (units or {}).get(name, "1"))
+        if layout.is_text(array) != words or array.attrs.get("units") != spec.units:
+            return False
+        stored = np.asarray(array[:])[at]
+        if not (list(stored) == list(values) if words else np.array_equal(stored, values, equal_nan=True)):
+            return False
+    here = set(at.tolist())
+    people = zip(*(np.asarray(layout.array_at(root, f"{schema.SUBJECTS}/{c}")[:]).tolist() for c in (*IDENTITY, layout.LEFT.name)), strict=True)
+    return all(why == ("" if row in here or not p else (left or {}).get((p, s), GONE)) for row, (p, s, why) in enumerate(people))
+
+
 def _check_asked(specs: Sequence[VariableSpec], asked: Mapping[str, Any], recipes: Mapping[str, Any]) -> None:
     """Refuse stages that write what nobody says, and what nobody writes."""
     stages = asked["stages"]

@@ -144,3 +144,18 @@ def test_nothing_is_made_where_given_files_will_do(root: Path) -> None:
 
 def test_the_index_knows_nothing_of_what_is_made_here(root: Path) -> None:
     assert index_study(str(root / "bids")).files["mt_mask"].notna().tolist() == [True, False, False, False]
+
+
+def test_landmarks_that_were_made_here_are_discs(tmp_path: Path) -> None:
+    """They were given the kind of the study's own: vertebrae, where the study has those."""
+    from cohort_engine import schema
+    from cohort_engine.engine.runner import Subject
+
+    make = Stage("levels", "1", segment, ("t2w",), (), alternatives=(("t2w_landmarks",), ()), makes="t2w_landmarks")
+    read = Stage("read", "1", fit, ("t2w_landmarks",), (), needs=("levels",))
+    given = Subject(0, {"t2w": "i", "t2w_landmarks": "one point"}, {"t2w_landmarks": schema.BODY})
+    lacking = Subject(1, {"t2w": "i"})
+    for subject in (given, lacking):
+        seen = subject.with_made(read, {make.makes: "made"})
+        assert (seen.files["t2w_landmarks"], seen.kinds["t2w_landmarks"]) == ("made", schema.DISC)
+    assert given.with_made(read, {}).kinds == {"t2w_landmarks": schema.BODY}

@@ -288,6 +288,23 @@ def test_a_twin_is_somebody_else_if_the_study_says_so(tmp_path: Path) -> None:
     assert arrays(tmp_path)["subjects/left"].tolist() == ["", "no longer in the study", ""]
 
 
+def test_a_build_leaves_a_log_of_what_it_did_and_of_nobody(tmp_path: Path) -> None:
+    make_study(tmp_path, {}, {"fit": "bug"})
+    run(study_config(tmp_path))
+    (log,) = (tmp_path / "study.zarr.ledger").rglob("*.log")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["event"] for line in lines][:2] == ["plan", "start"]
+    assert lines[-1]["event"] == "finish"
+    (failed,) = (line for line in lines if line.get("status") == "failed")
+    assert (failed["row"], failed["stage"], failed["kind"]) == (1, "fit_mt", "ZeroDivisionError")
+    assert "sub-" not in log.read_text()
+    assert str(tmp_path) not in log.read_text()
+    make_study(calm := tmp_path / "calm", {})
+    run(study_config(calm))
+    run(study_config(calm))
+    assert len(list((calm / "study.zarr.ledger").rglob("*.log"))) == 1  # the second had nothing to do
+
+
 # --- keys ---------------------------------------------------------------------------------------------------------------
 def test_every_byte_of_an_input_counts(tmp_path: Path) -> None:
     """A key of the first 64 KiB took a file for the same whose end had changed."""

@@ -52,6 +52,18 @@ def test_forty_percent(make_inputs) -> None:
     assert quality == pytest.approx({"qc/mtr_shift_max": 0, "qc/mtr_flagged_fraction": 0, "qc/mtr_negative_fraction": 0, "qc/mtr_cord_median": 40})
 
 
+def test_the_noise_floor_is_that_of_mt_off(make_inputs, tmp_path: Path) -> None:
+    """A voxel with 4 in MT-off and 3 in MT-on lies below 5 % of the cord's MT-off (5) and not below 5 % of its MT-on (3): it holds no signal."""
+    inputs = make_inputs(xyz=((12, 12, 1), (13, 12, 1)))
+    for role, level, low in (("mt_on", 60.0, 3.2), ("mt_off", 100.0, 4.0)):
+        data = np.full(SHAPE, level, np.float32)
+        data[13, 12, 1] = low
+        write_volume(inputs.files[role], Volume(data, np.eye(4)))
+    found = run_mtr(inputs)["maps/mtr"]
+    assert found[0] == pytest.approx(40.0)
+    assert np.isnan(found[1])
+
+
 def test_a_voxel_without_a_place_in_the_image_is_nan(make_inputs) -> None:
     nan = float("nan")
     found = run_mtr(make_inputs(xyz=((12, 12, 1), (nan, nan, nan), (500, 12, 1))))["maps/mtr"]

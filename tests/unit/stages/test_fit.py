@@ -1,0 +1,43 @@
+"""What landmark numbers mean: the study file's word goes before the file's name, and neither before the stage that made the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cohort_engine import schema
+from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.stages.base import StageInput
+from cohort_engine.stages.fit import landmarks_of
+
+ROLE = "t2w_landmarks"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> str:
+    data = np.zeros((4, 4, 30), np.uint8)
+    data[2, 2, 20], data[2, 2, 10] = 3, 4
+    path = tmp_path / "labels.nii.gz"
+    write_volume(path, Volume(data, np.eye(4)))
+    return str(path)
+
+
+def kind_of(location: str, *, named: str, said: str, made: bool) -> str:
+    inputs = StageInput({ROLE: location}, {ROLE: named}, {}, SimpleNamespace(), lambda path: np.zeros(0), frozenset({ROLE} if made else ()))  # type: ignore[arg-type]
+    return landmarks_of(inputs, ROLE, said).kind
+
+
+@pytest.mark.parametrize(
+    ("named", "said", "made", "expected"),
+    [
+        (schema.BODY, "auto", False, schema.BODY),
+        (schema.DISC, schema.BODY, False, schema.BODY),
+        (schema.BODY, schema.DISC, False, schema.DISC),
+        (schema.DISC, schema.BODY, True, schema.DISC),  # discs that were found here are not vertebrae because the study's labels are
+    ],
+)
+def test_who_says_what_the_numbers_mean(labels: str, named: str, said: str, made: bool, expected: str) -> None:
+    assert kind_of(labels, named=named, said=said, made=made) == expected
