@@ -5,8 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Processes that share the test files.
 WORKERS ?= 2
+# Quick tests of arithmetic: they must hold on processors whose libraries round the last bit in another way.
+NUMERIC := $(addprefix tests/unit/,analysis/test_groups.py analysis/test_arrays.py analysis/test_covariates.py analysis/test_correlate.py \
+	analysis/test_harmonise.py analysis/test_norms.py analysis/test_agreement.py qmri cord/test_centreline.py cord/test_curve.py cord/test_levels.py \
+	cord/test_windows.py reduce template/test_atlas.py template/test_base.py template/test_parametric.py nn/test_infer.py mapping/test_shape.py \
+	mapping/test_straighten.py) $(addprefix cohort_engine/,analysis mapping qmri cord reduce template)
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-processors lint bench clean
 
 install: $(READY)
 
@@ -28,6 +33,9 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/storage
 	$(BIN)/python -m pytest tests/storage  # starts, kills and times processes: by itself
+
+test-processors: $(READY)
+	$(BIN)/python .ci/processors.py haswell nehalem -- $(NUMERIC)
 
 bench: $(READY)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o filterwarnings=default

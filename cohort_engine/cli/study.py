@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cohort_engine.cli.say import note, say, show
-from cohort_engine.cli.words import WORDS, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
+from cohort_engine.cli.words import WORDS, Log, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
 
 
 @command()
@@ -92,25 +93,41 @@ def plan(study: StudyFile) -> None:
 
 
 @command()
-def build(study: StudyFile, quiet: Quiet = False) -> None:
+def build(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> None:
     """Build the cohort, or continue a build that was interrupted."""
     from cohort_engine.engine.build import build as run
 
-    _finish(run(study_of(study), events=_events(quiet)))
+    config = study_of(study)
+    _finish(run(config, events=_events(context.obj, config.data.store, quiet)))
 
 
 @command()
-def retry(study: StudyFile, quiet: Quiet = False) -> None:
+def retry(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> None:
     """Run again only the subjects that failed."""
     from cohort_engine.engine.build import retry as run
 
-    _finish(run(study_of(study), events=_events(quiet)))
+    config = study_of(study)
+    _finish(run(config, events=_events(context.obj, config.data.store, quiet)))
 
 
-def _events(quiet: bool) -> Any:
-    from cohort_engine.engine.events import Events, RichProgress
+def _events(log: Log, store: str, quiet: bool) -> Any:
+    """Who watches a build: the screen, and a log that begins when there is a store to lie beside."""
+    from cohort_engine.engine.events import Both, Events, LogEvents, RichProgress
+    from cohort_engine.runlog import configure
 
-    return Events() if quiet else RichProgress()
+    class Begun(LogEvents):
+        """Log of a build that was let begin: one that is refused leaves nothing behind."""
+
+        def on_plan(self, plan: Any) -> None:
+            self.plan = plan
+
+        def on_start(self, names: Any) -> None:
+            super().on_plan(self.plan)
+            super().on_start(names)
+
+    echo = partial(say, error=True) if log.verbose else None
+    written = Begun(configure(store, level="debug" if log.verbose > 1 else "info", place=log.place, echo=echo))
+    return Both(Events() if quiet else RichProgress(), written)
 
 
 def _finish(report: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,6 +78,14 @@ Space = Annotated[
     str, typer.Option("--space", help="One of {spaces}: tables made in the template, or in each image.", autocompletion=WORDS["spaces"])
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No live progress.")]
+
+
+@dataclass(frozen=True)
+class Log:
+    """What was asked of the log of a build: how often ``-v``, and its place."""
+
+    verbose: int = 0
+    place: str | None = None
 
 
 # --- a store or a study file ------------------------------------------------------------------------------------------

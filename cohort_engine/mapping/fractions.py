@@ -161,7 +161,7 @@ class _Cut:
         return around, np.abs((dx * np.cross(dy, dz, axis=0)).sum(axis=0))
 
     def add_others(self, sums: FloatArray, wanted: NDArray[np.bool_]) -> None:
-        """Add the volume of the parts of other voxels to the rows (row,) that hold something, in place; only those that may reach there are looked at."""
+        """Add the parts of the other voxels to the rows (row,) that hold something, in place. Only voxels that may reach there are cut."""
         touched = sums > 0
         reach = np.floor(self.largest + 1).astype(int)
         near = ndimage.maximum_filter(touched.reshape(self.shape).view(np.uint8), tuple(2 * reach + 1), mode="constant").view(bool)

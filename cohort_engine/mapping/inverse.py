@@ -128,7 +128,7 @@ def refine(block: FloatArray, wanted: FloatArray, start: NDArray[Any], *, steps:
 
 
 def _derivative(block: FloatArray, at: FloatArray) -> list[FloatArray]:
-    """Return derivatives (n, 3) of a block along its axes at the voxels next to fractional indices (n, 3): central, at the ends one-sided."""
+    """Take the derivatives (n, 3) along the axes of a block at the voxels next to fractional indices (n, 3): central, at the ends one-sided."""
     size = block.shape[:3]
     here = np.clip(np.rint(at).astype(int), 0, np.asarray(size) - 1).T
     flat, out = block.reshape(-1, 3), []
@@ -153,8 +153,9 @@ def _solve(columns: list[FloatArray], values: FloatArray) -> FloatArray:
     yz = np.cross(y, z)
     determinant = (x * yz).sum(axis=1, keepdims=True)
     top = np.stack([(values * yz).sum(axis=1), (x * np.cross(values, z)).sum(axis=1), (x * np.cross(y, values)).sum(axis=1)], axis=1)
-    solved: FloatArray = np.divide(top, determinant, out=np.zeros_like(top), where=determinant != 0)
-    return solved
+    out = np.zeros_like(top)
+    np.divide(top, determinant, out=out, where=determinant != 0)
+    return out
 
 
 def interpolate(values: FloatArray, index: FloatArray) -> FloatArray:

@@ -104,12 +104,12 @@ class Lease:
         """Give it back; the object at the front goes first, so that nobody takes over from one that is gone."""
         self._stop.set()
         self._thread.join()
-        if self._lost or _read(self._store, _successor(self.holder)) is not None:
-            return
-        chain = [holder for holder, _ in _chain(self._store)]
-        with storage_errors("lease"):
+        with suppress(StorageError):  # it is given back by the end of this process then
+            if self._lost or _read(self._store, _successor(self.holder)) is not None:
+                return
+            chain = [holder for holder, _ in _chain(self._store)]
             for name in (LEASE, *map(_successor, chain)):
-                with suppress(FileNotFoundError):
+                with storage_errors("lease"), suppress(FileNotFoundError):
                     obstore.delete(self._store, name)
 
 

@@ -141,8 +141,8 @@ AT_LAST = {
     "compare": ("", "assert compare(url, url + '.freeze').equal"),
 }
 """Name -> what prepares it and what is measured, in the order in which they are run."""
-ROOM = 0.3
-"""Seconds that an operation may cost more than its share: what does not depend on the number of subjects, and the clock."""
+ROOM, NOISE = 0.3, 1.15
+"""Seconds, and a factor, by which an operation may cost more than its share: what else the machine does."""
 MEMORY_A_SUBJECT = 0.03
 """MiB."""
 
@@ -180,6 +180,6 @@ def test_nothing_grows_faster_than_the_number_of_subjects(benchmark: Any, costs:
         print(f"{name:<16}" + "".join(f"{by_size[n].seconds:>10.2f} s {by_size[n].memory:>4.0f} MiB" for n in SIZES))
     for name, by_size in costs.items():
         small, large = by_size[SIZES[1]], by_size[SIZES[2]]
-        assert large.seconds <= small.seconds * SIZES[2] / SIZES[1] + ROOM, name
+        assert large.seconds <= NOISE * small.seconds * SIZES[2] / SIZES[1] + ROOM, name
         assert large.memory <= small.memory + (SIZES[2] - SIZES[1]) * MEMORY_A_SUBJECT, name
     assert costs["verify"][SIZES[2]].seconds / SIZES[2] <= 0.005

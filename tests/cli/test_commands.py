@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -297,22 +298,28 @@ def test_help_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_a_log(finished: str, tmp_path: Path) -> None:
-    import logging
-
-    logger = logging.getLogger("cohort_engine")
-    before = list(logger.handlers), logger.level
-    try:
-        assert run("--log", tmp_path / "run.log", "query", finished, C3).exit_code == 0
-        logger.info("stage mtr of row 3")
-        assert re.fullmatch(r"\S+ \S+ INFO cohort_engine: stage mtr of row 3\n", (tmp_path / "run.log").read_text())
-    finally:
-        for handler in set(logger.handlers) - set(before[0]):
-            handler.close()
-            logger.removeHandler(handler)
-        logger.setLevel(before[1])
-    with pytest.raises(StorageError, match="a file that can be written"):
-        run("--log", tmp_path / "none" / "run.log", "status", finished, catch_exceptions=False)
+def test_the_log_of_a_build(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing of a build was kept but its results: who asked why a subject failed last week had the ledger's last word alone."""
+    study = make_study("a", stages="stages:\n  fit: {deformable: false}\n").with_suffix(".yaml")
+    text = study.read_text()
+    study.write_text(text.replace("store: study.zarr", f"store: {study.name}/study.zarr"))
+    with pytest.raises(CohortError):
+        run("build", study, "--quiet", catch_exceptions=False)
+    study.write_text(text)
+    for path in study.with_suffix("").rglob("*_MTS.nii.gz"):
+        path.write_bytes(b"no image")
+    result = run("-v", "--log", tmp_path / "run.log", "build", study, "--quiet")
+    assert result.exit_code == 1, result.output
+    written = [json.loads(line) for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert [line["event"] for line in written[:2]] == ["plan", "start"]
+    failed = next(line for line in written if line.get("status") == "failed")
+    assert (failed["row"], failed["level"], failed["kind"]) == (0, "warning", "InputError")
+    assert written[-1]["event"] == "finish"
+    assert "sub-" not in (tmp_path / "run.log").read_text()
+    assert "warning stage: row 0, stage mtr, status failed" in result.stderr
+    assert run("build", study, "--quiet").exit_code == 1
+    (log,) = study.with_name("study.zarr.ledger").glob("log/*.log")
+    assert '"finish"' in log.read_text()
 
 
 def test_columns_of_text_are_aligned() -> None:

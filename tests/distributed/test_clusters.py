@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters import CLUSTERS, ClusterKind, Pool, WorkerOffer, base, make_pool
 from cohort_engine.engine.clusters.synchronous import SynchronousPool
 from cohort_engine.engine.events import Events
-from cohort_engine.errors import InputError, LostWorkerError, ResourceError, StorageError, TimeoutWorkerError, UnknownNameError
+from cohort_engine.errors import ConfigError, InputError, LostWorkerError, ResourceError, StorageError, TimeoutWorkerError, UnknownNameError
 from cohort_engine.single.process import Workplace
 
 WORKPLACE = Workplace(seed=int(os.environ.get("ANTS_RANDOM_SEED", "1")))
@@ -232,6 +233,15 @@ def test_a_new_kind_of_cluster_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(make_pool(ComputeConfig.model_construct(cluster="mine")), SynchronousPool)
     with pytest.raises(UnknownNameError, match="Did you mean 'local'"):
         make_pool(ComputeConfig.model_construct(cluster="locl"))
+
+
+def test_a_process_that_is_being_started_by_a_script_without_main_guard_starts_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a pool of the user's own, whose processes run the script again."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    pool = make_pool(compute(cluster="local"))
+    with pytest.raises(ConfigError, match='Put the call under `if __name__ == "__main__":`, or use cluster: synchronous'):
+        pool.open(WORKPLACE)
+    pool.close()
 
 
 # --- stopping and scripts -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import time
 
 import pytest
 
@@ -101,3 +102,11 @@ def test_leftovers_of_cut_writes_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("")
     assert remove_leftovers(str(tmp_path)) == 1
     assert sorted(f.name for f in (tmp_path / "c").iterdir()) == ["0", "notes#a"]
+
+
+def test_a_reason_of_a_megabyte_takes_no_time():
+    started = time.process_time()
+    with pytest.raises(StorageError) as caught, storage_errors("maps/mtr"):
+        raise OSError("/data/Jane Roe " * 70_000)
+    assert time.process_time() - started < 0.1
+    assert "Jane" not in str(caught.value)

@@ -52,6 +52,7 @@ def test_a_question_reads_what_it_needs(make_cohort: Callable[..., str], monkeyp
     assert set(reader._columns) == {"participant_id", "left", "group"}
 
 
+@pytest.mark.timeout(900)
 def test_cost_of_a_question(
     benchmark: Any, cost: Callable[..., Any], small_template: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

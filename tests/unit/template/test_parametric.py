@@ -149,3 +149,8 @@ def test_impossible_cords_are_refused(arguments: dict[str, object], error: type[
 def test_tracts_are_fifteen_a_side():
     assert len(TRACTS) == 15
     assert len(LABELS) == len(set(LABELS)) == 37
+
+
+def test_the_digest_is_the_same_on_every_processor():
+    """Only sums, products and quotients of single numbers enter it, whose every bit is defined; `make test-processors` looks with other kernels."""
+    assert parametric_cord(spacing=1.0, top="C3", bottom="C5").digest == "6afd8d32a71d9561"
