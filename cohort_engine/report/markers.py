@@ -114,7 +114,7 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     axis.errorbar(top["auc"], y, xerr=arms, fmt="s", ms=3.5, color=INK, elinewidth=0.9)
     axis.axvline(0.5, color=FAINT, linewidth=0.8, linestyle="--")
     axis.set_yticks(y, [clipped(n) for n in names])
-    axis.set(ylim=(len(top) - 0.4, -0.6), xlim=(min(0.45, float(np.nanmin(top["auc_low"])) - 0.02), 1.005), xlabel="area under the ROC curve")
+    axis.set(ylim=(len(top) - 0.4, -0.6), xlim=(min(0.45, float(top["auc_low"].min()) - 0.02), 1.005), xlabel="area under the ROC curve")
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     for at, row in zip(y, top.to_dict("records"), strict=True):
