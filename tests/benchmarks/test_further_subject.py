@@ -81,7 +81,7 @@ def test_a_further_subject(benchmark: Any, real_data: Path, tmp_path: Path) -> N
     run = lambda: subprocess.run(command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: E731
     found = json.loads(benchmark.pedantic(run, rounds=1).splitlines()[-1])
     print("\n" + "\n".join(f"{name:<16}{seconds:>6.2f} s" for name, seconds in found.items()))
-    assert found["all"] < 12  # about 5 s on a quiet core
+    assert found["all"] < 12  # 7.9 s on a machine where it was 11.9 before
 
 
 def test_register(benchmark: Any, real_data: Path, tmp_path: Path, cost: Callable[..., Any]) -> None:
