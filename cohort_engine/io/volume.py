@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -364,23 +363,6 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
-
-
-def same_grid(a: Volume, b: Volume, *, tolerance: float = 1e-3) -> bool:
-    """Tell whether two volumes share shape and, within `tolerance` mm at each corner, place.
-
-    Examples
-    --------
-    >>> a = Volume(np.zeros((2, 2, 2)), np.eye(4))
-    >>> shifted = np.eye(4)
-    >>> shifted[0, 3] = 0.5
-    >>> same_grid(a, a), same_grid(a, Volume(a.data, shifted))
-    (True, False)
-    """
-    if a.data.shape != b.data.shape:
-        return False
-    corners = np.array(list(product(*((0, n - 1) for n in a.data.shape))), float)
-    return bool(np.linalg.norm(a.grid.world(corners) - b.grid.world(corners), axis=1).max() <= tolerance)
 
 
 def require_signal(volume: Volume, *, what: str) -> None:

@@ -25,7 +25,6 @@ from cohort_engine.io.volume import (
     read_vectors,
     read_volume,
     require_signal,
-    same_grid,
     write_volume,
 )
 
@@ -386,22 +385,6 @@ def test_urls(tmp_path, monkeypatch):
     write_volume("s3://bucket/maps/out.nii.gz", Volume(RAMP, np.eye(4)))
     np.testing.assert_array_equal(read("s3://bucket/maps/out.nii.gz").data, RAMP)
     refused("s3://bucket/maps/absent.nii.gz", "a file", "")
-
-
-@pytest.mark.parametrize(("shift", "same"), [(0.0, True), (0.0009, True), (0.0011, False)])
-def test_same_grid_within_a_micrometre(shift, same):
-    moved = np.eye(4)
-    moved[1, 3] = shift
-    assert same_grid(Volume(RAMP, np.eye(4)), Volume(RAMP, moved)) is same
-    assert not same_grid(Volume(RAMP, np.eye(4)), Volume(RAMP[:1], moved))
-
-
-def test_same_grid_sees_a_turn_at_the_far_corner():
-    """1e-4 rad is nothing at the origin and 0.02 mm at the far end of 200 slices."""
-    turned = np.eye(4)
-    turned[0, 2] = 1e-4
-    long = np.zeros((2, 2, 201))
-    assert not same_grid(Volume(long, np.eye(4)), Volume(long, turned))
 
 
 VECTORS = np.arange(2 * 3 * 4 * 3, dtype=np.float32).reshape(2, 3, 4, 1, 3)
