@@ -18,7 +18,7 @@ from cohort_engine.engine.clusters import Pool, interruptible, make_pool
 from cohort_engine.engine.events import Both, Events, LogEvents
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef
-from cohort_engine.engine.runner import Job, Run, StageResult
+from cohort_engine.engine.runner import Job, Run, StageResult, check_resources
 from cohort_engine.engine.state import Outlook, People
 from cohort_engine.engine.status import close, failures, subject_names, unfinished
 from cohort_engine.engine.status import finalise as finalise
@@ -164,12 +164,13 @@ class _Build:
     def run(self) -> BuildReport:
         started = time.monotonic()
         pool = make_pool(self.config.compute)
-        try:
-            with interruptible(self.events), ExitStack() as held:
-                names, results, trouble = self._build(pool, held)
-        finally:
-            pool.close()
-            self.events.close()
+        with interruptible(self.events):
+            try:
+                with ExitStack() as held:
+                    names, results, trouble = self._build(pool, held)
+            finally:
+                pool.close()
+                self.events.close()
         entries = sorted(unfinished(r.entry for r in results if r.entry is not None), key=lambda e: (e.subject, e.stage))
         report = BuildReport(self.url, _counts(self.study.stages, results), tuple(entries), names, trouble, time.monotonic() - started)
         self.events.on_finish(report)
@@ -239,10 +240,12 @@ class _Build:
         if not waiting:
             return standing
         pool.open(Workplace(seed=config.stages.fit.seed), at_most=len(waiting), events=self.events)
+        for problem in check_resources(stages, pool.offers()):  # a cluster that was joined says only now what it has
+            raise problem
         template = self.study.template
         reference, token = TemplateRef(config.template.name, config.template.path, template.digest), uuid.uuid4().hex
         jobs = [Job(self.url, stage, reference, token, again=self.again) for stage in stages]
-        window = config.compute.window * max(1, prepared.workers)
+        window = config.compute.window * max(1, len(pool.offers()))
         return [*standing, *Run(pool, jobs, window, config.compute.retries, self.events)(waiting)]
 
     def _close(self, pool: Pool) -> str:

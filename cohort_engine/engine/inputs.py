@@ -1,7 +1,8 @@
 """Files of a subject: read once a worker, and what is hashed is what is decoded; and whether a file is still the one that was read.
 
-A file is known again by its size and a *stamp*: the time of its last change on a disk, the entity tag in a bucket. Only where one of them differs is
-its content hashed. A stamp is not trusted (and left empty) where the file had changed less than `UNSETTLED_S` before it was read.
+A file is known again by its size and a *stamp*: on a disk the times of its last change and of the last change of its inode, which no copying tool can
+set back; in a bucket the entity tag. Only where one of them differs is its content hashed. A stamp is not trusted (and left empty) where the file had
+changed less than `UNSETTLED_S` before it was read.
 """
 
 from __future__ import annotations
@@ -91,11 +92,11 @@ def read_content(location: str, *, what: str) -> Content:
     if path.is_dir():
         return _read_folder(str(path), what)
     try:
-        changed = path.stat().st_mtime_ns
+        stamp = _settled(path.stat())
     except OSError:
-        changed = 0  # what is wrong is said by the reader
+        stamp = ""  # what is wrong is said by the reader
     data = read_raw(str(path), what=what)
-    return Content(hashlib.sha256(data).hexdigest(), len(data), _settled(changed), data)
+    return Content(hashlib.sha256(data).hexdigest(), len(data), stamp, data)
 
 
 def _read_folder(location: str, what: str) -> Content:
@@ -126,12 +127,12 @@ def stamp_of(location: str) -> tuple[int, str] | None:
     try:
         if path.is_dir():
             looked = [(p.relative_to(path).as_posix(), p.stat()) for p in sorted(path.rglob("*")) if p.is_file()]
-            settled = all(_settled(s.st_mtime_ns) for _, s in looked)
-            return sum(s.st_size for _, s in looked), digest([(n, s.st_size, s.st_mtime_ns) for n, s in looked]) if settled else ""
+            stamps = [(name, s.st_size, _settled(s)) for name, s in looked]
+            return sum(s.st_size for _, s in looked), digest(stamps) if all(stamp for *_, stamp in stamps) else ""
         found = path.stat()
     except OSError:
         return None
-    return found.st_size, _settled(found.st_mtime_ns)
+    return found.st_size, _settled(found)
 
 
 def _tag(meta: Mapping[str, Any]) -> str:
@@ -140,9 +141,10 @@ def _tag(meta: Mapping[str, Any]) -> str:
     return str(meta.get("e_tag") or (changed.isoformat() if changed is not None else ""))
 
 
-def _settled(changed: int) -> str:
-    """Stamp of a file that changed last at this time, ns."""
-    return str(changed) if abs(time.time() - changed / 1e9) >= UNSETTLED_S else ""
+def _settled(found: os.stat_result) -> str:
+    """Stamp of a file on a disk."""
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return ":".join(map(str, times)) if all(abs(time.time() - t / 1e9) >= UNSETTLED_S for t in times) else ""
 
 
 def _gone(what: str) -> MissingInputError:

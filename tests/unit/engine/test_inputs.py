@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import obstore
@@ -17,7 +18,8 @@ from cohort_engine.io.places import object_store
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Locations that were read."""
+    """Locations that were read; every stamp is trusted."""
+    monkeypatch.setattr(inputs, "UNSETTLED_S", 0.0)
     seen: list[str] = []
     plain = inputs.read_raw
     monkeypatch.setattr(inputs, "read_raw", lambda location, *, what: seen.append(str(location)) or plain(location, what=what))
@@ -30,10 +32,11 @@ def settled(path: Path, text: str, when: float = 1e9) -> str:
     return str(path)
 
 
-def test_what_is_hashed_is_what_is_decoded(tmp_path: Path) -> None:
+def test_what_is_hashed_is_what_is_decoded(tmp_path: Path, reads: list[str]) -> None:
     found = read_content(settled(tmp_path / "a", "abc"), what="file")
     assert (found.sha256, found.size, found.data) == (hashlib.sha256(b"abc").hexdigest(), 3, b"abc")
-    assert found.record("disc") == [found.sha256, 3, str(10**18), "disc"]
+    assert found.stamp.startswith(f"{10**18}:")
+    assert found.record("disc") == [found.sha256, 3, found.stamp, "disc"]
     with pytest.raises(MissingInputError):
         read_content(str(tmp_path / "b"), what="file")
 
@@ -55,7 +58,8 @@ def test_only_what_looks_changed_is_read(tmp_path: Path, reads: list[str]) -> No
     settled(tmp_path / "a", "abc", when=2e9)
     assert Looked().same(place, record)
     assert reads == [place]
-    settled(tmp_path / "a", "abd", when=3e9)
+    time.sleep(0.05)
+    settled(tmp_path / "a", "abd")  # as long, and its time set back: copying tools do that
     assert not Looked().same(place, record)
     reads.clear()
     settled(tmp_path / "a", "abcd", when=4e9)
@@ -65,7 +69,7 @@ def test_only_what_looks_changed_is_read(tmp_path: Path, reads: list[str]) -> No
     assert not Looked().same(place, record)
 
 
-def test_a_folder_is_all_that_lies_in_it(tmp_path: Path) -> None:
+def test_a_folder_is_all_that_lies_in_it(tmp_path: Path, reads: list[str]) -> None:
     (tmp_path / "label").mkdir()
     settled(tmp_path / "label/a", "abc")
     settled(tmp_path / "label/b", "de")
