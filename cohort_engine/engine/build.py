@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import zarr
 
 from cohort_engine import schema
 from cohort_engine.config import Config
@@ -16,7 +19,7 @@ from cohort_engine.engine.events import Both, Events, LogEvents
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef
 from cohort_engine.engine.runner import Job, Run, StageResult, check_resources
-from cohort_engine.engine.state import Outlook
+from cohort_engine.engine.state import Outlook, People
 from cohort_engine.engine.status import close, failures, subject_names, unfinished
 from cohort_engine.engine.status import finalise as finalise
 from cohort_engine.engine.status import status as status
@@ -155,6 +158,7 @@ class _Build:
         self.config, self.again, self.shown, self.log = config, again, events, LogEvents(log)
         self.events: Events = Both(events, self.log)
         self.study = Undertaking(config, stages)
+        self.looked: tuple[str, People, Outlook] | None = None
         self.url = self.study.url
 
     def run(self) -> BuildReport:
@@ -177,7 +181,12 @@ class _Build:
         study, url = self.study, self.url
         root, problems = open_store(url)
         writer = held.enter_context(lease(url, "build")) if root is not None and not root.attrs.get(layout.COMPACTED) else None
-        people, outlook = study.look(root, again=self.again)
+        if root is not None and not problems and (idle := self._idle(pool, root)) is not None:
+            return idle
+        if self.looked is not None and self.looked[0] == study.template.digest:
+            _, people, outlook = self.looked
+        else:
+            people, outlook = study.look(root, again=self.again)
         prepared = study.plan(pool, people, outlook, root, problems)
         self.shown.on_plan(prepared)
         prepared.validate()
@@ -189,13 +198,6 @@ class _Build:
                 study.plan(pool, people, outlook, root, problems).validate()
         declared = study.declared(study.template.digest)
         table, units = study.study.subjects, study.study.units
-        closed = root is not None and bool(root.attrs.get(layout.FINALISED)) and not outlook.unsettled
-        if closed and root is not None and holds(
-            root, subjects=table, rows=people.rows, specs=declared.specs, asked=declared.asked, units=units, left=people.left
-        ):  # fmt: skip
-            self.events, names = self.shown, subject_names(url)
-            self.events.on_start(names)
-            return names, self._stages(pool, outlook, prepared), ""
         self.log.on_plan(prepared)
         init_store(
             url, template=study.template, subjects=table, units=units, specs=declared.specs, asked=declared.asked, recipes=declared.recipes,
@@ -206,6 +208,26 @@ class _Build:
         results = self._stages(pool, outlook, prepared)
         writer.check()
         return names, results, self._close(pool)
+
+    def _idle(self, pool: Pool, root: zarr.Group) -> tuple[dict[int, str], list[StageResult], str] | None:
+        """Answer for a closed store that is all that the study asks for: nothing is written, and no template is loaded. None for any other."""
+        study = self.study
+        if not root.attrs.get(layout.FINALISED):
+            return None
+        digest = study.digest(root)
+        people, outlook = study.look(root, again=self.again, template=digest)
+        self.looked = digest, people, outlook
+        declared, found = study.declared(digest), study.study
+        if outlook.unsettled or outlook.problems or not holds(
+            root, subjects=found.subjects, rows=people.rows, specs=declared.specs, asked=declared.asked, units=found.units, left=people.left
+        ):  # fmt: skip
+            return None
+        self.events = self.shown
+        prepared = Plan.idle(outlook.subjects, study.stages, Counter(people.left.values()))
+        self.events.on_plan(prepared)
+        names = subject_names(self.url)
+        self.events.on_start(names)
+        return names, self._stages(pool, outlook, prepared), ""
 
     def _stages(self, pool: Pool, outlook: Outlook, prepared: Plan) -> list[StageResult]:
         """Run what is to run; of all other subjects the results stand that were recorded."""

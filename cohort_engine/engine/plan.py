@@ -113,6 +113,13 @@ class Plan:
             problems=tuple(found),
         )  # fmt: skip
 
+    @classmethod
+    def idle(cls, subjects: Sequence[Subject], stages: Sequence[Stage], left: Mapping[str, int]) -> Plan:
+        """Plan of a build that has nothing to do: no worker, nothing to write."""
+        tasks = {s.name: _tasks(s, subjects) for s in stages}
+        runs = {name: dict.fromkeys(STATE_WORDS, 0) for name in tasks}
+        return cls(len(subjects), 0, tasks, runs, 0, 0, 0, 0.0, _inputs(subjects, stages)[1], left=dict(left))
+
     def validate(self) -> None:
         """Refuse a build that cannot work, with all of its problems.
 
@@ -139,11 +146,18 @@ class Plan:
             *((f"left: {why}", str(n)) for why, n in self.left.items()),
             *((f"stage {stage}", self._words(stage)) for stage in self.tasks),
             *(("why", reason) for reason in self.reasons),
+            *self._cost(),
+            *((f"lacking {schema.words(role)}", str(n)) for role, n in self.missing.items()),
+            *(("problem", str(p)) for p in self.problems),
+        ]
+
+    def _cost(self) -> list[tuple[str, str]]:
+        if not self.workers:
+            return []
+        return [
             ("input", _size(self.bytes_in)),
             ("output", f"{_size(self.bytes_out)} at most, {self.objects} objects"),
             ("workers", f"{self.workers}, about {self.memory / 1024:.1f} GiB each"),
-            *((f"lacking {schema.words(role)}", str(n)) for role, n in self.missing.items()),
-            *(("problem", str(p)) for p in self.problems),
         ]
 
     def _words(self, stage: str) -> str:

@@ -59,6 +59,20 @@ def test_building_again_does_nothing_twice(tmp_path: Path) -> None:
     assert all(np.array_equal(after[k], before[k], equal_nan=before[k].dtype.kind == "f") for k in before)
 
 
+def test_a_build_with_nothing_to_do_loads_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_study(tmp_path, {}, {"fit": "bad"})
+    config = study_config(tmp_path)
+    build(config, stages=STAGES)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study.zarr").rglob("*")}
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("the template is loaded")
+
+    monkeypatch.setattr("cohort_engine.engine.study.load_template", loaded)
+    assert build(config, events=RichProgress(), stages=STAGES).exit_code == 1
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "study.zarr").rglob("*")} == before
+
+
 def test_retry_runs_what_failed_and_nothing_else(tmp_path: Path) -> None:
     make_study(tmp_path, {}, {"fit": "bad"}, {"mtr": "bug"})
     config = study_config(tmp_path)
