@@ -185,6 +185,19 @@ def test_symmetry_of_a_lopsided_cord():
     assert mirrored[SYMMETRY] == pytest.approx(values[SYMMETRY])
 
 
+def test_right_is_right():
+    """Right and left exchanged add up to the same area, and were noticed by no test."""
+    mask = np.zeros((16, 8, 3))
+    mask[2:8, 2:6] = 1  # six columns
+    mask[8:12, 3:5] = 1  # a thin horn beyond, at larger x: on the right
+    values, _ = measured(np.kron(mask, np.ones((5, 5, 1))), np.diag([0.2, 0.2, 5.0, 1.0]))
+    assert values[AREA] == pytest.approx([32.0] * 3)
+    centre = (24 * 4.5 + 8 * 9.5) / 32  # x of the centroid in columns: 5.75
+    right = (7.5 - centre) * 4 + 8
+    assert values[AREA_RIGHT] == pytest.approx([right] * 3, abs=0.01)
+    assert values[AREA_LEFT] == pytest.approx([32 - right] * 3, abs=0.01)
+
+
 def test_intervals_against_a_fine_picture():
     x, y = np.meshgrid(np.arange(30.0), np.arange(26.0), indexing="ij")
     left, right = np.hypot((x - 11) / 1.2, y - 13), np.hypot((x - 17) / 1.1, (y - 11) / 0.7)

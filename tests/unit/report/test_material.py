@@ -139,6 +139,16 @@ def test_features_that_too_few_have_are_left_out_and_counted(opened, settings) -
     assert np.isnan(named.values).sum(axis=0).tolist() == [6, 0]  # the study file named it: it stays
 
 
+def test_people_who_are_left_out_are_not_among_the_repeats_either(opened, settings) -> None:
+    """They were left out of the groups alone: agreement between sessions still counted them."""
+    everybody = gather(opened, settings()).repeats
+    assert everybody is not None
+    assert len(everybody) == AGAIN
+    without = gather(opened, settings(exclude=["sub-00001"])).repeats
+    assert without is not None
+    np.testing.assert_array_equal(without, everybody[1:])
+
+
 def test_who_has_no_value_is_left_out_with_a_reason(opened, settings) -> None:
     holed = opened.copy(deep=True)
     for name in ("mtr_wa", "profile_area", "profile_diameter_ap"):

@@ -16,6 +16,7 @@ from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNam
 from cohort_engine.report.material import Profile
 from cohort_engine.report.tables import (
     SECTIONS,
+    classifier,
     clusters,
     compression,
     correlations,
@@ -202,6 +203,35 @@ def test_areas_and_thresholds(material, settings) -> None:
         assert youden[np.argmin(np.abs(cuts - row["threshold"]))] == pytest.approx(youden.max())
         assert row["sensitivity"] == pytest.approx((sign * (b - row["threshold"]) > 0).mean())
     assert tables["roc"].loc[5, "auc"] == 0.5  # constant
+
+
+def test_intervals_of_thresholds_run_upwards_whichever_way_disease_moves_a_feature(material, settings) -> None:
+    """Turned round with the sign, the ends of the interval came out exchanged."""
+    falls, rises = (roc(material, settings(roc={"resamples": 60, "higher": higher}))["roc"].loc[:3] for higher in ([], ["mtr"]))
+    for table in (falls, rises):
+        known = table.dropna(subset=["threshold", "threshold_low"])
+        assert len(known) >= 2
+        assert (known["threshold_low"] < known["threshold_high"]).all()
+    flipped = replace(material, values=-material.values)
+    mirrored = roc(flipped, settings(roc={"resamples": 60, "higher": ["mtr"]}))["roc"].loc[:3]
+    np.testing.assert_allclose(mirrored["threshold_low"], -falls["threshold_high"], **close)
+
+
+def test_metrics_that_disease_raises_say_so_themselves(material, settings) -> None:
+    rising = replace(material, rises=frozenset({"area"}))
+    assert roc(rising, settings(roc={"resamples": 0}))["roc"]["direction"].tolist() == ["lower"] * 4 + ["higher"] * 2
+    with pytest.raises(UnknownNameError, match=r"analysis\.roc\.higher.*'mtrr'.*'mtr'"):
+        roc(rising, settings(roc={"resamples": 0, "higher": ["mtrr"]}))
+
+
+def test_a_classifier_learns_from_values_as_measured(material, settings) -> None:
+    """Values that were harmonised over everybody have seen the people that it is judged on."""
+    config = settings(classifier={"folds": 3, "markers": ["mtr tract='white matter'"]}, harmonise={"site": "site"})
+    expected = classifier(material, config)["classifier_scores"]["score"]
+    harmonised = replace(material, values=material.values + 100 * (np.arange(len(material.values)) % 3)[:, None])
+    np.testing.assert_array_equal(classifier(harmonised, config)["classifier_scores"]["score"], expected)
+    measured = replace(material, raw=harmonised.values)
+    assert not np.allclose(classifier(measured, config)["classifier_scores"]["score"], expected, equal_nan=True)
 
 
 def test_pairs_of_markers(material, settings) -> None:
