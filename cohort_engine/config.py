@@ -356,7 +356,7 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
     >>> parse_config({"data": {"bids": "b", "store": "s", "derivativs": []}})
     Traceback (most recent call last):
     ...
-    cohort_engine.errors.UnknownNameError: config: data: expected a known key, found 'derivativs'. Did you mean 'derivatives'?
+    cohort_engine.errors.UnknownNameError: config: data: expected a known key, found 'derivativs'. Did you mean 'derivatives', 'distinct'?
     """
     config = parse_section(study_model(), raw, where=where)
     for name in config.stages.metrics:

@@ -98,7 +98,7 @@ def build(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> Non
     from cohort_engine.engine.build import build as run
 
     config = study_of(study)
-    _finish(run(config, events=_events(context.obj, config.data.store, quiet)))
+    _finish(run(config, events=_screen(quiet), log=_log(context.obj, config.data.store)))
 
 
 @command()
@@ -107,27 +107,21 @@ def retry(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> Non
     from cohort_engine.engine.build import retry as run
 
     config = study_of(study)
-    _finish(run(config, events=_events(context.obj, config.data.store, quiet)))
+    _finish(run(config, events=_screen(quiet), log=_log(context.obj, config.data.store)))
 
 
-def _events(log: Log, store: str, quiet: bool) -> Any:
-    """Who watches a build: the screen, and a log that begins when there is a store to lie beside."""
-    from cohort_engine.engine.events import Both, Events, LogEvents, RichProgress
+def _screen(quiet: bool) -> Any:
+    from cohort_engine.engine.events import Events, RichProgress
+
+    return Events() if quiet else RichProgress()
+
+
+def _log(log: Log, store: str) -> Any:
+    """Where a build is logged, and whether the screen hears it, too."""
     from cohort_engine.runlog import configure
 
-    class Begun(LogEvents):
-        """Log of a build that was let begin: one that is refused leaves nothing behind."""
-
-        def on_plan(self, plan: Any) -> None:
-            self.plan = plan
-
-        def on_start(self, names: Any) -> None:
-            super().on_plan(self.plan)
-            super().on_start(names)
-
     echo = partial(say, error=True) if log.verbose else None
-    written = Begun(configure(store, level="debug" if log.verbose > 1 else "info", place=log.place, echo=echo))
-    return Both(Events() if quiet else RichProgress(), written)
+    return configure(store, level="debug" if log.verbose > 1 else "info", place=log.place, echo=echo)
 
 
 def _finish(report: Any) -> None:

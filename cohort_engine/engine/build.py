@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from cohort_engine.single.process import Workplace
 from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
 from cohort_engine.store.lease import lease
+from cohort_engine.store.maintenance import gather
 from cohort_engine.store.records import Entry
 from cohort_engine.store.writer import holds, init_store
 
@@ -151,6 +152,25 @@ def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stag
     return _Build(config, stages, events or Events(), log or configure(config.data.store), again=True).run()
 
 
+GATHER_AFTER = 64
+"""Subjects that have ended before their records are gathered, while a build goes on: what a killed one leaves to be read singly stays few."""
+
+
+class Gathering(Events):
+    """Gathers the records of subjects that have ended; where storage fails, that is left to the end."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.ended: set[int] = set()
+
+    def on_subject_end(self, row: int) -> None:
+        self.ended.add(row)
+        if len(self.ended) >= GATHER_AFTER:
+            with suppress(StorageError):
+                gather(self.url, self.ended)
+                self.ended.clear()
+
+
 class _Build:
     """A build, or a retry (`again`)."""
 
@@ -246,7 +266,8 @@ class _Build:
         reference, token = TemplateRef(config.template.name, config.template.path, template.digest), uuid.uuid4().hex
         jobs = [Job(self.url, stage, reference, token, again=self.again) for stage in stages]
         window = config.compute.window * max(1, len(pool.offers()))
-        return [*standing, *Run(pool, jobs, window, config.compute.retries, self.events)(waiting)]
+        watching = Both(self.events, Gathering(self.url))
+        return [*standing, *Run(pool, jobs, window, config.compute.retries, watching)(waiting)]
 
     def _close(self, pool: Pool) -> str:
         """Gather, tabulate and close; what stands in the way now is told in the report, which must not be lost."""

@@ -110,6 +110,8 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
             if array is None or (group == f"{schema.TABLES}/{schema.SHAPE}" and name == schema.LEVEL and name in data):
                 continue  # the same axis
             variable = _variable(url, path, array, reader.total, block)
+            if not reader.closed and reader.is_waiting(path):
+                variable = variable.copy(data=reader.with_waiting(path, variable.to_numpy(), np.arange(reader.total)))
             name = f"{group}_{name}" if name in data or name in CELL else name
             data[name] = variable
             if group == schema.VOXELS or variable.dims == (name,) or name == schema.Z_LEVEL:

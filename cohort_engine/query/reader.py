@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import obstore
@@ -21,6 +21,9 @@ from cohort_engine.query.cells import CELL, MEASURES, own_limit
 from cohort_engine.store import layout
 from cohort_engine.store.tables import old_blocks, stored_digests, table_digest
 from cohort_engine.template.atlas import Atlas, Naming
+
+if TYPE_CHECKING:
+    from cohort_engine.store.records import Entry, Record
 
 LEFT = layout.LEFT.name
 PROFILE_VARIABLES = {m: f"profile_{m}" for m in MEASURES}
@@ -76,13 +79,70 @@ class CohortReader:
             raise unknown_name("space", space, list(schema.SPACES), where="query")
         self.url, self.space = url, space
         self.root = layout.open_root(url)
-        self.attributes: Mapping[str, Any] = dict(self.root.attrs)
+        self.attributes: dict[str, Any] = dict(self.root.attrs)
         self.total = layout.row_count(self.root)
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
         self._lists: dict[str, list[str]] = {}
         self._columns: dict[str, NDArray[Any]] = {}
         here = np.ones(self.total, bool) if everybody else (self.whole_column(schema.PARTICIPANT) != "") & (self.left == "")
         self.rows: NDArray[np.intp] = np.flatnonzero(here)
+        if not self.closed:  # the attribute is of the last time that all was gathered
+            from cohort_engine.store.state import Rows, mixture
+
+            asked, recipes = (layout.record_of(self.root, k) for k in (layout.ASKED, layout.RECIPES))
+            people = Rows(layout.text(self.left), self.whole_column(schema.PARTICIPANT) == "")
+            self.attributes[layout.MIXED] = mixture(self.entries, asked, recipes, people)
+
+    # --- what waits to be gathered ---
+    @property
+    def closed(self) -> bool:
+        """Whether the store is closed: all that stages left is in its arrays."""
+        return bool(self.attributes.get(layout.FINALISED))
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """How each stage of each subject ended."""
+        from cohort_engine.store.records import read_entries
+
+        return read_entries(self.url)
+
+    @cached_property
+    def waiting(self) -> Mapping[str, list[Record]]:
+        """Records that are not gathered yet, by stage: a build is at work, or was cut short."""
+        from cohort_engine.store.records import list_ledger, read_records
+
+        found: dict[str, list[Record]] = {}
+        places = [] if self.closed else [p for p in list_ledger(self.url)[0] if p[0] < self.total]
+        for record in filter(None, read_records(self.url, places)):
+            found.setdefault(record.entry.stage, []).append(record)
+        return found
+
+    def is_waiting(self, path: str) -> bool:
+        """Tell whether records say more of a variable than its array."""
+        if path.startswith(f"{schema.STAGES}/"):
+            return path != layout.STAGE_NAMES.path and bool(self.waiting)
+        spec = layout.stored_specs(self.root).get(path)
+        return spec is not None and spec.gathered and spec.stage in self.waiting
+
+    def with_waiting(self, path: str, values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Put what records say of a variable into its values (row, ...)."""
+        if not self.is_waiting(path):
+            return values
+        from cohort_engine.store.records import STAGE_VALUES
+
+        values, at = values.copy(), {int(row): i for i, row in enumerate(rows)}
+        group, _, name = path.rpartition("/")
+        if group == schema.STAGES:
+            names = [str(n) for n in self.read(layout.STAGE_NAMES.path)]
+            for record in (r for records in self.waiting.values() for r in records):
+                if record.entry.subject in at and record.entry.stage in names:
+                    values[at[record.entry.subject], names.index(record.entry.stage)] = STAGE_VALUES[name](record.entry)
+            return values
+        spec = layout.stored_specs(self.root)[path]
+        for record in self.waiting[spec.stage]:
+            if record.entry.subject in at:
+                values[at[record.entry.subject]] = record.arrays.get(path, spec.fill)
+        return values
 
     # --- arrays ---
     def names(self, group: str) -> list[str]:
@@ -117,9 +177,9 @@ class CohortReader:
             if layout.dims_of(array)[:1] != (schema.SUBJECT,):
                 return _plain(np.asarray(array[...]))
             at = self.rows if rows is None else self.rows[rows]
-            if len(at) and at[-1] - at[0] + 1 == len(at):
-                return _plain(np.asarray(array[int(at[0]) : int(at[-1]) + 1]))
-            return _plain(np.asarray(array.oindex[at]))
+            whole = bool(len(at)) and at[-1] - at[0] + 1 == len(at)
+            values = _plain(np.asarray(array[int(at[0]) : int(at[-1]) + 1] if whole else array.oindex[at]))
+        return values if self.closed else self.with_waiting(path, values, at)
 
     # --- people ---
     @property
@@ -176,15 +236,17 @@ class CohortReader:
         return self.rows_current(metric, estimator)[self.rows]
 
     def rows_current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
-        """Which rows of the store (row,) a table holds as they are now: none before the store is closed, when results may wait to be gathered."""
+        """Which rows of the store (row,) a table holds as they are now; of a template table none before the store is closed."""
         path = f"{schema.TABLES}/{self.space}/{schema.table_name(metric, estimator)}"
         template = self.space == schema.SPACE_TEMPLATE
         maker = layout.spec_at(self.root, f"{schema.MAPS}/{metric}" if template else path).stage
-        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)] if self.attributes.get(layout.FINALISED) else []
+        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)]
         if maker not in stages:
             return np.zeros(self.total, bool)
         if not template:
             return self._judged(maker)
+        if not self.closed:
+            return np.zeros(self.total, bool)  # maps may change under it
         status, key = (self._stage_column(n, stages.index(maker)) for n in (schema.STATUS, schema.KEY))
         done = status == next(code for code, word in schema.STATUS_CODES.items() if word == schema.DONE)
         keys = np.where(done, key, "").tolist()

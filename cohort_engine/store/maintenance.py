@@ -6,7 +6,7 @@ Checking is `store.verify`, freezing `store.freeze`, erasing a subject `store.wi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +21,7 @@ from cohort_engine.store.lease import lease
 from cohort_engine.store.people import rows_of
 from cohort_engine.store.records import (
     ENTRY_BLOCK,
+    STAGE_VALUES,
     Entry,
     Record,
     delete_records,
@@ -34,15 +35,20 @@ from cohort_engine.store.records import (
 from cohort_engine.store.state import States, judge, mixture, science_of
 
 _LISTED = 20
-_CODES = {text: code for code, text in schema.STATUS_CODES.items()}
 
 
 # --- gather -----------------------------------------------------------------------------------------------------------
-def gather(url: str) -> int:
+def gather(url: str, rows: Collection[int] | None = None) -> int:
     """Fold single records into the store, and say how many there were: arrays into their chunks, entries into blocks, then the records go.
 
     Cheap where few are new, harmless when done again, and safe when it is cut short: a record goes before what was gathered, and is deleted last.
     No task may write to the same subjects meanwhile. Then `science`, `mixed` and `recipes` are brought up to date.
+
+    Parameters
+    ----------
+    url : str
+    rows : collection of int, optional
+        Only these subjects: a build gathers those that have ended while it goes on. The attributes are then left to the end.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def gather(url: str) -> int:
         if root.attrs.get(layout.COMPACTED):
             raise StoreError(expected="a store that grows", found="a freeze made by compact", where="store", remedy="It is gathered already.")
         total = layout.row_count(root)
-        places = [p for p in list_ledger(url)[0] if p[0] < total]
+        places = [p for p in list_ledger(url)[0] if p[0] < total and (rows is None or p[0] in rows)]
         folded = 0
         for block, listed in groupby(places, key=lambda p: p[0] // ENTRY_BLOCK):
             waiting = list(listed)
@@ -68,7 +74,8 @@ def gather(url: str) -> int:
             write_block(url, first, entries.values())
             delete_records(url, [(r.entry.subject, r.entry.stage) for r in records])
             folded += len(records)
-        describe(url, root)
+        if rows is None:
+            describe(url, root)
     return folded
 
 
@@ -81,12 +88,8 @@ def _fold(root: zarr.Group, records: list[Record]) -> None:
         if spec.gathered and spec.stage in by_stage:
             _update(root, path, {r.entry.subject: r.arrays.get(path, spec.fill) for r in by_stage[spec.stage]})
     names = [str(n) for n in np.asarray(layout.array_at(root, layout.STAGE_NAMES.path)[...])]
-    values: dict[str, Callable[[Entry], Any]] = {
-        schema.STATUS: lambda e: _CODES[e.status], schema.SECONDS: lambda e: e.seconds, schema.PEAK_MEMORY: lambda e: e.peak_memory,
-        schema.KEY: lambda e: e.key, schema.RECIPE: lambda e: e.recipe,
-    }  # fmt: skip
     known = [(r.entry.subject, names.index(stage), r.entry) for stage, found in by_stage.items() if stage in names for r in found]
-    for name, value in values.items():
+    for name, value in STAGE_VALUES.items():
         _update(root, f"{schema.STAGES}/{name}", {(row, at): value(e) for row, at, e in known})
 
 

@@ -16,7 +16,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -111,6 +111,11 @@ class Entry:
 
 
 _STATUSES: tuple[str, ...] = tuple(schema.STATUS_CODES.values())
+STAGE_VALUES: Mapping[str, Callable[[Entry], Any]] = {
+    schema.STATUS: lambda e: _STATUSES.index(e.status), schema.SECONDS: lambda e: e.seconds, schema.PEAK_MEMORY: lambda e: e.peak_memory,
+    schema.KEY: lambda e: e.key, schema.RECIPE: lambda e: e.recipe,
+}  # fmt: skip
+"""Variable of ``stages/*`` -> what an entry says in it."""
 _FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Entry))
 
 

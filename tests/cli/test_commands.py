@@ -317,7 +317,8 @@ def test_the_log_of_a_build(make_study: Callable[..., Path], tmp_path: Path) -> 
     assert written[-1]["event"] == "finish"
     assert "sub-" not in (tmp_path / "run.log").read_text()
     assert "warning stage: row 0, stage mtr, status failed" in result.stderr
-    assert run("build", study, "--quiet").exit_code == 1
+    assert run("build", study, "--quiet").exit_code == 1  # nothing to do: no log
+    assert run("retry", study, "--quiet").exit_code == 1
     (log,) = study.with_name("study.zarr.ledger").glob("log/*.log")
     assert '"finish"' in log.read_text()
 

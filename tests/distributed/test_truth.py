@@ -115,6 +115,10 @@ def test_settings_changed_and_the_build_killed_half_way(tmp_path: Path) -> None:
     run(study_config(tmp_path))
     assert ended(driver(tmp_path, "synchronous", 0.1, 2)) == -9
     url, other = str(tmp_path / "study.zarr"), study_config(tmp_path, low_signal=0.1)
+    ds = cohort_engine.open_cohort(url)  # nothing is gathered yet: what the killed build left is read all the same
+    assert "low_signal" in ds.attrs["mixed"]
+    np.testing.assert_allclose(np.sort(ds["mtr_cord_median"]), np.sort([40.05, 40.05, 40.1, 40.1]), rtol=1e-6)
+    assert "low_signal" in " ".join(run_query(url, "mtr tract='white matter' level=C4").attrs["notes"])
     for found in (status(url), status(other, stages=stages(other))):
         assert counts(found, "mtr") == {"done": 2, "stale": 2}
         assert found.exit_code == 1

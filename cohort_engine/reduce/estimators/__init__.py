@@ -5,6 +5,8 @@ A new estimator is a new module here, or in another package, that ends with ``sc
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import cast
 
 from cohort_engine import schema
@@ -27,3 +29,7 @@ def estimator(name: str, *, where: str = "estimator") -> Estimator:
     'Weighted average: each voxel counts by the fraction of it that the atlas gives to the region.'
     """
     return cast(Estimator, schema.ESTIMATORS.find(name, where=where))
+
+
+for _module in iter_modules(__path__, f"{__name__}."):  # in one order, whichever is asked for first
+    import_module(_module.name)

@@ -366,3 +366,17 @@ def test_the_ledger_knows_nobody_by_name(build):
         data = file.read_bytes()
         text = data + (zlib.decompress(data[17:]) if file.suffix == ".block" else b"")
         assert b"sub-" not in text
+
+
+def test_those_who_have_ended_are_gathered_while_others_go_on(cohort) -> None:
+    """Until the end of a build every record lay by itself: a killed one left thousands to be read one by one."""
+    cohort.init(4)
+    cohort.run(0, 2)
+    cohort.fit(3)
+    assert gather(cohort.url, {0, 2}) == 4
+    assert list_ledger(cohort.url)[0] == [(3, FIT)]
+    assert {(e.subject, e.stage) for e in read_entries(cohort.url)} == {(0, FIT), (0, MTR), (2, FIT), (2, MTR), (3, FIT)}
+    assert read_subject(cohort.url, 2, "qc/mtr_cord_median") == 2
+    cohort.mtr(3)
+    assert gather(cohort.url) == 2
+    assert verify(cohort.url) == []
