@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,14 @@ from cohort_engine.io.grids import require_grid
 from cohort_engine.io.label_folder import read_atlas, read_cord, read_levels
 from cohort_engine.io.sct_folder import FROM_TEMPLATE, LABEL_FOLDER, MTR_IMAGE, OFF_MOVED, OFF_WARP, TO_TEMPLATE, index_results, sct_roles
 from cohort_engine.io.volume import Volume, require_signal
-from cohort_engine.mapping.ants import field_positions
-from cohort_engine.mapping.native import WarpedAtlas, reach
-from cohort_engine.reduce.native import slice_levels
 from cohort_engine.stages.base import SOURCES, Array, Source, Stage, StageInput, quality_arrays
 from cohort_engine.stages.fit import contrasts_of
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
 from cohort_engine.stages.mtr import MTR
 from cohort_engine.template.packing import Grid
+
+if TYPE_CHECKING:
+    from cohort_engine.mapping.native import WarpedAtlas
 
 for _contrast, _words in ((schema.MT, "MT image"), (schema.T2W, "T2w image")):
     schema.ROLES.add(schema.Role(schema.role(_contrast, FROM_TEMPLATE), f"warp from the template to the {_words}"))
@@ -58,6 +59,7 @@ def run_warp(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     is one, else the first is inverted.
     """
     from cohort_engine.mapping import warp
+    from cohort_engine.mapping.ants import field_positions
 
     role, back = schema.role(contrast, FROM_TEMPLATE), schema.role(contrast, TO_TEMPLATE)
     template, what = inputs.template, schema.words(role)
@@ -142,6 +144,7 @@ def mtr_image(inputs: StageInput) -> MetricImage:
 
 def moved_off(inputs: StageInput, on: Volume, mask: NDArray[np.bool_]) -> tuple[Array, float]:
     """MT-off image on the grid of the MT-on image: as it was stored, or through the stored warp, cubic; and its largest movement in the cord, mm."""
+    from cohort_engine.mapping.ants import field_positions
     from cohort_engine.mapping.template_map import sample
 
     if OFF_MOVED in inputs.files:
@@ -170,6 +173,9 @@ def label_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warped
     MissingInputError, InputError
         See `io.label_folder`.
     """
+    from cohort_engine.mapping.native import WarpedAtlas, reach
+    from cohort_engine.reduce.native import slice_levels
+
     role, template = schema.role(contrast, LABEL_FOLDER), inputs.template
     what = schema.words(role)
     stored, levels = read_atlas(inputs.files[role]), read_levels(inputs.files[role])

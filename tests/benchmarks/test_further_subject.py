@@ -47,7 +47,7 @@ def measure(data: Path, folder: Path) -> dict[str, float]:
 
     from cohort_engine.config import parse_config
     from cohort_engine.engine.build import build
-    from cohort_engine.stages.base import stages_of
+    from cohort_engine.stages.choose import stages_of
 
     torch.set_num_threads(1)
     taken: dict[str, list[float]] = {}
