@@ -48,7 +48,7 @@ class GreyMatter:
 
 
 def grey_matter(data: NDArray[Any], affine: FloatArray, cord: NDArray[Any], *, network: Network | None = None, what: str = "cord mask") -> GreyMatter:
-    """Draw the grey matter of a cord.
+    """Segment the grey matter of a cord.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def grey_matter(data: NDArray[Any], affine: FloatArray, cord: NDArray[Any], *, n
     from cohort_engine.nn.weights import load_grey
 
     if data.shape != cord.shape:
-        raise GeometryError(expected=f"a mask of shape {data.shape}", found=str(cord.shape), where=what, remedy="Draw the mask on this very image.")
+        raise GeometryError(expected=f"a mask of shape {data.shape}", found=str(cord.shape), where=what, remedy="Segment this very image.")
     values, mask = (np.nan_to_num(np.asarray(a, np.float32), nan=0.0, posinf=0.0, neginf=0.0) for a in (data, cord))
     np.maximum(values, 0.0, out=values)
     slices = np.flatnonzero((mask >= 0.5).any(axis=(0, 1)))
