@@ -9,7 +9,7 @@ import gzip
 import math
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -179,7 +179,7 @@ def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Vo
         Truncated, corrupt, not NIfTI, not 3-D (axes of length 1 at the end are dropped), empty, not real numbers, without a usable
         orientation, longer than its header announces, or labels that are not whole numbers.
     """
-    data, affine = _stored(raw, what)
+    data, affine = _stored(raw, what, _check_shape)
     orientation, affine = _orientation(affine, data.shape)
     return Volume(np.ascontiguousarray(_cast(_turned(data, orientation), np.dtype(dtype), what)), affine)
 
@@ -216,7 +216,7 @@ def decode_nonzero(raw: bytes, *, what: str) -> tuple[Grid, NDArray[np.intp], ND
     >>> grid.shape, index.tolist(), values.tolist()
     ((2, 3, 4), [14], [0.5])
     """
-    data, affine = _stored(raw, what)
+    data, affine = _stored(raw, what, _check_shape)
     orientation, affine = _orientation(affine, data.shape)
     flat = data.reshape(-1, order="F")
     found = np.flatnonzero(flat != 0)  # a comparison and a search of bytes: four times as fast as a search of floats
@@ -256,13 +256,43 @@ def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArr
     >>> decode_vectors(path.read_bytes(), what="warp")[0].shape
     (2, 3, 4, 3)
     """
-    data, affine = _stored(raw, what, vectors=True)
+    data, affine = _stored(raw, what, _check_vectors)
     orientation, affine = _orientation(affine, data.shape)
     return np.ascontiguousarray(_turned(data, orientation), np.float32), affine
 
 
-def _stored(raw: bytes, what: str, *, vectors: bool = False) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Voxels as they lie in the file (3-D, or with a fourth axis of vectors; slopes applied, perhaps read-only) and their affine, or an error."""
+def decode_series(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Decode a series of volumes: NIfTI of shape (x, y, z, t), of which one volume may lack the last axis.
+
+    Parameters
+    ----------
+    raw, what : as in `decode_volume`
+
+    Returns
+    -------
+    data : (x, y, z, t) float32 array
+        Axes turned to RAS+, in the order of the file along t. Missing: a non-finite voxel is NaN; zero stays zero.
+    affine : (4, 4) float64
+        Voxel index to world, RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        As `decode_volume`; more axes.
+
+    Examples
+    --------
+    >>> import nibabel as nib
+    >>> decode_series(nib.Nifti1Image(np.ones((2, 3, 4, 5), np.float32), np.eye(4)).to_bytes(), what="diffusion images")[0].shape
+    (2, 3, 4, 5)
+    """
+    data, affine = _stored(raw, what, _check_series)
+    orientation, affine = _orientation(affine, data.shape)
+    return np.ascontiguousarray(_cast(_turned(data, orientation), np.dtype(np.float32), what)), affine
+
+
+def _stored(raw: bytes, what: str, check: Callable[[tuple[int, ...], str], tuple[int, ...]]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Voxels as they lie in the file (slopes applied, perhaps read-only) and their affine, or an error. `check` returns the axes behind the third."""
     import nibabel as nib
     from nibabel.spatialimages import HeaderDataError
     from nibabel.volumeutils import apply_read_scaling
@@ -285,7 +315,7 @@ def _stored(raw: bytes, what: str, *, vectors: bool = False) -> tuple[NDArray[An
         raise InputError(
             expected="a readable NIfTI header", found=_first_line(error), where=what, remedy="The header is damaged: export the image again."
         ) from error
-    _check_vectors(shape, what) if vectors else _check_shape(shape, what)
+    behind = check(shape, what)
     if stored.kind not in "iuf":
         raise InputError(expected="real numbers", found=f"voxels of type {stored}", where=what, remedy="Give a magnitude image.")
     _check_affine(affine, codes, what)
@@ -296,7 +326,7 @@ def _stored(raw: bytes, what: str, *, vectors: bool = False) -> tuple[NDArray[An
     data = np.frombuffer(whole, stored, count, offset).reshape(shape, order="F")  # no copy
     if (slope, inter) not in ((None, None), (1.0, 0.0)):
         data = apply_read_scaling(data, np.asanyarray(slope), np.asanyarray(inter))
-    return data.reshape((*shape[:3], 3) if vectors else shape[:3], order="F"), affine
+    return data.reshape((*shape[:3], *behind), order="F"), affine
 
 
 def _orientation(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -463,23 +493,38 @@ def _unpack(raw: bytes, size: int, what: str) -> memoryview:
     return whole[:filled].toreadonly()
 
 
-def _check_shape(shape: tuple[int, ...], what: str) -> None:
+def _check_slices(shape: tuple[int, ...], what: str) -> None:
     if not shape or min(shape) < 1:
         raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
     if len(shape) < 3:
         raise InputError(expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give the whole stack of slices.")
+
+
+def _check_series(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    _check_slices(shape, what)
+    if any(n > 1 for n in shape[4:]):
+        raise InputError(
+            expected="volumes along one further axis", found=f"shape {shape}", where=what, remedy="Give the series as the scanner exported it."
+        )
+    return (shape[3] if len(shape) > 3 else 1,)
+
+
+def _check_shape(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    _check_slices(shape, what)
     if any(n > 1 for n in shape[3:]):
         raise InputError(
             expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give one volume, for instance with fslroi or sct_image -split t."
         )
+    return ()
 
 
-def _check_vectors(shape: tuple[int, ...], what: str) -> None:
+def _check_vectors(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
     if len(shape) != 5 or shape[3:] != (1, 3) or min(shape) < 1:
         raise InputError(
             expected="displacements of shape (x, y, z, 1, 3), as ITK and ANTs write them", found=f"shape {shape}", where=what,
             remedy="Give the warp itself, not an image that it made; a field of another tool must be converted.",
         )  # fmt: skip
+    return (3,)
 
 
 def _check_affine(affine: NDArray[np.float64], codes: tuple[int, int], what: str) -> None:

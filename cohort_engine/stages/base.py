@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from cohort_engine import schema
 from cohort_engine.config import STAGE_KINDS, Config
 from cohort_engine.errors import InputError, MissingInputError
-from cohort_engine.io.volume import Volume, decode_nonzero, decode_vectors, decode_volume, read_raw
+from cohort_engine.io.volume import Volume, decode_nonzero, decode_series, decode_vectors, decode_volume, read_raw
 from cohort_engine.provenance import digest
 from cohort_engine.registry import Registry
 from cohort_engine.schema import VariableSpec
@@ -84,6 +84,10 @@ class StageInput:
     def vectors(self, role: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a field of vectors, see `io.volume.read_vectors`."""
         return decode_vectors(self.raw(role), what=schema.words(role))
+
+    def series(self, role: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Read a series of volumes (x, y, z, t), RAS+, see `io.volume.decode_series`."""
+        return decode_series(self.raw(role), what=schema.words(role))
 
     def nonzero(self, role: str) -> Any:
         """Read the voxels of an image that are not zero, see `io.volume.read_nonzero`."""

@@ -20,6 +20,7 @@ from cohort_engine.io import places
 from cohort_engine.io.volume import (
     PIECE,
     Volume,
+    decode_series,
     decode_volume,
     read_raw,
     read_vectors,
@@ -385,6 +386,26 @@ def test_urls(tmp_path, monkeypatch):
     write_volume("s3://bucket/maps/out.nii.gz", Volume(RAMP, np.eye(4)))
     np.testing.assert_array_equal(read("s3://bucket/maps/out.nii.gz").data, RAMP)
     refused("s3://bucket/maps/absent.nii.gz", "a file", "")
+
+
+SERIES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_a_series_is_turned_volume_by_volume(nifti, signs):
+    affine = np.diag([*signs, 1.0])
+    affine[:3, 3] = [0 if s > 0 else n - 1 for s, n in zip(signs, SERIES.shape, strict=False)]
+    data, found = decode_series(nifti(SERIES[tuple(slice(None, None, s) for s in signs)], affine).read_bytes(), what="diffusion images")
+    np.testing.assert_array_equal(data, SERIES)
+    np.testing.assert_array_equal(found, np.eye(4))
+
+
+def test_what_a_series_is_not(nifti):
+    assert decode_series(nifti(SERIES[..., 0]).read_bytes(), what="images")[0].shape == (2, 3, 4, 1)
+    with pytest.raises(InputError, match="one further axis"):
+        decode_series(nifti(SERIES.reshape(2, 3, 2, 2, 5)).read_bytes(), what="images")
+    with pytest.raises(InputError, match="whole stack"):
+        decode_series(nifti(SERIES[:, :, 0, 0]).read_bytes(), what="images")
 
 
 VECTORS = np.arange(2 * 3 * 4 * 3, dtype=np.float32).reshape(2, 3, 4, 1, 3)
