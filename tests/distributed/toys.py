@@ -78,6 +78,8 @@ def obey(inputs: StageInput, stage: str) -> None:
             raise ZeroDivisionError(f"cannot divide {inputs.files['mt_mask']} of {name}")
         case "storage":
             raise StorageError(expected="a disk", found="none", where="disk", remedy="Buy one.")
+        case "memory":
+            raise MemoryError
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill once" if not (folder / "killed").exists():
