@@ -1,4 +1,4 @@
-"""A package of somebody else brings a metric: by its entry point alone it is built, tabulated, asked for, checked and reported."""
+"""Another package brings a metric, a study a ready-made map: both are built, tabulated, asked for, checked and reported like any other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
@@ -72,12 +74,23 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
 
 
-def test_a_metric_of_another_package_is_like_any_other(installed: dict[str, str], tmp_path: Path) -> None:
+def give_map(bids: Path, value: float) -> None:
+    """Give everybody a map that is `value` everywhere, on the grid of the MT-on image, beside what the study has."""
+    for image in [*bids.glob("sub-*/anat/*mt-on*.nii.gz"), *bids.glob("sub-*/anat/*acq-MTon*.nii.gz")]:
+        who, folder = image.name.partition("_")[0], bids / "derivatives" / "qmri" / image.parent.relative_to(bids)
+        folder.mkdir(parents=True)
+        scan = nib.load(image)
+        nib.Nifti1Image(np.full(scan.shape, value, np.float32), scan.affine).to_filename(folder / f"{who}_desc-t1_map.nii.gz")
+
+
+def test_metrics_of_another_package_and_of_a_study_file_are_like_any_other(installed: dict[str, str], tmp_path: Path) -> None:
     assert len(PACKAGE.splitlines()) <= 50
     template = parametric_cord()
     study = simulate(tmp_path / "study", template=template, patients=2, controls=2, seed=1, labels=True)
     config = yaml.safe_load(study.study_file.read_text())
     config["stages"] = {**config.get("stages", {}), "metrics": ["mtr", "brightness"], "brightness": {"power": 2}}
+    config["stages"]["maps"] = {"t1": {"file": "desc-t1_map", "contrast": "mt", "units": "s"}}
+    give_map(study.study_file.parent / config["data"]["bids"], 1.25)
     config["stages"]["fit"] = {**config["stages"].get("fit", {}), "deformable": False}
     config["compute"] = {"cluster": "synchronous"}
     study.study_file.write_text(yaml.safe_dump(config))
@@ -95,11 +108,15 @@ def test_a_metric_of_another_package_is_like_any_other(installed: dict[str, str]
     values = [float(row["value"]) for row in csv.DictReader(io.StringIO(answer))]
     assert len(values) == 4
     assert all(0.2 < v < 5 for v in values)
+    for space in ("template", "native"):
+        ready = run("query", store, "t1 tract='spinal cord' level=C4", "--csv", "-", "--space", space)
+        assert [float(row["value"]) for row in csv.DictReader(io.StringIO(ready))] == pytest.approx([1.25] * 4)
     assert "0 problems" in run("verify", store)
     run("analyse", study.study_file, "--quiet", "--out", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Brightness was raised to the power of 2" in page
     assert "10.0000/none" in page
+    assert "Maps of T1 (s) were part of the study" in page
     without = [sys.executable, "-m", "cohort_engine.cli", "query", str(store), question, "--csv", "-"]
     assert subprocess.run(without, capture_output=True, text=True, check=True).stdout == answer, "the store says what its metrics are"
 
