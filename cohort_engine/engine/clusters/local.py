@@ -82,7 +82,11 @@ def _nanny() -> type:
         """Starts a worker that knows nothing of the script, and leaves Ctrl-C to it."""
 
         async def instantiate(self) -> Any:
-            if hasattr(signal, "pthread_sigmask"):  # of dask's thread, which new processes inherit
+            if hasattr(signal, "pthread_sigmask"):
+                from multiprocessing import resource_tracker
+
+                resource_tracker.ensure_running()  # first: when it starts, it lets the signal through again
+                # of dask's thread, which new processes inherit
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             with without_main():
                 return await super().instantiate()
