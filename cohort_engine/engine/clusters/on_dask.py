@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Running:
     since: float
 
 
-class DaskPool:
+class DaskPool(ABC):
     """A dask cluster. Subclasses say how it is reached (`_join`) and who offers what beforehand (`offers`).
 
     Workers tell when they begin a call and when they have ended it (`engine.plugins`); one that runs for too long is cancelled, and its
@@ -59,9 +60,9 @@ class DaskPool:
         self.overdue: dict[str, float] = {}
         self.offered: set[frozenset[tuple[str, float]]] = {frozenset()}
 
+    @abstractmethod
     def _join(self, at_most: int | None, events: Events) -> Any:
         """Return a client whose cluster has a worker."""
-        raise NotImplementedError
 
     def offers(self) -> tuple[WorkerOffer, ...]:
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
