@@ -37,7 +37,7 @@ def query(
     chosen = None if columns == ALL else [n.strip() for n in columns.split(",") if n.strip()]
     found = answer(CohortReader(store_of(store), space=space), asked, chosen)
     table = {name: values.tolist() for name, values in found.columns.items()}
-    for line in found.notes:
+    for line in (*found.notes, *_stale(store)):
         note(line)
     if csv == Path("-"):
         typer.echo(Columns(table).csv(), nl=False)
@@ -45,6 +45,15 @@ def query(
     show({name: values for name, values in table.items() if name != SESSION or any(values)})
     if csv is not None:
         Columns(table).write(csv)
+
+
+def _stale(store: str) -> list[str]:
+    """Say what of a store was made otherwise than its study file asks for now; a store alone says it in its own words."""
+    if not is_study(store):
+        return []
+    from cohort_engine.engine.status import stale
+
+    return stale(study_of(store))
 
 
 @command()
@@ -94,6 +103,8 @@ def verify(
     problems = run(url, deep=partial(table_block, url) if deep else None)
     for problem in problems:
         say(f" {problem}", head="problem", colour="red")
+    for line in _stale(store):
+        note(line)
     say(f"{len(problems)} problems")
     raise typer.Exit(1 if problems else 0)
 

@@ -103,7 +103,7 @@ def build(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> Non
 
 @command()
 def retry(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> None:
-    """Run again only the subjects that failed."""
+    """Run again what failed, and what of these subjects is stale or to do, with the settings of now."""
     from cohort_engine.engine.build import retry as run
 
     config = study_of(study)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,15 @@ from cohort_engine.engine.state import identities
 from cohort_engine.engine.study import Undertaking
 from cohort_engine.errors import IncompleteError
 from cohort_engine.stages.base import Stage
-from cohort_engine.stages.declare import STAGES
+from cohort_engine.stages.choose import stages_of
+from cohort_engine.stages.declare import STAGES, declare
 from cohort_engine.store import layout
 from cohort_engine.store.lease import Holder, holder_of, lease
 from cohort_engine.store.maintenance import finalise as close_store
 from cohort_engine.store.maintenance import states_of
+from cohort_engine.store.people import rows_of
 from cohort_engine.store.records import Entry, read_entries
-from cohort_engine.store.state import States
+from cohort_engine.store.state import States, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,3 +214,21 @@ def failures(entries: Iterable[Entry], names: Mapping[int, str]) -> pd.DataFrame
 
     columns = ["row", "name", schema.STAGE, "kind", "message", "remedy"]
     return pd.DataFrame([(e.subject, names.get(e.subject, ""), e.stage, e.kind, e.message, e.remedy) for e in entries], columns=columns)
+
+
+def stale(config: Config) -> list[str]:
+    """Say which rows of a store were made with other settings than the study file has now; stages that the store was never asked for are left out.
+
+    Raises
+    ------
+    StoreError, StorageError, ConfigError
+        No store, or a study file that does not fit together.
+    """
+    if config.stages.shape.source == schema.PROFILE_TABLES:
+        return []  # no stage made it
+    root = layout.open_root(config.data.store)
+    known = layout.record_of(root, layout.ASKED)["stages"]
+    stages = [replace(s, needs=tuple(n for n in s.needs if n in known)) for s in stages_of(config) if s.name in known]
+    told = declare(config, stages, str(root.attrs[layout.TEMPLATE_DIGEST]))
+    recipes = {**layout.record_of(root, layout.RECIPES), **told.recipes}
+    return list(judge(read_entries(config.data.store), told.asked, recipes, rows_of(root)).reasons())

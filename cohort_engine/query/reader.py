@@ -87,11 +87,12 @@ class CohortReader:
         here = np.ones(self.total, bool) if everybody else (self.whole_column(schema.PARTICIPANT) != "") & (self.left == "")
         self.rows: NDArray[np.intp] = np.flatnonzero(here)
         if not self.closed:  # the attribute is of the last time that all was gathered
-            from cohort_engine.store.state import Rows, mixture
+            from cohort_engine.store.state import Rows, judge, mixture
 
             asked, recipes = (layout.record_of(self.root, k) for k in (layout.ASKED, layout.RECIPES))
             people = Rows(layout.text(self.left), self.whole_column(schema.PARTICIPANT) == "")
-            self.attributes[layout.MIXED] = mixture(self.entries, asked, recipes, people)
+            apart = mixture(self.entries, asked, recipes, people), *judge(self.entries, asked, recipes, people).reasons()
+            self.attributes[layout.MIXED] = "; ".join(filter(None, apart))
 
     # --- what waits to be gathered ---
     @property

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from cohort_engine import schema
 from cohort_engine.config import Config
+from cohort_engine.engine.status import stale
 from cohort_engine.errors import CohortError, StoreError, optional
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.report.material import Material, gather
 from cohort_engine.report.tables import SECTIONS
-from cohort_engine.stages.choose import stages_of
-from cohort_engine.stages.declare import declare
 from cohort_engine.store import layout
 from cohort_engine.store.analysis_tables import write_tables
-from cohort_engine.store.people import rows_of
-from cohort_engine.store.records import now, read_entries
-from cohort_engine.store.state import judge
+from cohort_engine.store.records import now
 
 CSV, PARQUET = "csv", "parquet"
 DIGITS = "%.9g"
@@ -150,24 +146,6 @@ def analyse(
     tell("Drawing figures and the report")
     write_report(found, ds, folder)
     return Analysis(found.material, found.tables, found.problems, found.about, folder)
-
-
-def stale(config: Config) -> list[str]:
-    """Say which rows of a store were made with other settings than the study file has now; stages that the store was never asked for are left out.
-
-    Raises
-    ------
-    StoreError, StorageError, ConfigError
-        No store, or a study file that does not fit together.
-    """
-    if config.stages.shape.source == schema.PROFILE_TABLES:
-        return []  # no stage made it
-    root = layout.open_root(config.data.store)
-    known = layout.record_of(root, layout.ASKED)["stages"]
-    stages = [replace(s, needs=tuple(n for n in s.needs if n in known)) for s in stages_of(config) if s.name in known]
-    told = declare(config, stages, str(root.attrs[layout.TEMPLATE_DIGEST]))
-    recipes = {**layout.record_of(root, layout.RECIPES), **told.recipes}
-    return list(judge(read_entries(config.data.store), told.asked, recipes, rows_of(root)).reasons())
 
 
 def _beside(url: str) -> Path:

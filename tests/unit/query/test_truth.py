@@ -154,3 +154,11 @@ def test_a_damaged_chunk_is_named(lay_out: Callable[..., Any], path: str) -> Non
         with pytest.raises(StorageError, match="expected chunks that decode") as caught:
             ask()
         assert caught.value.where == path
+
+
+def test_an_answer_of_a_store_that_is_asked_for_more_says_so(lay_out: Callable[..., Any]) -> None:
+    """Settings changed and the build killed before the first subject: all rows were alike, and none as asked."""
+    cohort = lay_out([[10] * 8, [20] * 8])
+    cohort.init(pd.DataFrame({"participant_id": ["sub-01", "sub-02"]}), low_signal=0.1)
+    (note,) = run_query(cohort.url, C2).attrs["notes"]
+    assert "stages.mtr.low_signal changed: mtr of 2 subjects" in note
