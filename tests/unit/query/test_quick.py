@@ -60,7 +60,7 @@ def test_cost_of_a_question(
     """``pytest --benchmark-only -s``: processor time and memory of a whole process, for each size of cohort."""
     urls = {n: cohort_of(n, small_template, tmp_path_factory.mktemp("cohort")) for n in SIZES}
     commands = {
-        "query": (QUESTION,), "query pooled": ("mtr tract='white matter' level=C2:C3 by=group",), "status": (), "subjects": (), "verify": (),
+        "query": (QUESTION,), "query pooled": ("mtr tract='white matter' level=C2:C3 by=group",), "status": (), "subjects": (),
         "finalise": ("--allow-missing",),
     }  # fmt: skip
 
