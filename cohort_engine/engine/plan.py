@@ -134,11 +134,6 @@ class Plan:
             listed = " ".join(f"({i}) {p}" for i, p in enumerate(self.problems, 1))
             raise ResourceError(expected="nothing in the way of a build", found=f"{len(self.problems)} problems", where="plan", remedy=listed)
 
-    @property
-    def to_run(self) -> int:
-        """Stages of subjects that will run."""
-        return sum(n for counts in self.runs.values() for n in counts.values())
-
     def rows(self) -> list[tuple[str, str]]:
         """Return the table as text."""
         return [

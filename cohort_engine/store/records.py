@@ -408,19 +408,6 @@ def _frozen_entries(url: str) -> list[Entry]:
     ]  # fmt: skip
 
 
-def known_inputs(url: str) -> dict[int, dict[str, str]]:
-    """Return the content hash of every file of the study that was read, ``{row: {role: sha256}}``: a renamed subject is found by it.
-
-    Files that a stage made are left out: they follow from the others.
-    """
-    out: dict[int, dict[str, str]] = {}
-    for e in read_entries(url):
-        found = {role: str(value[0]) for role, value in e.inputs.items() if role not in e.made}
-        if found:
-            out.setdefault(e.subject, {}).update(found)
-    return out
-
-
 def delete_records(url: str, places: Iterable[tuple[int, str]]) -> None:
     """Delete single records, if they are there."""
     _delete(url, [record_name(*p) for p in places])
