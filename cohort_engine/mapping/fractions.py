@@ -67,6 +67,22 @@ def native_fractions(
     return total.astype(np.float32)
 
 
+def tissue_maps(template: Template) -> NDArray[np.float32]:
+    """White matter, grey matter and CSF of a template on its block: (3, bx, by, bz). CSF is that of the atlas where it has some: a ring of 1 mm."""
+    csf = template.csf
+    rows = template.atlas.clusters.get("CSF", ())
+    if rows:
+        csf = np.zeros(template.cord.shape, np.float32)
+        csf[packed_index(template)] = np.asarray(template.atlas.weights[list(rows)].sum(axis=0)).ravel()
+    return np.stack([template.wm, template.gm, csf]).astype(np.float32)
+
+
+def tissue_fractions(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Part of each native voxel that is white matter, grey matter and CSF (`tissue_maps`): (x, y, z, 3); 0 where the block does not reach."""
+    fractions = native_fractions(fitted, template, affine, shape, columns=tissue_columns(template))
+    return np.asarray(fractions @ tissue_maps(template).reshape(3, -1).T, np.float32).reshape(*shape, 3)
+
+
 def tissue_columns(template: Template) -> NDArray[np.bool_]:
     """Block voxels in which some map or label of the template is not zero: (bx, by, bz)."""
     held = atlas_columns(template)
