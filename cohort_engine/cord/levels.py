@@ -6,12 +6,14 @@ They need not lie on the cord: a landmark counts where it meets the centreline a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
@@ -25,6 +27,12 @@ REACH = 20.0
 """A landmark may lie this far (mm) beyond the ends of the mask; farther ones are left out."""
 POINT = 10.0
 """Voxels of one point label are within this distance (mm) of each other."""
+TALL = 20.0
+"""A label of one piece may be this tall (mm): a vertebra or a disc drawn as a whole."""
+SECTION = 45.0
+"""Labels of this area (mm2) in a slice, that touch, are sections of a cord (50 to 90 in the neck); smaller ones may be points drawn large."""
+LONG = 1.5
+"""A label this many times as long along the slices as wide is no point."""
 STRETCH = (1 / 3, 3.0)
 """Cord length over template length between neighbouring landmarks; outside, a number is wrong."""
 SLOPE_LENGTH = 30.0
@@ -54,25 +62,33 @@ class Landmarks:
     xyz: FloatArray
 
 
-def landmarks_from_labels(labels: NDArray[Any], affine: FloatArray, *, kind: str, what: str) -> Landmarks:
+def landmarks_from_labels(labels: NDArray[Any], affine: FloatArray, *, kind: str | None, what: str) -> Landmarks:
     """Read landmarks from a label image.
 
     Parameters
     ----------
     labels : (x, y, z) array
-        0 is background. Either points (a few voxels a value; the landmark is their centre of mass) or a cord mask labelled by vertebra, told
-        apart by neighbouring voxels whose values differ by one: then disc n lies at the border of values n - 1 and n, and `kind` is ignored.
+        0 and NaN are background. Either points (one or more voxels a number, in one place; the landmark is their centre of mass) or a mask labelled
+        by vertebra: then disc n lies at the border of values n - 1 and n, or in the middle of a narrow gap between them.
     affine : (4, 4) array
-        Voxel centres to RAS+ mm.
-    kind : str
-        Kind of point labels.
+        Voxel centres to RAS+ mm; slices along axis 2.
+    kind : str, optional
+        What the numbers count: `schema.DISC` or `schema.BODY`. It always holds: numbers that count discs are points. None asks the image, which can
+        tell for a mask alone.
     what : str
         Words of the role, for messages.
 
     Raises
     ------
     LevelError
-        No labels, values that are no whole numbers, or one number in two places.
+        No labels, values that are no whole numbers, one number in two places, points of which nobody said what they count, or a mask labelled by
+        level whose numbers should count discs.
+
+    Notes
+    -----
+    Points in neighbouring slices touch where slices are thick, so touching alone makes no mask. Labels that touch, or lie closer than half of their
+    length, are a mask where one of them is longer along axis 2 than wide (in mm and in voxels), or as wide as a cord (`SECTION`). Where `kind` says
+    discs, labels of one slice each are points, however wide.
 
     Examples
     --------
@@ -80,6 +96,10 @@ def landmarks_from_labels(labels: NDArray[Any], affine: FloatArray, *, kind: str
     >>> found = landmarks_from_labels(levels, np.eye(4), kind="body", what="landmarks")
     >>> found.kind, found.numbers.tolist(), found.xyz.tolist()
     ('disc', [3], [[0.0, 0.0, 9.5]])
+    >>> points = np.array([0, 6, 5, 4, 0])[None, None]  # in slices of 16 mm
+    >>> found = landmarks_from_labels(points, np.diag([1.0, 1.0, 16.0, 1.0]), kind="disc", what="landmarks")
+    >>> found.numbers.tolist(), found.xyz[:, 2].tolist()
+    ([4, 5, 6], [48.0, 32.0, 16.0])
     """
     index = np.argwhere(np.nan_to_num(labels) != 0)
     values = np.asarray(labels, float)[tuple(index.T)]
@@ -89,33 +109,80 @@ def landmarks_from_labels(labels: NDArray[Any], affine: FloatArray, *, kind: str
     if np.abs(values - numbers).max() > 0.01 or numbers.min() < 0:
         odd = values[(np.abs(values - numbers) > 0.01) | (numbers < 0)][0]
         raise LevelError(expected="whole positive numbers", found=f"{odd:g}", where=what, remedy="Resample labels with nearest neighbours only.")
-    borders = _borders(np.where(np.isfinite(labels), labels, 0), index)
-    if borders:
-        return Landmarks(schema.DISC, np.array(sorted(borders)), apply_affine(affine, np.array([borders[n] for n in sorted(borders)])))
-    found, places = np.unique(numbers), []
-    for n in found:
-        xyz = apply_affine(affine, index[numbers == n])
-        centre = xyz.mean(axis=0)
-        if np.linalg.norm(xyz - centre, axis=1).max() > POINT / 2:
-            extent = np.linalg.norm(np.ptp(xyz, axis=0))
-            raise LevelError(expected=f"{kind} {n} in one place", found=f"voxels {extent:.0f} mm apart", where=what, remedy="Give each number once.")
-        places.append(centre)
-    return Landmarks(kind, found, np.array(places))
+    order = np.argsort(numbers, kind="stable")
+    found, first = np.unique(numbers[order], return_index=True)
+    parts = dict(zip(found.tolist(), np.split(index[order], first[1:]), strict=True))
+    borders, tall = _borders(parts, np.asarray(affine, float))
+    if borders and (tall or kind != schema.DISC):
+        if kind == schema.DISC:
+            raise LevelError(
+                expected="one point for each disc", found="a mask labelled by level, whose numbers are vertebrae", where=what,
+                remedy="Say that they count bodies (--kind body, stages.fit.landmarks: body), or give points.",
+            )  # fmt: skip
+        n = sorted(borders)
+        return Landmarks(schema.DISC, np.array(n), apply_affine(affine, np.array([borders[k] for k in n])))
+    if kind is None:
+        raise LevelError(
+            expected="to know whether points are discs or bodies", found="a file name that does not say", where=what,
+            remedy="Give --kind disc (point n lies above vertebra n, 3 = C2/C3) or --kind body (point n is vertebra n).",
+        )  # fmt: skip
+    return Landmarks(kind, found, np.array([_place(part, affine, f"{kind} {n}", what) for n, part in parts.items()]))
 
 
-def _borders(labels: NDArray[Any], index: NDArray[np.int64]) -> dict[int, FloatArray]:
-    """Mean place (voxels) of the faces between values n - 1 and n, by n."""
-    low, high = index.min(axis=0), index.max(axis=0) + 1
-    box = np.rint(labels[tuple(map(slice, low, high))]).astype(np.int64)
-    faces: dict[int, list[FloatArray]] = {}
+def _place(index: NDArray[np.int64], affine: FloatArray, name: str, what: str) -> FloatArray:
+    """Centre (3,) of the voxels of one point, mm: near each other, or one piece no taller than a vertebra (or than two slices)."""
+    xyz = apply_affine(affine, index.astype(float))
+    centre: FloatArray = xyz.mean(axis=0)
+    if np.linalg.norm(xyz - centre, axis=1).max() > POINT / 2:
+        low = index.min(axis=0)
+        box = np.zeros(np.ptp(index, axis=0) + 1, bool)
+        box[tuple((index - low).T)] = True
+        piece, count = ndimage.label(box, np.ones((3, 3, 3)))
+        height = (box.shape[2] - 1) * float(np.linalg.norm(affine[:3, 2]))
+        if count > 1 or (height > TALL and box.shape[2] > 2):
+            slices = sorted({int(k) + int(low[2]) for _, _, k in ndimage.center_of_mass(box, piece, range(1, count + 1))})
+            where = f" (slices {', '.join(map(str, slices))} from the bottom)" if len(slices) > 1 else ""
+            raise LevelError(
+                expected=f"{name} in one place", found=f"voxels {np.linalg.norm(np.ptp(xyz, axis=0)):.0f} mm apart{where}", where=what,
+                remedy="Give each number once.",
+            )  # fmt: skip
+    return centre
+
+
+def _borders(parts: Mapping[int, NDArray[np.int64]], affine: FloatArray) -> tuple[dict[int, FloatArray], bool]:
+    """Borders of a mask labelled by level: place (voxels) of each border of n - 1 and n, by n; nothing for points. And whether it must be a mask.
+
+    `parts` holds the voxels (n, 3) of each number.
+    """
+    pixel = float(np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])))
+    thickness = abs(float(np.linalg.det(affine[:3, :3]))) / pixel
+    length = {n: int(np.ptp(p[:, 2])) + 1 for n, p in parts.items()}  # slices
+    area = {n: int(np.bincount(p[:, 2] - p[:, 2].min()).max()) for n, p in parts.items()}  # voxels of the fullest slice
+    borders = {
+        n: place for n in parts if n - 1 in parts and (place := _border(parts[n], parts[n - 1], min(length[n], length[n - 1]) / 2)) is not None
+    }
+    beside = [k for n in borders for k in (n, n - 1)]
+    long = any(length[n] > LONG * area[n] ** 0.5 and length[n] * thickness > LONG * (area[n] * pixel) ** 0.5 for n in beside)
+    wide = [n for n in beside if area[n] * pixel >= SECTION]
+    return (borders if long or wide else {}), long or any(length[n] > 1 for n in wide)
+
+
+def _border(lower: NDArray[np.int64], upper: NDArray[np.int64], reach: float) -> FloatArray | None:
+    """Middle (voxels) between two labels: of the faces that they share, or of a gap of up to `reach` slices; None where they are apart."""
+    low = np.minimum(lower.min(axis=0), upper.min(axis=0))
+    box = np.zeros(np.maximum(lower.max(axis=0), upper.max(axis=0)) - low + 1, np.int8)
+    box[tuple((lower - low).T)], box[tuple((upper - low).T)] = 1, -1
+    faces = []
     for axis in range(3):
-        a, b = (np.moveaxis(box, axis, 0)[s] for s in (np.s_[:-1], np.s_[1:]))
-        touching = np.moveaxis((a > 0) & (b > 0) & (np.abs(a - b) == 1), 0, axis)
-        upper = np.moveaxis(np.maximum(a, b), 0, axis)
-        place = np.argwhere(touching) + low + 0.5 * np.eye(3)[axis]
-        for n in np.unique(upper[touching]):
-            faces.setdefault(int(n), []).append(place[upper[touching] == n])
-    return {n: np.concatenate(p).mean(axis=0) for n, p in faces.items()}
+        line = np.moveaxis(box, axis, 0)
+        faces.append(np.argwhere(np.moveaxis(line[:-1] * line[1:] < 0, 0, axis)) + low + 0.5 * np.eye(3)[axis])
+    shared = np.concatenate(faces)
+    if len(shared):
+        return np.asarray(shared.mean(axis=0))
+    top, bottom = lower[:, 2].max(), upper[:, 2].min()
+    if not 0 <= bottom - top - 1 <= reach:
+        return None
+    return np.asarray(0.5 * (lower[lower[:, 2] == top].mean(axis=0) + upper[upper[:, 2] == bottom].mean(axis=0)))
 
 
 @dataclass(frozen=True, eq=False)

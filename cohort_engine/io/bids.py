@@ -41,13 +41,10 @@ class ProductRule:
         ``schema.MASK`` or ``schema.LANDMARKS``.
     words : str
         Regular expression for the whole tail in lower case, after ``desc-...`` and ``-manual`` were taken off.
-    kind : str, optional
-        What the numbers of landmarks mean.
     """
 
     product: str
     words: str
-    kind: str | None = None
 
 
 def image_rules() -> list[Role]:
@@ -63,10 +60,10 @@ PAIRED = ("flip",)
 PRODUCTS: tuple[ProductRule, ...] = (
     ProductRule(schema.MASK, r"(label-(sc|cord|spinalcord)_)?(seg|dseg|mask)"),
     ProductRule(schema.MASK, r"(label-(sc|cord|spinalcord)_)?softseg"),
-    ProductRule(schema.LANDMARKS, r"labels?-discs?(_(dlabel|label|dseg|seg))?", schema.DISC),
-    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled_discs", schema.DISC),
-    ProductRule(schema.LANDMARKS, r"labels?-(vertebrae|vertebra|vertebral|vert|body|bodies)(_(dlabel|label|dseg|seg))?", schema.BODY),
-    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled", schema.BODY),
+    ProductRule(schema.LANDMARKS, r"labels?-discs?(_(dlabel|label|dseg|seg))?"),
+    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled_discs"),
+    ProductRule(schema.LANDMARKS, r"labels?-(vertebrae|vertebra|vertebral|vert|body|bodies)(_(dlabel|label|dseg|seg))?"),
+    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled"),
 )
 """In order of preference, within the same `DESCRIPTIONS` rank."""
 
@@ -253,18 +250,27 @@ def split_name(path: str) -> ImageFile | None:
     return ImageFile(path, f"sub-{participant}", session and f"ses-{session}", image, "_".join(tail), description)
 
 
+COUNTED = {schema.DISC: r"dis[ck]s?(posterior)?", schema.BODY: r"body|bodies|vert|vertebrae?|vertebral"}
+"""Words of a file name that say what landmark numbers count; of both (vertebral discs) the first holds."""
+
+
 def kind_of_landmarks(location: str) -> str | None:
-    """Tell from a file name what the numbers of landmarks mean; None where it does not say.
+    """Tell from a file name what the numbers of landmarks count; None where it does not say.
+
+    Every command and stage asks this, unless the user says it. The numbers of a mask labelled by level (``seg_labeled``) are vertebrae.
 
     Examples
     --------
     >>> kind_of_landmarks("sub-01_T2w_label-discs_dlabel.nii.gz"), kind_of_landmarks("t2_bodies.nii.gz"), kind_of_landmarks("points.nii")
     ('disc', 'body', None)
+    >>> kind_of_landmarks("sub-01_T2w_labels-disc-manual.nii.gz"), kind_of_landmarks("T2w_label-vertebrae_desc-manual_dlabel.nii.gz")
+    ('disc', 'body')
     """
-    stem = re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(location).name).lower()
-    loose = (ProductRule(schema.LANDMARKS, "discs?", schema.DISC), ProductRule(schema.LANDMARKS, "bod(y|ies)|vert(ebrae)?", schema.BODY))
-    rules = (r for r in (*PRODUCTS, *loose) if r.product == schema.LANDMARKS)
-    return next((r.kind for r in rules if re.search(rf"(^|_)({r.words})$", stem)), None)
+    stem = re.sub(r"(^|_)(sub|ses)-[^_]*", "", PurePosixPath(location).name.lower()).partition(".")[0]
+    words = re.split(r"[^a-z]+", stem)
+    if kind := next((kind for kind, known in COUNTED.items() if any(re.fullmatch(known, w) for w in words)), None):
+        return kind
+    return schema.BODY if re.search(r"(^|_)seg_label+ed$", stem) else None
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------
@@ -280,10 +286,10 @@ def _image_candidates(rule: Role, files: Sequence[ImageFile], chosen: Mapping[st
     return sorted(found, key=lambda f: (len(f.image ^ partner.image), f.rank))
 
 
-def _product_candidates(product: str, image: str, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[tuple[ImageFile, ProductRule]]:
+def _product_candidates(product: str, image: str, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
     """Products of the chosen image, best first; where the image itself is absent, products of the image that would have been chosen."""
     rules = [r for r in PRODUCTS if r.product == product]
-    matched = {f: (i, r) for f in files for i, r in enumerate(rules) if re.fullmatch(r.words, f.tail)}
+    matched = {f: i for f in files for i, r in enumerate(rules) if re.fullmatch(r.words, f.tail)}
     owner = chosen.get(image)
     if owner is None:
         rule = schema.ROLES[image]
@@ -294,9 +300,9 @@ def _product_candidates(product: str, image: str, files: Sequence[ImageFile], ch
 
     def rank(f: ImageFile) -> tuple[int, int, int, str]:
         described = DESCRIPTIONS.index(f.description) if f.description in DESCRIPTIONS else len(DESCRIPTIONS)
-        return described, matched[f][0], f.order, f.path
+        return described, matched[f], f.order, f.path
 
-    return [(f, matched[f][1]) for f in sorted((f for f in matched if f.image == owner.image), key=rank)]
+    return sorted((f for f in matched if f.image == owner.image), key=rank)
 
 
 def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequence[Role] = ()) -> Choice:
@@ -321,9 +327,9 @@ def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequen
         for product in (schema.MASK, schema.LANDMARKS):
             found = _product_candidates(product, contrast.image, products, chosen)
             role = schema.role(contrast.name, product)
-            take(role, [f for f, _ in found])
-            if found and found[0][1].kind:
-                kinds[role] = found[0][1].kind
+            take(role, found)
+            if found and product == schema.LANDMARKS and (kind := kind_of_landmarks(found[0].path)):
+                kinds[role] = kind
     sidecar = next((chosen[r.name].path for r in rules if r.name in chosen), None)
     return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, sidecar, images={r: f.path for r, f in chosen.items()})
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices, slice_arc
 from cohort_engine.cord.discs import Labelling, disc_name, label_discs
-from cohort_engine.cord.levels import Landmarks, LevelAxis, landmarks_from_labels, level_axis, levels_at
-from cohort_engine.errors import ConfigError, LevelError, unknown_name
-from cohort_engine.io.bids import kind_of_landmarks
+from cohort_engine.cord.levels import Landmarks, LevelAxis, level_axis, levels_at
+from cohort_engine.errors import ConfigError, LevelError
 from cohort_engine.io.grids import require_grid
 from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
 from cohort_engine.nn.weights import load_discs
-from cohort_engine.single.morphometry import KINDS, LANDMARKS, MASK, REACH
+from cohort_engine.single.morphometry import MASK, REACH
+from cohort_engine.single.reading import AUTO, LANDMARKS, read_landmarks
 from cohort_engine.template.base import Heights
 from cohort_engine.template.packing import FloatArray, apply_affine
 
@@ -62,7 +62,7 @@ class Labelled:
 
 def label_image(
     image: str | Path, mask: str | Path, out: str | Path, *, template: Heights, discs: str | Path | None = None, points: str | Path | None = None,
-    kind: str = "auto", init: tuple[int | None, float | None] | None = None, device: str = "auto", half: bool | None = None,
+    kind: str = AUTO, init: tuple[int | None, float | None] | None = None, device: str = "auto", half: bool | None = None,
     weights: str | Path | None = None,
 ) -> Labelled:  # fmt: skip
     """Label the cord of an image file by vertebral level.
@@ -135,17 +135,7 @@ def _given(
     if points is not None and init is not None:
         raise ConfigError(expected="one kind of landmark", found="--points and --init-disc", where=LANDMARKS, remedy="Give one of them.")
     if points is not None:
-        if kind not in KINDS:
-            raise unknown_name("kind of landmark", kind, list(KINDS), where="--kind")
-        labels = read_volume(points, what=LANDMARKS)
-        told = kind_of_landmarks(str(points)) if kind == "auto" else kind
-        given = landmarks_from_labels(labels.data, labels.affine, kind=told or "unknown", what=LANDMARKS)
-        if given.kind not in (schema.DISC, schema.BODY):
-            raise LevelError(
-                expected="to know whether points are discs or bodies", found="a file name that does not say", where=LANDMARKS,
-                remedy="Give --kind disc or --kind body.",
-            )  # fmt: skip
-        return given
+        return read_landmarks(points, kind)
     if init is None:
         return None
     number, z = init

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline, centreline_from_mask, slice_arc
-from cohort_engine.cord.levels import LevelAxis, landmarks_from_labels, level_axis, levels_at
+from cohort_engine.cord.levels import Landmarks, LevelAxis, level_axis, levels_at
 from cohort_engine.errors import LevelError, unknown_name
-from cohort_engine.io.volume import Volume, read_nonzero
+from cohort_engine.io.volume import Volume
 from cohort_engine.qmri.morphometry import Grouped, group_slices, measure_slices, template_profile
 from cohort_engine.single.columns import Columns, runs
+from cohort_engine.single.reading import AUTO, LANDMARKS, read_around, read_landmarks
 from cohort_engine.template.base import Heights, Template
 from cohort_engine.template.packing import FloatArray
 
 SLICE = "slice"
 PER = (SLICE, schema.LEVEL)
-AUTO = "auto"
-KINDS = (AUTO, schema.DISC, schema.BODY)
-MASK, LANDMARKS = "cord mask", "vertebral landmarks"
+MASK = "cord mask"
 
 TITLES = {
     schema.AREA: "area", schema.AREA_RIGHT: "area_right", schema.AREA_LEFT: "area_left", schema.SYMMETRY: "symmetry",
@@ -86,20 +85,18 @@ def _reached(axis: LevelAxis, arc: FloatArray) -> NDArray[np.bool_]:
     return np.asarray((arc >= axis.knot_arc[0] - REACH) & (arc <= axis.knot_arc[-1] + REACH))
 
 
-def measure_cord(mask: Volume, labels: Volume | None, template: Heights | None, *, kind: str = schema.DISC, what: tuple[str, str]) -> Cord:
+def measure_cord(mask: Volume, landmarks: Landmarks | None, template: Heights | None, *, what: tuple[str, str]) -> Cord:
     """Measure the cord of one image.
 
     Parameters
     ----------
     mask : Volume
-    labels : Volume, optional
-        Point labels, or a mask labelled by level; any grid in the same scanner space.
+    landmarks : Landmarks, optional
+        In the same scanner space.
     template : Heights, optional
-        What the landmarks are placed in; needed with `labels`.
-    kind : str
-        Of point labels.
+        What the landmarks are placed in; needed with them.
     what : pair of str
-        Words of the roles of mask and labels, for messages.
+        Words of the roles of mask and landmarks, for messages.
 
     Returns
     -------
@@ -108,9 +105,8 @@ def measure_cord(mask: Volume, labels: Volume | None, template: Heights | None, 
     line = centreline_from_mask(mask.data, mask.affine, what=what[0])
     values, pieces = measure_slices(mask.data, mask.affine, line, what=what[0])
     arc = slice_arc(line, mask.affine, np.arange(mask.data.shape[2]))
-    if labels is None or template is None:
+    if landmarks is None or template is None:
         return Cord(line, arc, values, pieces)
-    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=kind, what=what[1])
     return Cord(line, arc, values, pieces, level_axis(line, landmarks, template, what=what[1]), template)
 
 
@@ -174,7 +170,7 @@ def shape(
     levels : path or Volume, optional
         Disc or body points, or a mask labelled by level.
     kind : str
-        ``disc`` (3 is C2/C3), ``body`` (2 is C2), or ``auto``: body where the file name says so, else disc.
+        ``disc`` (3 is C2/C3), ``body`` (2 is C2), or ``auto``: from the file name. A mask needs no name.
     per : str
         One row a ``slice``, or a ``level``.
     template : Heights, optional
@@ -191,7 +187,7 @@ def shape(
     Raises
     ------
     LevelError
-        Levels or the template's z were asked for, and there are no usable landmarks.
+        Levels or the template's z were asked for, and there are no usable landmarks; or nobody says what points count.
     UnknownNameError
         A grouping or kind nobody has heard of.
     CohortError
@@ -205,14 +201,10 @@ def shape(
     >>> table.columns["Slice (I->S)"], table.columns["MEAN(area)"], table.columns["SUM(length)"]
     (['1', '2', '3'], [80.0, 80.0, 80.0], [5.0, 5.0, 5.0])
     """
-    for name, choices, where in ((per, PER, "per"), (kind, KINDS, "kind")):
-        if name not in choices:
-            raise unknown_name("choice", name, list(choices), where=where)
-    image = mask if isinstance(mask, Volume) else _read_around(mask, MASK)
-    labels = levels if isinstance(levels, Volume) or levels is None else _read_around(levels, LANDMARKS)
-    if kind == AUTO:
-        kind = schema.BODY if isinstance(levels, str | Path) and ("body" in Path(levels).name or "bodies" in Path(levels).name) else schema.DISC
-    cord = measure_cord(image, labels, template, kind=kind, what=(MASK, LANDMARKS))
+    if per not in PER:
+        raise unknown_name("choice", per, list(PER), where="per")
+    image = mask if isinstance(mask, Volume) else read_around(mask, what=MASK)
+    cord = measure_cord(image, None if levels is None else read_landmarks(levels, kind), template, what=(MASK, LANDMARKS))
     if (per == schema.LEVEL or normalise) and cord.axis is None:
         raise LevelError(
             expected="vertebral landmarks", found="none", where=LANDMARKS, remedy="Add --levels: numbered discs, or a mask labelled by level."
@@ -220,21 +212,6 @@ def shape(
     if normalise and template is not None:
         return _table(cord.profiles(), np.asarray(template.slice_level, np.int64), None, per)
     return _table(cord.values, cord.level, cord.pieces, per)
-
-
-def _read_around(location: str | Path, what: str) -> Volume:
-    """Read an image that is mostly zero, cut in x and y to what is not; slices keep their numbers."""
-    grid, index, values = read_nonzero(location, what=what)
-    ijk = np.stack(np.unravel_index(index, grid.shape), axis=1)
-    if len(ijk) == 0:
-        return Volume(np.zeros((1, 1, grid.shape[2]), np.float32), np.asarray(grid.affine, np.float64))
-    corner, end = ijk.min(axis=0), ijk.max(axis=0) + 1
-    corner[2], end[2] = 0, grid.shape[2]
-    data = np.zeros(end - corner, np.float32)
-    data[tuple((ijk - corner).T)] = values
-    affine = np.array(grid.affine, np.float64)
-    affine[:3, 3] = grid.world(corner.astype(float))
-    return Volume(data, affine)
 
 
 def _table(values: dict[str, FloatArray], level: NDArray[np.int64], pieces: NDArray[np.int64] | None, per: str) -> Columns:

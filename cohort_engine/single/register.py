@@ -10,15 +10,13 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.cord.grey import grey_contrast
-from cohort_engine.cord.levels import landmarks_from_labels
-from cohort_engine.errors import LevelError
-from cohort_engine.io.bids import kind_of_landmarks
 from cohort_engine.io.export import write_label_folder
 from cohort_engine.io.grids import require_grid
 from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.single.fit import fit_cord
 from cohort_engine.single.process import Workplace, task_folder
+from cohort_engine.single.reading import AUTO, read_landmarks
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import Grid
 
@@ -29,12 +27,11 @@ if TYPE_CHECKING:
 
 TO_TEMPLATE, TO_IMAGE = "warp_anat2template.nii.gz", "warp_template2anat.nii.gz"
 STRAIGHT, QUALITY = "anat2template.nii.gz", "quality.json"
-UNKNOWN = "unknown"
 MASK = "cord mask"
 
 
 def register_image(
-    image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = "auto",
+    image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = AUTO,
     grey: str | Path | None = None, deformable: bool = True, seed: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Register one image to the template.
@@ -80,14 +77,7 @@ def register_image(
     for other, what in ((cord, MASK), (butterfly, "grey matter")):
         if other is not None:
             require_grid(other.grid, moving.grid, what=what, like="the image", remedy="Resample it onto the image.")
-    labels = read_volume(levels, what="landmarks", dtype=np.int32)
-    chosen = kind_of_landmarks(str(levels)) if kind == "auto" else kind
-    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=chosen or UNKNOWN, what="landmarks")
-    if landmarks.kind == UNKNOWN:
-        raise LevelError(
-            expected="landmarks of a known kind", found="a file name that does not say it", where="landmarks",
-            remedy="Give --kind disc (point n lies above vertebra n, 3 = C2/C3) or --kind body (point n is vertebra n).",
-        )  # fmt: skip
+    landmarks = read_landmarks(levels, kind)
     Workplace(seed=seed).apply()
     with task_folder(0):
         fitted = fit_cord(cord, landmarks, template, grey=None if butterfly is None else butterfly.data, deformable=deformable, seed=seed, what=MASK)

@@ -20,7 +20,7 @@ from cohort_engine.io.grids import require_grid
 from cohort_engine.io.volume import Volume, require_signal
 from cohort_engine.nn.weights import CORD, DISCS
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
-from cohort_engine.stages.fit import contrasts_of, landmarks_of
+from cohort_engine.stages.fit import LANDMARKS, contrasts_of, landmarks_of
 
 SEGMENT_MEMORY = 1000.0
 """torch, and an image of 64 x 320 x 320 voxels with what the networks make of it, MiB."""
@@ -115,7 +115,7 @@ def is_lone(inputs: StageInput, *, contrast: schema.Contrast) -> bool:
 
 def _given(inputs: StageInput, contrast: schema.Contrast) -> Landmarks | None:
     """Landmarks of the study, if any."""
-    return landmarks_of(inputs, contrast.landmarks, inputs.params["fit.landmarks"]) if contrast.landmarks in inputs.files else None
+    return landmarks_of(inputs, contrast.landmarks, inputs.params[LANDMARKS]) if contrast.landmarks in inputs.files else None
 
 
 def network_params(task: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def levels_stages(config: Config) -> Iterable[Stage]:
         c = schema.CONTRASTS[schema.T2W]
         yield Stage(
             name=schema.levels_stage(c.name), version="2", run=partial(run_levels, contrast=c),
-            params=network_params(DISCS) | {"fit.landmarks": config.stages.fit.landmarks}, roles=(c.image, c.mask),
+            params=network_params(DISCS) | {LANDMARKS: config.stages.fit.landmarks}, roles=(c.image, c.mask),
             alternatives=((c.landmarks,), ()), makes=c.landmarks, completes=partial(is_lone, contrast=c),
             writes=tuple(levels_quality(c.name).values()), memory=SEGMENT_MEMORY, gpu=True,
         )  # fmt: skip

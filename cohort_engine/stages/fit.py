@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cohort_engine.cord.levels import Landmarks
 
 AUTO: Final = "auto"
+LANDMARKS = "fit.landmarks"
+"""Parameter of other stages that says what landmark numbers mean: ``stages.fit.landmarks``."""
 GREY_MEMORY = 400.0
 """torch, the network, and the windows of a 1 mm T2w image, MiB."""
 FIT_MEMORY = 400.0
@@ -113,7 +115,7 @@ def fit_stages(config: Config) -> Iterable[Stage]:
     for name in contrasts_of(config):
         c = schema.CONTRASTS[name]
         yield Stage(
-            name=schema.fit_stage(name), version="1", run=partial(run_fit, contrast=c), params=params,
+            name=schema.fit_stage(name), version="2", run=partial(run_fit, contrast=c), params=params,
             roles=(c.mask, c.image) if grey else (c.mask,),
             alternatives=((c.landmarks,),) if name == schema.T2W else ((t2w.mask, t2w.landmarks), (c.landmarks,)),
             writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),

@@ -9,6 +9,7 @@ from cohort_engine import schema
 from cohort_engine.config import Config, Section
 from cohort_engine.errors import ConfigError
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, register
+from cohort_engine.stages.fit import LANDMARKS, landmarks_of
 
 
 class ShapeConfig(Section):
@@ -24,8 +25,8 @@ def run_shape(inputs: StageInput) -> dict[str, Array]:
 
     t2w = schema.CONTRASTS[schema.T2W]
     words = (schema.words(t2w.mask), schema.words(t2w.landmarks))
-    labels = inputs.labels(t2w.landmarks)
-    found = measure_cord(inputs.volume(t2w.mask), labels, inputs.template, kind=inputs.kinds[t2w.landmarks], what=words)
+    landmarks = landmarks_of(inputs, t2w.landmarks, inputs.params[LANDMARKS])
+    found = measure_cord(inputs.volume(t2w.mask), landmarks, inputs.template, what=words)
     return subject_arrays(found, inputs.template)
 
 
@@ -46,7 +47,8 @@ def shape_stages(config: Config) -> Iterable[Stage]:
     if chosen.source:
         t2w = schema.CONTRASTS[schema.T2W]
         yield Stage(
-            name=schema.SHAPE, version="1", run=run_shape, params=chosen.model_dump(mode="json"), roles=(t2w.mask, t2w.landmarks),
+            name=schema.SHAPE, version="2", run=run_shape,
+            params=chosen.model_dump(mode="json") | {LANDMARKS: config.stages.fit.landmarks}, roles=(t2w.mask, t2w.landmarks),
             writes=tuple(s for s in schema.shape_specs().values() if s.stage), memory=300.0,
         )  # fmt: skip
 

@@ -31,15 +31,15 @@ def test_point_labels_are_centres_of_mass():
 
 
 def test_discs_of_a_labelled_mask_lie_at_the_borders():
-    labels = np.zeros((5, 5, 12), np.int16)
-    labels[1:4, 1:4] = np.repeat([5, 4, 3, 2], 3)  # from the bottom up
+    labels = np.zeros((5, 5, 36), np.int16)
+    labels[1:4, 1:4] = np.repeat([5, 4, 3, 2], 9)  # from the bottom up
     found = landmarks_from_labels(labels, np.eye(4), kind=schema.BODY, what=WHAT)
     assert (found.kind, found.numbers.tolist()) == (schema.DISC, [3, 4, 5])
-    assert found.xyz.tolist() == [[2, 2, 8.5], [2, 2, 5.5], [2, 2, 2.5]]
+    assert found.xyz.tolist() == [[2, 2, 26.5], [2, 2, 17.5], [2, 2, 8.5]]
 
 
 def test_discs_of_thick_labelled_slices():
-    found = landmarks_from_labels(np.array([[[6, 5, 5, 4]]]), np.diag([1.0, 1, 16.5, 1]), kind=schema.DISC, what=WHAT)
+    found = landmarks_from_labels(np.array([[[6, 5, 5, 4]]]), np.diag([1.0, 1, 16.5, 1]), kind=schema.BODY, what=WHAT)
     assert found.numbers.tolist() == [5, 6]
     assert found.xyz[:, 2].tolist() == [2.5 * 16.5, 0.5 * 16.5]
 
@@ -47,7 +47,7 @@ def test_discs_of_thick_labelled_slices():
 def test_slanted_borders_of_a_labelled_mask():
     y, z = np.indices((40, 60))
     labels = np.where(z - 30 > 0.5 * (y - 19.5), 3, 4)[None].repeat(3, axis=0)
-    found = landmarks_from_labels(labels, np.eye(4), kind=schema.DISC, what=WHAT)
+    found = landmarks_from_labels(labels, np.eye(4), kind=None, what=WHAT)
     assert found.xyz[0] == pytest.approx([1, 19.5, 30], abs=0.6)
 
 

@@ -17,6 +17,7 @@ from cohort_engine.errors import ConfigError, CordError, LevelError, MissingInpu
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.single.morphometry import REACH, measure_cord, shape, subject_arrays
+from cohort_engine.single.reading import read_landmarks
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.store.records import Entry
@@ -80,7 +81,7 @@ def test_slices_are_counted_from_the_bottom(make_images) -> None:
 
 def test_a_level_sums_lengths_and_averages_the_rest(make_images, small_template: Template) -> None:
     mask, labels = make_images()
-    table = shape(mask, labels, per="level", template=small_template).frame()
+    table = shape(mask, labels, kind=schema.DISC, per="level", template=small_template).frame()
     assert table["VertLevel"].tolist() == ["2", "3"]
     height = [np.sum(small_template.slice_level == n) * 2.0 for n in (2, 3)]
     np.testing.assert_allclose(table["SUM(length)"], height, atol=1)
@@ -90,7 +91,7 @@ def test_a_level_sums_lengths_and_averages_the_rest(make_images, small_template:
 
 
 def test_along_the_template_a_slice_is_that_of_the_template(make_images, small_template: Template) -> None:
-    table = shape(*make_images(), template=small_template, normalise=True).frame()
+    table = shape(*make_images(), kind=schema.DISC, template=small_template, normalise=True).frame()
     inside = np.flatnonzero(small_template.slice_level > 0)
     assert set(map(str, inside)) <= set(table["Slice (I->S)"])
     named = table[table["VertLevel"] != ""]
@@ -100,7 +101,7 @@ def test_along_the_template_a_slice_is_that_of_the_template(make_images, small_t
 
 def test_levels_end_where_the_landmarks_are_far(make_images, small_template: Template) -> None:
     mask, labels = make_images(below=60, numbers=(2, 3))
-    cord = measure_cord(mask, labels, small_template, what=WORDS)
+    cord = measure_cord(mask, read_landmarks(labels, schema.DISC), small_template, what=WORDS)
     lowest = small_template.landmark_z("disc", 3)
     known = np.isfinite(cord.profiles()[schema.AREA])
     assert small_template.z[known].min() >= lowest - REACH - 1
@@ -108,7 +109,10 @@ def test_levels_end_where_the_landmarks_are_far(make_images, small_template: Tem
 
 
 def test_files_and_volumes_give_the_same_numbers(make_images, make_files, small_template: Template) -> None:
-    a, b = (shape(*images, per="level", template=small_template).frame() for images in (make_images(), make_files()))
+    a, b = (
+        shape(*images, kind=kind, per="level", template=small_template).frame()
+        for images, kind in ((make_images(), schema.DISC), (make_files(), "auto"))
+    )
     np.testing.assert_allclose(a["MEAN(area)"], b["MEAN(area)"])
     assert a["Slice (I->S)"].tolist() == b["Slice (I->S)"].tolist()
 
@@ -167,7 +171,7 @@ def test_the_stage_fills_the_store(make_files, small_template: Template, make_st
     url = make_store(2, stages={"shape": {"source": "t2w"}})
     stage = shape_stage()
     files = {"t2w_mask": str(mask), "t2w_landmarks": str(labels)}
-    found = stage.run(StageInput(files, {"t2w_landmarks": "disc"}, {}, small_template, lambda path: np.zeros(0)))
+    found = stage.run(StageInput(files, {"t2w_landmarks": "disc"}, stage.params, small_template, lambda path: np.zeros(0)))
     assert set(found) == {spec.path for spec in stage.writes}
     entry = Entry(1, stage.name, schema.DONE, "k", stage.recipe(small_template.digest).hash)
     write_subject(url, 1, found, entry, template_digest=small_template.digest)
@@ -198,7 +202,7 @@ def test_a_level_without_a_slice_is_nan_with_no_slices(make_images, small_templa
     mask, labels = make_images()
     cut = small_template.landmark_z("disc", 3) - mask.affine[2, 3] + 2
     mask.data[:, :, : int(cut)] = 0
-    found = subject_arrays(measure_cord(mask, labels, small_template, what=WORDS), small_template)
+    found = subject_arrays(measure_cord(mask, read_landmarks(labels, schema.DISC), small_template, what=WORDS), small_template)
     assert small_template.levels == ("C2", "C3")
     assert np.isnan(found["tables/shape/area"]).tolist() == [False, True]
     assert found["tables/shape/slices"][1] == 0
