@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
@@ -134,6 +133,8 @@ def _place(index: NDArray[np.int64], affine: FloatArray, name: str, what: str) -
     xyz = apply_affine(affine, index.astype(float))
     centre: FloatArray = xyz.mean(axis=0)
     if np.linalg.norm(xyz - centre, axis=1).max() > POINT / 2:
+        from scipy import ndimage
+
         low = index.min(axis=0)
         box = np.zeros(np.ptp(index, axis=0) + 1, bool)
         box[tuple((index - low).T)] = True
