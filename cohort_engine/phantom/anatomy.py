@@ -10,6 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from cohort_engine import schema
+from cohort_engine.phantom.compression import Deformity, Patient
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray
 
@@ -52,6 +53,8 @@ class Anatomy:
         Compression, 0 (none) to 1.
     compressed_z : float
         Template z of the worst compression, mm.
+    deformity : Deformity, optional
+        How the cord is pressed out of shape before it is carried to the scanner; the scale factors then know no compression.
     """
 
     z: FloatArray
@@ -64,6 +67,7 @@ class Anatomy:
     scale: FloatArray
     severity: float
     compressed_z: float
+    deformity: Deformity | None = None
 
     @cached_property
     def _table(self) -> NDArray[np.float64]:
@@ -82,7 +86,7 @@ class Anatomy:
     def world(self, xyz: FloatArray) -> FloatArray:
         """Template mm (..., 3) to scanner RAS+ mm (..., 3)."""
         row = self._at(np.asarray(xyz, float)[..., 2], slice(None))
-        offset = (np.asarray(xyz, float)[..., :2] - row[..., 13:15]) * row[..., 15:17]
+        offset = self._pressed(np.asarray(xyz, float), row[..., 13:15]) * row[..., 15:17]
         return np.asarray(row[..., 0:3] + offset[..., :1] * row[..., 6:9] + offset[..., 1:] * row[..., 9:12])
 
     def template(self, xyz: FloatArray, *, start: FloatArray | None = None, iterations: int = 4) -> FloatArray:
@@ -98,30 +102,48 @@ class Anatomy:
             z = z + along / row[..., 12]
         row = self._at(z, slice(None))
         away = xyz - row[..., 0:3]
-        offset = np.stack([(away * row[..., 6:9]).sum(-1), (away * row[..., 9:12]).sum(-1)], axis=-1)
-        return np.concatenate([offset / row[..., 15:17] + row[..., 13:15], z[..., None]], axis=-1)
+        offset: FloatArray = np.stack([(away * row[..., 6:9]).sum(-1), (away * row[..., 9:12]).sum(-1)], axis=-1) / row[..., 15:17]
+        if self.deformity is not None:
+            offset = self.deformity.backward(offset, z)
+        return np.concatenate([offset + row[..., 13:15], z[..., None]], axis=-1)
+
+    def _pressed(self, xyz: FloatArray, centre: FloatArray) -> FloatArray:
+        """Offset (..., 2) of template points from the middle of the cord, mm of the template; where the cord is deformed, as it is then."""
+        offset = xyz[..., :2] - centre
+        return offset if self.deformity is None else self.deformity.forward(offset, xyz[..., 2])
+
+    def middle(self, z: FloatArray) -> FloatArray:
+        """Middle (..., 2) of the template's cord at template z (...), mm."""
+        return np.asarray(self._at(np.asarray(z, float), slice(13, 15)))
+
+    def stretch(self, xyz: FloatArray) -> FloatArray:
+        """Area factor (...) of the deformity alone at template points (..., 3): 1 where there is none."""
+        xyz = np.asarray(xyz, float)
+        if self.deformity is None:
+            return np.ones(xyz.shape[:-1])
+        return self.deformity.stretch(xyz[..., :2] - self.middle(xyz[..., 2]), xyz[..., 2])
 
     def jacobian(self, z: FloatArray) -> FloatArray:
-        """Scanner volume over template volume on the centreline at template z (...)."""
+        """Scanner volume over template volume on the centreline at template z (...), without the deformity."""
         row = self._at(np.asarray(z, float), slice(12, 17))
         return np.asarray(row[..., 0] * row[..., 3] * row[..., 4])
 
     def area_factor(self, z: FloatArray) -> FloatArray:
-        """Cross-section over the template's cross-section at template z (...)."""
+        """Cross-section over the template's cross-section at template z (...), without the deformity."""
         row = self._at(np.asarray(z, float), slice(15, 17))
         return np.asarray(row[..., 0] * row[..., 1])
 
     def offset(self, xyz: FloatArray) -> FloatArray:
         """Scanner distance (..., 2) of template points (..., 3) from the centreline along e_x and e_y, mm."""
         row = self._at(np.asarray(xyz, float)[..., 2], slice(13, 17))
-        return np.asarray((np.asarray(xyz, float)[..., :2] - row[..., :2]) * row[..., 2:])
+        return np.asarray(self._pressed(np.asarray(xyz, float), row[..., :2]) * row[..., 2:])
 
     def moved(self, offset: FloatArray) -> Anatomy:
         """Return the same cord elsewhere in the scanner."""
         return replace(self, curve=self.curve + np.asarray(offset, float))
 
 
-def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anatomy:
+def draw_anatomy(template: Template, rng: Generator, *, severity: float, patient: Patient | None = None) -> Anatomy:
     """Draw a subject.
 
     Parameters
@@ -130,6 +152,8 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     rng : Generator
     severity : float
         Compression at C5/C6, 0 (none) to 1.
+    patient : Patient, optional
+        How the cord is compressed, in place of the even flattening from front to back; `severity` is then that of the tissue alone.
 
     Returns
     -------
@@ -162,13 +186,15 @@ def draw_anatomy(template: Template, rng: Generator, *, severity: float) -> Anat
     curve -= curve[np.searchsorted(z, middle)]
     compressed = _compressed_z(template) + wander
     bulge = np.exp(-(((z - compressed) / BULGE) ** 2))
-    scale = size * np.stack([1 + WIDEN * severity * bulge, 1 - SQUEEZE * severity * bulge], axis=-1)
+    squeezed = severity if patient is None else 0.0
+    scale = size * np.stack([1 + WIDEN * squeezed * bulge, 1 - SQUEEZE * squeezed * bulge], axis=-1)
     right = np.array([1.0, 0.0, 0.0]) - tangent * tangent[:, :1]
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     front = np.cross(tangent, right)
     cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
     e_x, e_y = right * cos + front * sin, front * cos - right * sin
-    return Anatomy(z, curve, tangent, e_x, e_y, speed, _cord_centre(template, z), scale, severity, compressed)
+    deformity = None if patient is None else Deformity(patient.press, patient.inside, compressed, _half_diameters(template))
+    return Anatomy(z, curve, tangent, e_x, e_y, speed, _cord_centre(template, z), scale, severity, compressed, deformity)
 
 
 def neck_slices(template: Template) -> NDArray[np.intp]:
@@ -201,3 +227,17 @@ def _cord_centre(template: Template, z: FloatArray) -> FloatArray:
     centre = np.stack([(template.cord.sum(1) * i[:, None]).sum(0)[used], (template.cord.sum(0) * j[:, None]).sum(0)[used], (area * k)[used]], axis=-1)
     xyz = grid.world(centre / area[used, None])
     return np.stack([np.interp(z, xyz[:, 2], xyz[:, axis]) for axis in (0, 1)], axis=-1)
+
+
+def _half_diameters(template: Template) -> NDArray[np.float64]:
+    """Half diameters (right-left, front-back) of the ellipse with the second moments of the template's cord in the neck, mm: the median slice."""
+    k = neck_slices(template) - template.corner[2]
+    cord = template.cord[:, :, k[(k >= 0) & (k < template.cord.shape[2])]].astype(float)
+    out = []
+    for axis in (0, 1):
+        marginal = cord.sum(1 - axis)
+        i = np.arange(len(marginal))[:, None]
+        mass = np.maximum(marginal.sum(0), 1e-9)
+        middle = (marginal * i).sum(0) / mass
+        out.append(2 * float(template.grid.spacing[axis]) * float(np.median(np.sqrt((marginal * (i - middle) ** 2).sum(0) / mass))))
+    return np.array(out)

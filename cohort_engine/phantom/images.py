@@ -15,7 +15,7 @@ from cohort_engine import schema
 from cohort_engine.phantom.anatomy import Anatomy
 from cohort_engine.phantom.head import LOWEST, Head, draw_over, given_way
 from cohort_engine.phantom.tissue import BASE_MTR as MTR
-from cohort_engine.phantom.tissue import FLUID, MT_OFF, T2W, Tissue
+from cohort_engine.phantom.tissue import FLUID, MT_OFF, T2W, WHITE, Tissue, clusters
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
@@ -51,8 +51,11 @@ class Section:
     channels: Mapping[str, NDArray[np.float32]]
 
 
-def section(template: Template, tissue: Tissue) -> Section:
-    """Mix each template voxel's signals by its label weights, MT-on and MT-off apart, so that partial volume weighs by signal."""
+def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None) -> Section:
+    """Mix each template voxel's signals by its label weights, MT-on and MT-off apart, so that partial volume weighs by signal.
+
+    Of a deformed cord (`anatomy`), part of the fluid is gone, and grey matter is less unlike white.
+    """
     grid, packing, weights = template.block_grid, template.packing, template.atlas.weights
     label = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
     voxel = weights.indices
@@ -60,16 +63,27 @@ def section(template: Template, tissue: Tissue) -> Section:
     place = np.ravel_multi_index(tuple((packing.ijk - corner)[voxel].T), grid.shape)
 
     def mix(value: FloatArray) -> NDArray[np.float64]:
-        return np.bincount(place, weights.data * value, minlength=int(np.prod(grid.shape))).reshape(grid.shape).astype(np.float64)
+        return np.bincount(place, amount * value, minlength=int(np.prod(grid.shape))).reshape(grid.shape).astype(np.float64)
 
+    amount = weights.data
     labelled = mix(np.ones(len(voxel)))
     inside = np.clip(np.maximum(labelled, template.cord + template.csf), 0, 1)
     rest = np.maximum(inside - labelled, 0)
-    off = tissue.off[label]
+    off, t2w = tissue.off[label], tissue.t2w[label]
+    if anatomy is not None and anatomy.deformity is not None:
+        xyz = grid.world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1).astype(float))
+        middle = xyz[..., :2] - anatomy.middle(xyz[..., 2])
+        left = anatomy.deformity.fluid(middle, xyz[..., 2])
+        unlike = anatomy.deformity.contrast(packing.xyz[voxel, 2])
+        off, t2w = MT_OFF[WHITE] + unlike * (off - MT_OFF[WHITE]), T2W[WHITE] + unlike * (t2w - T2W[WHITE])
+        fluid_label = np.isin(label, np.flatnonzero(np.array(clusters(template)) == FLUID))
+        off, t2w = np.where(fluid_label, MT_OFF[FLUID], off), np.where(fluid_label, T2W[FLUID], t2w)
+        amount = amount * np.where(fluid_label, left.reshape(-1)[place], 1.0)
+        rest, inside = rest * left, mix(np.ones(len(voxel))) + rest * left
     on = off * (1 - tissue.mtr[label, packing.ijk[voxel, 2].astype(int)] / 100)
     fluid = MT_OFF[FLUID], MT_OFF[FLUID] * (1 - MTR[FLUID] / 100), T2W[FLUID]
     channels = {
-        OFF: mix(off) + rest * fluid[0], ON: mix(on) + rest * fluid[1], T2: mix(tissue.t2w[label]) + rest * fluid[2],
+        OFF: mix(off) + rest * fluid[0], ON: mix(on) + rest * fluid[1], T2: mix(t2w) + rest * fluid[2],
         INSIDE: inside, CORD: np.clip(template.cord, 0, 1),
     }  # fmt: skip
     return Section(grid, {name: c.astype(np.float32) for name, c in channels.items()})

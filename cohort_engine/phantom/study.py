@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
+from cohort_engine.phantom.compression import draw_patient
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, MT_MASK, PATIENT, T2W_LANDMARKS, T2W_MASK, Imperfection, Subject, make_subject
 from cohort_engine.template.base import Template
 
@@ -24,6 +25,8 @@ LABELS, TRUTH = "derivatives/labels", "derivatives/truth"
 DIGITS = "%.6g"
 TRUE_DISCS = "desc-truth_discs.nii.gz"
 """File of true discs, written where nobody gets labels."""
+TRUE_MASKS = {T2W_MASK: "T2wmask", MT_MASK: "MTmask"}
+"""Good masks of compressed cords."""
 MT_NAMES = (
     {schema.MT_ON: "flip-1_mt-on_MTS", schema.MT_OFF: "flip-1_mt-off_MTS"},
     {schema.MT_ON: "acq-MTon_MTS", schema.MT_OFF: "acq-MToff_MTS"},
@@ -72,7 +75,7 @@ class Simulation:
 def simulate(
     out: str | Path, *, template: Template, patients: int = 8, controls: int = 4, sites: int = 2, seed: int = 0,
     imperfection: Imperfection = Imperfection(),  # noqa: B008 (frozen)
-    template_path: str | Path | None = None, labels: bool = True, settings: Mapping[str, Any] | None = None,
+    template_path: str | Path | None = None, labels: bool = True, settings: Mapping[str, Any] | None = None, grades: Sequence[str] = (),
 ) -> Simulation:  # fmt: skip
     """Write a simulated study.
 
@@ -94,6 +97,9 @@ def simulate(
         Write cord masks and disc labels. Without them a build has to draw its own.
     settings : mapping, optional
         Further sections of the study file.
+    grades : sequence of str
+        Of `compression.GRADES`: patients take turns at them, with cords pressed from any side and masks as others give them; without, all are
+        flattened evenly by a severity that is drawn. Good masks are then part of the truth.
 
     Returns
     -------
@@ -114,12 +120,13 @@ def simulate(
     if root.is_dir() and any(root.iterdir()):
         raise InputError(expected="an empty folder", found="a folder with files in it", where="simulation output", remedy="Choose another folder.")
     people, cells, areas = [], [], []
-    for name, subject in _subjects(template, patients, controls, sites, seed, imperfection):
+    for name, subject in _subjects(template, patients, controls, sites, seed, imperfection, grades):
         _write_subject(root, name, subject, labels=labels)
         truth = subject.truth
         people.append({
             schema.PARTICIPANT: name, **{k: subject.covariates[k] for k in DICTIONARY}, "severity": truth.anatomy.severity,
             "site_mtr_offset": subject.protocol.mtr_offset, "shift_max": float(np.abs(truth.shifts).max()),
+            **({"grade": grades[(int(name[-3:]) - 1) % len(grades)] if subject.covariates[schema.GROUP] == PATIENT else "none"} if grades else {}),
         })  # fmt: skip
         cells.append(_cells(subject).assign(**{schema.PARTICIPANT: name}))
         areas.append(_areas(subject).assign(**{schema.PARTICIPANT: name}))
@@ -153,10 +160,17 @@ def give_landmark(study: Simulation, name: str, disc: int = 3) -> None:
     write_volume(labels / f"{image}_label-discs_dlabel.nii.gz", Volume(np.where(discs.data == disc, disc, 0).astype(np.uint8), discs.affine))
 
 
-def _subjects(template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection) -> Iterator[tuple[str, Subject]]:
+def _subjects(
+    template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection, grades: Sequence[str]
+) -> Iterator[tuple[str, Subject]]:  # fmt: skip
     for group, count in ((PATIENT, patients), (CONTROL, controls)):
         for number in range(count):
-            subject = make_subject(template, group=group, number=number, seed=seed, site=number % sites, imperfection=imperfection)
+            patient = None
+            if grades and group == PATIENT:
+                patient = draw_patient(grades[number % len(grades)], np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4, number))))
+            subject = make_subject(
+                template, group=group, number=number, seed=seed, site=number % sites, imperfection=imperfection, patient=patient,
+            )  # fmt: skip
             yield f"sub-{group}{number + 1:03d}", subject
 
 
@@ -181,6 +195,9 @@ def _write_subject(root: Path, name: str, subject: Subject, *, labels: bool) -> 
         write_volume(truth / f"{name}_{TRUE_DISCS}", _reoriented(subject.images[T2W_LANDMARKS], axes[T2W_LANDMARKS]))
     write_volume(truth / f"{name}_desc-truth_MTRmap.nii.gz", _reoriented(subject.truth.mtr, subject.protocol.mt_axes))
     shifts = subject.truth.shifts
+    if subject.truth.anatomy.deformity is not None:
+        for role, mask in subject.truth.masks.items():
+            write_volume(truth / f"{name}_desc-truth_{TRUE_MASKS[role]}.nii.gz", _reoriented(mask, axes[role]))
     _tsv(truth / f"{name}_desc-truth_mtr.tsv", _cells(subject))
     _tsv(truth / f"{name}_desc-truth_csa.tsv", _areas(subject))
     _tsv(truth / f"{name}_desc-truth_shifts.tsv", pd.DataFrame({"slice": np.arange(len(shifts)), "x_mm": shifts[:, 0], "y_mm": shifts[:, 1]}))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.io.volume import Volume
 from cohort_engine.mapping.template_map import sample
 from cohort_engine.phantom import images
 from cohort_engine.phantom.anatomy import Anatomy, draw_anatomy, neck, neck_slices
+from cohort_engine.phantom.compression import Deformity, MaskFaults, Patient, given_mask
 from cohort_engine.phantom.head import Head, draw_head
 from cohort_engine.phantom.images import Texture
 from cohort_engine.phantom.tissue import MT_OFF, T2W, WHITE, Tissue, cord_area, draw_tissue, native_voxels, regional_truth
@@ -98,6 +100,8 @@ class Truth:
         In-plane displacement of MT-off against MT-on, mm along the first two (RAS+) axes of the slab.
     mtr : Volume
         Native MTR without noise and motion; NaN where there is no signal.
+    masks : {role: Volume}
+        Good cord masks, where those of the subject may be spoilt.
     levels, regions : tuple of str
     raw : (level, region) float64
         Weighted mean of the true MTR of the labels: no partial volume.
@@ -114,6 +118,7 @@ class Truth:
     template_map: NDArray[np.float32]
     shifts: NDArray[np.float64]
     mtr: Volume
+    masks: Mapping[str, Volume]
     levels: tuple[str, ...]
     regions: tuple[str, ...]
     raw: NDArray[np.float64]
@@ -153,7 +158,7 @@ def site_protocol(site: int, seed: int) -> Protocol:
 
 def make_subject(
     template: Template, *, group: str = PATIENT, number: int = 0, seed: int = 0, site: int = 0, severity: float | None = None,
-    imperfection: Imperfection = Imperfection(),
+    imperfection: Imperfection = Imperfection(), patient: Patient | None = None, mt_thickness: float | None = None,
 ) -> Subject:  # fmt: skip
     """Simulate one subject.
 
@@ -168,6 +173,10 @@ def make_subject(
     severity : float, optional
         Compression, 0 to 1; by default drawn from 0.25 to 1 for patients, and 0 for controls.
     imperfection : Imperfection
+    patient : Patient, optional
+        A compressed cord and the masks that others made of it, in place of `severity`: `compression.draw_patient`.
+    mt_thickness : float, optional
+        Of the slices of the MT images, mm; by default the protocol's.
 
     Returns
     -------
@@ -186,17 +195,25 @@ def make_subject(
     stream = SeedSequence(seed, spawn_key=(GROUPS.index(group), number))
     shape_rng, tissue_rng, person_rng, scan_rng, noise_rng, head_rng = (np.random.default_rng(s) for s in stream.spawn(6))
     protocol = site_protocol(site, seed)
-    patient = group == PATIENT
+    if mt_thickness is not None:
+        protocol = replace(protocol, mt_voxel=(protocol.mt_voxel[0], mt_thickness))
+    ill = group == PATIENT
     drawn = float(person_rng.uniform(0.25, 1.0))
-    severity = (drawn if patient else 0.0) if severity is None else severity
-    age = float(np.clip(person_rng.normal(*((57, 10) if patient else (50, 12))), 22, 82).round())
-    anatomy = draw_anatomy(template, shape_rng, severity=severity).moved(scan_rng.normal(0, [4, 8, 15]))
+    severity = patient.severity if patient is not None else (drawn if ill else 0.0) if severity is None else severity
+    age = float(np.clip(person_rng.normal(*((57, 10) if ill else (50, 12))), 22, 82).round())
+    anatomy = draw_anatomy(template, shape_rng, severity=severity, patient=patient).moved(scan_rng.normal(0, [4, 8, 15]))
     tissue = draw_tissue(template, anatomy, tissue_rng, age=age, site_offset=protocol.mtr_offset)
     head = draw_head(head_rng) if 1 in template.landmarks[schema.DISC] else None
-    scans, shifts, perfect = _scan(template, anatomy, tissue, head, protocol, imperfection, scan_rng, noise_rng)
+    whole, shifts, perfect = _scan(template, anatomy, tissue, head, protocol, imperfection, scan_rng, noise_rng)
     covariates: dict[str, str | float] = {schema.GROUP: group, schema.AGE: age, schema.SITE: protocol.site}
     covariates |= _person(template, tissue, age, person_rng)
-    return Subject(scans, covariates, protocol, _truth(template, anatomy, tissue, shifts, perfect))
+    scans, faults = whole, (MaskFaults() if patient is None else patient.masks)
+    if faults != MaskFaults() and anatomy.deformity is not None:
+        fault_rng = np.random.default_rng(SeedSequence(seed, spawn_key=(3, GROUPS.index(group), number)))
+        given = {role: _given(whole[role], anatomy, anatomy.deformity, faults, fault_rng) for role in (MT_MASK, T2W_MASK)}
+        scans = whole | given
+    true_masks = {role: whole[role] for role in (MT_MASK, T2W_MASK)}
+    return Subject(scans, covariates, protocol, _truth(template, anatomy, tissue, shifts, perfect, true_masks))
 
 
 def _scan(
@@ -210,7 +227,7 @@ def _scan(
     noise: Generator,
 ) -> tuple[dict[str, Volume], NDArray[np.float64], Volume]:
     """Make images by role, the shifts, and the perfect MTR."""
-    section, texture = images.section(template, tissue), Texture.draw(rng, wavelength=9.0)
+    section, texture = images.section(template, tissue, anatomy), Texture.draw(rng, wavelength=9.0)
     wobble = Texture.draw(rng, wavelength=7.0)
     discs = template.landmarks[schema.DISC]
     mt_grid, t2w_grid = _mt_grid(template, anatomy, protocol, rng), _t2w_grid(template, anatomy, head, protocol, rng)
@@ -248,6 +265,21 @@ def _mask(cord: FloatArray, grid: Grid, wobble: Texture, jitter: float) -> Volum
     near = cord > 0
     limit[near] += jitter * wobble.at(grid.world(np.argwhere(near).astype(float))).clip(-2, 2)
     return Volume((cord >= limit).astype(np.uint8), _affine(grid))
+
+
+def _given(mask: Volume, anatomy: Anatomy, deformity: Deformity, faults: MaskFaults, rng: Generator) -> Volume:
+    """Make of a mask one as others give it."""
+    good, grid = mask.data > 0, mask.grid
+    place = anatomy.template(grid.world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1).astype(float)))
+    distance = np.stack([_signed(good[:, :, k]) for k in range(grid.shape[2])], axis=-1)
+    return Volume(given_mask(good, anatomy.offset(place), place[..., 2], distance, deformity, faults, rng).astype(np.uint8), mask.affine)
+
+
+def _signed(plane: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distance to the border of a section, voxels, positive inside."""
+    if not plane.any():
+        return np.full(plane.shape, -np.inf)
+    return np.asarray(np.where(plane, ndimage.distance_transform_edt(plane), -ndimage.distance_transform_edt(~plane)))
 
 
 def _landmarks(discs: Mapping[int, float], anatomy: Anatomy, grid: Grid) -> Volume:
@@ -346,14 +378,14 @@ def clinical_scores(motor: float, sensory: float, *, age: float, sex: str, rng: 
     }
 
 
-def _truth(template: Template, anatomy: Anatomy, tissue: Tissue, shifts: NDArray[np.float64], perfect: Volume) -> Truth:
+def _truth(template: Template, anatomy: Anatomy, tissue: Tissue, shifts: NDArray[np.float64], perfect: Volume, masks: Mapping[str, Volume]) -> Truth:
     regions = template.atlas.regions
     levels = tuple(LevelRange.parse(name) for name in template.levels)
     operator = Operator.build(template.atlas, template.packing.level, levels, regions)
     xyz = anatomy.world(template.packing.xyz)
     cells = weighted_average(operator, sample(perfect.data, perfect.affine, xyz)[None])
     return Truth(
-        anatomy, tissue, xyz.astype(np.float32), shifts, perfect, template.levels, tuple(r.name for r in regions),
+        anatomy, tissue, xyz.astype(np.float32), shifts, perfect, masks, template.levels, tuple(r.name for r in regions),
         regional_truth(template, tissue, levels, regions), cells[schema.VALUE][0], cells[schema.COVERAGE][0],
         native_voxels(template, anatomy, operator, float(np.prod(perfect.grid.spacing))), cord_area(template, anatomy, levels),
     )  # fmt: skip

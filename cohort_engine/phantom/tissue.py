@@ -131,7 +131,8 @@ def regional_truth(template: Template, tissue: Tissue, levels: tuple[LevelRange,
 
 def native_voxels(template: Template, anatomy: Anatomy, operator: Operator, voxel_volume: float) -> NDArray[np.float64]:
     """Volume of each (level, region) in this subject over the volume of a native voxel: how many voxels really measure it."""
-    factor = anatomy.jacobian(template.packing.xyz[:, 2]) * float(np.prod(template.grid.spacing)) / voxel_volume
+    xyz = template.packing.xyz
+    factor = anatomy.jacobian(xyz[:, 2]) * anatomy.stretch(xyz) * float(np.prod(template.grid.spacing)) / voxel_volume
     return np.asarray(operator.sums(factor[None])[0][0], np.float64)
 
 
@@ -139,6 +140,9 @@ def cord_area(template: Template, anatomy: Anatomy, levels: tuple[LevelRange, ..
     """Return the true area of the cord across its axis, mean over the slices of each level, mm2."""
     grid, first = template.block_grid, template.corner[2]
     z = grid.world(np.stack([np.zeros(grid.shape[2])] * 2 + [np.arange(grid.shape[2])], axis=-1).astype(float))[:, 2]
-    area = template.cord.sum((0, 1)) * float(np.prod(grid.spacing[:2])) * anatomy.area_factor(z)
+    cord = template.cord
+    if anatomy.deformity is not None:
+        cord = cord * anatomy.stretch(grid.world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1).astype(float)))
+    area = cord.sum((0, 1)) * float(np.prod(grid.spacing[:2])) * anatomy.area_factor(z)
     number = template.slice_level[first : first + grid.shape[2]]
     return np.array([area[np.isin(number, level.numbers)].mean() for level in levels])

@@ -86,3 +86,14 @@ def test_the_study_file_says_where_the_template_lies(cord, tmp_path, monkeypatch
 
 def test_without_a_folder_the_study_file_names_none(study):
     assert study.study_file.read_text() == "data:\n  bids: study\n  store: study.zarr\ntemplate:\n  name: parametric\n"
+
+
+def test_patients_take_turns_at_the_grades(cord, tmp_path):
+    study = simulate(tmp_path / "study", template=cord, patients=2, controls=0, sites=1, seed=4, grades=("none", "severe"))
+    assert list(study.participants["grade"]) == ["none", "severe"]
+    assert list(study.participants["severity"]) == [0.0, 1.0]
+    for name, spoilt in (("sub-DCM001", False), ("sub-DCM002", True)):
+        given = nib.load(next((study.bids / "derivatives/labels" / name).rglob("*T2w_label-SC_seg.nii.gz"))).get_fdata()
+        good = nib.load(next((study.bids / "derivatives/truth" / name).rglob("*desc-truth_T2wmask.nii.gz"))).get_fdata()
+        assert (given != good).any() == spoilt
+    assert index_study(str(study.bids)).missing(["t2w", "mt_on", "mt_off", "t2w_mask", "mt_mask", "t2w_landmarks"]).empty
