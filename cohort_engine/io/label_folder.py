@@ -68,13 +68,7 @@ def read_atlas(folder: str | Path) -> NativeAtlas:
     """
     folder = _atlas_folder(Path(folder))
     text = _text(folder / INFO)
-    try:
-        naming, files = Naming(*parse_info(text)), label_files(text)
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            expected="sections IndivLabels, CombinedLabels and MAPLabels", found=f"none or not all ({error})", where=f"label folder: {INFO}",
-            remedy="Take the label folder of sct_warp_template, or of 'cohort-engine register'.",
-        ) from error  # fmt: skip
+    naming, files = Naming(*parse_info(text)), label_files(text)
     absent = [f for f in files if not (folder / f).is_file()]
     if absent:
         raise MissingInputError(
@@ -127,7 +121,7 @@ def _template_file(folder: str | Path, number: int) -> Path:
     inner = _atlas_folder(Path(folder)).parent / TEMPLATE_FOLDER
     try:
         names = numbered_files((inner / INFO).read_text(encoding="utf-8", errors="replace"))
-    except (OSError, KeyError, ValueError):
+    except (OSError, InputError):
         names = {}
     return inner / names.get(number, USUAL[number])
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohort_engine.errors import unknown_name
+from cohort_engine.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -146,63 +146,130 @@ class Atlas(Naming):
         return out
 
 
+INDIVIDUAL, COMBINED, MAP_LABELS = "IndivLabels", "CombinedLabels", "MAPLabels"
+"""Sections of ``info_label.txt``."""
+_NUMBERS = re.compile(r"(\d+)(?:\s*[:-]\s*(\d+))?")
+_WHERE = "label folder: info_label.txt"
+
+
 def parse_info(text: str) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Parse ``info_label.txt`` into label names (in row order), unions and MAP clusters (name -> rows).
+
+    A name may hold commas. A group is a list of label numbers and ranges, in any order: ``0:29``, ``0-29``, ``0,2``, ``0:3;30``. Numbers are those of
+    the list's first column; rows count the labels from 0 in the order of their numbers.
+
+    Raises
+    ------
+    InputError
+        A section is absent, a row cannot be read, a number or name is given twice, or a group names a label that is not there; with its line.
 
     Examples
     --------
     >>> parse_info('''# Keyword=IndivLabels
     ... 0, WM left, a.nii.gz
     ... 1, WM right, b.nii.gz
+    ... 4, CSF, outer, c.nii.gz
     ... # Keyword=CombinedLabels
     ... 50, white matter, 0:1
+    ... 51, left and fluid, 0,4
     ... # Keyword=MAPLabels
     ... left only, 0''')
-    (('WM left', 'WM right'), {'white matter': (0, 1)}, {'left only': (0,)})
+    (('WM left', 'WM right', 'CSF, outer'), {'white matter': (0, 1), 'left and fluid': (0, 2)}, {'left only': (0,)})
     """
     sections = _sections(text)
-    labels = {int(number): ", ".join(name) for number, *name, _ in sections["IndivLabels"]}
-    unions = {", ".join(name): _rows(group) for _, *name, group in sections["CombinedLabels"]}
-    clusters = {", ".join(name): _rows(group) for *name, group in sections["MAPLabels"]}
-    return tuple(labels[i] for i in range(len(labels))), unions, clusters
+    labels = _labels(sections)
+    rows = {number: row for row, number in enumerate(labels)}
+    names = {name.casefold(): "label" for name, _ in labels.values()}
+    unions = _groups(sections, COMBINED, rows, names, numbered=True)
+    return tuple(name for name, _ in labels.values()), unions, _groups(sections, MAP_LABELS, rows, {}, numbered=False)
 
 
 def label_files(text: str) -> tuple[str, ...]:
-    r"""Return the file name of each label of an ``info_label.txt``, in row order.
+    r"""Return the file name of each label of an ``info_label.txt``, in row order; errors as of `parse_info`.
 
     Examples
     --------
     >>> label_files("# Keyword=IndivLabels\n0, WM left, a.nii.gz\n1, WM right, b.nii.gz")
     ('a.nii.gz', 'b.nii.gz')
     """
-    files = numbered_files(text)
-    return tuple(files[i] for i in range(len(files)))
+    return tuple(numbered_files(text).values())
 
 
 def numbered_files(text: str) -> dict[int, str]:
-    r"""Return the file name under each number of an ``info_label.txt``.
+    r"""Return the file name under each number of an ``info_label.txt``, in the order of the numbers; errors as of `parse_info`.
 
     Examples
     --------
     >>> numbered_files("# Keyword=IndivLabels\n3, spinal cord mask (binary), cord.nii.gz\n7, levels, levels.nii.gz")
     {3: 'cord.nii.gz', 7: 'levels.nii.gz'}
     """
-    return {int(number): file for number, *_, file in _sections(text)["IndivLabels"]}
+    return {number: file for number, (_, file) in _labels(_sections(text)).items()}
 
 
-def _sections(text: str) -> dict[str, list[list[str]]]:
-    """Rows of each ``Keyword=`` section, cut at the commas."""
-    sections: dict[str, list[list[str]]] = {}
-    rows: list[list[str]] = []
-    for line in map(str.strip, text.splitlines()):
+def _labels(sections: Mapping[str, list[tuple[int, list[str]]]]) -> dict[int, tuple[str, str]]:
+    """Name and file of each label, by number."""
+    found: dict[int, tuple[str, str]] = {}
+    names: set[str] = set()
+    for line, parts in _section(sections, INDIVIDUAL):
+        number, name, file = parts[0], ", ".join(parts[1:-1]), parts[-1]
+        if len(parts) < 3 or not number.isdigit() or not name or not file:
+            raise _unreadable("number, name, file", parts, line)
+        if int(number) in found or name.casefold() in names:
+            raise _unreadable("each number and name once", parts, line)
+        found[int(number)] = name, file
+        names.add(name.casefold())
+    return dict(sorted(found.items()))
+
+
+def _groups(
+    sections: Mapping[str, list[tuple[int, list[str]]]], keyword: str, rows: Mapping[int, int], names: dict[str, str], *, numbered: bool
+) -> dict[str, tuple[int, ...]]:  # fmt: skip
+    """Rows of each group of labels; `names` are taken already."""
+    found: dict[str, tuple[int, ...]] = {}
+    for line, parts in _section(sections, keyword):
+        number, words = (parts[0], parts[1:]) if numbered else ("0", parts)
+        cut = len(words)
+        while cut > 1 and _NUMBERS.fullmatch(words[cut - 1]):
+            cut -= 1
+        name, group = ", ".join(words[:cut]), words[cut:]
+        if not number.isdigit() or not name or not group:
+            raise _unreadable("number, name, group such as 0:29 or 0,2" if numbered else "name, group such as 0:29 or 0,2", parts, line)
+        if names.setdefault(name.casefold(), keyword) != keyword or name in found:
+            raise _unreadable("a name of its own", parts, line)
+        members: set[int] = set()
+        for part in group:
+            match = _NUMBERS.fullmatch(part)
+            assert match is not None
+            first, last = int(match[1]), int(match[2] or match[1])
+            absent = [n for n in range(first, min(last, first + len(rows)) + 1) if n not in rows]
+            if last < first or absent:
+                raise _unreadable(f"numbers of section {INDIVIDUAL}, the smaller one first", parts, line)
+            members.update(rows[n] for n in range(first, last + 1))
+        found[name] = tuple(sorted(members))
+    return found
+
+
+def _section(sections: Mapping[str, list[tuple[int, list[str]]]], keyword: str) -> list[tuple[int, list[str]]]:
+    if keyword not in sections:
+        raise InputError(
+            expected=f"sections {INDIVIDUAL}, {COMBINED} and {MAP_LABELS}", found=f"{', '.join(sections) or 'none of them'}", where=_WHERE,
+            remedy="Take the label folder of sct_warp_template, or of 'cohort-engine register'.",
+        )  # fmt: skip
+    return sections[keyword]
+
+
+def _sections(text: str) -> dict[str, list[tuple[int, list[str]]]]:
+    """Rows of each ``Keyword=`` section with their line numbers, cut at commas and semicolons."""
+    sections: dict[str, list[tuple[int, list[str]]]] = {}
+    rows: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(map(str.strip, text.removeprefix("\ufeff").splitlines()), 1):
         if line.startswith("#"):
             _, found, keyword = line.partition("Keyword=")
-            rows = sections.setdefault(keyword.split()[0], []) if found else rows
+            rows = sections.setdefault(keyword.split()[0], []) if found and keyword.strip() else rows
         elif line:
-            rows.append([part.strip() for part in line.split(",")])
+            rows.append((number, [part.strip().strip('"') for part in re.split(r"[,;]", line.rstrip(",; "))]))
     return sections
 
 
-def _rows(group: str) -> tuple[int, ...]:
-    first, _, last = group.partition(":")
-    return tuple(range(int(first), int(last or first) + 1))
+def _unreadable(expected: str, parts: list[str], line: int) -> InputError:
+    return InputError(expected=expected, found=repr(", ".join(parts)), where=f"{_WHERE}, line {line}", remedy="Correct the row.")

@@ -186,6 +186,16 @@ def test_a_label_that_is_absent_elsewhere_or_no_weight(make_study: Study) -> Non
         extract(metric, labels)
 
 
+def test_a_region_of_the_users_own_is_the_union_of_its_labels(make_study: Study) -> None:
+    metric, labels = make_study()
+    info = labels / "atlas/info_label.txt"
+    info.write_text(INFO.replace("50, white matter, 0:1\n", "50, white matter, 0:1\n56, left side, with horn, 0,2\n"), newline="\r\n")
+    own, sum_of_both = (extract(metric, labels, estimator="wa", regions=[r]).frame() for r in ("left side, with horn", "left tract + left horn"))
+    assert own["Label"].unique().tolist() == ["left side, with horn"]
+    assert own["WA()"].tolist() == sum_of_both["WA()"].tolist()
+    assert own["WA()"].tolist() != extract(metric, labels, estimator="wa", regions=["left horn"]).frame()["WA()"].tolist()
+
+
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_a_metric_without_a_value(make_study: Study, value: float) -> None:
     with pytest.raises(InputError, match="metric image: expected signal"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cohort_engine.errors import UnknownNameError
-from cohort_engine.template.atlas import Atlas, Region
+from cohort_engine.errors import InputError, UnknownNameError
+from cohort_engine.template.atlas import Atlas, Region, label_files, parse_info
 from cohort_engine.template.parametric import CLUSTERS, LABELS, UNIONS
 
 
@@ -85,3 +85,71 @@ def test_the_digest_sees_names_unions_and_weights():
     ]
     assert base.digest == same.digest
     assert len({base.digest, *(a.digest for a in others)}) == 5
+
+
+# --- info_label.txt ---------------------------------------------------------------------------------------------------
+INFO = """\ufeff# Atlas\r
+# Keyword=IndivLabels (Please DO NOT change this line)\r
+# ID, name, file\r
+0, WM left gracilis, a.nii.gz\r
+2, WM right gracilis, b.nii.gz\r
+1, horn, left and right, c.nii.gz\r
+7, CSF (contour, outer), d.nii.gz\r
+# Keyword=CombinedLabels\r
+# Keyword=MAPLabels\r
+"""
+
+
+def info(group: str = "", cluster: str = "") -> str:
+    return INFO.replace("# Keyword=MAPLabels\r\n", f"{group}\n# Keyword=MAPLabels\n{cluster}\n")
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "members"),
+    [
+        ("56, left dorsal WM, 0,2", "left dorsal WM", (0, 2)),
+        ("56, all, 0:2", "all", (0, 1, 2)),
+        ("56, all, 0-2", "all", (0, 1, 2)),
+        ("56, all, 2 : 2, 0 - 1,", "all", (0, 1, 2)),
+        ("56, twice, 1,0:1,1", "twice", (0, 1)),
+        ("56, semicolons, 0;7", "semicolons", (0, 3)),
+        ("56, cord, without fluid, 0:2", "cord, without fluid", (0, 1, 2)),
+        ("56, one, 7", "one", (3,)),
+        ('56, "dorsal, left", 0,1', "dorsal, left", (0, 1)),
+    ],
+)
+def test_a_group_is_any_list_of_numbers(row, name, members):
+    """The name took all but the last number, and the group was that number alone."""
+    labels, unions, clusters = parse_info(info(row, row.partition(",")[2]))
+    assert labels == ("WM left gracilis", "horn, left and right", "WM right gracilis", "CSF (contour, outer)")
+    assert unions == clusters == {name: members}
+    assert label_files(info(row)) == ("a.nii.gz", "c.nii.gz", "b.nii.gz", "d.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("56, cord, 0:7", r"line 9: expected numbers of section IndivLabels.*'56, cord, 0:7'"),
+        ("56, cord, 2:0", "the smaller one first"),
+        ("56, cord, zero", "expected number, name, group"),
+        ("56, 0", "expected number, name, group"),
+        ("cord, 0:1", "expected number, name, group"),
+        ("56, cord, 0\n57, cord, 1", r"line 10: expected a name of its own"),
+        ("56, wm left GRACILIS, 2", "a name of its own"),
+        ("56, cord, 0:999999999999", "numbers of section IndivLabels"),
+    ],
+)
+def test_a_group_that_cannot_be_read_names_its_line(row, words):
+    with pytest.raises(InputError, match=words):
+        parse_info(info(row))
+
+
+@pytest.mark.parametrize(("old", "new"), [("2, WM right", "0, WM right"), ("WM right gracilis", "wm LEFT gracilis"), (", a.nii.gz", "")])
+def test_a_label_is_given_once_and_whole(old, new):
+    with pytest.raises(InputError, match=r"info_label\.txt, line [45]: expected (each number and name once|number, name, file)"):
+        parse_info(INFO.replace(old, new))
+
+
+def test_a_list_without_sections():
+    with pytest.raises(InputError, match="expected sections IndivLabels, CombinedLabels and MAPLabels, found IndivLabels"):
+        parse_info("# Keyword=IndivLabels\n0, a, a.nii.gz\n")
