@@ -199,3 +199,6 @@ def import_tables(
         f" {out}: {report.subjects} subjects, {report.without_covariates} of them not in the participants table; "
         f"{report.without_table} participants have no table", head="Store",
     )  # fmt: skip
+    for participant, session, text in report.told:
+        note(": ".join(filter(None, (" ".join(filter(None, (participant, session))), text))))
+    raise typer.Exit(int(report.failed > 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import tarfile
 import zlib
@@ -14,12 +13,13 @@ from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.config import parse_config
-from cohort_engine.errors import InputError, StoreError, TemplateError
-from cohort_engine.io.participants import Person, read_participants_file
+from cohort_engine.engine.runner import failure
+from cohort_engine.errors import CohortError, InputError, StoreError, TemplateError
+from cohort_engine.io.participants import Person, Told, read_participants_file
+from cohort_engine.io.table import read_column, read_table
 from cohort_engine.qmri.morphometry import group_slices
 from cohort_engine.single.morphometry import store_arrays
 from cohort_engine.stages.base import Stage
@@ -62,11 +62,17 @@ class ImportReport:
         Subjects that the participants table does not have.
     without_table : int
         Participants that no morphometry table belongs to: they are not in the store.
+    told : tuple of (participant, session, note)
+        What could not be read of a person: covariates, slices, or the whole table.
+    failed : int
+        Subjects whose table could not be used.
     """
 
     subjects: int
     without_covariates: int
     without_table: int
+    told: tuple[Told, ...] = ()
+    failed: int = 0
 
 
 def import_morphometry(tables: str | Path, store: str, *, participants: str | Path, template: Template) -> ImportReport:
@@ -91,9 +97,10 @@ def import_morphometry(tables: str | Path, store: str, *, participants: str | Pa
     Raises
     ------
     InputError
-        No tables, a table twice, a damaged archive or table, values that are no numbers, a slice twice.
+        No tables, a table twice, a damaged archive; and what is wrong with the first table, where none can be used: no table, a column of values
+        that are no numbers, a slice twice.
     TemplateError
-        Slices or levels are not those of the template.
+        As well: slices or levels are not those of the template.
     StoreError, StorageError
         The store is that of something else, or the place fails.
 
@@ -101,19 +108,33 @@ def import_morphometry(tables: str | Path, store: str, *, participants: str | Pa
     -----
     ``diameter_AP`` is the axis of the ellipse in tables without a column ``diameter_AP_ellipse`` (its square with diameter_RL gives their
     eccentricity), and the mean extent of the middle 3 mm in tables with one. Orientation has no sign there (``orientation_size``).
-    Empty fields are NaN. Values by level are means over the template's slices.
+    Empty fields are NaN. Values by level are means over the template's slices. A row with a field too few or too many, and a value that is no number,
+    are missing slices; a table that cannot be used is a failed subject: `ImportReport.told` says which, and the others are imported.
     """
     found = dict(sorted(_tables(Path(tables))))
     if not found:
         raise InputError(expected="files sub-....csv", found="none", where=TABLE, remedy="Give the folder or archive that holds one table a subject.")
     known = read_participants_file(str(participants))
     people = list(found)
-    subjects, units = known.rows(people)
+    subjects, units, told = known.rows(people)
+    told = [t for t in (*known.told, *told) if not t[0] or t[0] in {participant for participant, _ in people}]
     subjects = subjects.drop(columns=[c for c in IDENTITY if c in subjects])
     for at, column in enumerate(IDENTITY):
         subjects.insert(at, column, [p[at] for p in people])
     _refuse_others(store, people)
-    measured = [_read(raw, f"{TABLE} {number} of {len(found)}", template) for number, raw in enumerate(found.values(), 1)]
+    measured: list[dict[str, FloatArray] | CohortError] = []
+    for number, (person, raw) in enumerate(found.items(), 1):
+        try:
+            profiles, notes = _read(raw, f"{TABLE} {number} of {len(found)}", template)
+        except (InputError, TemplateError) as error:
+            measured.append(error)
+            told.append((*person, str(error)))
+        else:
+            measured.append(profiles)
+            told += [(*person, note) for note in notes]
+    failed = [m for m in measured if isinstance(m, CohortError)]
+    if len(failed) == len(measured):
+        raise failed[0]
 
     science = {"metrics": [], "shape": {"source": schema.PROFILE_TABLES}, "reduce": {"min_coverage": 0.0}}
     config = parse_config({"data": {"bids": "", "store": store}, "template": {"name": template.name}, "stages": science})
@@ -124,13 +145,17 @@ def import_morphometry(tables: str | Path, store: str, *, participants: str | Pa
             store, template=template, subjects=subjects, units=units, specs=declared.specs, asked=declared.asked, recipes=declared.recipes
         )
         recipe = IMPORT.recipe(template.digest).hash
-        for row, raw, profiles in zip(map(int, rows), found.values(), measured, strict=True):
-            entry = Entry(row, IMPORT.name, schema.DONE, hashlib.sha256(raw).hexdigest()[:16], recipe, seconds=0.0)
-            arrays = store_arrays(profiles, group_slices(profiles, level), None, template)
-            write_subject(store, row, arrays, entry, template_digest=template.digest)
-        finalise(store)
+        for row, raw, of in zip(map(int, rows), found.values(), measured, strict=True):
+            key = hashlib.sha256(raw).hexdigest()[:16]
+            if isinstance(of, CohortError):
+                arrays, ended = {}, failure(of)
+            else:
+                arrays, ended = store_arrays(of, group_slices(of, level), None, template), {"status": schema.DONE}
+            write_subject(store, row, arrays, Entry(row, IMPORT.name, key=key, recipe=recipe, seconds=0.0, **ended), template_digest=template.digest)
+        finalise(store, allow_missing=bool(failed))
     with_table = {participant for participant, _ in people}
-    return ImportReport(len(people), sum(p[0] not in known.names for p in people), len(known.names - with_table))
+    without = sum(p[0] not in known.names for p in people)
+    return ImportReport(len(people), without, len(known.names - with_table), tuple(told), len(failed))
 
 
 def _tables(source: Path) -> Iterator[tuple[Person, bytes]]:
@@ -169,25 +194,23 @@ def _members(source: Path) -> Iterator[tuple[str, bytes]]:
         raise InputError(expected="a folder or a tar archive", found=found, where=TABLE, remedy=remedy) from error
 
 
-def _read(raw: bytes, where: str, template: Template) -> dict[str, FloatArray]:
-    """Profiles (z,) of one table, on the template's slices."""
+def _read(raw: bytes, where: str, template: Template) -> tuple[dict[str, FloatArray], list[str]]:
+    """Profiles (z,) of one table, on the template's slices, and what is missing of them for want of a number."""
     remedy = "Make the tables with sct_process_segmentation -normalize-PAM50 1 -perslice 1."
-    try:
-        frame = pd.read_csv(io.BytesIO(raw), dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(expected="a table with commas", found=found, where=where, remedy=remedy) from error
-    lacking = [c for c in (SLICE, LEVEL, "MEAN(area)") if c not in frame]
+    table = read_table(raw, where=where)
+    lacking = [c for c in (SLICE, LEVEL, "MEAN(area)") if c not in table.header]
     if lacking:
         raise InputError(expected=f"columns {', '.join(lacking)}", found="none", where=where, remedy=remedy)
+    told = [f"{TABLE}: {table.why(row)}: its slice is missing" for row in table.misfits]
 
     def numbers(column: str) -> FloatArray:
-        text = frame[column].str.strip()
-        values = pd.to_numeric(text.where(~text.str.lower().isin(("", "nan", "none", "n/a"))), errors="coerce").to_numpy(np.float64)
-        wrong = np.isnan(values) & ~text.str.lower().isin(("", "nan", "none", "n/a")).to_numpy()
-        if wrong.any():
-            raise InputError(expected="numbers", found=f"{wrong.sum()} other values in {column}", where=where, remedy=remedy)
-        return np.asarray(values)
+        read = read_column(table.column(column), numeric=True)
+        if not read.numeric or len(read.unread) > np.isfinite(read.values).sum():
+            raise InputError(expected="numbers", found=f"other values in {column}", where=where, remedy=remedy)
+        told.extend(f"{TABLE}: line {table.rows[i].line}: {column} is {text!r}, not a number: missing" for i, text in read.unread.items())
+        if read.note:
+            told.append(f"{TABLE}: {column}: {read.note}")
+        return np.asarray(read.values, np.float64)
 
     at, level = numbers(SLICE), numbers(LEVEL)
     if not (np.isfinite(at).all() and (at == np.rint(at)).all() and len(np.unique(at)) == len(at)):
@@ -202,11 +225,11 @@ def _read(raw: bytes, where: str, template: Template) -> dict[str, FloatArray]:
         )
     profiles: dict[str, FloatArray] = {}
     for column, (measure, sign) in MEANS.items():
-        if column in frame:
-            name = schema.DIAMETER_AP_ELLIPSE if measure == schema.DIAMETER_AP and ELLIPSE not in frame else measure
+        if column in table.header:
+            name = schema.DIAMETER_AP_ELLIPSE if measure == schema.DIAMETER_AP and ELLIPSE not in table.header else measure
             profiles[name] = np.full(len(template.z), np.nan)
             profiles[name][k] = sign * numbers(column)
-    return profiles
+    return profiles, told
 
 
 def _refuse_others(store: str, people: list[Person]) -> None:

@@ -18,7 +18,8 @@ import pandas as pd
 from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError, unknown_name
 from cohort_engine.io import places
-from cohort_engine.io.participants import Person, read_participants, sidecar_covariates
+from cohort_engine.io.participants import Person, Told, read_participants, sidecar_covariates
+from cohort_engine.io.sidecars import Sidecars
 from cohort_engine.io.tree import Tree, place
 from cohort_engine.schema import Role
 
@@ -150,8 +151,8 @@ class Choice:
     ----------
     files, kinds : dict of role to location, of landmark role to kind
     notes : list of (role, note)
-    sidecar : str, optional
-        Path of an image beside whose JSON covariates are looked up.
+    described : tuple of str
+        Paths of the images in whose sidecars covariates are looked up, best first.
     problems : dict of role to InputError
     images : dict of role to path
         From the root of its tree.
@@ -160,7 +161,7 @@ class Choice:
     files: dict[str, str]
     kinds: dict[str, str] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    sidecar: str | None = None
+    described: tuple[str, ...] = ()
     problems: dict[str, InputError] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
 
@@ -330,8 +331,8 @@ def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequen
             take(role, found)
             if found and product == schema.LANDMARKS and (kind := kind_of_landmarks(found[0].path)):
                 kinds[role] = kind
-    sidecar = next((chosen[r.name].path for r in rules if r.name in chosen), None)
-    return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, sidecar, images={r: f.path for r, f in chosen.items()})
+    described = tuple(chosen[r.name].path for r in rules if r.name in chosen and not r.beside)
+    return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, described, images={r: f.path for r, f in chosen.items()})
 
 
 def _named(role: Role, files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -344,15 +345,22 @@ def _named(role: Role, files: Sequence[ImageFile]) -> list[ImageFile]:
     return sorted((f for f in files if words(f).endswith(f"_{role.file}")), key=lambda f: (len(words(f)), f.order, f.path))
 
 
-def _sidecars(tree: Tree, choice: Choice) -> dict[str, str]:
-    """Files that lie beside a chosen image, with the same name but for its ending."""
+def _sidecars(sidecars: Sidecars, choice: Choice) -> dict[str, str]:
+    """Files that say more of a chosen image, the nearest of each role."""
     found = {}
     for role in schema.ROLES.values():
-        if (image := choice.images.get(role.sidecar_of)) is not None:
-            stem = image.removesuffix(next(e for e in schema.IMAGE_ENDINGS if image.endswith(e)))
-            if beside := next((stem + e for e in role.endings if stem + e in tree.names), None):
-                found[role.name] = tree.location(beside)
+        if (image := choice.images.get(role.sidecar_of)) is not None and (of := sidecars.of(image, role.endings)):
+            found[role.name] = sidecars.tree.location(of[0])
     return found
+
+
+def _broken(wrong: Mapping[str, str]) -> list[Told]:
+    """Say which sidecars cannot be read."""
+    where = {path: place(path) for path in wrong}
+    return [
+        (at.participant if at else "", at.session if at else "", f"{PurePosixPath(path).name} is no JSON ({wrong[path]}): not read")
+        for path, at in where.items()
+    ]  # fmt: skip
 
 
 # --- index ------------------------------------------------------------------------------------------------------------
@@ -410,9 +418,11 @@ def index_study(
     products = by_person([f for order, (other, prefix) in enumerate(trees) for f in image_files(other, prefix, order)[0]] + raw)
     images = by_person(raw)
 
+    sidecars = Sidecars(tree)
+
     def choose(person: Person) -> Choice:
         choice = match(images[person], products[person], roles)
-        return replace(choice, files=choice.files | _sidecars(tree, choice))
+        return replace(choice, files=choice.files | _sidecars(sidecars, choice))
 
     names = (*bids_roles(), *(r.name for r in roles))
     return make_study(tree, people_of(tree, images), choose, roles=names, include=include, exclude=exclude, strays=strays, expected=names)
@@ -435,7 +445,7 @@ def make_study(
     landmark_roles = [c.landmarks for c in schema.CONTRASTS.values()]
     files: list[list[str | None]] = []
     notes: list[tuple[str, str, str, str]] = []
-    sidecars: list[str | None] = []
+    described: list[tuple[str, ...]] = []
     problems: dict[tuple[int, str], InputError] = {}
     for row, person in enumerate(people):
         choice = choose(person)
@@ -443,9 +453,12 @@ def make_study(
         problems |= {(row, role): error for role, error in choice.problems.items()}
         notes += [(*person, role, note) for role, note in choice.notes]
         notes += [(*person, role, f"found {error.found}: left out") for role, error in choice.problems.items()]
-        sidecars.append(choice.sidecar)
-    covariates, units = table.rows(people)
-    measured, measured_units = sidecar_covariates(tree, sidecars, without=[str(c) for c in covariates.columns])
+        described.append(choice.described)
+    covariates, units, told = table.rows(people)
+    said, wrong = Sidecars(tree).say(described)
+    measured, measured_units, more = sidecar_covariates(said, people, without=[str(c) for c in covariates.columns])
+    told = [t for t in (*table.told, *told, *more, *_broken(wrong)) if not t[0] or t[0] in kept]
+    notes += [(participant, session, "", note) for participant, session, note in told]
     notes += [(*person, "", "has files, but no row in the participants table: no covariates") for person in people if person[0] not in table.names]
     absent = sorted((table.names & kept) - {p for p, _ in people}, key=_natural)
     notes += [(p, "", "", "has a row in the participants table, but no files: not in the study") for p in absent]

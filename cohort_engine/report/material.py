@@ -21,7 +21,7 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.reduce.cohort import atlas_of
-from cohort_engine.report.people import People, choose_people, quality_names, subject_table, text_among_numbers
+from cohort_engine.report.people import FEW, People, choose_people, known_values, quality_names, subject_table, text_among_numbers
 from cohort_engine.template.atlas import Naming
 from cohort_engine.template.levels import LevelRange
 
@@ -189,6 +189,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         f"column {name} holds text ({word!r}) among numbers and is not used: correct participants.tsv (n/a is missing) and build again"
         for name in people.columns if (word := text_among_numbers(people.column(name)))
     ]  # fmt: skip
+    notes += _adjusted(people, config)
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
     rises = frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES))
@@ -350,6 +351,32 @@ def _with_values(features: pd.DataFrame, values: FloatArray, group: FloatArray, 
     return features.loc[np.flatnonzero(keep)].reset_index(drop=True), values[:, keep], int((~keep).sum())
 
 
+NAMED = 12
+"""People whom a note names; of more it says how many they are."""
+
+
+def _adjusted(people: People, config: AnalysisConfig) -> list[str]:
+    """Say what becomes of the columns that the study file adjusts for, and of people who lack one."""
+    names = list(dict.fromkeys((*config.tests.covariates, *config.correlate.covariates)))
+    notes = []
+    for name in (n for n in names if n in people.table):
+        known = known_values(people.column(name))
+        if len(known) < 2:
+            notes.append(f"column {name} is the same in everybody, or missing: nothing is adjusted for it")
+        elif people.table[name].dtype.kind != "f" and len(known) > FEW:
+            notes.append(f"column {name} holds text: each of its {len(known)} words is a category to adjust for")
+    return [*notes, *_without(people, names, "are in nothing that is adjusted")]
+
+
+def _without(people: People, names: Iterable[str], what: str) -> list[str]:
+    """Say who is left out for want of a column."""
+    lost = people.lacking(names)
+    if not lost:
+        return []
+    said = [f"{who} (no {', no '.join(columns)})" for who, columns in lost.items()]
+    return [f"{len(lost)} people {what}: {', '.join(said[:NAMED])}" + (f" and {len(said) - NAMED} more" if len(said) > NAMED else "")]
+
+
 def _harmonised(material: Material, config: AnalysisConfig) -> Material:
     """Remove scanner effects, metric by metric, if the study asks for it."""
     site = config.harmonise.site
@@ -365,7 +392,8 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
     keep: dict[str, Any] = people.covariates([n for n in config.harmonise.keep if n != schema.GROUP])
     if schema.GROUP in config.harmonise.keep:
         keep = {schema.GROUP: people.group, **keep}
-    out, models, notes = material.values.copy(), {}, []
+    out, models = material.values.copy(), {}
+    notes = _without(people, (site, *keep), "have no harmonised value")
     for metric in material.features[METRIC].unique():
         block = np.flatnonzero(material.features[METRIC] == metric)
         done = harmonise.learn(material.values[:, block], where, keep)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.config import AnalysisConfig, GroupsConfig
 from cohort_engine.errors import InputError, unknown_name
+from cohort_engine.io.table import read_column
 
 WHERE = "analysis"
 HEALTHY = frozenset(
@@ -88,14 +89,17 @@ class People:
         InputError
             One holds numbers and text: each number would be a category of its own.
         """
-        given = {n: self.column(n) for n in names if n in self.table}
-        for name, column in given.items():
-            if word := text_among_numbers(column):
-                raise InputError(
-                    expected="numbers", found=f"{word!r} among them", where=f"column {name}",
-                    remedy="Correct participants.tsv (n/a is missing) and build again.",
-                )  # fmt: skip
+        given = {n: check_covariate(n, self.column(n)) for n in names if n in self.table}
         return {n: v for n, v in given.items() if len(known_values(v)) > 1}
+
+    def lacking(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return who lacks which of the columns: participant -> columns."""
+        lost: dict[str, list[str]] = {}
+        for name in (n for n in names if n in self.table):
+            column = pd.Series(self.column(name))
+            for participant in self.table.loc[(column.isna() | (column.astype(str) == "")).to_numpy(), schema.PARTICIPANT]:
+                lost.setdefault(str(participant), []).append(name)
+        return lost
 
     def numeric(self) -> list[str]:
         """Columns of numbers."""
@@ -108,20 +112,42 @@ IDENTITY = (schema.SUBJECT, schema.PARTICIPANT, schema.SESSION)
 def text_among_numbers(column: NDArray[Any]) -> str:
     """Return the first word of a column of text that would be a measurement without it; empty where there is none.
 
-    A measurement has more than `FEW` different numbers, and most of its values are numbers.
+    A measurement has more than `FEW` different numbers, and most of its values are numbers; or all are, and some have a decimal comma.
 
     Examples
     --------
     >>> ages = np.array(["51", "62", "about 60", "48", "55", "70", "44", ""], dtype=object)
     >>> text_among_numbers(ages), text_among_numbers(np.array(["1", "2", "3T"], dtype=object))
     ('about 60', '')
+    >>> text_among_numbers(np.array(["25,5", "31"], dtype=object))
+    '25,5'
     """
     if column.dtype.kind == "f":
         return ""
     words = [str(v).strip() for v in column if str(v).strip()]
     number = pd.to_numeric(pd.Series(words, dtype=object), errors="coerce").notna().to_numpy()
+    other = next((w for w, n in zip(words, number, strict=True) if not n), "")
+    read = read_column(words)
+    if other and read.numeric and not read.unread:
+        return other
     measured = number.sum() > len(words) / 2 and len({w for w, n in zip(words, number, strict=True) if n}) > FEW
-    return next((w for w, n in zip(words, number, strict=True) if not n), "") if measured else ""
+    return other if measured else ""
+
+
+def check_covariate(name: str, column: NDArray[Any]) -> NDArray[Any]:
+    """Return a column that may be a covariate.
+
+    Raises
+    ------
+    InputError
+        It holds numbers as text: each number would be a category of its own.
+    """
+    if word := text_among_numbers(column):
+        raise InputError(
+            expected="numbers", found=f"{word!r} among them", where=f"column {name}",
+            remedy="Correct participants.tsv (n/a is missing) and build again.",
+        )  # fmt: skip
+    return column
 
 
 def known_values(column: NDArray[Any]) -> list[Any]:

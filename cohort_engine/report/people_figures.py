@@ -259,9 +259,10 @@ def _telling(found: Analysis) -> str:
         return ""
     said = [f"{r['accuracy']:.0%} {r['when']} harmonisation" if len(check) > 1 else f"{r['accuracy']:.0%}" for r in check.to_dict("records")]
     row = check.iloc[0]
+    without = f", {int(row['left_out'])} left out" if row.get("left_out", 0) else ""
     return (
-        f"A classifier of all features tells the site of {' and '.join(said)} of {int(row['n'])} people ({int(row['folds'])}-fold cross-validation); "
-        f"{row['chance']:.0%} is chance."
+        f"A classifier of all features tells the site of {' and '.join(said)} of {int(row['n'])} people "
+        f"({int(row['folds'])}-fold cross-validation{without}); {row['chance']:.0%} is chance."
     )
 
 

@@ -26,7 +26,7 @@ from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_na
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
-from cohort_engine.report.people import IDENTITY, subject_table
+from cohort_engine.report.people import IDENTITY, check_covariate, subject_table
 from cohort_engine.template.levels import WHOLE_CORD
 
 Tables = dict[str, pd.DataFrame]
@@ -415,7 +415,8 @@ def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[st
             remedy="Compare with a cohort of the same metrics and levels.",
         )  # fmt: skip
     table = subject_table(ds)
-    return healthy, {n: table[n].to_numpy() for n in config.norms.covariates if n in table}, f"{len(table)} people of another cohort"
+    given = {n: check_covariate(n, table[n].to_numpy()) for n in config.norms.covariates if n in table}
+    return healthy, given, f"{len(table)} people of another cohort"
 
 
 def _has_level(levels: list[str], name: str) -> bool:
@@ -462,12 +463,13 @@ def sites(m: Material, config: AnalysisConfig) -> Tables:
     if effects:
         out["harmonisation"] = pd.concat(effects, ignore_index=True)
     checks = []
+    both = np.isfinite(m.raw).any(axis=1) & np.isfinite(m.values).any(axis=1)
     for when, values in {"before": m.raw, "after": m.values}.items():
         if when == "after" and not m.models:
             continue
-        smallest = min(int((place == w).sum()) for w in set(place) - {""})
-        check = harmonise.tell_site(values, place, folds=max(2, min(5, smallest)), seed=config.seed)
-        checks.append({"when": when, "accuracy": check.accuracy, "chance": check.chance, "n": check.n, "folds": len(check.folds)})
+        check = harmonise.tell_site(values, np.where(both, place, ""), seed=config.seed)
+        row = {"when": when, "accuracy": check.accuracy, "chance": check.chance, "n": check.n, "left_out": check.left_out}
+        checks.append({**row, "folds": len(check.folds)})
     out["site_check"] = pd.DataFrame(checks)
     return out
 

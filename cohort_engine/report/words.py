@@ -320,7 +320,9 @@ TABLES: Mapping[str, Table] = {
         "sites", "Can the site still be told?", "Cross-validated accuracy of a classifier that tells the site from the features.",
         {
             "when": Column("before or after harmonisation"), "accuracy": Column("balanced accuracy"),
-            "chance": Column("accuracy of guessing"), "n": Column("people", "people"), "folds": Column("parts of the cross-validation"),
+            "chance": Column("accuracy of guessing"), "n": Column("people", "people"),
+            "left_out": Column("people without a site, or without a value before or after, and those of sites of one", "people"),
+            "folds": Column("parts of the cross-validation"),
         },
     ),
     "repeats": Table(

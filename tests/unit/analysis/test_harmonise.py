@@ -104,6 +104,19 @@ def test_planted_shift_scale_and_age_are_found(batches) -> None:
     np.testing.assert_allclose(model.effects.mean(axis=1), [AGE_EFFECT, 1.5], atol=0.1)
 
 
+def test_folds_are_counted_after_people_are_left_out() -> None:
+    """Four were promised, one of them had no value, and the smallest site was said to have 0."""
+    values = np.arange(13.0)[:, None] % 7
+    values[0] = np.nan
+    site = ["A"] * 4 + ["B"] * 5 + ["", "C", "", ""]
+    check = tell_site(values, site)
+    assert (check.n, len(check.folds), check.left_out, check.chance) == (8, 3, 5, 0.5)
+    with pytest.raises(InputError, match="found 3 sites with values, the smallest of 1, and 4 folds"):
+        tell_site(values, site, folds=4)
+    with pytest.raises(InputError, match="found 1 sites with values, the smallest of 5, and 5 folds"):
+        tell_site(values[4:], site[4:])
+
+
 def test_age_is_kept_and_lost_where_it_is_not_named(batches) -> None:
     values, site, covariates = batches
 
@@ -245,5 +258,5 @@ def test_damaged_parameters_are_refused(batches, damage) -> None:
     ("values", "site"), [(np.full((6, 2), np.nan), list("aaabbb")), (np.ones((6, 2)), list("aaaaaa")), (np.ones((6, 2)), list("aaaabb"))]
 )
 def test_sites_that_cannot_be_told(values, site) -> None:
-    with pytest.raises(CohortError, match="at least as many subjects as folds"):
+    with pytest.raises(CohortError, match="at least as many subjects as folds, found"):
         tell_site(values, site, folds=3)

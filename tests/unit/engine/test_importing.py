@@ -138,6 +138,37 @@ def test_what_is_refused(make_study, run, tmp_path: Path, change: dict[str, Any]
     assert not (tmp_path / "store.zarr").exists()
 
 
+def test_one_bad_table_does_not_stop_the_others(make_study, run, small_template: Template) -> None:
+    """A row with a field too few made an area of 50 of an angle; a value that is no number stopped everybody."""
+    tables = make_study(("sub-a", "sub-b", "sub-c"))
+    inside = np.flatnonzero(small_template.slice_level > 0)
+    short = tables / "sub-a_T2w_PAM50.csv"
+    lines = short.read_text().splitlines()
+    lines[3] = lines[3].replace(",60,5.0", ",5.0")  # no area: everything after it one field to the left
+    lines[4] = lines[4].replace(",60,", ",-,")
+    lines[5] = lines[5].replace(",60,", ",>60,")
+    short.write_text("\r\n".join(lines))
+    (tables / "sub-b_T2w_PAM50.csv").write_text("nothing")
+    url, report = run(tables)
+    assert report.failed == 1
+    texts = [f"{participant}: {text}" for participant, _, text in report.told]
+    assert texts[0] == "sub-a: morphometry table: line 4 has 7 fields in place of 8: its slice is missing"
+    assert texts[1] == "sub-a: morphometry table: line 6: MEAN(area) is '>60', not a number: missing"
+    assert "sub-b: morphometry table 2 of 3: expected columns Slice (I->S)" in texts[2]
+    area = read_subject(url, 0, "profiles/area")
+    assert np.isnan(area[inside[:5]]).tolist() == [True, False, True, True, True]
+    assert np.nanmax(area) == np.nanmin(area) == 60
+    assert np.isnan(read_subject(url, 1, "profiles/area")).all()
+    assert np.nanmean(read_subject(url, 2, "profiles/area")) == 80
+
+
+def test_decimal_commas_between_semicolons(make_study, run, small_template: Template) -> None:
+    tables = make_study(("sub-a",), header=HEADER.replace(",", ";"), line="t;/p;{k};{level};60,5;5,0;7,5;3,0")
+    url, report = run(tables)
+    assert np.nanmax(read_subject(url, 0, "profiles/area")) == 60.5
+    assert report.told[0][2].startswith("morphometry table: MEAN(area): decimal comma read as a point in ")
+
+
 def test_a_damaged_archive_is_refused(make_study, run) -> None:
     archive = make_study(pack="xz")
     archive.write_bytes(archive.read_bytes()[:-200])

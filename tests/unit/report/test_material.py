@@ -184,6 +184,23 @@ def test_text_in_a_score_is_said(opened, settings) -> None:
         gather(opened.assign_coords(age=("subject", words[::-1])), settings(harmonise={"site": "site"}))
 
 
+def test_who_is_left_out_of_what_is_adjusted_is_said(opened, settings) -> None:
+    """Three people were in no test, and nobody said so."""
+    n = opened.sizes["subject"]
+    age, site = opened["age"].to_numpy().copy(), opened["site"].to_numpy().copy()
+    age[2], site[3] = np.nan, ""
+    words = np.array([f"visit {i % 9}" for i in range(n)], dtype=object)
+    changed = opened.assign_coords(age=("subject", age), site=("subject", site), note=("subject", words), flat=("subject", np.ones(n)))
+    names = changed["participant_id"].to_numpy()
+    m = gather(changed, settings(tests={"method": "linear", "covariates": ["age", "note", "flat"]}, harmonise={"site": "site"}))
+    assert m.notes[:4] == (
+        "column note holds text: each of its 9 words is a category to adjust for",
+        "column flat is the same in everybody, or missing: nothing is adjusted for it",
+        f"1 people are in nothing that is adjusted: {names[2]} (no age)",
+        f"2 people have no harmonised value: {names[3]} (no site), {names[2]} (no age)",
+    )
+
+
 # --- harmonised -------------------------------------------------------------------------------------------------------
 def test_harmonised_values_are_those_of_combat_and_keep_the_group(opened, settings) -> None:
     m = gather(opened, settings(harmonise={"site": "site"}))

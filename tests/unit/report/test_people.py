@@ -131,3 +131,16 @@ def test_text_in_a_column_of_numbers(settings) -> None:
     assert text_among_numbers(np.array(["1", "2", "3", "x"] * 3, dtype=object)) == ""  # codes
     assert text_among_numbers(np.array(["left", "right", "1", "2", "3", "4", "5", "6"], dtype=object)) == "left"
     assert text_among_numbers(np.array([1.0, np.nan])) == ""
+
+
+def test_a_covariate_of_decimal_commas_is_no_category(settings) -> None:
+    """Each age was a category of its own: three degrees of freedom fewer, and another p."""
+    people = choose_people(cohort(FOUR * 2, age=["25,5", "26,5", "27,5", "28,5", "", "25,5", "26", "27,25"]), settings())
+    with pytest.raises(InputError, match=r"column age: expected numbers, found '25,5' among them"):
+        people.covariates(["age"])
+    assert text_among_numbers(np.array(["1,5", "2,5", "left"], dtype=object)) == "", "words of which few are numbers are words"
+
+
+def test_who_lacks_what(settings) -> None:
+    people = choose_people(cohort(FOUR, age=[50.0, np.nan, 60.0, 61.0], site=["a", "", "b", ""]), settings())
+    assert people.lacking(["age", "site", "height"]) == {"sub-2": ["age", "site"], "sub-4": ["site"]}

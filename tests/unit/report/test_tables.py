@@ -447,6 +447,19 @@ def test_sites_before_and_after(material, settings, make_material) -> None:
     assert tables["site_check"]["when"].tolist() == ["before", "after"]
 
 
+def test_people_without_a_site_or_a_value_are_left_out_of_the_check(make_material, settings) -> None:
+    """Folds were counted with them, and the section could not be made."""
+    rng = np.random.default_rng(0)
+    site = np.array(["a"] * 4 + ["b"] * 6 + ["", "c"], dtype=object)
+    raw = rng.normal(size=(12, 2))
+    harmonised = raw.copy()
+    harmonised[0] = np.nan
+    m = make_material(harmonised, [0, 1] * 6, FEATURES[:2], raw=raw, site=site)
+    m.models["mtr"] = harmonise.learn(raw[1:10], site[1:10]).model
+    check = sites(m, settings(harmonise={"site": "site"}))["site_check"]
+    assert check[["when", "n", "left_out", "folds"]].to_numpy().tolist() == [["before", 9, 3, 3], ["after", 9, 3, 3]]
+
+
 def test_one_site_is_nothing_to_compare(make_material, settings) -> None:
     with pytest.raises(InputError, match="several sites"):
         sites(make_material(np.eye(4), [0, 0, 1, 1], site=["a"] * 4), settings())

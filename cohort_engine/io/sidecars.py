@@ -1,0 +1,93 @@
+"""Files that say more of an image, by the inheritance principle of BIDS: one nearer to the image wins, and may leave things to those above it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+from cohort_engine.io.tree import Tree
+
+JSON = ".json"
+
+
+def entities_of(stem: str) -> tuple[frozenset[tuple[str, str]], str]:
+    """Split a name without its ending into entities and suffix; numbers without leading zeros.
+
+    Examples
+    --------
+    >>> entities, suffix = entities_of("sub-01_run-02_T2w")
+    >>> sorted(entities), suffix, entities_of("T2w")
+    ([('run', '2'), ('sub', '01')], 'T2w', (frozenset(), 'T2w'))
+    """
+    *words, suffix = stem.split("_")
+    pairs = [word.partition("-")[::2] for word in words]
+    return frozenset((k, str(int(v)) if v.isdigit() and k not in ("sub", "ses") else v) for k, v in pairs), suffix
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """The sidecars of a tree."""
+
+    tree: Tree
+
+    @cached_property
+    def _by_folder(self) -> Mapping[str, list[PurePosixPath]]:
+        found: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
+        for path in map(PurePosixPath, self.tree.paths):
+            if "." in path.name:
+                found[str(path.parent)].append(path)
+        return found
+
+    def of(self, image: str, endings: Sequence[str] = (JSON,)) -> list[str]:
+        """Sidecars of an image, the nearest first: in its folder and those above, of the same suffix, with none but its entities.
+
+        Parameters
+        ----------
+        image : str
+            Path from the root of the tree.
+        endings : sequence of str
+            Of the sidecar.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> (root / "sub-01").mkdir()
+        >>> for name in ("T2w.json", "acq-ax_T2w.json", "T1w.json", "sub-01/sub-01_acq-ax_T2w.json"):
+        ...     (root / name).touch()
+        >>> Sidecars(Tree(str(root))).of("sub-01/sub-01_acq-ax_T2w.nii.gz")
+        ['sub-01/sub-01_acq-ax_T2w.json', 'acq-ax_T2w.json', 'T2w.json']
+        """
+        path = PurePosixPath(image)
+        own, suffix = entities_of(path.name.partition(".")[0])
+        found: list[str] = []
+        for folder in path.parents:
+            fits: list[tuple[int, str]] = []
+            for other in self._by_folder.get(str(folder), ()):
+                ending = next((e for e in endings if other.name.endswith(suffix + e)), None)
+                if ending is not None:
+                    entities, last = entities_of(other.name.removesuffix(ending))
+                    if last == suffix and entities <= own:
+                        fits.append((-len(entities), str(other)))
+            found += [name for _, name in sorted(fits)]
+        return found
+
+    def say(self, images: Sequence[Sequence[str]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Return what the sidecars of several images of each person say, the first image first, and what is wrong with those that are no JSON."""
+        paths = [[p for image in own for p in self.of(image)] for own in images]
+        every = list(dict.fromkeys(p for own in paths for p in own))
+        content: dict[str, dict[str, Any]] = {}
+        wrong: dict[str, str] = {}
+        for path, raw in zip(every, self.tree.read_many(every, what="sidecar"), strict=True):
+            try:
+                found = json.loads(raw or b"{}")
+            except ValueError as error:
+                found, wrong[path] = {}, str(error)
+            content[path] = found if isinstance(found, dict) else {}
+        merged = [{key: value for path in reversed(own) for key, value in content[path].items()} for own in paths]
+        return merged, wrong
