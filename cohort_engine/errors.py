@@ -7,6 +7,7 @@ through pickle. `where` names a *role* (``"MT-off image"``), never a file path: 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -123,6 +124,41 @@ class ResourceError(CohortError):
 
 class MissingPackageError(CohortError):
     """A package of an extra is not installed."""
+
+
+class CohortWarning(UserWarning):
+    """What an input left open was settled, and a reader must know how: one sentence that begins with the role of the input.
+
+    The command line prints it as a note; a build keeps it in the ledger.
+    """
+
+
+def warn(text: str, *, where: str) -> None:
+    """Tell a reader something that stops nothing.
+
+    Examples
+    --------
+    >>> with told() as notes:
+    ...     warn("its sform is taken", where="MT mask")
+    >>> notes
+    ['MT mask: its sform is taken']
+    """
+    warnings.warn(f"{where}: {text}", CohortWarning, stacklevel=2)
+
+
+@contextmanager
+def told() -> Iterator[list[str]]:
+    """Collect what is told inside, each sentence once; other warnings go their way. The list is filled at the end, however that comes."""
+    notes: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", CohortWarning)
+            yield notes
+    finally:
+        notes += dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CohortWarning))
+        for other in (w for w in caught if not issubclass(w.category, CohortWarning)):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
 
 
 @contextmanager
@@ -249,6 +285,11 @@ def _middle_out(places: list[str]) -> list[str]:
     """Leave out the middle of a long chain, as of an endless recursion."""
     half = FRAMES // 2
     return places if len(places) <= FRAMES else [*places[:half], f"{len(places) - FRAMES} more", *places[-half:]]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a foreign error says, without its full stop; its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _cut(text: str) -> str:

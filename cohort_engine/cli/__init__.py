@@ -7,22 +7,32 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import say
+from cohort_engine.cli.say import note, say
 from cohort_engine.cli.words import Log, app
-from cohort_engine.errors import CohortError
+from cohort_engine.errors import CohortError, CohortWarning
 
 for _name in ("study", "store", "images", "installed"):  # they add their verbs, which the help lists in this order
     import_module(f"cohort_engine.cli.{_name}")
 
 
 def main() -> None:
-    """Run the command line; a `CohortError` is one line on standard error and exit code 2."""
+    """Run the command line; a `CohortError` is one line on standard error and exit code 2, a `CohortWarning` one that begins with "note"."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy loads: the matrices are small, and waiting threads use the processor up
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, CohortWarning):
+            note(str(message))
+        else:
+            others(message, category, *place, **more)
+
+    warnings.showwarning = show
     try:
         app()
     except CohortError as error:

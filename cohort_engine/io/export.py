@@ -71,7 +71,7 @@ def write_label_folder(
     gm: FloatArray,
     csf: FloatArray,
     levels: NDArray[Any],
-    affine: FloatArray,
+    image: Volume,
 ) -> None:
     """Write atlas and template as they lie in one native image, in the layout of ``sct_warp_template``.
 
@@ -88,8 +88,8 @@ def write_label_folder(
         Part of each native voxel that belongs to each label, 0 to 1, in the atlas's order; dense ones are taken one at a time.
     cord, wm, gm, csf, levels : (x, y, z) arrays
         Native images in RAS+ order, 0 to 1; `levels` holds level numbers.
-    affine : (4, 4) array
-        Of the native grid, RAS+ mm.
+    image : Volume
+        The native image: all are written on its own voxels, in their order.
 
     Raises
     ------
@@ -101,7 +101,6 @@ def write_label_folder(
         The disk failed.
     """
     tissues = {"cord": cord, "wm": wm, "gm": gm, "csf": csf, "levels": levels}
-    shape = np.shape(cord)
     labels = template.atlas.labels
     folder = Path(out_dir) / "label"
     with storage_errors("label folder"):
@@ -109,20 +108,14 @@ def write_label_folder(
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name / INFO).unlink(missing_ok=True)
 
-    for name, image in tissues.items():
-        _write(
-            folder / "template" / f"{template.name}_{name}.nii.gz",
-            image,
-            shape,
-            affine,
-            f"native {name}",
-            np.uint8 if name == "levels" else np.float32,
-        )
+    for name, values in tissues.items():
+        dtype = np.uint8 if name == "levels" else np.float32
+        _write(folder / "template" / f"{template.name}_{name}.nii.gz", values, image, f"native {name}", dtype)
     count = 0
-    for count, image in enumerate(_dense(weights, shape), 1):
+    for count, values in enumerate(_dense(weights, image.grid.shape), 1):
         if count > len(labels):
             break
-        _write(folder / "atlas" / _atlas_file(template, count - 1), image, shape, affine, labels[count - 1])
+        _write(folder / "atlas" / _atlas_file(template, count - 1), values, image, labels[count - 1])
     if count != len(labels):
         raise GeometryError(
             expected=f"{len(labels)} label images", found="more" if count > len(labels) else str(count), where="native atlas",
@@ -195,11 +188,11 @@ def _dense(weights: sparse.csr_array | Iterable[FloatArray], shape: tuple[int, .
         yield weights[[i]].toarray().reshape(shape)
 
 
-def _write(path: Path, image: NDArray[Any], shape: tuple[int, ...], affine: FloatArray, what: str, dtype: DTypeLike = np.float32) -> None:
-    if np.shape(image) != shape:
+def _write(path: Path, values: NDArray[Any], image: Volume, what: str, dtype: DTypeLike = np.float32) -> None:
+    if np.shape(values) != image.grid.shape:
         raise GeometryError(
-            expected=f"shape {shape}", found=f"{np.shape(image)}", where=what, remedy="All native images must share the grid of the cord."
+            expected=f"shape {image.grid.shape}", found=f"{np.shape(values)}", where=what, remedy="All must lie on the voxels of the image."
         )
-    if not np.isfinite(image).all():
+    if not np.isfinite(values).all():
         raise InputError(expected="finite numbers", found="NaN or infinity", where=what, remedy="A voxel that belongs to no label has weight 0.")
-    write_volume(path, Volume(np.asarray(image), np.asarray(affine, np.float64)), dtype=dtype)
+    write_volume(path, image.with_data(np.asarray(values)), dtype=dtype)

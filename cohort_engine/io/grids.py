@@ -1,36 +1,35 @@
-"""Whether two images lie on one grid: decided here, and nowhere else."""
+"""What is said of two images that must lie on one grid: `Grid.same` decides whether they do."""
 
 from __future__ import annotations
 
-from itertools import product
-
-import numpy as np
-
-from cohort_engine.errors import GeometryError
+from cohort_engine.errors import GeometryError, warn
 from cohort_engine.template.packing import Grid
 
-GRID_TOLERANCE = 0.1
-"""How far (mm) the corners of one grid may lie apart in two headers: quaternions and tools round."""
+TOLD = 0.1
+"""From this distance on (mm) a reader is told: quaternions, and the float32 of headers, round to less."""
 REMEDY = "Warp the template to the space of this image, or resample one to the other."
 
 
-def require_grid(found: Grid, expected: Grid, *, what: str, like: str, tolerance: float = GRID_TOLERANCE, remedy: str = REMEDY) -> None:
-    """Refuse an image whose grid is not that of another: shape, and place of the corners within `tolerance` mm.
+def require_grid(found: Grid, expected: Grid, *, what: str, like: str, remedy: str = REMEDY) -> None:
+    """Refuse an image whose grid is not that of another, see `Grid.same`; where they are one by a margin that can be seen, say so.
 
     Raises
     ------
     GeometryError
-        Says which, and by how much.
+        Says which, by how much, and what to do.
+
+    Warns
+    -----
+    CohortWarning
+        Headers of one grid that lie further apart than tools round.
     """
-    if found.shape != expected.shape:
-        text = f"{'x'.join(map(str, found.shape))} voxels"
-    else:
-        corners = np.array(list(product(*((0, n - 1) for n in found.shape))), float)
-        distance = float(np.linalg.norm(found.world(corners) - expected.world(corners), axis=1).max())
-        if distance <= tolerance:
-            return
-        text = f"the same shape, up to {distance:.2f} mm away"
+    distance = found.apart(expected)
+    if expected.same(found):
+        if distance > TOLD:
+            warn(f"its header lies up to {distance:.2f} mm from that of {like}, less than half a voxel: taken voxel by voxel", where=what)
+        return
+    voxels, needed = ("x".join(map(str, grid.shape)) for grid in (found, expected))
     raise GeometryError(
-        expected=f"the grid of {like} ({'x'.join(map(str, expected.shape))} voxels)", found=text, where=what,
-        remedy=remedy,
+        expected=f"the grid of {like} ({needed} voxels)", where=what, remedy=remedy,
+        found=f"{'the same shape' if voxels == needed else f'{voxels} voxels'}, up to {distance:.2f} mm away",
     )  # fmt: skip

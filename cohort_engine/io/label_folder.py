@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cohort_engine.errors import InputError, MissingInputError
 from cohort_engine.io.grids import require_grid
-from cohort_engine.io.volume import Volume, read_nonzero, read_volume
+from cohort_engine.io.volume import Volume, read_mask, read_nonzero
 from cohort_engine.template.atlas import Naming, label_files, numbered_files, parse_info
 from cohort_engine.template.packing import Grid
 
@@ -104,17 +104,17 @@ def read_levels(folder: str | Path, *, required: bool = True) -> Volume | None:
     Raises
     ------
     MissingInputError, InputError
-        See `read_volume`.
+        See `read_mask`.
     """
     path = _template_file(folder, LEVELS)
     if not required and not path.exists():
         return None
-    return read_volume(path, what="vertebral levels of the label folder", dtype=np.int16)
+    return read_mask(path, what="vertebral levels of the label folder", dtype=np.int16)
 
 
 def read_cord(folder: str | Path) -> Volume:
-    """Read the template's cord in ``label/template``: 0 to 1; errors as of `read_volume`."""
-    return read_volume(_template_file(folder, CORD), what="cord of the label folder")
+    """Read the template's cord in ``label/template``: 0 to 1; errors as of `read_mask`."""
+    return read_mask(_template_file(folder, CORD), what="cord of the label folder")
 
 
 def _template_file(folder: str | Path, number: int) -> Path:

@@ -1,6 +1,7 @@
 """NIfTI in and out: one 3-D volume with its world geometry, turned to RAS+ once, at reading.
 
-A volume is read whole or refused. Every refusal says what was wrong in one sentence that names the role of the image.
+A volume is read whole or refused. Every refusal says what was wrong in one sentence that names the role of the image. It remembers how its file
+has it (`Stored`), and whatever is made of it (`Volume.with_data`) is written likewise: on the image's own voxels, in their order.
 """
 
 from __future__ import annotations
@@ -8,38 +9,25 @@ from __future__ import annotations
 import gzip
 import math
 import uuid
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cohort_engine.errors import InputError, MissingInputError, StorageError
+from cohort_engine.errors import GeometryError, InputError, MissingInputError, StorageError
+from cohort_engine.io.grids import REMEDY, require_grid
+from cohort_engine.io.gunzip import unpack, unpack_head
+from cohort_engine.io.header import FLAG, LONGEST, PLACE, Stored, read_header
 from cohort_engine.template.packing import Grid
 
-GZIP = b"\x1f\x8b"
-KINDS = {"Nifti1Header": (b"n+1\0", 344, 348), "Nifti2Header": (b"n+2\0", 4, 540)}
-"""Class -> magic number, its place, and length of the header, of a NIfTI with header and voxels in one file; not so a ``.hdr``."""
-HEADER = 540
-"""Length of the longer header."""
 ANNEX_POINTER = b"/annex/objects/"
 COMPRESSION = 1
 """gzip level of written files: float maps of the cord are mostly NaN, and higher levels gain little for many times the time."""
-FLATTEST = 1e-3
-"""Smallest volume of a voxel over that of the box with the same edges: below it the axes lie in a plane."""
 LARGEST_ROUNDING = 1e-3
 """How far a stored label may be from a whole number."""
-LARGEST_RATIO = 1032
-"""Most that deflate can shrink: a header that announces more lacks voxels."""
-PIECE = 1 << 16
-"""Bytes that are unpacked at once: what they become stays in the processor's cache, and no more than `LARGEST_RATIO` times of it is held."""
-PADDING = 1 << 16
-"""Bytes behind the last voxel that are let pass: some tools fill up to whole blocks."""
 STORED = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
 """Memory type -> on-disk type, for the types that NIfTI lacks or wastes room on."""
 
@@ -54,6 +42,13 @@ class Volume:
         x grows to the right, y to the front, z upwards (RAS+), as closely as the scan allows without resampling.
     affine : (4, 4) float64
         Voxel index (centre of the voxel) to world, RAS+ mm.
+    stored : Stored, optional
+        How the file has it that it was read from; None of an image that comes from no file.
+
+    Raises
+    ------
+    GeometryError
+        `data` on another grid than `stored`.
 
     Examples
     --------
@@ -63,12 +58,38 @@ class Volume:
 
     data: NDArray[Any]
     affine: NDArray[np.float64]
+    stored: Stored | None = None
+
+    def __post_init__(self) -> None:
+        if self.stored is not None and self.data.shape[:3] != self.stored.grid.shape:
+            raise GeometryError(
+                expected=f"shape {self.stored.grid.shape}", found=f"{self.data.shape}", where="data of an image",
+                remedy="What is made of an image lies on its voxels.",
+            )  # fmt: skip
 
     @property
     def grid(self) -> Grid:
         """Shape and affine, without the data."""
-        x, y, z = self.data.shape
+        x, y, z = self.data.shape[:3]
         return Grid((x, y, z), self.affine)
+
+    def with_data(self, data: NDArray[Any]) -> Volume:
+        """Return another image on the voxels of this one: `write_volume` stores it as this one is stored.
+
+        Parameters
+        ----------
+        data : (x, y, z, ...) array
+            In RAS+ order, as `data`.
+
+        Examples
+        --------
+        >>> import nibabel as nib
+        >>> image = nib.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.diag([-1.0, 1.0, 5.0, 1.0]))
+        >>> mask = decode_volume(image.to_bytes(), what="T2w image").with_data(np.ones((2, 3, 4), bool))
+        >>> nib.Nifti1Image.from_bytes(encode_volume(mask)).affine.diagonal().tolist()
+        [-1.0, 1.0, 5.0, 1.0]
+        """
+        return Volume(data, self.affine, self.stored)
 
 
 def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
@@ -102,6 +123,11 @@ def read_volume(location: str | Path, *, what: str, dtype: DTypeLike = np.float3
     (2, 3, 4)
     """
     return decode_volume(read_raw(location, what=what), what=what, dtype=dtype)
+
+
+def read_mask(location: str | Path, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
+    """Read a mask or labels: `read_raw`, then `decode_mask`; errors of both."""
+    return decode_mask(read_raw(location, what=what), what=what, dtype=dtype)
 
 
 def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
@@ -144,7 +170,7 @@ def read_raw(location: str | Path, *, what: str) -> bytes:
     >>> path = pathlib.Path(tempfile.mkdtemp(), "t2.nii.gz")
     >>> write_volume(path, Volume(np.ones((2, 3, 4), np.float32), np.eye(4)))
     >>> raw = read_raw(path, what="T2w image")
-    >>> raw[:2] == GZIP, decode_volume(raw, what="T2w image").data.sum()
+    >>> len(raw) < 200, decode_volume(raw, what="T2w image").data.sum()
     (True, np.float32(24.0))
     """
     raw = _read(location, what)
@@ -156,8 +182,8 @@ def read_raw(location: str | Path, *, what: str) -> bytes:
 def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
     """Decode the bytes of a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+.
 
-    The affine is the sform where its code is positive, else the qform; ``scl_slope`` and ``scl_inter`` are applied. Voxels begin where
-    ``vox_offset`` says, and behind the header where it says less. The header is read and judged first; then no more is unpacked than it announces.
+    Where the voxels lie, in the world and in the file, is decided in `io.header`; ``scl_slope`` and ``scl_inter`` are applied. The header is read and
+    judged first; then no more is unpacked than it announces.
 
     Parameters
     ----------
@@ -179,9 +205,23 @@ def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Vo
         Truncated, corrupt, not NIfTI, not 3-D (axes of length 1 at the end are dropped), empty, not real numbers, without a usable
         orientation, longer than its header announces, or labels that are not whole numbers.
     """
-    data, affine = _stored(raw, what, _check_shape)
-    orientation, affine = _orientation(affine, data.shape)
-    return Volume(np.ascontiguousarray(_cast(_turned(data, orientation), np.dtype(dtype), what)), affine)
+    data, stored = _decode(raw, what, _check_shape)
+    return _volume(data, stored, np.dtype(dtype), what)
+
+
+def decode_mask(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
+    """Decode a mask or labels: as `decode_volume`, but a voxel that is not a number lies outside, and is 0.
+
+    Examples
+    --------
+    >>> import nibabel as nib
+    >>> decode_mask(nib.Nifti1Image(np.array([[[1.0, np.nan]]], np.float32), np.eye(4)).to_bytes(), what="cord mask").data.tolist()
+    [[[1.0, 0.0]]]
+    """
+    data, stored = _decode(raw, what, _check_shape)
+    if data.dtype.kind == "f":
+        data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
+    return _volume(data, stored, np.dtype(dtype), what)
 
 
 def decode_nonzero(raw: bytes, *, what: str) -> tuple[Grid, NDArray[np.intp], NDArray[np.float64]]:
@@ -216,17 +256,14 @@ def decode_nonzero(raw: bytes, *, what: str) -> tuple[Grid, NDArray[np.intp], ND
     >>> grid.shape, index.tolist(), values.tolist()
     ((2, 3, 4), [14], [0.5])
     """
-    data, affine = _stored(raw, what, _check_shape)
-    orientation, affine = _orientation(affine, data.shape)
+    data, stored = _decode(raw, what, _check_shape)
     flat = data.reshape(-1, order="F")
     found = np.flatnonzero(flat != 0)  # a comparison and a search of bytes: four times as fast as a search of floats
-    stored = np.unravel_index(found, data.shape, order="F")
-    axes = np.argsort(orientation[:, 0])
-    shape = tuple(int(data.shape[a]) for a in axes)
-    ijk = [stored[a] if orientation[a, 1] > 0 else data.shape[a] - 1 - stored[a] for a in axes]
+    places, orientation, grid = np.unravel_index(found, data.shape, order="F"), stored.orientation, stored.grid
+    ijk = [places[a] if orientation[a, 1] > 0 else data.shape[a] - 1 - places[a] for a in np.argsort(orientation[:, 0])]
     values = flat[found].astype(np.float64)
     values[~np.isfinite(values)] = np.nan
-    return Grid((shape[0], shape[1], shape[2]), affine), np.ravel_multi_index(ijk, shape), values
+    return grid, np.ravel_multi_index(ijk, grid.shape), values
 
 
 def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -256,9 +293,8 @@ def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArr
     >>> decode_vectors(path.read_bytes(), what="warp")[0].shape
     (2, 3, 4, 3)
     """
-    data, affine = _stored(raw, what, _check_vectors)
-    orientation, affine = _orientation(affine, data.shape)
-    return np.ascontiguousarray(_turned(data, orientation), np.float32), affine
+    data, stored = _decode(raw, what, _check_vectors)
+    return np.ascontiguousarray(stored.turned(data), np.float32), np.asarray(stored.grid.affine, np.float64)
 
 
 def decode_series(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -286,66 +322,70 @@ def decode_series(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArra
     >>> decode_series(nib.Nifti1Image(np.ones((2, 3, 4, 5), np.float32), np.eye(4)).to_bytes(), what="diffusion images")[0].shape
     (2, 3, 4, 5)
     """
-    data, affine = _stored(raw, what, _check_series)
-    orientation, affine = _orientation(affine, data.shape)
-    return np.ascontiguousarray(_cast(_turned(data, orientation), np.dtype(np.float32), what)), affine
+    data, stored = _decode(raw, what, _check_series)
+    return np.ascontiguousarray(_cast(stored.turned(data), np.dtype(np.float32), what)), np.asarray(stored.grid.affine, np.float64)
 
 
-def _stored(raw: bytes, what: str, check: Callable[[tuple[int, ...], str], tuple[int, ...]]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Voxels as they lie in the file (slopes applied, perhaps read-only) and their affine, or an error. `check` returns the axes behind the third."""
-    import nibabel as nib
-    from nibabel.spatialimages import HeaderDataError
+def _decode(raw: bytes, what: str, check: Callable[[tuple[int, ...], str], tuple[int, ...]]) -> tuple[NDArray[Any], Stored]:
+    """Voxels as they lie in the file (slopes applied, perhaps read-only), or an error. `check` returns the axes behind the third."""
     from nibabel.volumeutils import apply_read_scaling
-    from nibabel.wrapstruct import WrapStructError
 
-    head = _unpack_head(raw, what)
-    kind = next((k for k, (magic, at, _) in KINDS.items() if head[at : at + len(magic)] == magic), None)
-    if kind is None:
-        raise InputError(
-            expected="a NIfTI file (.nii or .nii.gz)", found="something else", where=what, remedy="Convert it, for instance with dcm2niix."
-        )
-    length = KINDS[kind][2]
-    try:
-        header = getattr(nib.nifti1 if length < HEADER else nib.nifti2, kind)(head[:length])
-        codes = int(header["sform_code"]), int(header["qform_code"])
-        shape, affine, stored = header.get_data_shape(), np.asarray(header.get_best_affine(), np.float64), header.get_data_dtype()
-        offset = header.get_data_offset() or length + 4  # four bytes behind the header say whether extensions follow
-        slope, inter = header.get_slope_inter()
-    except (HeaderDataError, WrapStructError, ValueError, OverflowError, KeyError) as error:
-        raise InputError(
-            expected="a readable NIfTI header", found=_first_line(error), where=what, remedy="The header is damaged: export the image again."
-        ) from error
-    behind = check(shape, what)
-    if stored.kind not in "iuf":
-        raise InputError(expected="real numbers", found=f"voxels of type {stored}", where=what, remedy="Give a magnitude image.")
-    _check_affine(affine, codes, what)
-    count = math.prod(map(int, shape))
-    whole = _unpack(raw, offset + count * stored.itemsize, what) if raw.startswith(GZIP) else raw
-    if len(whole) < offset + count * stored.itemsize:
+    header = read_header(unpack_head(raw, LONGEST, what=what), check, what=what)
+    whole = unpack(raw, header.reach, what=what)
+    start, shape = header.start(whole, what=what), (*header.stored.shape, *header.behind)
+    if len(whole) < start + header.size:
         raise InputError(expected=f"{'x'.join(map(str, shape))} voxels", found="fewer", where=what, remedy="The file is cut short: copy it again.")
-    data = np.frombuffer(whole, stored, count, offset).reshape(shape, order="F")  # no copy
-    if (slope, inter) not in ((None, None), (1.0, 0.0)):
-        data = apply_read_scaling(data, np.asanyarray(slope), np.asanyarray(inter))
-    return data.reshape((*shape[:3], *behind), order="F"), affine
+    data = np.frombuffer(whole, header.dtype, math.prod(shape), start).reshape(shape, order="F")  # no copy
+    if header.scale is not None:
+        data = apply_read_scaling(data, *map(np.asanyarray, header.scale))
+    return data, header.stored
 
 
-def _orientation(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How to turn stored axes to RAS+, and the affine after turning."""
+def _volume(data: NDArray[Any], stored: Stored, dtype: np.dtype[Any], what: str) -> Volume:
+    return Volume(np.ascontiguousarray(_cast(stored.turned(data), dtype, what)), np.asarray(stored.grid.affine, np.float64), stored)
+
+
+def encode_volume(volume: Volume, *, dtype: DTypeLike | None = None, intent: str | None = None) -> bytes:
+    """Make the bytes of a NIfTI-1 file of a volume.
+
+    A volume that was read, or made of one that was read (`Volume.with_data`), has the axes of that file in their order, and the fields of its header
+    that say where voxels lie, as they are; any other is in RAS+ order, mm, with sform and qform of the scanner.
+
+    Parameters
+    ----------
+    volume, dtype, intent : as in `write_volume`
+
+    Raises
+    ------
+    InputError
+        NaN in an image that is to be stored as integers.
+    """
     import nibabel as nib
 
-    orientation = nib.orientations.io_orientation(affine)
-    return orientation, affine @ nib.orientations.inv_ornt_aff(orientation, shape[:3])
-
-
-def _turned(data: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[Any]:
-    import nibabel as nib
-
-    turned: NDArray[Any] = nib.orientations.apply_orientation(data, orientation)
-    return turned
+    data = _cast(volume.data, np.dtype(dtype or STORED.get(volume.data.dtype.name, volume.data.dtype)), "image to write")
+    header = nib.Nifti1Header()
+    header.set_data_dtype(data.dtype)
+    if volume.stored is None:
+        header.set_data_shape(data.shape)
+        header.set_xyzt_units("mm")
+        header.set_sform(volume.affine, code="scanner")
+        header.set_qform(volume.affine, code="scanner")
+        if not np.allclose(header.get_qform(), volume.affine, atol=1e-4):
+            header["qform_code"] = 0  # a quaternion cannot hold a shear: leave only the sform
+    else:
+        data = volume.stored.restored(data)
+        header.set_data_shape(data.shape)
+        header["pixdim"][:4] = volume.stored.fields["pixdim"]
+        for name in PLACE:
+            header[name] = volume.stored.fields[name]
+    header["vox_offset"], header["scl_slope"], header["scl_inter"] = len(header.binaryblock) + FLAG, 1, 0
+    if intent is not None:
+        header.set_intent(intent)
+    return bytes(header.binaryblock) + bytes(FLAG) + data.tobytes(order="F")
 
 
 def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | None = None, intent: str | None = None) -> None:
-    """Write a volume as NIfTI-1 (``.nii`` or ``.nii.gz``), whole or not at all; the same content gives the same bytes.
+    """Write a volume as NIfTI-1 (``.nii`` or ``.nii.gz``), whole or not at all; the same content gives the same bytes: see `encode_volume`.
 
     Parameters
     ----------
@@ -364,22 +404,12 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
     StorageError
         The disk is full, read-only or gone.
     """
-    import nibabel as nib
     import obstore
 
     from cohort_engine.io.places import local_path, object_store, storage_errors
 
     path = local_path(str(location))
-    stored = np.dtype(dtype or STORED.get(volume.data.dtype.name, volume.data.dtype))
-    image = nib.Nifti1Image(_cast(volume.data, stored, "image to write"), volume.affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(volume.affine, code="scanner")
-    image.set_qform(volume.affine, code="scanner")
-    if not np.allclose(image.get_qform(), volume.affine, atol=1e-4):
-        image.set_qform(volume.affine, code="unknown")  # a quaternion cannot hold a shear: leave only the sform
-    if intent is not None:
-        image.header.set_intent(intent)
-    raw = image.to_bytes()
+    raw = encode_volume(volume, dtype=dtype, intent=intent)
     if str(location).endswith(".gz"):
         raw = gzip.compress(raw, COMPRESSION, mtime=0)
     with storage_errors("image to write"):
@@ -393,6 +423,34 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def on_voxels_of(image: Volume, other: Volume, *, what: str, like: str, remedy: str = REMEDY) -> Volume:
+    """Take an image that must lie on the grid of another voxel by voxel: headers of one grid may differ by what tools round.
+
+    Parameters
+    ----------
+    image, other : Volume
+    what, like : str
+        Words of `other` and of `image`, for messages.
+    remedy : str
+        What to do where they are not on one grid.
+
+    Returns
+    -------
+    Volume
+        Data of `other` with the affine of `image`.
+
+    Raises
+    ------
+    GeometryError
+        See `io.grids.require_grid`.
+    """
+    mine, its = image.stored, other.stored
+    if mine is not None and its is not None and Grid(its.shape, its.affine).same(Grid(mine.shape, mine.affine)):
+        other = Volume(mine.turned(its.restored(other.data)), other.affine)  # near 45 degrees, rounding decides which axis is which
+    require_grid(other.grid, image.grid, what=what, like=like, remedy=remedy)
+    return image.with_data(other.data)
 
 
 def require_signal(volume: Volume, *, what: str) -> None:
@@ -440,59 +498,6 @@ def _not_fetched(what: str) -> MissingInputError:
     )
 
 
-@contextmanager
-def _gzip_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except EOFError as error:
-        raise InputError(
-            expected="a whole compressed file", found="one that ends early", where=what, remedy="The file is cut short: copy it again."
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
-            expected="a sound compressed file", found=_first_line(error), where=what, remedy="The file is damaged: copy it again."
-        ) from error
-
-
-def _unpack_head(raw: bytes, what: str) -> bytes:
-    """As much as a header needs; gzip is found by its magic number and not by the name."""
-    if not raw.startswith(GZIP):
-        return raw[:HEADER]
-    with _gzip_errors(what), gzip.GzipFile(fileobj=BytesIO(raw)) as file:
-        return file.read(HEADER)
-
-
-def _unpack(raw: bytes, size: int, what: str) -> memoryview:
-    """Undo gzip, which may be of several members, into one buffer; the checksums must agree, and no more is unpacked than `size` and `PADDING`."""
-    if size > LARGEST_RATIO * len(raw):
-        return memoryview(b"")  # fewer voxels than announced, whatever they are
-    whole, filled, source = memoryview(bytearray(size + PADDING)), 0, memoryview(raw)
-    stream = None  # between members
-    with _gzip_errors(what):
-        for start in range(0, len(raw), PIECE):
-            left: bytes | memoryview = source[start : start + PIECE]
-            while left:
-                if stream is None:
-                    left = bytes(left).lstrip(b"\0")  # zeros may fill up to the next member
-                    if not left:
-                        break
-                    stream = zlib.decompressobj(wbits=31)
-                part = stream.decompress(left, len(whole) - filled + 1)
-                if filled + len(part) > len(whole):
-                    raise InputError(
-                        expected=f"{size} bytes, as the header announces", found="more", where=what,
-                        remedy="The header is damaged, or the file is not what it seems: export the image again.",
-                    )  # fmt: skip
-                whole[filled : filled + len(part)] = part
-                filled += len(part)
-                left = stream.unused_data
-                if stream.eof:
-                    stream = None
-        if stream is not None:
-            raise EOFError
-    return whole[:filled].toreadonly()
-
-
 def _check_slices(shape: tuple[int, ...], what: str) -> None:
     if not shape or min(shape) < 1:
         raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
@@ -527,20 +532,6 @@ def _check_vectors(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
     return (3,)
 
 
-def _check_affine(affine: NDArray[np.float64], codes: tuple[int, int], what: str) -> None:
-    remedy = "The header is damaged: convert the image again from DICOM."
-    if not np.isfinite(affine).all():
-        raise InputError(expected="a finite affine", found="NaN or infinity in it", where=what, remedy=remedy)
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    if not edges.all() or abs(np.linalg.det(affine[:3, :3] / edges)) < FLATTEST:
-        raise InputError(expected="an affine with three independent axes", found="a singular one", where=what, remedy=remedy)
-    if not any(code > 0 for code in codes):
-        raise InputError(
-            expected="an orientation (sform or qform)", found="both codes 0", where=what,
-            remedy="Left and right cannot be told apart: convert the image again from DICOM, or copy the header of a scan of the same series.",
-        )  # fmt: skip
-
-
 def _cast(data: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
     """Floats: anything non-finite becomes NaN. Integers: every voxel must already be one, within the range of the type."""
     if dtype.kind == "f":
@@ -561,7 +552,3 @@ def _cast(data: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
             expected=f"numbers that fit {dtype}", found=f"{data.min():g} to {data.max():g}", where=what, remedy="Check that it is a label image."
         )
     return data.astype(dtype)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -14,8 +14,7 @@ from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord
 from cohort_engine.cord.discs import Labelling, disc_name, label_discs
 from cohort_engine.cord.levels import Landmarks, LevelAxis, level_axis, levels_at
 from cohort_engine.errors import ConfigError, LevelError
-from cohort_engine.io.grids import require_grid
-from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
+from cohort_engine.io.volume import on_voxels_of, read_mask, read_volume, require_signal, write_volume
 from cohort_engine.nn.weights import load_discs
 from cohort_engine.single.morphometry import MASK, REACH
 from cohort_engine.single.reading import AUTO, LANDMARKS, read_landmarks
@@ -97,9 +96,9 @@ def label_image(
         The names are not certain, and one landmark is asked for; or what was given contradicts itself or the image.
     InputError, GeometryError, CordError, StorageError, ConfigError
     """
-    volume, cord = read_volume(image, what=IMAGE), read_volume(mask, what=MASK)
+    volume = read_volume(image, what=IMAGE)
     require_signal(volume, what=IMAGE)
-    require_grid(cord.grid, volume.grid, what=MASK, like="the image", remedy="Segment this very image.")
+    cord = on_voxels_of(volume, read_mask(mask, what=MASK), what=MASK, like="the image", remedy="Segment this very image.")
     affine = np.asarray(volume.affine, float)
     line = centreline_from_mask(cord.data, affine, what=MASK)
     given = _given(points, kind, init, line, affine, volume.data.shape[2])
@@ -111,10 +110,10 @@ def label_image(
         )
         landmarks, confidence = found.landmarks(), found.confidence
     axis = level_axis(line, landmarks, template, what=LANDMARKS)
-    write_volume(out, Volume(level_mask(cord.data, affine, axis, template), affine))
+    write_volume(out, volume.with_data(level_mask(cord.data, affine, axis, template)))
     at = apply_affine(np.linalg.inv(affine), landmarks.xyz)
     if discs is not None:
-        write_volume(discs, Volume(_disc_points(axis, template, affine, cord.data.shape), affine))
+        write_volume(discs, volume.with_data(_disc_points(axis, template, affine, cord.data.shape)))
     return Labelled(landmarks, confidence, axis, at[:, 2])
 
 

@@ -47,8 +47,9 @@ def read_landmarks(labels: str | Path | Volume, kind: str = AUTO, *, what: str =
 
 
 def read_around(location: str | Path, *, what: str) -> Volume:
-    """Read an image that is mostly zero, cut in x and y to what is not; slices keep their numbers."""
+    """Read a mask or labels, cut in x and y to what is not zero; slices keep their numbers. A voxel that is not a number lies outside."""
     grid, index, values = read_nonzero(location, what=what)
+    index, values = index[np.isfinite(values)], values[np.isfinite(values)]
     ijk = np.stack(np.unravel_index(index, grid.shape), axis=1)
     if len(ijk) == 0:
         return Volume(np.zeros((1, 1, grid.shape[2]), np.float32), np.asarray(grid.affine, np.float64))

@@ -11,14 +11,12 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.cord.grey import grey_contrast
 from cohort_engine.io.export import write_label_folder
-from cohort_engine.io.grids import require_grid
 from cohort_engine.io.places import storage_errors
-from cohort_engine.io.volume import Volume, read_volume, write_volume
+from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume, write_volume
 from cohort_engine.single.fit import fit_cord
 from cohort_engine.single.process import Workplace, task_folder
 from cohort_engine.single.reading import AUTO, read_landmarks
 from cohort_engine.template.base import Template
-from cohort_engine.template.packing import Grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,11 +70,13 @@ def register_image(
 
     from cohort_engine.mapping import template_map as mapping
 
-    moving, cord = read_volume(image, what="image"), read_volume(mask, what=MASK)
-    butterfly = None if grey is None else read_volume(grey, what="grey matter")
-    for other, what in ((cord, MASK), (butterfly, "grey matter")):
-        if other is not None:
-            require_grid(other.grid, moving.grid, what=what, like="the image", remedy="Resample it onto the image.")
+    moving = read_volume(image, what="image")
+
+    def mask_of(place: str | Path, what: str) -> Volume:
+        return on_voxels_of(moving, read_mask(place, what=what), what=what, like="the image", remedy="Resample it onto the image.")
+
+    cord = mask_of(mask, MASK)
+    butterfly = None if grey is None else mask_of(grey, "grey matter")
     landmarks = read_landmarks(levels, kind)
     Workplace(seed=seed).apply()
     with task_folder(0):
@@ -86,7 +86,7 @@ def register_image(
     with storage_errors("output folder"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / QUALITY).unlink(missing_ok=True)
-    write_registration(folder, fitted, template, cord.grid)
+    write_registration(folder, fitted, template, moving)
     straight = mapping.sample(moving.data, moving.affine, fitted.block)
     write_volume(folder / STRAIGHT, Volume(straight, np.asarray(template.block_grid.affine, np.float64)))
     contrast = np.nan if butterfly is None else grey_contrast(moving.data, cord.data, butterfly.data)
@@ -98,7 +98,7 @@ def register_image(
     return pd.DataFrame(rows, columns=["quantity", "value", "unit", "meaning"])
 
 
-def write_registration(folder: Path, fitted: TemplateMap, template: Template, grid: Grid) -> None:
+def write_registration(folder: Path, fitted: TemplateMap, template: Template, image: Volume) -> None:
     """Write a template map in the layout of the Spinal Cord Toolbox: ``label/``, and the warps both ways.
 
     Parameters
@@ -107,8 +107,8 @@ def write_registration(folder: Path, fitted: TemplateMap, template: Template, gr
         Exists.
     fitted : TemplateMap
     template : Template
-    grid : Grid
-        Of the image.
+    image : Volume
+        What is written for it lies on its own voxels, in their order.
 
     Raises
     ------
@@ -119,15 +119,16 @@ def write_registration(folder: Path, fitted: TemplateMap, template: Template, gr
     from cohort_engine.mapping.ants import displacement_field
     from cohort_engine.mapping.inverse import invert
 
-    affine, shape = np.asarray(grid.affine, np.float64), grid.shape
+    affine, shape = image.affine, image.grid.shape
     native = invert(fitted, template, affine, shape)
     fractions = filled.native_fractions(fitted, template, affine, shape, columns=filled.tissue_columns(template))
     tissues = {name: (fractions @ getattr(template, name).ravel()).reshape(shape) for name in ("cord", "wm", "gm", "csf")}
     numbers = np.where(tissues["cord"] >= 0.5, _levels(native, template), 0)
     weights = filled.scatter(fractions, template, template.atlas.weights)
-    write_label_folder(folder, template=template, weights=weights, levels=numbers, affine=affine, **tissues)
-    for name, positions, where in ((TO_IMAGE, native, affine), (TO_TEMPLATE, fitted.block, np.asarray(template.block_grid.affine, np.float64))):
-        write_volume(folder / name, Volume(displacement_field(positions, where), where), intent="vector")
+    write_label_folder(folder, template=template, weights=weights, levels=numbers, image=image, **tissues)
+    write_volume(folder / TO_IMAGE, image.with_data(displacement_field(native, affine)), intent="vector")
+    block = np.asarray(template.block_grid.affine, np.float64)
+    write_volume(folder / TO_TEMPLATE, Volume(displacement_field(fitted.block, block), block), intent="vector")
 
 
 def _levels(native: np.ndarray[Any, Any], template: Template) -> np.ndarray[Any, Any]:

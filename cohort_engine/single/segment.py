@@ -9,8 +9,7 @@ import numpy as np
 from cohort_engine.cord.grey import GreyMatter, grey_matter
 from cohort_engine.cord.segment import ABSENT, FLAGS, Segmentation, segment
 from cohort_engine.errors import CordError
-from cohort_engine.io.grids import require_grid
-from cohort_engine.io.volume import Volume, read_volume, require_signal, write_volume
+from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume, require_signal, write_volume
 from cohort_engine.nn.weights import CordNetworks, load_cord, load_grey
 from cohort_engine.single.columns import Columns
 
@@ -28,7 +27,7 @@ def segment_image(
     image : path or URL
         One 3-D volume of any orientation, resolution, contrast and field of view.
     out : path or URL
-        Binary mask to write: uint8, axes in RAS+ order, in the image's world.
+        Binary mask to write: uint8, on the image's own voxels, in their order.
     soft : path or URL, optional
         Part of each voxel that is cord, 0 to 1, float32.
     device, half
@@ -43,11 +42,10 @@ def segment_image(
     ------
     InputError, StorageError, ConfigError
     """
-    found = _segmented(image, load_cord(device=device, half=half))
-    affine = np.asarray(found.affine, np.float64)
-    write_volume(out, Volume(found.mask, affine))
+    volume, found = _segmented(image, load_cord(device=device, half=half))
+    write_volume(out, volume.with_data(found.mask))
     if soft is not None:
-        write_volume(soft, Volume(found.soft, affine))
+        write_volume(soft, volume.with_data(found.soft))
     return found
 
 
@@ -61,11 +59,11 @@ def grey_image(image: str | Path, mask: str | Path, out: str | Path, *, device: 
     out : path or URL
         Part of each voxel that is grey matter, 0 to 1, float32.
     """
-    volume, cord = read_volume(image, what=IMAGE), read_volume(mask, what=MASK)
+    volume = read_volume(image, what=IMAGE)
     require_signal(volume, what=IMAGE)
-    require_grid(cord.grid, volume.grid, what=MASK, like="the image", remedy="Segment this very image.")
+    cord = on_voxels_of(volume, read_mask(mask, what=MASK), what=MASK, like="the image", remedy="Segment this very image.")
     found = grey_matter(volume.data, volume.affine, cord.data, network=load_grey(device=device, half=half), what=MASK)
-    write_volume(out, Volume(found.soft, np.asarray(volume.affine, np.float64)))
+    write_volume(out, volume.with_data(found.soft))
     return found
 
 
@@ -82,7 +80,7 @@ def centreline_image(image: str | Path, out: str | Path, *, device: str = "auto"
     CordError
         The image shows no cord.
     """
-    found = _segmented(image, load_cord(device=device, half=half))
+    volume, found = _segmented(image, load_cord(device=device, half=half))
     if ABSENT in found.flags:
         raise CordError(expected="a cord", found=FLAGS[ABSENT], where=IMAGE, remedy="Check that the image shows the spine.")
     inside = np.flatnonzero(np.isfinite(found.points[:, 0]))
@@ -92,14 +90,14 @@ def centreline_image(image: str | Path, out: str | Path, *, device: str = "auto"
         index = np.rint(np.stack([found.curve.x, found.curve.y], axis=1)[inside] / spacing).astype(int)
         x, y = np.clip(index, 0, np.array(line.shape[:2]) - 1).T
         line[x, y, inside] = True
-        write_volume(out, Volume(line, np.asarray(found.affine, np.float64)))
+        write_volume(out, volume.with_data(line))
         return found
     columns = dict(zip("xyz", found.points[inside].T.round(3).tolist(), strict=True))
     Columns({"slice": inside.tolist(), **columns, "confidence": found.confidence[inside].round(3).tolist()}).write(Path(out))
     return found
 
 
-def _segmented(image: str | Path, networks: CordNetworks) -> Segmentation:
+def _segmented(image: str | Path, networks: CordNetworks) -> tuple[Volume, Segmentation]:
     volume = read_volume(image, what=IMAGE)
     require_signal(volume, what=IMAGE)
-    return segment(volume.data, volume.affine, networks=networks, what=IMAGE)
+    return volume, segment(volume.data, volume.affine, networks=networks, what=IMAGE)

@@ -16,7 +16,6 @@ from cohort_engine import schema
 from cohort_engine.config import Config, Section
 from cohort_engine.cord.levels import Landmarks
 from cohort_engine.errors import CohortError, CordError
-from cohort_engine.io.grids import require_grid
 from cohort_engine.io.volume import Volume, require_signal
 from cohort_engine.nn.weights import CORD, DISCS
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
@@ -73,7 +72,7 @@ def run_segment(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, A
             expected="a cord", found=FLAGS[ABSENT], where=what,
             remedy="Look at the image: add a cord mask made by hand (desc-manual_mask or label-SC_seg), or exclude the subject.",
         )  # fmt: skip
-    return {contrast.mask: Volume(found.mask, image.affine)} | quality_arrays(segment_quality(contrast.name), quality(found))
+    return {contrast.mask: image.with_data(found.mask)} | quality_arrays(segment_quality(contrast.name), quality(found))
 
 
 def run_levels(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array | Volume]:
@@ -87,8 +86,8 @@ def run_levels(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Ar
     from cohort_engine.cord.discs import label_discs
     from cohort_engine.nn.weights import load_discs
 
-    what, image, cord = schema.words(contrast.image), inputs.volume(contrast.image), inputs.volume(contrast.mask)
-    require_grid(cord.grid, image.grid, what=schema.words(contrast.mask), like=f"the {what}", remedy="Segment this very image.")
+    what, image = schema.words(contrast.image), inputs.volume(contrast.image)
+    cord = inputs.mask(contrast.mask, on=image, like=contrast.image, remedy="Segment this very image.")
     found = label_discs(image.data, image.affine, cord.data, inputs.template, network=load_discs(), given=_given(inputs, contrast), what=what)
     landmarks = found.landmarks(what=what)
     points = np.zeros(image.data.shape, np.uint8)
@@ -96,7 +95,7 @@ def run_levels(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Ar
     inside = ((voxels >= 0) & (voxels < points.shape)).all(axis=1)
     points[tuple(voxels[inside].T)] = landmarks.numbers[inside]
     quality = {schema.DISC_COUNT: float(inside.sum()), schema.DISC_CONFIDENCE: float(found.confidence.min())}
-    return {contrast.landmarks: Volume(points, image.affine)} | quality_arrays(levels_quality(contrast.name), quality)
+    return {contrast.landmarks: image.with_data(points)} | quality_arrays(levels_quality(contrast.name), quality)
 
 
 def is_lone(inputs: StageInput, *, contrast: schema.Contrast) -> bool:

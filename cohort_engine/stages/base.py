@@ -20,7 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 from cohort_engine import schema
 from cohort_engine.config import STAGE_KINDS, Config
 from cohort_engine.errors import InputError, MissingInputError
-from cohort_engine.io.volume import Volume, decode_nonzero, decode_series, decode_vectors, decode_volume, read_raw
+from cohort_engine.io.grids import REMEDY
+from cohort_engine.io.volume import Volume, decode_mask, decode_nonzero, decode_series, decode_vectors, decode_volume, on_voxels_of, read_raw
 from cohort_engine.provenance import digest
 from cohort_engine.registry import Registry
 from cohort_engine.schema import VariableSpec
@@ -77,9 +78,16 @@ class StageInput:
         """Read the image of a role, RAS+; errors as of `io.volume.read_volume`."""
         return decode_volume(self.raw(role), what=schema.words(role), dtype=dtype)
 
+    def mask(self, role: str, *, on: Volume | None = None, like: str = "", remedy: str = REMEDY) -> Volume:
+        """Read a mask, where a voxel that is not a number lies outside; taken voxel by voxel of the image `on`, of role `like`."""
+        mask = decode_mask(self.raw(role), what=schema.words(role))
+        if on is None:
+            return mask
+        return on_voxels_of(on, mask, what=schema.words(role), like=f"the {schema.words(like)}", remedy=remedy)
+
     def labels(self, role: str) -> Volume:
-        """Read an image of whole numbers."""
-        return self.volume(role, np.int32)
+        """Read an image of whole numbers; as of a mask."""
+        return decode_mask(self.raw(role), what=schema.words(role), dtype=np.int32)
 
     def vectors(self, role: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a field of vectors, see `io.volume.read_vectors`."""

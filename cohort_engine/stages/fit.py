@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
-from cohort_engine.io.grids import require_grid
-from cohort_engine.io.volume import Volume
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
 
 if TYPE_CHECKING:
@@ -75,11 +73,11 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
     """
     from cohort_engine.single.fit import fit_cord
 
-    cord = inputs.volume(contrast.mask)
+    cord = inputs.mask(contrast.mask)
     source = next(c for c in (schema.CONTRASTS[schema.T2W], contrast) if c.landmarks in inputs.files)
     landmarks = landmarks_of(inputs, source.landmarks, inputs.params["landmarks"])
-    labelled = None if source.name == contrast.name else inputs.volume(source.mask)
-    grey = _grey_matter(inputs, contrast, cord) if inputs.params["grey"] else None
+    labelled = None if source.name == contrast.name else inputs.mask(source.mask)
+    grey = _grey_matter(inputs, contrast) if inputs.params["grey"] else None
     fitted = fit_cord(
         cord, landmarks, inputs.template, labelled=labelled, grey=grey.soft if grey and grey.shown else None,
         deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.words(contrast.mask), labelled_what=schema.words(source.mask),
@@ -88,15 +86,13 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
     return {schema.fit_spec(contrast.name).path: fitted.packed(inputs.template)} | quality_arrays(fit_quality(contrast.name), quality)
 
 
-def _grey_matter(inputs: StageInput, contrast: schema.Contrast, cord: Volume) -> GreyMatter:
+def _grey_matter(inputs: StageInput, contrast: schema.Contrast) -> GreyMatter:
     """Segment the grey matter of the contrast's image, on the grid of its mask."""
     from cohort_engine.cord.grey import grey_matter
 
     image = inputs.volume(contrast.image)
-    require_grid(
-        cord.grid, image.grid, what=schema.words(contrast.mask), like=f"the {schema.words(contrast.image)}",
-        remedy="Segment this very image, or switch stages.fit.grey off.",
-    )  # fmt: skip
+    remedy = "Segment this very image, or switch stages.fit.grey off."
+    cord = inputs.mask(contrast.mask, on=image, like=contrast.image, remedy=remedy)
     return grey_matter(image.data, image.affine, cord.data)
 
 

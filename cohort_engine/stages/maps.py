@@ -19,8 +19,7 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
 from cohort_engine.errors import ConfigError
-from cohort_engine.io.grids import require_grid
-from cohort_engine.io.volume import Volume, require_signal
+from cohort_engine.io.volume import on_voxels_of, require_signal
 from cohort_engine.stages.base import Stage, StageInput, StageKind, register
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
 
@@ -67,14 +66,11 @@ def metric_of(name: str, chosen: MapConfig) -> schema.Metric:
 def map_image(inputs: StageInput, *, name: str, contrast: schema.Contrast, valid: tuple[float, float]) -> MetricImage:
     """Read a map (x, y, z); NaN outside its valid range. It must lie on the grid of the contrast's cord mask."""
     role = map_role(name)
-    image, cord = inputs.volume(role.name), inputs.volume(contrast.mask)
+    cord, remedy = inputs.mask(contrast.mask), "Resample it onto the image of its contrast, or name the contrast that it belongs to."
+    image = on_voxels_of(cord, inputs.volume(role.name), what=role.words, like=f"the {schema.words(contrast.mask)}", remedy=remedy)
     require_signal(image, what=role.words)
-    require_grid(
-        image.grid, cord.grid, what=role.words, like=f"the {schema.words(contrast.mask)}",
-        remedy="Resample it onto the image of its contrast, or name the contrast that it belongs to.",
-    )  # fmt: skip
     values = np.where((image.data >= valid[0]) & (image.data <= valid[1]), image.data, np.float32(np.nan))
-    return MetricImage(Volume(values, image.affine), metric_quality(values, cord.data > 0.5))
+    return MetricImage(image.with_data(values), metric_quality(values, cord.data > 0.5))
 
 
 def map_stages(config: Config) -> Iterable[Stage]:

@@ -26,7 +26,7 @@ def run_shape(inputs: StageInput) -> dict[str, Array]:
     t2w = schema.CONTRASTS[schema.T2W]
     words = (schema.words(t2w.mask), schema.words(t2w.landmarks))
     landmarks = landmarks_of(inputs, t2w.landmarks, inputs.params[LANDMARKS])
-    found = measure_cord(inputs.volume(t2w.mask), landmarks, inputs.template, what=words)
+    found = measure_cord(inputs.mask(t2w.mask), landmarks, inputs.template, what=words)
     return subject_arrays(found, inputs.template)
 
 

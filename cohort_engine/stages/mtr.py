@@ -10,8 +10,7 @@ from pydantic import Field
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
-from cohort_engine.io.grids import require_grid
-from cohort_engine.io.volume import Volume, require_signal
+from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, register
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
 
@@ -40,19 +39,17 @@ def mtr_image(inputs: StageInput) -> MetricImage:
     """Magnetization transfer ratio (percent) on the grid of the MT-on image; its signal is MT-off there."""
     from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
 
-    on, off, cord = (inputs.volume(r) for r in (schema.MT_ON, schema.MT_OFF, MT_MASK))
-    for role, volume in ((schema.MT_OFF, off), (MT_MASK, cord)):
-        require_grid(
-            volume.grid, on.grid, what=schema.words(role), like=f"the {schema.words(schema.MT_ON)}",
-            remedy="Resample it onto the MT-on image, or check that the files belong to one acquisition.",
-        )  # fmt: skip
+    remedy = "Resample it onto the MT-on image, or check that the files belong to one acquisition."
+    on = inputs.volume(schema.MT_ON)
+    off = on_voxels_of(on, inputs.volume(schema.MT_OFF), what=schema.words(schema.MT_OFF), like=f"the {schema.words(schema.MT_ON)}", remedy=remedy)
+    cord = inputs.mask(MT_MASK, on=on, like=schema.MT_ON, remedy=remedy)
     for role, volume in ((schema.MT_ON, on), (schema.MT_OFF, off)):
         require_signal(volume, what=schema.words(role))
     mask = cord.data > 0.5
     moved, shift = coregister_off(on, off, cord, inputs.params["coregister"], seed=inputs.params["fit.seed"])
     ratio = mtr(moved, on.data, floor=cord_floor(moved, mask, inputs.params["low_signal"]))[0]
     check_not_swapped(ratio, mask)
-    return MetricImage(Volume(ratio, on.affine), metric_quality(ratio, mask, shift), moved)
+    return MetricImage(on.with_data(ratio), metric_quality(ratio, mask, shift), moved)
 
 
 def coregister_off(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1) -> tuple[Array, float]:

@@ -104,7 +104,7 @@ def cords(inputs: StageInput, contrast: str) -> dict[str, Volume]:
     """Cords (x, y, z), 0 to 1, in the image of a contrast, by what they come from; the best to go by last."""
     label, mask = (schema.role(contrast, k) for k in (LABEL_FOLDER, schema.MASK))
     found = {LABEL_FOLDER: read_cord(inputs.files[label])} if label in inputs.files else {}
-    return found | ({schema.MASK: inputs.volume(mask)} if mask in inputs.files else {})
+    return found | ({schema.MASK: inputs.mask(mask)} if mask in inputs.files else {})
 
 
 def cord_roles(contrast: str) -> tuple[tuple[str, ...], ...]:
@@ -136,10 +136,10 @@ def mtr_image(inputs: StageInput) -> MetricImage:
         require_grid(cord.grid, image.grid, what=words, like=f"the {schema.words(schema.MT_ON)}")
         moved, shift = moved_off(inputs, image, mask)
         for role, data in ((schema.MT_ON, image.data), (schema.MT_OFF, moved)):
-            require_signal(Volume(data, image.affine), what=schema.words(role))
+            require_signal(image.with_data(data), what=schema.words(role))
         ratio = mtr(moved, image.data, floor=cord_floor(moved, mask, inputs.params["low_signal"]))[0]
     check_not_swapped(ratio, mask)
-    return MetricImage(Volume(ratio, image.affine), metric_quality(ratio, mask, shift))
+    return MetricImage(image.with_data(ratio), metric_quality(ratio, mask, shift))
 
 
 def moved_off(inputs: StageInput, on: Volume, mask: NDArray[np.bool_]) -> tuple[Array, float]:

@@ -6,6 +6,7 @@ A dense PAM50 map is 78.8 MB, a packed one 1.02 MB. The axis is sorted by z, the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from cohort_engine import schema
 from cohort_engine.errors import AlignmentError
 
 FloatArray = NDArray[np.floating[Any]]
+PARTS = 0.5
+"""How far corresponding corners of one grid may lie apart in two headers, in shortest edges of a voxel: each voxel is then nearest to its own."""
 
 
 def apply_affine(affine: FloatArray, points: FloatArray) -> FloatArray:
@@ -56,6 +59,34 @@ class Grid:
         """Voxel size (3,), mm."""
         spacing: FloatArray = np.linalg.norm(self.affine[:3, :3], axis=0)
         return spacing
+
+    @property
+    def corners(self) -> FloatArray:
+        """Centres of the outermost voxels (8, 3), mm."""
+        return self.world(np.array(list(product(*((0, n - 1) for n in self.shape))), float))
+
+    def apart(self, other: Grid) -> float:
+        """Return the largest distance between corresponding corners of two grids, mm.
+
+        Examples
+        --------
+        >>> Grid((2, 2, 11), np.eye(4)).apart(Grid((2, 2, 11), np.diag([1.0, 1.0, 1.2, 1.0])))
+        2.0
+        """
+        return float(np.linalg.norm(self.corners - other.corners, axis=1).max().round(6))
+
+    def same(self, other: Grid) -> bool:
+        """Tell whether two grids are one: the same shape, and corners within half the shortest edge of a voxel.
+
+        This alone decides it. Headers of one image differ by what tools round (a quaternion, decimals of a text); voxel i of the one is then
+        voxel i of the other.
+
+        Examples
+        --------
+        >>> Grid((2, 2, 11), np.eye(4)).same(Grid((2, 2, 11), np.diag([1.0, 1.0, 1.04, 1.0])))
+        True
+        """
+        return tuple(self.shape) == tuple(other.shape) and self.apart(other) <= PARTS * float(np.min(self.spacing))
 
 
 @dataclass(frozen=True, eq=False)

@@ -396,8 +396,10 @@ def _compile(volumes: Mapping[str, Sparse], info: str, release: Release) -> Temp
     cord = volumes[CORD]
     grid = cord.grid
     for f, v in volumes.items():
-        if v.grid.shape != grid.shape or not np.allclose(v.grid.affine, grid.affine, atol=1e-3):
-            raise TemplateError(expected="the grid of the cord", found="another grid", where=f"{_WHERE}: {f}", remedy=_REMEDY)
+        if not grid.same(v.grid):
+            raise TemplateError(
+                expected="the grid of the cord", found=f"one up to {grid.apart(v.grid):.2f} mm away", where=f"{_WHERE}: {f}", remedy=_REMEDY
+            )
     labels, unions, clusters = parse_info(info)
     rows = [volumes[_row(i)] for i in range(len(labels))]
     nx, ny, nz = grid.shape

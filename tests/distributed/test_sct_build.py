@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "t2").mkdir()
     shutil.copy(folder / "bids/participants.tsv", folder / "sct")
     fitted = TemplateMap(dense_positions(read_subject(report.url, 0, "fit/mt"), template), {})
-    write_registration(out / "mt", fitted, template, read_volume(files["mt_mask"], what="mask").grid)
+    write_registration(out / "mt", fitted, template, read_volume(files["mt_mask"], what="mask"))
     params = {"coregister": "none", "low_signal": 0.05, "fit.seed": 1}
     write_volume(out / "mt/mtr.nii.gz", mtr_image(StageInput(files, {}, params, template, lambda path: np.zeros(0))).volume)
     for role, name in (("mt_mask", "mt/mt1_seg"), ("t2w_mask", "t2/t2_seg"), ("t2w_landmarks", "t2/t2_seg_labeled_discs")):

@@ -83,3 +83,55 @@ def test_written_and_read_again(path, rotation, spacing, origin):
     affine = affine_of(rotation, spacing, origin)
     write_volume(path, Volume(data, affine))
     check_same_world(read_volume(path, what="map"), data, affine)
+
+
+# --- what is written for an image lies on its own voxels ----------------------------------------------------------------
+GEOMETRY = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+
+
+def check_own_voxels(path, image, dtype=np.float32):
+    """A mask of the image, written and opened by another tool: shape, affine, codes, and voxel by voxel what was marked."""
+    image.to_filename(path)
+    there = nib.load(path)
+    read = read_volume(path, what="T2w image")
+    out = path.with_name("mask.nii.gz")
+    write_volume(out, read.with_data((read.data > 30).astype(dtype)))
+    mask = nib.load(out)
+    assert mask.shape == there.shape[:3]
+    for name in GEOMETRY:
+        np.testing.assert_array_equal(mask.header[name], there.header[name].astype(mask.header[name].dtype))  # a NIfTI-2 has more digits
+    np.testing.assert_array_equal(mask.header["pixdim"][1:4], there.header["pixdim"][1:4].astype(np.float32))
+    np.testing.assert_allclose(mask.affine, there.affine, rtol=1e-6, atol=1e-4)
+    assert mask.header.get_xyzt_units()[0] == there.header.get_xyzt_units()[0]
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(there.dataobj).reshape(mask.shape) > 30)
+    back = read_volume(out, what="cord mask")
+    np.testing.assert_array_equal(back.data, read.data > 30)
+    np.testing.assert_allclose(back.affine, read.affine, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+@pytest.mark.parametrize("codes", [(1, 1), (0, 1), (1, 0), (2, 4)])
+def test_a_mask_of_each_of_the_48_orientations_is_on_the_image_s_own_voxels(path, order, signs, codes):
+    data = np.random.default_rng(2).permutation(np.prod(SHAPE)).astype(np.int16).reshape(SHAPE)
+    affine = affine_of(np.eye(3), (0.9, 0.8, 5.0), (-10.0, 20.0, -30.0))
+    change = np.column_stack([order, signs])
+    turned = nib.orientations.apply_orientation(data, change)
+    image = nib.Nifti1Image(turned, affine @ nib.orientations.inv_ornt_aff(change, SHAPE))
+    image.set_qform(image.affine, codes[0])
+    image.set_sform(image.affine, codes[1])
+    check_own_voxels(path, image)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rotation=rotations, spacing=spacings, origin=origins, mirror=st.booleans(), shear=st.floats(-0.5, 0.5), axes=st.integers(3, 5),
+    kind=st.sampled_from([nib.Nifti1Image, nib.Nifti2Image]),
+)  # fmt: skip
+def test_a_mask_of_an_oblique_or_sheared_scan_is_on_its_own_voxels(path, rotation, spacing, origin, mirror, shear, axes, kind):
+    data = np.random.default_rng(3).permutation(np.prod(SHAPE)).astype(np.float32).reshape(SHAPE + (1,) * (axes - 3))
+    sheared = np.eye(3)
+    sheared[0, 1] = shear
+    affine = affine_of(rotation @ sheared, spacing, origin).astype(np.float32).astype(float)
+    if mirror:
+        affine[:3, 0] *= -1
+    check_own_voxels(path, kind(data, affine), bool)

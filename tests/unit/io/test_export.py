@@ -10,7 +10,7 @@ from scipy import sparse
 
 from cohort_engine.errors import AlignmentError, GeometryError, InputError
 from cohort_engine.io.export import INFO, TISSUES, atlas_info, write_label_folder, write_map
-from cohort_engine.io.volume import read_volume
+from cohort_engine.io.volume import Volume, read_volume
 from cohort_engine.template.pam50 import parse_info
 from cohort_engine.template.parametric import parametric_cord
 
@@ -32,7 +32,7 @@ def native(template):
         weights = np.zeros((n, np.prod(SHAPE)), np.float32)
         weights[np.arange(n), np.arange(n) % weights.shape[1]] = (np.arange(n) + 1) / 100
         images = {name: np.full(SHAPE, 0.5) for name in ("wm", "gm", "csf")} | {"cord": np.ones(SHAPE), "levels": np.full(SHAPE, 3)}
-        return {"weights": sparse.csr_array(weights), "affine": AFFINE, **images, **change}
+        return {"weights": sparse.csr_array(weights), "image": Volume(np.zeros(SHAPE), AFFINE), **images, **change}
 
     return make
 

@@ -17,8 +17,8 @@ import pytest
 
 from cohort_engine.errors import InputError, MissingInputError, StorageError
 from cohort_engine.io import places
+from cohort_engine.io.gunzip import PIECE
 from cohort_engine.io.volume import (
-    PIECE,
     Volume,
     decode_series,
     decode_volume,
@@ -90,10 +90,11 @@ def test_scale_and_intercept_are_applied(tmp_path):
     assert read(tmp_path / "scaled.nii").data.tolist() == [[[10.5, 11.0]]]
 
 
-def test_sform_wins_then_qform(nifti):
+def test_sform_wins_where_the_qform_says_the_same_or_nothing(nifti):
     shifted = np.eye(4)
     shifted[0, 3] = 7
-    assert read(nifti(affine=shifted, qform_code=1, qoffset_x=3)).affine[0, 3] == 7
+    assert read(nifti(affine=shifted, qform_code=1, qoffset_x=7.2)).affine[0, 3] == 7
+    assert read(nifti(affine=shifted, qform_code=0, qoffset_x=3)).affine[0, 3] == 7
     assert read(nifti(affine=shifted, sform_code=0, qform_code=1, qoffset_x=3)).affine[0, 3] == 3
 
 
@@ -247,7 +248,8 @@ def test_header_cut_short(nifti, kind, length):
 
 def test_header_and_voxels_in_two_files(tmp_path):
     nib.Nifti1Pair(RAMP, np.eye(4)).to_filename(tmp_path / "image.img")
-    refused(tmp_path / "image.hdr", "a NIfTI file", "something else")
+    refused(tmp_path / "image.hdr", "a NIfTI file", "the header of a pair .hdr and .img")
+    refused(tmp_path / "image.img", "a NIfTI file", "something else")
 
 
 @pytest.mark.parametrize(("shape", "found"), [((2, 3, 4, 2), "(2, 3, 4, 2)"), ((2, 3), "(2, 3)"), ((2, 3, 4, 1, 3), "(2, 3, 4, 1, 3)")])
