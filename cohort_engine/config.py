@@ -85,8 +85,9 @@ class ComputeConfig(Section):
 class ReduceConfig(Section):
     """Tables (stage ``reduce``, the whole cohort at once)."""
 
-    estimators: tuple[str, ...] = Field(default=(schema.WA,), min_length=1)
-    """Estimators to tabulate."""
+    estimators: tuple[str, ...] = Field(default=(schema.WA, schema.MAP), min_length=1)
+    """Estimators to tabulate. Of these an answer takes the least biased, where it is not asked for another one; the first serves to compare the
+    spaces (``qc/<metric>_space_difference``)."""
     spaces: tuple[Literal["template", "native"], ...] = Field(default=(schema.SPACE_TEMPLATE, schema.SPACE_NATIVE), min_length=1)
     """``template`` reduces the packed maps; ``native`` also brings the atlas into each image (stage ``<metric>_native``)."""
     native: Literal["signal", "integral", "interpolate"] = schema.SIGNAL

@@ -25,6 +25,7 @@ AXIS = "axis"
 LEVEL = "level"
 REGION = "region"
 STAGE = "stage"
+SUM = "sum"
 Z = "z"
 NONZERO = "nonzero"
 POINTER = "pointer"
@@ -66,7 +67,6 @@ COMPANIONS: Mapping[str, str] = {
     COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
 }
 SE_NATIVE = "standard error, likeness of neighbouring voxels counted"
-"""What `SE` is in native space."""
 
 ESTIMATORS: Registry[Any] = Registry("estimator", "cohort_engine.reduce.estimators")
 """`reduce.estimators.base.Estimator` by SCT's name: each says which companions its tables have, and whether its values stay in the metric's range."""
@@ -330,6 +330,17 @@ def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEM
         c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units[c], valid_range=ranges[c])
         for c in kernel.companions
     }
+
+
+SUMS = "sums"
+
+
+def sums_spec(quantity: Quantity) -> VariableSpec:
+    """``tables/native/<metric>_sums`` (subject, level, sum): what native cells of any levels and regions follow from (`reduce.sums`)."""
+    return VariableSpec(
+        f"{TABLES}/{SPACE_NATIVE}/{table_name(quantity.name, SUMS)}", f"{quantity.long_name}: sums of each level, for pooled cells",
+        "1", (SUBJECT, LEVEL, SUM), "float64", chunks={LEVEL: 1}, stage=native_stage(quantity.name),
+    )  # fmt: skip
 
 
 VALUE = "value"

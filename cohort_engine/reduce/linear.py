@@ -231,20 +231,48 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     noise = np.divide(np.maximum(rss, 0), free, out=np.full(np.broadcast_shapes(rss.shape, free.shape), np.nan), where=free > 0.5)
     inflation = np.divide(moments.count, free, out=np.full_like(noise, np.nan), where=free > 0.5)
 
-    clusters = _complete(clusters, n_labels)
-    pool = indicator(clusters, n_labels)
-    project = pool @ np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
-    tissues = _apply(project, wy)
-    rss0 = moments.yy - (wy * tissues).sum(axis=-1)
+    project = _tissue_projection(gram, clusters)
+    by_tissue = _apply(project, wy)
+    rss0 = moments.yy - (wy * by_tissue).sum(axis=-1)
     left = np.trace(gram, axis1=-2, axis2=-1) - np.einsum("...ij,...jk,...ki->...", project, gram, gram)
-    excess = rss0 - noise * (moments.count - len(clusters))
+    excess = rss0 - noise * (moments.count - len(_complete(clusters, n_labels)))
     spread = np.divide(np.maximum(excess, 0), left, out=np.zeros_like(excess), where=left > 1e-9)
-    return Fit(value, beta, tissues, chosen, noise, spread, inflation)
+    return Fit(value, beta, by_tissue, chosen, noise, spread, inflation)
 
 
-def standard_error(
-    moments: Moments, fitted: Fit, regions: Members, noise: FloatArray, *, neighbours: FloatArray | float = 1.0, volumes: FloatArray | None = None
-) -> FloatArray:
+def tissues(gram: FloatArray, wy: FloatArray, clusters: Members) -> FloatArray:
+    """Least-squares value of each label's cluster (..., label).
+
+    Examples
+    --------
+    >>> tissues(np.eye(3), np.array([40.0, 50.0, 20.0]), [(0, 1), (2,)]).tolist()
+    [45.0, 45.0, 20.0]
+    """
+    return _apply(_tissue_projection(gram, clusters), wy)
+
+
+def _tissue_projection(gram: FloatArray, clusters: Members) -> FloatArray:
+    pool = indicator(_complete(clusters, gram.shape[-1]), gram.shape[-1])
+    out: FloatArray = pool @ np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
+    return out
+
+
+def standardised(residual: FloatArray, weights: FloatArray) -> FloatArray:
+    """Residuals (voxel,) over the noise of what is in each voxel: the root mean square of each label's, mixed by `weights` (label, voxel).
+
+    Examples
+    --------
+    >>> standardised(np.array([1.0, -1.0, 30.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    [1.0, -1.0, 1.0]
+    """
+    weight, filled = weights.sum(axis=1), weights.sum(axis=0)
+    square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
+    noise = np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0)
+    out: FloatArray = residual / np.sqrt(np.where(noise > 0, noise, np.inf))
+    return out
+
+
+def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: FloatArray) -> FloatArray:
     """Give the standard error of each region (..., region): the noise through the coefficients, and what the model itself assumes.
 
     Parameters
@@ -252,14 +280,10 @@ def standard_error(
     moments, fitted, regions : of the same `fit`
     noise : (..., region) or (..., 1)
         Variance of a voxel, for instance ``fitted.noise[..., None]``.
-    neighbours : (..., region) or float
-        How much larger the variance is than that of independent voxels, see `reduce.native.neighbour_variance`.
-    volumes : (label,) float, optional
-        How much there is of each label, any unit; by default its weight in the voxels.
 
     Formula
-        ``se^2 = neighbours noise u'Gu + ((Gu - t)'b0)^2 + spread |Gu - t|^2``: u the coefficients, t the region's true mixture (its members by their
-        volumes), b0 the tissues' values. The last two terms are the expected squared bias where labels scatter about their tissues by `spread`. It
+        ``se^2 = noise u'Gu + ((Gu - t)'b0)^2 + spread |Gu - t|^2``: u the coefficients, t the region's true mixture (its members by their weight in
+        the voxels), b0 the tissues' values. The last two terms are the expected squared bias where labels scatter about their tissues by `spread`. It
         comes with ``map``, which pulls towards the cluster, and with both, since a union is fitted as one value: where that is one tissue, the
         middle term is 0; of a union of white and grey matter it is most of the error.
 
@@ -271,15 +295,14 @@ def standard_error(
     >>> standard_error(m, f, [(0,)], f.noise[..., None]).round(4).tolist()
     [0.5774]
     """
-    held = moments.w if volumes is None else volumes
     reached = fitted.coefficients @ moments.gram
-    share = held[..., None, :] * indicator(regions, held.shape[-1]).T
+    share = moments.w[..., None, :] * indicator(regions, moments.w.shape[-1]).T
     total = share.sum(axis=-1, keepdims=True)
     target = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
     through = (reached * fitted.coefficients).sum(axis=-1)
     astray = reached - target
     known = (astray * fitted.tissues[..., None, :]).sum(axis=-1)
-    variance = neighbours * noise * through + known**2 + np.asarray(fitted.spread)[..., None] * (astray**2).sum(axis=-1)
+    variance = noise * through + known**2 + np.asarray(fitted.spread)[..., None] * (astray**2).sum(axis=-1)
     error: FloatArray = np.sqrt(np.maximum(variance, 0))
     return error
 

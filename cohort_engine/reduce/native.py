@@ -14,6 +14,7 @@ from cohort_engine.cord.centreline import SMOOTHING, smooth
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.estimators.base import Group, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members, indicator
+from cohort_engine.reduce.sums import LevelSums, pooled_cells
 
 WHOLE = 0.99
 """Share of a voxel that labels must fill for its signal to tell what tissues look like."""
@@ -103,7 +104,7 @@ def reduce_group(
 
 def level_tables(
     values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], regions: Members,
-    clusters: Members, *, estimator: str, min_coverage: float, places: NDArray[np.integer[Any]] | None = None,
+    clusters: Members, *, estimator: str, min_coverage: float, places: NDArray[np.integer[Any]] | None = None, sums: LevelSums | None = None,
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Reduce one image to (level, region) cells: the row of a subject in the native tables.
 
@@ -123,13 +124,19 @@ def level_tables(
         A cell with less of its region in the data is NaN.
     places : (voxel, 3) int, optional
         As in `reduce_group`.
+    sums : LevelSums, optional
+        Of this image, where they are at hand.
 
     Returns
     -------
     dict of (level, region) float32 arrays
         ``value`` and the companions of the estimator. Coverage is the share that lies in the image times the share of it that has a value.
     """
-    keys = (schema.VALUE, *find_estimator(estimator).companions)
+    kernel = find_estimator(estimator)
+    if kernel.summed:
+        sums = LevelSums.of(values, weights, level, reach, levels, clusters, places=places) if sums is None else sums
+        return pooled_cells(sums.at(np.arange(len(levels))[:, None]), regions, clusters, kernel, min_coverage=min_coverage)
+    keys = (schema.VALUE, *kernel.companions)
     out = {key: np.full((len(levels), len(regions)), 0.0 if key in (schema.N, schema.COVERAGE) else np.nan) for key in keys}
     seen, whole = reach @ indicator(regions, len(weights))
     inside = np.divide(seen, whole, out=np.zeros_like(whole), where=whole > 0)

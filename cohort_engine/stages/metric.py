@@ -24,7 +24,7 @@ SAMPLE_MEMORY = 250.0
 """Two images and their moved copy, MiB."""
 NATIVE_MEMORY = 600.0
 """Shares of the template's voxels in the image's, and the reduction's operator, MiB."""
-NATIVE_VERSION = "3"
+NATIVE_VERSION = "4"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,8 @@ def metric_stages(
     yield replace(
         own, name=schema.native_stage(metric.name), version=f"{version}.{NATIVE_VERSION}",
         run=partial(run_native, metric=metric, image=image, atlas=atlas or fitted_atlas), params={**own.params, **asked},
-        roles=(*roles, *atlas_roles), needs=(*own.needs, own.name), writes=(*tables, *_space_quality(metric).values()), memory=NATIVE_MEMORY,
+        roles=(*roles, *atlas_roles), needs=(*own.needs, own.name), memory=NATIVE_MEMORY,
+        writes=(*tables, schema.sums_spec(metric), *_space_quality(metric).values()),
     )  # fmt: skip
 
 
@@ -145,12 +146,13 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
 
 
 def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atlas: AtlasOf) -> dict[str, Array]:
-    """Reduce a metric in the image itself, over the atlas as it lies there: ``tables/native/<metric>_*`` (level, region).
+    """Reduce a metric in the image itself, over the atlas as it lies there: ``tables/native/<metric>_*`` (level, region), and the sums of each level.
 
     The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
     """
     from cohort_engine.reduce.native import level_tables
     from cohort_engine.reduce.operator import template_operator
+    from cohort_engine.reduce.sums import LevelSums
 
     template, estimators, least = inputs.template, inputs.params["reduce.estimators"], inputs.params["reduce.min_coverage"]
     found = _LAST.pop(inputs.upstream.get(metric.name, ""), None) or image(inputs)
@@ -159,11 +161,14 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
     places = np.stack(np.unravel_index(warped.voxel, found.volume.data.shape), axis=-1)
     out: dict[str, Array] = {}
     levels = [schema.level_number(name) for name in template.levels]
+    image_atlas = warped.weights, warped.level, warped.reach, levels
+    clusters = tuple(template.atlas.clusters.values())
+    sums = LevelSums.of(values, *image_atlas, clusters, places=places)
+    out[schema.sums_spec(metric).path] = sums.pack()
     for name in estimators:
         cells = level_tables(
-            values, warped.weights, warped.level, warped.reach, levels, [r.members for r in template.atlas.regions],
-            tuple(template.atlas.clusters.values()), estimator=name, min_coverage=least, places=places,
-        )  # fmt: skip
+            values, *image_atlas, [r.members for r in template.atlas.regions], clusters, estimator=name, min_coverage=least, places=places, sums=sums
+        )
         out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
     packed = inputs.load(metric.map.path)
     first = schema.ESTIMATORS[estimators[0]]

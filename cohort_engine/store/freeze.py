@@ -71,7 +71,8 @@ def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
 def shard_rows(array: zarr.Array[Any]) -> int:
     """Subjects in one object: a multiple of those in a chunk; 0 where a chunk is an object already."""
     chunk = array.chunks[0]
-    if layout.dims_of(array)[:1] != (schema.SUBJECT,) or layout.is_text(array) or array.chunks[1:] != array.shape[1:]:
+    fits = all(n and n % c == 0 for n, c in zip(array.shape[1:], array.chunks[1:], strict=True))
+    if layout.dims_of(array)[:1] != (schema.SUBJECT,) or layout.is_text(array) or not fits:
         return 0
     if chunk == 1 and array.shape[1:]:
         return SHARD

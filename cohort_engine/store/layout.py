@@ -128,9 +128,10 @@ def fixed_arrays(template: Template, specs: Iterable[VariableSpec]) -> list[tupl
 
 def sizes_of(template: Template) -> dict[str, int]:
     """Length of each axis that the template gives."""
+    labels = len(template.atlas.labels)
     return {
         schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
-        schema.Z: len(template.z),
+        schema.Z: len(template.z), schema.SUM: 7 * labels + 2 + labels * (labels + 1),  # `reduce.sums.LevelSums.pack`
     }  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def chunks_of(spec: VariableSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
     """
     whole = spec.chunk_shape(shape)
     item = TEXT_BYTES if spec.dtype == "str" else np.dtype(spec.dtype).itemsize
-    row = item * math.prod(n for d, n in zip(spec.dims, shape, strict=True) if d not in (schema.SUBJECT, schema.STAGE))
+    row = item * math.prod(n for d, n in zip(spec.dims, whole, strict=True) if d not in (schema.SUBJECT, schema.STAGE))
     most = GATHER_BLOCK if spec.gathered or schema.STAGE in spec.dims else COLUMN_BLOCK
     rows = min(most, 2 ** int(math.log2(max(1, CHUNK_BYTES // max(1, row)))))
     open_ended = {schema.SUBJECT: rows, schema.STAGE: STAGE_BLOCK}
@@ -244,7 +245,7 @@ def like(root: zarr.Group, path: str, array: zarr.Array[Any], *, shard: int = 0)
     place = root.require_group(group) if group else root
     return place.create_array(
         name, shape=array.shape, dtype="string" if is_text(array) else array.dtype, chunks=array.chunks,
-        shards=(shard, *array.chunks[1:]) if shard else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
+        shards=(shard, *array.shape[1:]) if shard else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
         dimension_names=dims_of(array), attributes=dict(array.attrs),
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.reduce.linear import FloatArray, Members
 from cohort_engine.reduce.operator import HALF, Operator, weighted_average
+from cohort_engine.reduce.sums import LevelSums
 
 Cells = dict[str, NDArray[np.float32]]
 """Tables by what they hold: ``value`` and the companions of an estimator, each (subject, level, region)."""
@@ -89,12 +90,16 @@ class Estimator(ABC):
         Whether its values stay within those of the voxels, so that its tables have the range of the metric.
     references : tuple of str
         Keys of the works that a report cites for it.
+    summed : bool
+        Whether what a store keeps of each level of an image (`reduce.sums`) is enough for it: its native cells of any levels and regions can then be
+        asked for.
     """
 
     name: ClassVar[str]
     companions: ClassVar[tuple[str, ...]] = (schema.STD, schema.N, schema.COVERAGE)
     bounded: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("sct",)
+    summed: ClassVar[bool] = False
 
     @abstractmethod
     def describe(self) -> str:
@@ -121,6 +126,10 @@ class Estimator(ABC):
     @abstractmethod
     def of_group(self, group: Group) -> Result:
         """Reduce the voxels of one image in a group of slices; a region without weight may be anything, it becomes NaN."""
+
+    def of_sums(self, sums: LevelSums, regions: Members, clusters: Members) -> Result:
+        """Estimate regions (..., region) over the levels of `sums`, all pooled; only of an estimator that is `summed`."""
+        raise NotImplementedError(f"{self.name} needs the voxels")
 
 
 class CellEstimator(Estimator):

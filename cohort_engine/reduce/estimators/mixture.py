@@ -17,10 +17,10 @@ from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.reduce import linear
-from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result, absent
+from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result
 from cohort_engine.reduce.linear import FloatArray, Members, Moments
-from cohort_engine.reduce.neighbours import neighbour_variance
 from cohort_engine.reduce.operator import Operator, summarise
+from cohort_engine.reduce.sums import LevelSums, combine
 from cohort_engine.template.atlas import Atlas, Region
 
 
@@ -33,6 +33,7 @@ class MixtureEstimator(Estimator):
 
     companions = (schema.STD, schema.SE, schema.N, schema.COVERAGE)
     bounded = False
+    summed = True
     references = ("levy", "sct")
     prior: ClassVar[bool]
     """Whether each label is pulled towards its tissue."""
@@ -41,16 +42,15 @@ class MixtureEstimator(Estimator):
         return operator.once(Mixture.of).estimate(values, prior=self.prior, min_coverage=min_coverage)
 
     def of_group(self, group: Group) -> Result:
-        moments = Moments.of(group.weights, group.values)
-        fitted = linear.fit(moments, group.regions, group.clusters, prior=self.prior)
-        residual = group.values - fitted.labels @ group.weights
-        n = group.target.sum(axis=1)
-        noise = np.divide(group.target @ residual**2, n, out=absent(group.target), where=n > 0) * fitted.inflation
-        alike: FloatArray | float = 1.0
-        if group.places is not None:
-            alike = neighbour_variance(fitted.coefficients @ group.weights, standardised(residual, group.weights), group.places)
-        error = linear.standard_error(moments, fitted, group.regions, noise, neighbours=alike, volumes=group.volumes)
-        return Result(fitted.value, np.sqrt(noise), error)
+        here = np.zeros(group.values.shape, np.int64)
+        volumes = group.weights.sum(axis=1) if group.volumes is None else group.volumes
+        sums = LevelSums.of(
+            group.values, group.weights, here, np.stack([volumes] * 2)[:, None], [0], group.clusters, places=group.places, prior=self.prior
+        )
+        return self.of_sums(sums, group.regions, group.clusters)
+
+    def of_sums(self, sums: LevelSums, regions: Members, clusters: Members) -> Result:
+        return Result(*combine(sums, regions, clusters, prior=self.prior))
 
 
 class MaximumLikelihood(MixtureEstimator):
@@ -74,21 +74,6 @@ class MaximumAPosteriori(MixtureEstimator):
             "Maximum a posteriori: the mixture model of maximum likelihood, each label drawn towards the value of its tissue "
             "(white matter, grey matter, CSF) with equal variances of noise and labels."
         )
-
-
-def standardised(residual: FloatArray, weights: FloatArray) -> FloatArray:
-    """Residuals (voxel,) over the noise of what is in each voxel: the root mean square of each label's, mixed by `weights` (label, voxel).
-
-    Examples
-    --------
-    >>> standardised(np.array([1.0, -1.0, 30.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
-    [1.0, -1.0, 1.0]
-    """
-    weight, filled = weights.sum(axis=1), weights.sum(axis=0)
-    square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
-    noise = np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0)
-    out: FloatArray = residual / np.sqrt(np.where(noise > 0, noise, np.inf))
-    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import pytest
 
 from cohort_engine.reduce.estimators.median import weighted_median
 from cohort_engine.reduce.native import reduce_group, signal_weights, slice_levels
-from cohort_engine.reduce.neighbours import neighbour_variance
+from cohort_engine.reduce.neighbours import likeness
 from cohort_engine.schema import ESTIMATORS
 
 NAN = np.nan
@@ -204,9 +204,10 @@ def test_intervals_know_that_noise_is_shared_between_neighbours() -> None:
 def test_independent_voxels_are_not_called_better_than_that() -> None:
     rng = np.random.default_rng(9)
     places = np.moveaxis(np.indices((20, 20, 4)), 0, -1).reshape(-1, 3)
-    variance = neighbour_variance(np.ones((1, len(places))), rng.normal(size=len(places)), places)
-    assert 1 <= variance[0] < 1.3
-    assert neighbour_variance(np.ones((1, 2)), np.zeros(2), places[:2]).tolist() == [1.0]
+    w, y = np.ones((1, len(places))), rng.normal(size=len(places))
+    known, unknown = (reduce_group(y, w, [(0,)], [(0,)], estimator="ml", places=p).se[0] for p in (places, None))
+    assert 1 <= (known / unknown) ** 2 < 1.3
+    assert list(likeness(np.zeros(2), places[:2])) == []
 
 
 def test_a_union_of_two_tissues_knows_what_one_value_for_both_costs() -> None:

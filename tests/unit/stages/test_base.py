@@ -158,6 +158,7 @@ def test_a_store_is_told_everything_that_is_written_and_asked() -> None:
     told = declare(asked, stages, "template")
     assert {s.path for s in told.specs} == {
         *(spec.path for s in stages for spec in s.writes), *(f"tables/template/mtr_wa{end}" for end in ("", "_std", "_n", "_coverage")),
+        *(f"tables/template/mtr_map{end}" for end in ("", "_std", "_se", "_n", "_coverage")),
     }  # fmt: skip
     assert told.asked["hash"] == asked.science_hash
     assert list(told.asked["stages"]) == [s.name for s in stages]

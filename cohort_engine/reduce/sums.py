@@ -1,0 +1,244 @@
+"""What a level of one image adds to the linear estimators: its sums, and the estimate of any levels and regions from them.
+
+A level range, a union or a sum of tracts that nobody thought of when the image was at hand is estimated from a few hundred numbers of each level as
+if the image were still there. Plain arrays in, plain arrays out; the level axis is the last but those of labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.reduce import linear
+from cohort_engine.reduce.linear import FloatArray, Members, Moments, indicator
+from cohort_engine.reduce.neighbours import likeness
+
+VECTORS = ("w", "wy", "wyy", "size", "square", "seen", "held")
+SCALARS = ("yy", "count")
+MATRICES = ("gram", "alike")
+
+
+@dataclass(frozen=True, eq=False)
+class LevelSums:
+    """Sums of each level of an image, or of many images (leading axes).
+
+    Attributes
+    ----------
+    w, wy, wyy : (..., level, label)
+        As in `Moments`, over the voxels that have a value.
+    size : (..., level, label)
+        Weight in all voxels, those without a value too.
+    square : (..., level, label)
+        Sum of ``w r^2``, r being what the level's own mixture leaves of a voxel.
+    seen, held : (..., level, label)
+        Template weight that lies in the image, and all of it.
+    yy, count : (..., level)
+        Sum of ``y^2``, and number, of the voxels that any label touches.
+    gram : (..., level, label, label)
+        Sum of ``w_k w_l``.
+    alike : (..., level, label, label)
+        Sum of ``w_k w_l`` over pairs of neighbouring voxels, both ways round, each pair weighted by how alike residuals are at its offset.
+    """
+
+    w: FloatArray
+    wy: FloatArray
+    wyy: FloatArray
+    size: FloatArray
+    square: FloatArray
+    seen: FloatArray
+    held: FloatArray
+    yy: FloatArray
+    count: FloatArray
+    gram: FloatArray
+    alike: FloatArray
+
+    @classmethod
+    def of(
+        cls, values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], clusters: Members,
+        *, places: NDArray[np.integer[Any]] | None = None, prior: bool = True,
+    ) -> LevelSums:  # fmt: skip
+        """Sum one image, level by level.
+
+        Parameters
+        ----------
+        values : (voxel,) float
+            NaN where the metric has no value: the voxel then has no weight.
+        weights : (label, voxel) float, 0 to 1
+        level : (voxel,) int
+            Level number of each voxel.
+        reach : (2, level, label) float
+            Weight of the label in each of `levels` that lies in the image, and all of it.
+        levels : sequence of int
+        clusters : sequence of tuples of labels
+        places : (voxel, 3) int, optional
+            Index of each voxel in the image, slices along the last axis: `alike` is that of the whole image. Without, voxels count as independent.
+        prior : bool
+            Whether residuals are those of ``map``, rather than of ``ml``.
+
+        Examples
+        --------
+        >>> w, y, level = np.array([[1.0, 0.5, 1.0]]), np.array([40.0, 10.0, 20.0]), np.array([2, 2, 3])
+        >>> sums = LevelSums.of(y, w, level, np.ones((2, 2, 1)), [2, 3], [(0,)])
+        >>> sums.wy.tolist(), sums.gram.ravel().tolist()
+        ([[45.0], [20.0]], [1.25, 1.0])
+        """
+        n = len(weights)
+        shapes: dict[str, tuple[int, ...]] = {**dict.fromkeys(VECTORS, (n,)), **dict.fromkeys(SCALARS, ()), **dict.fromkeys(MATRICES, (n, n))}
+        out: dict[str, FloatArray] = {k: np.zeros((len(levels), *shape)) for k, shape in shapes.items()}
+        out["seen"], out["held"] = (np.asarray(r, np.float64) for r in reach)
+        valid = np.isfinite(values)
+        residual, row = np.zeros(len(values)), np.full(len(values), -1)
+        for i, number in enumerate(levels):
+            here = level == number
+            out["size"][i] = weights[:, here].sum(axis=1)
+            some = np.flatnonzero(here & valid)
+            if not len(some):
+                continue
+            w, row[some] = weights[:, some], i
+            moments = Moments.of(w, values[some])
+            for name in ("w", "wy", "wyy", "yy", "count", "gram"):
+                out[name][i] = getattr(moments, name)
+            r = values[some] - linear.fit(moments, [], clusters, prior=prior).labels @ w
+            out["square"][i] = w @ r**2
+            residual[some] = linear.standardised(r, w)
+        known = np.flatnonzero(row >= 0)
+        for first, second, alike in likeness(residual[known], places[known]) if places is not None else ():
+            a, b = known[first], known[second]
+            for i in np.unique(row[a]):
+                some = (row[a] == i) & (row[b] == i)
+                product = weights[:, a[some]] @ weights[:, b[some]].T
+                out["alike"][i] += alike * (product + product.T)
+        return cls(**out)
+
+    @property
+    def moments(self) -> Moments:
+        """Sums of each level, (..., level, ...)."""
+        return Moments(self.w, self.wy, self.wyy, self.gram, self.yy, self.count)
+
+    def at(self, where: Any) -> LevelSums:
+        """Index the level axis: some levels, or ``[:, None]`` for each by itself."""
+        out = {n: getattr(self, n)[..., where, :] for n in VECTORS} | {n: getattr(self, n)[..., where] for n in SCALARS}
+        return LevelSums(**out, **{n: getattr(self, n)[..., where, :, :] for n in MATRICES})
+
+    # --- as a store holds them ---
+    def pack(self) -> FloatArray:
+        """Lay them out as a store holds them: (..., level, sum)."""
+        rows, columns = np.triu_indices(self.w.shape[-1])
+        parts = [*(getattr(self, n) for n in VECTORS), *(getattr(self, n)[..., None] for n in SCALARS)]
+        return np.concatenate([*parts, *(getattr(self, n)[..., rows, columns] for n in MATRICES)], axis=-1)
+
+    @classmethod
+    def unpack(cls, packed: FloatArray, labels: int) -> LevelSums:
+        """Read what `pack` gave.
+
+        Examples
+        --------
+        >>> w = np.array([[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]])
+        >>> sums = LevelSums.of(np.array([4.0, 3.0, 2.0]), w, np.full(3, 2), np.ones((2, 1, 2)), [2], [(0, 1)])
+        >>> again = LevelSums.unpack(sums.pack(), labels=2)
+        >>> np.array_equal(again.gram, sums.gram), np.array_equal(again.held, sums.held), sums.pack().shape
+        (True, True, (1, 22))
+        """
+        rows, columns = np.triu_indices(labels)
+        pairs = len(rows)
+        ends = np.cumsum([*[labels] * len(VECTORS), *[1] * len(SCALARS), *[pairs] * len(MATRICES)])[:-1]
+        parts = dict(zip((*VECTORS, *SCALARS, *MATRICES), np.split(packed, ends, axis=-1), strict=True))
+        parts |= {name: parts[name][..., 0] for name in SCALARS}
+        for name in MATRICES:
+            square = np.zeros((*packed.shape[:-1], labels, labels))
+            square[..., rows, columns] = square[..., columns, rows] = parts[name]
+            parts[name] = square
+        return cls(**parts)
+
+
+def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Fit the mixture level by level, and average over the levels by how much of a region each holds.
+
+    One fit to all levels at once is the other way, that of SCT. On simulated cords the mean of the fits is closer to the truth, since each level's
+    small tracts are held back by their tissue there (``tests/benchmarks/test_native_space.py`` prints both).
+
+    Parameters
+    ----------
+    sums : LevelSums
+        Of the levels that are pooled; one level is itself.
+    regions, clusters, prior : as in `linear.coefficients`
+
+    Returns
+    -------
+    value, spread, se : (..., region) arrays
+        Missing: NaN where no level determines the region. Levels in which it has no voxel do not count.
+
+    Formula
+        ``value = sum_l s_l u_l'W_l y_l``: u_l the coefficients of level l, s_l its share of the region's volume. With ``c_l = s_l u_l`` and K the
+        sums over neighbouring pairs, the standard error is that of `linear.standard_error`, the levels counted together::
+
+            se^2 = sum_l noise_l c_l'G_l c_l + (sum_l (noise_l c_l'K_l c_l)^(1/2))^2
+                   + (sum_l (G_l c_l - t_l)'b0_l)^2 + spread |sum_l (G_l c_l - t_l)|^2
+
+        What neighbours share, they share with the next levels: a template map that is off along an edge is off there too. A negative ``c'Kc`` counts
+        as 0. Noise is the mean square residual of the region's voxels; `spread` the mean of the levels', by s_l.
+    """
+    join = indicator(regions, sums.w.shape[-1])
+    fitted = linear.fit(sums.moments, regions, clusters, prior=prior)
+    n = sums.w @ join
+    known = np.isfinite(fitted.value) & (n > 0)
+    held = np.where(known[..., None], sums.held[..., None, :] * join.T, 0.0)
+    target = _divide(held, held.sum(axis=(-3, -1), keepdims=True))
+    share = target.sum(axis=-1)
+    c = share[..., None] * np.nan_to_num(fitted.coefficients)
+    noise = _divide(sums.square @ join, n) * fitted.inflation[..., None]
+
+    reached = c @ sums.gram
+    astray = reached - target
+    single = np.where(known, noise * (reached * c).sum(axis=-1), 0.0).sum(axis=-2)
+    shared = np.where(known, noise * ((c @ sums.alike) * c).sum(axis=-1), 0.0)
+    bias = (astray * fitted.tissues[..., None, :]).sum(axis=(-3, -1))
+    spread = (share * np.asarray(fitted.spread)[..., None]).sum(axis=-2)
+    variance = single + np.sqrt(np.maximum(shared, 0)).sum(axis=-2) ** 2 + bias**2 + spread * (astray.sum(axis=-3) ** 2).sum(axis=-1)
+
+    nothing = ~known.any(axis=-2)
+    value = (np.nan_to_num(fitted.value) * share).sum(axis=-2)
+    about = np.where(known, noise * share, 0.0).sum(axis=-2)
+    value, about, error = (np.where(nothing, np.nan, a) for a in (value, np.sqrt(about), np.sqrt(np.maximum(variance, 0))))
+    return value, about, error
+
+
+def pooled_cells(sums: LevelSums, regions: Members, clusters: Members, kernel: Any, *, min_coverage: float) -> dict[str, NDArray[np.float32]]:
+    """Estimate regions over the levels of an image, all pooled.
+
+    Parameters
+    ----------
+    sums : LevelSums
+        Of these levels.
+    regions, clusters : sequences of tuples of labels
+    kernel : Estimator
+        One that is `summed`.
+    min_coverage : float
+        A cell with less of its region in the data is NaN, 0 to 1.
+
+    Returns
+    -------
+    dict of (..., region) float32 arrays
+        ``value`` and the companions of the estimator. Coverage is the share of the region's levels that lies in the image, times the share of it that
+        has a value; ``std`` is about the weighted average.
+    """
+    join = indicator(regions, sums.w.shape[-1])
+    n, size, wy, wyy, seen, held = ((getattr(sums, k) @ join).sum(axis=-2) for k in ("w", "size", "wy", "wyy", "seen", "held"))
+    coverage = _divide(n, size) * _divide(seen, held)
+    low = (coverage < min_coverage) | (coverage <= 0)
+    found = kernel.of_sums(sums, regions, clusters)
+    mean = _divide(wy, n)
+    rest = {schema.VALUE: found.value, schema.STD: np.sqrt(np.maximum(_divide(wyy, n) - mean**2, 0)), schema.SE: found.se}
+    out = {schema.N: n, schema.COVERAGE: coverage} | {k: np.where(low, np.nan, v) for k, v in rest.items()}
+    return {key: out[key].astype(np.float32) for key in (schema.VALUE, *kernel.companions)}
+
+
+def _divide(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Divide; 0 where there is nothing to divide by."""
+    a, b = np.broadcast_arrays(a, b)
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
