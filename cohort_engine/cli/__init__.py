@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import note, say
+from cohort_engine.cli.say import note  # the module has the name of its function
+from cohort_engine.cli.say import say as line
 from cohort_engine.cli.words import Log, app
 from cohort_engine.errors import CohortError, CohortWarning
 
@@ -36,7 +37,7 @@ def main() -> None:
     try:
         app()
     except CohortError as error:
-        say(f" {error}", head="error", colour="red", error=True)
+        line(f" {error}", head="error", colour="red", error=True)
         sys.exit(2)
 
 

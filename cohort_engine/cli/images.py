@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import say, show
+from cohort_engine.cli.say import require_values, say, show
 from cohort_engine.cli.words import WORDS, Device, Half, TemplateName, TemplatePath, command
 
 
@@ -133,10 +133,10 @@ def extract(
     from cohort_engine.single.extract import extract as run
 
     table = run(metric, labels, estimator=estimator, levels=levels, slices=slices, per=per, regions=regions or ["all"])
-    if out is None:
-        typer.echo(table.csv(), nl=False)
-    else:
-        table.write(out)
+    _table(table, out)
+    require_values(
+        table.columns, f"{estimator.upper()}()", why="no region that was asked for has a voxel with a number; Coverage says how much of it has"
+    )
 
 
 @command()
@@ -156,6 +156,12 @@ def shape(
 
     reference = load_heights(template, path=template_path) if levels is not None else None
     table = run(mask, levels, kind=kind, per=per, template=reference, normalise=pam50)
+    _table(table, out)
+    require_values(table.columns, "MEAN(area)", why="no slice that was asked for has a cord that can be measured")
+
+
+def _table(table: Any, out: Path | None) -> None:
+    """Print a table as CSV, or write it."""
     if out is None:
         typer.echo(table.csv(), nl=False)
     else:

@@ -22,6 +22,19 @@ def note(text: str) -> None:
     say(f" {text}", head="note", colour="yellow", error=True)
 
 
+def require_values(table: Mapping[str, Sequence[Any]], *columns: str, why: str) -> None:
+    """End with a sentence and exit code 1 where none of the named columns of an answer holds a number; those that it lacks are left out.
+
+    Examples
+    --------
+    >>> require_values({"value": [float("nan"), 40.0]}, "value", "mean", why="nobody was measured")
+    """
+    values = [v for name in columns if name in table for v in table[name]]
+    if not any(isinstance(v, int | float) and v == v for v in values):
+        say(f" in {len(values)} rows: {why}", head="not one value", colour="red", error=True)
+        raise typer.Exit(1)
+
+
 def show(table: Any, title: str = "", *, digits: int = 2) -> None:
     """Print a table: drawn and wrapped on a terminal, aligned and never cut in a file or pipe.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cohort_engine.cli.say import note, say, show
+from cohort_engine.cli.say import note, require_values, say, show
 from cohort_engine.cli.words import Space, Store, command, is_study, store_of, study_of
 
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on although rows were made with different settings.")]
@@ -27,10 +27,10 @@ def query(
     space: Space = "template",
 ) -> None:
     """Ask the cohort for tract values by subject or by group; site=A, age=40:60 ... choose people by any column of the subject table."""
-    from cohort_engine.query.answer import answer
+    from cohort_engine.query.answer import MEAN, answer
     from cohort_engine.query.question import parse_query
     from cohort_engine.query.reader import CohortReader
-    from cohort_engine.schema import SESSION
+    from cohort_engine.schema import SESSION, VALUE
     from cohort_engine.single.columns import Columns
 
     asked = parse_query(text)
@@ -41,10 +41,11 @@ def query(
         note(line)
     if csv == Path("-"):
         typer.echo(Columns(table).csv(), nl=False)
-        return
-    show({name: values for name, values in table.items() if name != SESSION or any(values)})
-    if csv is not None:
+    else:
+        show({name: values for name, values in table.items() if name != SESSION or any(values)})
+    if csv not in (None, Path("-")):
         Columns(table).write(csv)
+    require_values(table, VALUE, MEAN, why="nobody who was asked about has enough of the region in the image, or their stages are not done (status)")
 
 
 def _stale(store: str) -> list[str]:

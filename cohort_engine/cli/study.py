@@ -132,6 +132,8 @@ def _finish(report: Any) -> None:
         say(f" {report.trouble}", head="The store is not closed.", colour="yellow")
     if len(report.failures):
         show(report.failures, "Subjects that did not finish")
+    if len(report.notes):
+        show(report.notes, "Notes")
     raise typer.Exit(report.exit_code)
 
 
@@ -146,6 +148,8 @@ def status(store: Store) -> None:
         say(f" {line}", head="stale", colour="yellow")
     if len(found.failures):
         show(found.failures, "Subjects that did not finish")
+    if len(found.notes):
+        show(found.notes, "Notes")
     if found.left:
         show({"who": list(found.left), "why": list(found.left.values())}, f"{len(found.left)} left the study, and are in no answer")
     if found.withdrawn:

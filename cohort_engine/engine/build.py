@@ -20,7 +20,7 @@ from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef
 from cohort_engine.engine.runner import Job, Run, StageResult, check_resources
 from cohort_engine.engine.state import Outlook, People
-from cohort_engine.engine.status import close, failures, subject_names, unfinished
+from cohort_engine.engine.status import close, failures, notes, subject_names, unfinished
 from cohort_engine.engine.status import finalise as finalise
 from cohort_engine.engine.status import status as status
 from cohort_engine.engine.study import Undertaking, open_store
@@ -60,6 +60,8 @@ class BuildReport:
     trouble : str
         Why the store could not be closed; empty when it was.
     seconds : float
+    told : tuple of Entry
+        Stages whose inputs left something open.
     """
 
     url: str
@@ -68,6 +70,7 @@ class BuildReport:
     names: Mapping[int, str] = field(repr=False)
     trouble: str = ""
     seconds: float = float("nan")
+    told: tuple[Entry, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -78,6 +81,11 @@ class BuildReport:
     def failures(self) -> pd.DataFrame:
         """Stages that did not finish, with the names of the subjects: for the screen, not for files."""
         return failures(self.entries, self.names)
+
+    @property
+    def notes(self) -> pd.DataFrame:
+        """What inputs left open and how it was settled, with the names of the subjects: for the screen, not for files."""
+        return notes(self.told, self.names)
 
     def table(self) -> Any:
         """Return the counts as a `rich` table."""
@@ -191,8 +199,11 @@ class _Build:
             finally:
                 pool.close()
                 self.events.close()
-        entries = sorted(unfinished(r.entry for r in results if r.entry is not None), key=lambda e: (e.subject, e.stage))
-        report = BuildReport(self.url, _counts(self.study.stages, results), tuple(entries), names, trouble, time.monotonic() - started)
+        ended = sorted((r.entry for r in results if r.entry is not None), key=lambda e: (e.subject, e.stage))
+        report = BuildReport(
+            self.url, _counts(self.study.stages, results), tuple(unfinished(ended)), names, trouble, time.monotonic() - started,
+            tuple(e for e in ended if e.notes),
+        )  # fmt: skip
         self.events.on_finish(report)
         return report
 

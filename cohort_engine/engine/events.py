@@ -125,7 +125,7 @@ class LogEvents(Events):
         cost: dict[str, Any] = {} if result.cached else {"seconds": _finite(entry.seconds), "peak_memory": _finite(entry.peak_memory)}
         self._write(
             level, "stage", row=result.row, stage=result.stage, status=entry.status, cached=result.cached or None, kind=entry.kind,
-            message=entry.message, remedy=entry.remedy, trace=getattr(entry, "trace", ""), **cost,
+            message=entry.message, remedy=entry.remedy, trace=getattr(entry, "trace", ""), notes=entry.notes, **cost,
         )  # fmt: skip
 
     def on_subject_end(self, row: int) -> None:

@@ -23,7 +23,7 @@ from cohort_engine.engine.clusters import Interrupted, Pool, WorkerOffer
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.inputs import SHELF, Reader
 from cohort_engine.engine.plugins import TemplateRef, worker_template
-from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError, ResourceError, StorageError, StoreError, describe_error
+from cohort_engine.errors import CohortError, LostWorkerError, MissingInputError, ResourceError, StorageError, StoreError, describe_error, told
 from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume
 from cohort_engine.single.process import peak_memory, task_folder
@@ -171,6 +171,7 @@ class _Task:
     keys: dict[str, str] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     reader: Reader | None = None
+    notes: list[str] = field(default_factory=list)
 
     def run(self) -> StageResult:
         job, stage, row = self.job, self.job.stage, self.subject.row
@@ -201,7 +202,7 @@ class _Task:
             files, kinds, stage.params, worker_template(job.template), partial(read_subject, job.url, row), frozenset(self.made), reader.bytes_of,
             self.key, dict(self.keys),
         )  # fmt: skip
-        with task_folder(row):
+        with task_folder(row), told() as self.notes:
             produced = dict(stage.run(inputs))
         return self._write(produced, place)
 
@@ -277,6 +278,7 @@ class _Task:
             subject=self.subject.row, stage=self.job.stage.name, status=status, key=self.key if done else "", recipe=self.job.recipe,
             upstream=self.keys if done else {}, made=self.made if done else {}, inputs=self.reader.records if self.reader is not None else {},
             seconds=time.monotonic() - self.started if done else float("nan"), peak_memory=peak_memory() if done else float("nan"),
+            notes="\n".join(self.notes) if done else "",
         )  # fmt: skip
 
     def _record(self, entry: Entry, arrays: Mapping[str, Any] | None = None) -> None:

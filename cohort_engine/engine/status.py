@@ -51,6 +51,8 @@ class Status:
         When the store was closed; empty: it is open.
     writer : Holder, optional
         Process that writes now.
+    told : tuple of Entry
+        Stages whose inputs left something open.
     """
 
     url: str
@@ -60,6 +62,7 @@ class Status:
     mixed: str = ""
     finalised: str = ""
     writer: Holder | None = None
+    told: tuple[Entry, ...] = ()
 
     @property
     def counts(self) -> pd.DataFrame:
@@ -74,6 +77,11 @@ class Status:
     def failures(self) -> pd.DataFrame:
         """Stages that did not finish, with the names of the subjects: for the screen, not for files."""
         return failures(self.entries, self.names)
+
+    @property
+    def notes(self) -> pd.DataFrame:
+        """What inputs left open and how it was settled, with the names of the subjects: for the screen, not for files."""
+        return notes(self.told, self.names)
 
     @property
     def reasons(self) -> list[str]:
@@ -133,6 +141,7 @@ def status(store: str | Config, *, stages: Sequence[Stage] | None = None) -> Sta
     return Status(
         url, states, names, tuple(sorted(standing, key=lambda e: (e.subject, e.stage))), str(attributes.get(layout.MIXED, "")),
         str(attributes.get(layout.FINALISED, "")), None if attributes.get(layout.COMPACTED) else holder_of(url),
+        tuple(e for e in entries if e.notes and e.stage in states.stages and present[e.subject]),
     )  # fmt: skip
 
 
@@ -214,6 +223,15 @@ def failures(entries: Iterable[Entry], names: Mapping[int, str]) -> pd.DataFrame
 
     columns = ["row", "name", schema.STAGE, "kind", "message", "remedy"]
     return pd.DataFrame([(e.subject, names.get(e.subject, ""), e.stage, e.kind, e.message, e.remedy) for e in entries], columns=columns)
+
+
+def notes(entries: Iterable[Entry], names: Mapping[int, str]) -> pd.DataFrame:
+    """Lay out what inputs left open and how it was settled, each sentence of a subject once, with names: for the screen, not for files."""
+    import pandas as pd
+
+    found = {(e.subject, line): e.stage for e in sorted(entries, key=lambda e: e.subject, reverse=True) for line in e.notes.splitlines()}
+    columns = ["row", "name", schema.STAGE, "note"]
+    return pd.DataFrame([(row, names.get(row, ""), stage, line) for (row, line), stage in reversed(found.items())], columns=columns)
 
 
 def stale(config: Config) -> list[str]:

@@ -264,7 +264,7 @@ def _affine(header: Any, shape: tuple[int, int, int], what: str) -> NDArray[np.f
         raise InputError(**next(filter(None, faults.values())), where=what, remedy=DAMAGED)
     for form in given.keys() - sound.keys():
         other = next(iter(sound))
-        warn(f"its {form} has {(faults[form] or {})['found']} and is no place in the world: its {other} is taken", where=what)
+        warn(f"its {form} cannot be used ({(faults[form] or {})['found']}): its {other} is taken", where=what)
     chosen = _believed(header, codes, sound, shape, scale, what) if len(sound) == 2 else next(iter(sound))
     affine = sound[chosen]
     edges = np.linalg.norm(affine[:3, :3], axis=0)
@@ -286,14 +286,14 @@ def _matrix(header: Any, form: str) -> NDArray[np.float64]:
     """Sform or qform in the unit of the header; NaN where the quaternion is none."""
     from nibabel.spatialimages import HeaderDataError
 
-    if form == "sform":
-        return np.asarray(header.get_sform(), np.float64)
     own = header.copy()
     own["pixdim"][1:4] = np.abs(own["pixdim"][1:4])
     try:
-        return np.asarray(own.get_qform(), np.float64)
+        with np.errstate(all="ignore"):
+            found = np.asarray(own.get_sform() if form == "sform" else own.get_qform(), np.float64)
     except (HeaderDataError, ValueError):
-        return np.full((4, 4), np.nan)
+        found = np.full((4, 4), np.nan)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _fault(affine: NDArray[np.float64]) -> dict[str, str] | None:
@@ -302,7 +302,7 @@ def _fault(affine: NDArray[np.float64]) -> dict[str, str] | None:
         return {"expected": "a finite affine", "found": "NaN or infinity in it"}
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if not edges.all() or abs(np.linalg.det(affine[:3, :3] / edges)) < FLATTEST:
-        return {"expected": "an affine with three independent axes", "found": "a singular one"}
+        return {"expected": "an affine with three independent axes", "found": "a singular matrix"}
     return None
 
 

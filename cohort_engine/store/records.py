@@ -83,6 +83,8 @@ class Entry:
         Whether doing the same again may help.
     finished : str
         ISO 8601 time in UTC.
+    notes : str
+        What its inputs left open and how it was settled (`errors.CohortWarning`), one sentence a line.
     """
 
     subject: int
@@ -101,6 +103,7 @@ class Entry:
     trace: str = ""
     retryable: bool = False
     finished: str = ""
+    notes: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in _STATUSES:
@@ -300,6 +303,7 @@ def read_block(url: str, first: int) -> list[Entry]:
         columns = json.loads(zlib.decompress(_unseal(data)[1]))
         for name in ("seconds", "peak_memory"):
             columns[name] = [float("nan") if v is None else v for v in columns[name]]
+        columns.setdefault("notes", [""] * len(columns[schema.SUBJECT]))  # blocks of older versions have none
         return list(map(Entry, *(columns[n] for n in _FIELDS)))
     except (ValueError, TypeError, KeyError, zlib.error, StoreError) as error:
         raise StoreError(

@@ -272,7 +272,7 @@ def test_nan_affine(nifti):
 
 @pytest.mark.parametrize("row", [[0, 0, 0, 0], [0, 1, 0, 0]], ids=["zero", "parallel"])
 def test_singular_affine(nifti, row):
-    refused(nifti(srow_x=row), "three independent axes", "a singular one")
+    refused(nifti(srow_x=row), "three independent axes", "a singular matrix")
 
 
 def test_impossible_quaternion(nifti):
