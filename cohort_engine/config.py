@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, unknown_name
@@ -40,6 +40,13 @@ class DataConfig(Section):
     """Folder or URL of the cohort store to make (``study.zarr``)."""
     derivatives: tuple[str, ...] = ()
     """Derivative folders with masks and landmarks; by default every folder under ``derivatives/``."""
+    files: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """What files are called that have names of their own, by role (``t2w: "*_T1w"`` takes the T1w image in place of the T2w image): a pattern of the
+    whole name, of its path (``anat/t2*``), or the words that end it (``T1w``). Of several the first that a subject has counts. Masks and landmarks
+    follow the image that was taken (``t2w_mask`` and so on name them)."""
+    filters: dict[str, Any] = Field(default_factory=dict)
+    """Entities that images must have (``run: "2"``, ``acq: [ax, sag]``, ``rec: null`` for none), of all images or of those of one role
+    (``t2w: {acq: sag}``). An image without the entity is taken where no other one has the value."""
     include: tuple[str, ...] = ()
     """Only these participants (``sub-01``); empty means all."""
     exclude: tuple[str, ...] = ()
@@ -48,6 +55,48 @@ class DataConfig(Section):
     """Participants who were called otherwise when the store was built, new name first (``sub-07: sub-7``): they keep their row."""
     distinct: tuple[str, ...] = ()
     """Participants who are other people than those of the store with the very same files."""
+
+    @field_validator("files")
+    @classmethod
+    def _words(cls, files: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        for role, given in files.items():
+            if not given or not all(word.strip() for word in ((given,) if isinstance(given, str) else given)):
+                raise ValueError(f"a name or pattern for {role}")
+        return files
+
+    @field_validator("filters")
+    @classmethod
+    def _entities(cls, filters: dict[str, Any]) -> dict[str, Any]:
+        for key, given in filters.items():
+            if key in ("sub", "ses"):
+                raise ValueError("entities of images: participants are chosen by include and exclude, and each session is a subject of its own")
+            for values in given.values() if isinstance(given, dict) else (given,):
+                for value in values if isinstance(values, list) and values else (values,):
+                    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int) or value == ""):
+                        raise ValueError(f"a word or number for {key}, a list of them, or null")
+        return filters
+
+    @property
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """`files`, each as a tuple."""
+        return {role: (given,) if isinstance(given, str) else given for role, given in self.files.items()}
+
+    @property
+    def wanted(self) -> dict[str, dict[str, tuple[str | None, ...]]]:
+        """`filters` by role, ``""`` for all images; each value a tuple of words.
+
+        Examples
+        --------
+        >>> DataConfig(bids="b", store="s", filters={"run": 2, "t2w": {"acq": ["ax", None]}}).wanted
+        {'t2w': {'acq': ('ax', None)}, '': {'run': ('2',)}}
+        """
+
+        def words(given: Any) -> tuple[str | None, ...]:
+            return tuple(None if v is None else str(v) for v in (given if isinstance(given, list) else [given]))
+
+        of = {role: {k: words(v) for k, v in given.items()} for role, given in self.filters.items() if isinstance(given, dict)}
+        common = {key: words(given) for key, given in self.filters.items() if not isinstance(given, dict)}
+        return {**of, "": common}
 
 
 class TemplateConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,9 +64,10 @@ def index(
     derivatives: Annotated[list[str] | None, typer.Option(help="Derivative folders; by default all under derivatives/.")] = None,
     source: Annotated[str | None, typer.Option(help="What the folder is: one of {sources}.", autocompletion=WORDS["sources"])] = None,
 ) -> None:
-    """List the subjects of a study and what each of them lacks."""
+    """List the subjects of a study, what each of them lacks, and what was left out, with the reason."""
     from cohort_engine.config import parse_config
     from cohort_engine.engine.build import index as run
+    from cohort_engine.engine.build import inputs_of
 
     given: dict[str, Any] = {k: v for k, v in {"derivatives": derivatives, "source": source}.items() if v}
     if is_study(study):
@@ -74,12 +76,21 @@ def index(
     else:
         config = parse_config({"data": {"bids": study, "store": "", **given}}, where="index")
     found = run(config)
-    missing = found.missing()
-    show(found.present().reset_index(names="file"), f"{len(found)} subjects, {len(found) - len(missing)} complete")
+    inputs = inputs_of(config, found)
+    missing = found.missing(inputs.lacking)
+    complete = sum(not roles for roles in inputs.lacking.values())
+    show(inputs.files.reset_index(names="file"), f"{len(found)} subjects, {complete} with all files that a build needs")
     if len(missing):
-        show(missing, "What is missing")
-    if len(found.notes):
-        show(found.notes, "Notes")
+        show({name: missing[name] for name in missing}, "What is missing")
+    _tell(found.told())
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """Print what was chosen and left out of a study."""
+    if notes:
+        say(f"{len(notes)} notes")
+    for line in notes:
+        say(f" {line}", head="note", colour="yellow")
 
 
 @command()
@@ -89,6 +100,7 @@ def plan(study: StudyFile) -> None:
 
     prepared = make_plan(study_of(study))
     say(str(prepared))
+    _tell(prepared.notes)
     prepared.validate()
 
 
@@ -134,6 +146,7 @@ def _finish(report: Any) -> None:
         show(report.failures, "Subjects that did not finish")
     if len(report.notes):
         show(report.notes, "Notes")
+    _tell(report.chosen)
     raise typer.Exit(report.exit_code)
 
 

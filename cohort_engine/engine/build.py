@@ -25,6 +25,7 @@ from cohort_engine.engine.status import finalise as finalise
 from cohort_engine.engine.status import status as status
 from cohort_engine.engine.study import Undertaking, open_store
 from cohort_engine.engine.study import index as index
+from cohort_engine.engine.study import inputs_of as inputs_of
 from cohort_engine.errors import IncompleteError, StorageError
 from cohort_engine.runlog import RunLog, configure
 from cohort_engine.single.process import Workplace
@@ -62,6 +63,8 @@ class BuildReport:
     seconds : float
     told : tuple of Entry
         Stages whose inputs left something open.
+    chosen : tuple of str
+        What was chosen and left out of the study, with the names of people: for the screen.
     """
 
     url: str
@@ -71,6 +74,7 @@ class BuildReport:
     trouble: str = ""
     seconds: float = float("nan")
     told: tuple[Entry, ...] = ()
+    chosen: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def exit_code(self) -> int:
@@ -202,7 +206,7 @@ class _Build:
         ended = sorted((r.entry for r in results if r.entry is not None), key=lambda e: (e.subject, e.stage))
         report = BuildReport(
             self.url, _counts(self.study.stages, results), tuple(unfinished(ended)), names, trouble, time.monotonic() - started,
-            tuple(e for e in ended if e.notes),
+            tuple(e for e in ended if e.notes), tuple(self.study.study.told()),
         )  # fmt: skip
         self.events.on_finish(report)
         return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,8 @@ class Plan:
         Subjects that lack a file of this role which a stage needs.
     problems : tuple of CohortError
         All of them: `validate` refuses if there is one.
+    notes : tuple of str
+        What was chosen and left out of the study, with the names of people: for the screen.
     """
 
     subjects: int
@@ -72,12 +74,13 @@ class Plan:
     reasons: tuple[str, ...] = ()
     left: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[CohortError, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
         cls, config: Config, subjects: Sequence[Subject], stages: Sequence[Stage], template: Template, offers: Sequence[WorkerOffer], *,
         specs: Sequence[VariableSpec], columns: int = 2, runs: Mapping[str, Mapping[str, int]] | None = None, reasons: Sequence[str] = (),
-        left: Mapping[str, int] | None = None, problems: Sequence[CohortError] = (),
+        left: Mapping[str, int] | None = None, problems: Sequence[CohortError] = (), notes: Sequence[str] = (),
     ) -> Plan:  # fmt: skip
         """Count; nothing is written, and no image is opened.
 
@@ -98,6 +101,7 @@ class Plan:
         left : mapping of str to int, optional
         problems : sequence of CohortError
             Found elsewhere, to be listed with those found here.
+        notes : sequence of str
         """
         tasks = {s.name: _tasks(s, subjects) for s in stages}
         runs = {name: {schema.TO_DO: n} for name, n in tasks.items()} if runs is None else runs
@@ -110,7 +114,7 @@ class Plan:
         return cls(
             subjects=len(subjects), workers=min(len(offers), max(1, len(subjects))), tasks=tasks, runs=runs, bytes_in=file_bytes(used),
             bytes_out=bytes_out, objects=objects, memory=memory, missing=missing, reasons=tuple(reasons), left=dict(left or {}),
-            problems=tuple(found),
+            problems=tuple(found), notes=tuple(notes),
         )  # fmt: skip
 
     @classmethod
@@ -182,16 +186,29 @@ def _inputs(subjects: Sequence[Subject], stages: Sequence[Stage]) -> tuple[set[s
     used: set[str] = set()
     missing: dict[str, int] = {}
     for subject in subjects:
-        lacking: set[str] = set()
-        for stage in stages:
-            if stage.makes and stage.makes not in subject.make:
-                continue
-            files = subject.files if not stage.lacking(subject.files) else {**dict.fromkeys(subject.make, ""), **subject.files}
-            lacking.update(stage.lacking(files))
+        for files, stage in _given(subject, stages):
             used.update(filter(None, (files[r] for r in stage.wanting(files) if r in files)))
-        for role in lacking:
+        for role in lacking(subject, stages):
             missing[role] = missing.get(role, 0) + 1
     return used, {role: missing[role] for role in (*schema.ROLES, *sorted(missing)) if role in missing}
+
+
+def _given(subject: Subject, stages: Sequence[Stage]) -> Iterator[tuple[Mapping[str, str], Stage]]:
+    """Files that each stage of a subject would have, with those that are made for it."""
+    for stage in stages:
+        if not stage.makes or stage.makes in subject.make:
+            yield subject.files if not stage.lacking(subject.files) else {**dict.fromkeys(subject.make, ""), **subject.files}, stage
+
+
+def lacking(subject: Subject, stages: Sequence[Stage]) -> frozenset[str]:
+    """Roles of files that stages of a subject need, and that it neither has nor gets: of one that could be made, what its making lacks."""
+    makers = {s.makes: s for s in stages if s.makes}
+
+    def roots(role: str, files: Mapping[str, str], seen: frozenset[str]) -> frozenset[str]:
+        deeper = makers[role].lacking(files) if role in makers and role not in seen else []
+        return frozenset(r for d in deeper for r in roots(d, files, seen | {role})) or frozenset({role})
+
+    return frozenset(r for files, stage in _given(subject, stages) for role in stage.lacking(files) for r in roots(role, files, frozenset()))
 
 
 def _tasks(stage: Stage, subjects: Sequence[Subject]) -> int:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
 import zarr
 
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.engine.clusters import Pool
-from cohort_engine.engine.plan import Plan
+from cohort_engine.engine.plan import Plan, lacking
 from cohort_engine.engine.runner import Subject
 from cohort_engine.engine.state import Outlook, People, join_subjects, survey
 from cohort_engine.errors import CohortError, StoreError, TemplateError
 from cohort_engine.io.bids import Study
+from cohort_engine.io.choose import Selection
 from cohort_engine.stages.base import SOURCES, Stage
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.declare import Declaration, declare
@@ -30,7 +33,40 @@ def index(config: Config) -> Study:
     """List the subjects of a study and their files; errors as of `io.bids.index_study`."""
     data = config.data
     source = SOURCES.find(data.source, where="data.source")
-    return source.index(data.bids, derivatives=data.derivatives, include=data.include, exclude=data.exclude, roles=map_roles(config))
+    asked = {"selection": Selection(data.patterns, data.wanted)} if data.files or data.filters else {}
+    return source.index(data.bids, derivatives=data.derivatives, include=data.include, exclude=data.exclude, roles=map_roles(config), **asked)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a build of a study needs and has.
+
+    Attributes
+    ----------
+    lacking : mapping of row to tuple of str
+        Roles that stages of a subject need, and that it neither has nor gets.
+    files : DataFrame
+        By the words of a role: subjects that have it, for whom it is made, and that lack it.
+    """
+
+    lacking: Mapping[int, tuple[str, ...]]
+    files: pd.DataFrame
+
+
+def inputs_of(config: Config, study: Study) -> Inputs:
+    """Count which files a build needs, which of them are there, and which it makes. What no stage of the configuration needs is not missing."""
+    stages = stages_of(config)
+    subjects = join_subjects(study, range(len(study)), stages)
+    lost = {subject.row: lacking(subject, stages) for subject in subjects}
+    roles = [role for role in study.roles if study.files[role].notna().any() or any(role in s.make or role in lost[s.row] for s in subjects)]
+    counts = {
+        schema.words(role): (
+            int(study.files[role].notna().sum()), sum(role in s.make for s in subjects), sum(role in lost[s.row] for s in subjects)
+        )
+        for role in roles
+    }  # fmt: skip
+    table = pd.DataFrame(list(counts.values()), columns=["present", "made", "missing"], index=list(counts))
+    return Inputs({row: tuple(role for role in study.roles if role in of) for row, of in lost.items()}, table)
 
 
 def open_store(url: str) -> tuple[zarr.Group | None, tuple[CohortError, ...]]:
@@ -104,7 +140,7 @@ class Undertaking:
         declared = self.declared(self.template.digest)
         return Plan.of(
             self.config, outlook.subjects, self.stages, self.template, pool.offers(), specs=declared.specs, columns=columns, runs=outlook.counts(),
-            reasons=outlook.states.reasons(), left=Counter(people.left.values()), problems=found,
+            reasons=outlook.states.reasons(), left=Counter(people.left.values()), problems=found, notes=self.study.told(),
         )  # fmt: skip
 
     def failed(self, outlook: Outlook) -> list[Subject]:

@@ -1,12 +1,11 @@
 """From a BIDS folder or bucket to the subject table: who is in the study, what is known of them, and which file plays which role.
 
-One listing of the dataset, file names split by bids2table, and rules that say what a name means: of images in `schema.ROLES`, of what belongs to
-them in `PRODUCTS`. A new naming habit is a new row in a table. Nothing is opened but the participants table and a few sidecars.
+One listing of the dataset, and rules that say what a name means: of images in `schema.ROLES`, of what belongs to them in `names.PRODUCTS`. A new
+naming habit is a new row in a table. Nothing is opened but the participants table and a few sidecars. What is not read is said in `Study.notes`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,9 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError, unknown_name
-from cohort_engine.io import places
+from cohort_engine.io import near, places
+from cohort_engine.io.choose import Choice, Selection, holds, image_rules, match, names_of
+from cohort_engine.io.names import PRODUCTS, SUFFIX, ImageFile, natural, split_name, without_ending
 from cohort_engine.io.participants import Person, Told, read_participants, sidecar_covariates
 from cohort_engine.io.sidecars import Sidecars
 from cohort_engine.io.tree import Tree, place
@@ -29,47 +30,6 @@ ROLE = "role"
 FILES = "files"
 COVARIATES = "covariates"
 NOTE_COLUMNS = [schema.PARTICIPANT, schema.SESSION, ROLE, NOTE]
-
-
-# --- rules ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class ProductRule:
-    """What the words after the image's name say: ``sub-01_T2w`` + ``label-SC_seg``.
-
-    Attributes
-    ----------
-    product : str
-        ``schema.MASK`` or ``schema.LANDMARKS``.
-    words : str
-        Regular expression for the whole tail in lower case, after ``desc-...`` and ``-manual`` were taken off.
-    """
-
-    product: str
-    words: str
-
-
-def image_rules() -> list[Role]:
-    """Roles of images that a name tells. ``flip-2_mt-off_MTS`` is the T1-weighted image of an MTsat protocol: its flip angle differs from the MT-on
-    image, so it is never the MT-off image of an MTR.
-    """
-    return [role for role in schema.ROLES.values() if role.suffixes]
-
-
-PAIRED = ("flip",)
-"""An MTR of images with different flip angles means nothing."""
-
-PRODUCTS: tuple[ProductRule, ...] = (
-    ProductRule(schema.MASK, r"(label-(sc|cord|spinalcord)_)?(seg|dseg|mask)"),
-    ProductRule(schema.MASK, r"(label-(sc|cord|spinalcord)_)?softseg"),
-    ProductRule(schema.LANDMARKS, r"labels?-discs?(_(dlabel|label|dseg|seg))?"),
-    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled_discs"),
-    ProductRule(schema.LANDMARKS, r"labels?-(vertebrae|vertebra|vertebral|vert|body|bodies)(_(dlabel|label|dseg|seg))?"),
-    ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled"),
-)
-"""In order of preference, within the same `DESCRIPTIONS` rank."""
-
-DESCRIPTIONS = ("manual", "")
-"""What ``desc-`` may say, best first: drawn or corrected by hand, nothing, then anything else (``desc-warp``)."""
 
 
 def bids_roles() -> tuple[str, ...]:
@@ -98,8 +58,6 @@ class Study:
         What was decided or left out: participant, session, role, note. For the screen of the person who runs the study.
     problems : dict of (row, role) to InputError
         Why a subject's file of a role could not be chosen: the subject's failure, not the study's.
-    expected : tuple of str
-        Roles that everybody should have; those that can stand for each other are not among them.
     """
 
     subjects: pd.DataFrame
@@ -107,7 +65,6 @@ class Study:
     units: dict[str, str] = field(default_factory=dict)
     notes: pd.DataFrame = field(default_factory=lambda: _frame([], NOTE_COLUMNS))
     problems: Mapping[tuple[int, str], InputError] = field(default_factory=dict)
-    expected: tuple[str, ...] = ()
 
     @property
     def roles(self) -> list[str]:
@@ -117,15 +74,21 @@ class Study:
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def missing(self, roles: Iterable[str] | None = None, covariates: Iterable[str] = COVARIATES_EXPECTED) -> pd.DataFrame:
+    def missing(self, roles: Iterable[str] | Mapping[int, Iterable[str]], covariates: Iterable[str] = COVARIATES_EXPECTED) -> pd.DataFrame:
         """List who is incomplete: one line a subject, indexed by row, with the words of the absent files and the absent covariates.
 
-        By default the roles that are `expected`. Covariates that the study does not have at all are not counted against anybody.
+        Parameters
+        ----------
+        roles : iterable of str, or mapping of row to such
+            Files that everybody needs, or that each one lacks (`engine.study.lacking`).
+        covariates : iterable of str
+            Those that the study does not have at all are not counted against anybody.
         """
         known = [c for c in covariates if c in self.subjects]
+        of = roles if isinstance(roles, Mapping) else dict.fromkeys(self.subjects.index, tuple(roles))
         lines = {}
         for row in self.subjects.index:
-            files = [schema.words(r) for r in self._known(self.expected if roles is None else roles) if self.files.at[row, r] is None]
+            files = [schema.words(r) for r in self._known(of.get(row, ())) if self.files.at[row, r] is None]
             values = [c for c in known if _absent(self.subjects.at[row, c])]
             if files or values:
                 lines[row] = [*self.subjects.loc[row, [schema.PARTICIPANT, schema.SESSION]], ", ".join(files), ", ".join(values)]
@@ -134,36 +97,24 @@ class Study:
     def present(self, roles: Iterable[str] | None = None) -> pd.DataFrame:
         """Count subjects with and without each role (by default all of this study's), indexed by the words of the role."""
         counts = {schema.words(r): int(self.files[r].notna().sum()) for r in self._known(self.roles if roles is None else roles)}
-        return pd.DataFrame({"present": counts, "missing": {words: len(self) - n for words, n in counts.items()}}, index=list(counts))
+        return pd.DataFrame({"present": counts, "absent": {words: len(self) - n for words, n in counts.items()}}, index=list(counts))
+
+    def told(self, most: int = 6) -> list[str]:
+        """Return the notes as lines: what is said of several people alike is one, and names the first of them."""
+        lines: dict[tuple[str, str], list[str]] = {}
+        for participant, session, role, note in self.notes.itertuples(index=False, name=None):
+            lines.setdefault((role, note), []).append(" ".join(filter(None, (participant, session))))
+        out = []
+        for (role, note), people in lines.items():
+            names = ", ".join(people[:most]) + (f" and {len(people) - most} more" if len(people) > most else "")
+            out.append(": ".join(filter(None, (names, schema.words(role) if role else "", note))))
+        return out
 
     def _known(self, roles: Iterable[str]) -> list[str]:
         for r in (roles := list(roles)):
             if r not in self.files:
                 raise unknown_name("role", r, self.roles, where="study files")
         return roles
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """What was found for one person.
-
-    Attributes
-    ----------
-    files, kinds : dict of role to location, of landmark role to kind
-    notes : list of (role, note)
-    described : tuple of str
-        Paths of the images in whose sidecars covariates are looked up, best first.
-    problems : dict of role to InputError
-    images : dict of role to path
-        From the root of its tree.
-    """
-
-    files: dict[str, str]
-    kinds: dict[str, str] = field(default_factory=dict)
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    described: tuple[str, ...] = ()
-    problems: dict[str, InputError] = field(default_factory=dict)
-    images: dict[str, str] = field(default_factory=dict)
 
 
 def kind_column(role: str) -> str:
@@ -177,174 +128,7 @@ def kind_column(role: str) -> str:
     return f"{role}_{KIND}"
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class ImageFile:
-    """A file name, split at the name of its image: ``sub-01_acq-MTon_MTS`` and, of a product, ``label-SC_seg``.
-
-    Attributes
-    ----------
-    path : str
-        From the root of its tree.
-    participant, session : str
-    image : frozenset of pairs
-        Entities and suffix of the image.
-    tail, description : str
-        The words after it in lower case, and its ``desc-``.
-    location : str
-        Path or URL that opens it.
-    order : int
-        Rank of its tree: derivatives as configured, then the raw tree.
-    """
-
-    path: str
-    participant: str
-    session: str
-    image: frozenset[tuple[str, str]]
-    tail: str = ""
-    description: str = ""
-    location: str = ""
-    order: int = 0
-
-    def entity(self, key: str) -> str:
-        return dict(self.image).get(key, "")
-
-    @property
-    def rank(self) -> tuple[int, int, str]:
-        """The plain name first, then the lowest run."""
-        run = self.entity("run")
-        return len(self.image) - bool(run), int(run) if run.isdigit() else 0, self.path
-
-
-def split_name(path: str) -> ImageFile | None:
-    """Split the name of a NIfTI file; None for a name that is not BIDS.
-
-    Examples
-    --------
-    >>> f = split_name("sub-01/ses-1/anat/sub-01_ses-1_flip-1_mt-on_MTS_label-SC_desc-manual_seg.nii.gz")
-    >>> f.participant, f.session, sorted(f.image), f.tail, f.description
-    ('sub-01', 'ses-1', [('flip', '1'), ('mt', 'on'), ('suffix', 'MTS')], 'label-sc_seg', 'manual')
-    """
-    from bids2table import parse_bids_entities
-
-    name = PurePosixPath(path).name
-    ending = next((s for s in schema.IMAGE_ENDINGS if name.endswith(s)), None)
-    words = name.removesuffix(ending or "").split("_")
-    cut = next((i for i, w in enumerate(words) if "-" not in w), None)
-    if ending is None or cut is None:
-        return None
-    entities = parse_bids_entities("_".join(words[: cut + 1]) + ending)
-    entities.pop("ext", None)
-    participant, session = entities.pop("sub", ""), entities.pop("ses", "")
-    if not participant:
-        return None
-    description, tail = "", []
-    for word in (w.lower() for w in words[cut + 1 :]):
-        if word.startswith("desc-"):
-            description = word.removeprefix("desc-")
-        elif word.endswith("-manual"):
-            description = "manual"
-            tail.append(word.removesuffix("-manual"))
-        else:
-            tail.append(word)
-    image = frozenset((k, str(int(v)) if v.isdigit() else v) for k, v in entities.items())
-    return ImageFile(path, f"sub-{participant}", session and f"ses-{session}", image, "_".join(tail), description)
-
-
-COUNTED = {schema.DISC: r"dis[ck]s?(posterior)?", schema.BODY: r"body|bodies|vert|vertebrae?|vertebral"}
-"""Words of a file name that say what landmark numbers count; of both (vertebral discs) the first holds."""
-
-
-def kind_of_landmarks(location: str) -> str | None:
-    """Tell from a file name what the numbers of landmarks count; None where it does not say.
-
-    Every command and stage asks this, unless the user says it. The numbers of a mask labelled by level (``seg_labeled``) are vertebrae.
-
-    Examples
-    --------
-    >>> kind_of_landmarks("sub-01_T2w_label-discs_dlabel.nii.gz"), kind_of_landmarks("t2_bodies.nii.gz"), kind_of_landmarks("points.nii")
-    ('disc', 'body', None)
-    >>> kind_of_landmarks("sub-01_T2w_labels-disc-manual.nii.gz"), kind_of_landmarks("T2w_label-vertebrae_desc-manual_dlabel.nii.gz")
-    ('disc', 'body')
-    """
-    stem = re.sub(r"(^|_)(sub|ses)-[^_]*", "", PurePosixPath(location).name.lower()).partition(".")[0]
-    words = re.split(r"[^a-z]+", stem)
-    if kind := next((kind for kind, known in COUNTED.items() if any(re.fullmatch(known, w) for w in words)), None):
-        return kind
-    return schema.BODY if re.search(r"(^|_)seg_label+ed$", stem) else None
-
-
-# --- matching ---------------------------------------------------------------------------------------------------------
-def _image_candidates(rule: Role, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
-    def holds(f: ImageFile) -> bool:
-        return any(all(f.entity(k).lower() == v.lower() for k, v in state.items()) for state in rule.states)
-
-    found = [f for f in files if not f.tail and not f.description and f.entity("suffix") in rule.suffixes and holds(f)]
-    partner = chosen.get(rule.beside)
-    if partner is None:
-        return sorted(found, key=lambda f: f.rank)
-    found = [f for f in found if all(f.entity(k) == partner.entity(k) for k in PAIRED)]
-    return sorted(found, key=lambda f: (len(f.image ^ partner.image), f.rank))
-
-
-def _product_candidates(product: str, image: str, files: Sequence[ImageFile], chosen: Mapping[str, ImageFile]) -> list[ImageFile]:
-    """Products of the chosen image, best first; where the image itself is absent, products of the image that would have been chosen."""
-    rules = [r for r in PRODUCTS if r.product == product]
-    matched = {f: i for f in files for i, r in enumerate(rules) if re.fullmatch(r.words, f.tail)}
-    owner = chosen.get(image)
-    if owner is None:
-        rule = schema.ROLES[image]
-        heads = _image_candidates(rule, [replace(f, tail="", description="") for f in matched], chosen)
-        if not heads:
-            return []
-        owner = heads[0]
-
-    def rank(f: ImageFile) -> tuple[int, int, int, str]:
-        described = DESCRIPTIONS.index(f.description) if f.description in DESCRIPTIONS else len(DESCRIPTIONS)
-        return described, matched[f], f.order, f.path
-
-    return sorted((f for f in matched if f.image == owner.image), key=rank)
-
-
-def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequence[Role] = ()) -> Choice:
-    """Give each image, mask and landmark role its file, and each of `roles`, which a study file names."""
-    chosen: dict[str, ImageFile] = {}
-    kinds: dict[str, str] = {}
-    notes: list[tuple[str, str]] = []
-
-    def take(role: str, candidates: Sequence[ImageFile]) -> None:
-        if candidates:
-            chosen[role] = candidates[0]
-        if len(candidates) > 1:
-            names = [_short(f) for f in candidates]
-            notes.append((role, f"took {names[0]} of {len(names)}; left out: {', '.join(names[1:])}"))
-
-    rules = image_rules()
-    for rule in rules:
-        take(rule.name, _image_candidates(rule, raw, chosen))
-    for extra in roles:
-        take(extra.name, _named(extra, products))
-    for contrast in schema.CONTRASTS.values():
-        for product in (schema.MASK, schema.LANDMARKS):
-            found = _product_candidates(product, contrast.image, products, chosen)
-            role = schema.role(contrast.name, product)
-            take(role, found)
-            if found and product == schema.LANDMARKS and (kind := kind_of_landmarks(found[0].path)):
-                kinds[role] = kind
-    described = tuple(chosen[r.name].path for r in rules if r.name in chosen and not r.beside)
-    return Choice({r: f.location for r, f in chosen.items()}, kinds, notes, described, images={r: f.path for r, f in chosen.items()})
-
-
-def _named(role: Role, files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Files whose names end with the words that the study file gives, the shortest name first."""
-
-    def words(f: ImageFile) -> str:
-        name = PurePosixPath(f.path).name
-        return name.removesuffix(next(e for e in schema.IMAGE_ENDINGS if name.endswith(e)))
-
-    return sorted((f for f in files if words(f).endswith(f"_{role.file}")), key=lambda f: (len(words(f)), f.order, f.path))
-
-
+# --- index ------------------------------------------------------------------------------------------------------------
 def _sidecars(sidecars: Sidecars, choice: Choice) -> dict[str, str]:
     """Files that say more of a chosen image, the nearest of each role."""
     found = {}
@@ -363,15 +147,16 @@ def _broken(wrong: Mapping[str, str]) -> list[Told]:
     ]  # fmt: skip
 
 
-# --- index ------------------------------------------------------------------------------------------------------------
 def index_study(
-    bids: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = (), roles: Sequence[Role] = ()
-) -> Study:
+    bids: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = (), roles: Sequence[Role] = (),
+    selection: Selection | None = None,
+) -> Study:  # fmt: skip
     r"""Index a BIDS dataset.
 
-    Each participant and session with a file is a row, in natural order of participant, then session; without session folders the
-    session is ``""``. Of several runs the lowest is taken, of several acquisitions (``acq-``, ``rec-average``) the plainest name; masks
-    and landmarks belong to exactly the image that was taken, manual ones first. Every such choice is in `Study.notes`.
+    Each participant and session with a file is a row, in natural order of participant, then session; without session folders the session is ``""``.
+    Of several images one with all its partners is taken (MT-on and MT-off are a pair), of these the one that people labelled, then the plainest name
+    (``acq-``, ``rec-average`` are less plain), then the lowest echo and run. Phase, real and imaginary images are not taken. Masks and landmarks
+    belong to exactly the image that was taken, manual ones first. Every such choice is in `Study.notes`, as is what cannot be read.
 
     Parameters
     ----------
@@ -383,6 +168,8 @@ def index_study(
         Participants, with or without ``sub-``.
     roles : sequence of Role
         Further files, by the words that end their names (`schema.Role.file`), in the dataset or its derivatives.
+    selection : Selection, optional
+        What the study file says of names and entities.
 
     Returns
     -------
@@ -393,9 +180,9 @@ def index_study(
     MissingInputError
         No such dataset, no participants in it, or no ``participants.tsv``.
     InputError
-        A participants table that contradicts itself.
+        A participants table that nobody can read; a selection that nobody's files fit.
     UnknownNameError
-        `include` or `exclude` name somebody who is not there.
+        `include` or `exclude` name somebody who is not there; the selection an unknown role or entity.
     StorageError
         The disk or bucket failed.
 
@@ -407,30 +194,87 @@ def index_study(
     >>> (root / "sub-01" / "anat").mkdir(parents=True)
     >>> (root / "sub-01" / "anat" / "sub-01_T2w.nii.gz").touch()
     >>> study = index_study(str(root))
-    >>> study.subjects.age.tolist(), study.present(["t2w", "mt_on"]).missing.tolist()
+    >>> study.subjects.age.tolist(), study.present(["t2w", "mt_on"]).absent.tolist()
     ([61.0], [0, 1])
     """
     tree = Tree(bids)
     if not tree.paths:
         raise MissingInputError(expected="a BIDS dataset", found="no files", where="data.bids", remedy="Check the path in the study file.")
-    trees = _derivative_trees(tree, tuple(derivatives))
-    raw, strays = image_files(tree, "", len(trees))
-    products = by_person([f for order, (other, prefix) in enumerate(trees) for f in image_files(other, prefix, order)[0]] + raw)
-    images = by_person(raw)
-
+    trees = [*_derivative_trees(tree, tuple(derivatives)), (tree, "")]
+    listed = [list_files(other, prefix, order) for order, (other, prefix) in enumerate(trees)]
+    images, products = by_person(listed[-1].images), by_person(f for listing in listed for f in listing.images)
+    names = (*bids_roles(), *(r.name for r in roles))
+    selection = selection or Selection()
+    check_selection(selection, names, [f for listing in listed for f in listing.images])
     sidecars = Sidecars(tree)
+    others: defaultdict[Person, list[str]] = defaultdict(list)
+    for listing in listed:
+        for person, paths in listing.others.items():
+            others[person] += paths
 
     def choose(person: Person) -> Choice:
-        choice = match(images[person], products[person], roles)
-        return replace(choice, files=choice.files | _sidecars(sidecars, choice))
+        choice = match(images[person], products[person], roles, selection)
+        lacking = [schema.ROLES[n] for n in names if n in schema.ROLES and n not in choice.files]
+        missed = near.near_misses(_unused(products[person], others[person], choice), person, lacking, list(map(_stem, choice.images.values())))
+        return replace(choice, files=choice.files | _sidecars(sidecars, choice), notes=[*choice.notes, *missed])
 
-    names = (*bids_roles(), *(r.name for r in roles))
-    return make_study(tree, people_of(tree, images), choose, roles=names, include=include, exclude=exclude, strays=strays, expected=names)
+    unread = [*near.unread_folders(tree), *near.other_datasets(tree), *(s for listing in listed for s in listing.strays)]
+    found = make_study(tree, people_of(tree, images), choose, roles=names, include=include, exclude=exclude, unread=unread)
+    check_found(selection, found.files, [f for listing in listed for f in listing.images])
+    return found
+
+
+def _stem(path: str) -> str:
+    return without_ending(PurePosixPath(path).name)
+
+
+def _unused(products: Sequence[ImageFile], others: Sequence[str], choice: Choice) -> list[str]:
+    """Files of a person that play no role."""
+    used = set(choice.images.values())
+    return [p for p in (*(f.path for f in products), *others) if p not in used]
+
+
+def check_selection(selection: Selection, roles: Sequence[str], files: Sequence[ImageFile]) -> None:
+    """Refuse a selection of roles or entities that are not there, and of values that no image has.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+        With what was found.
+    """
+    for role in selection.files:
+        if role not in roles:
+            raise unknown_name("file", role, list(roles), where="data.files")
+    images = [r.name for r in image_rules()]
+    for role, filters in selection.filters.items():
+        where = f"data.filters{role and '.'}{role}"
+        if role and role not in images:
+            raise unknown_name("image", role, images, where="data.filters")
+        for key, wanted in filters.items():
+            values = sorted({f.entity(key) for f in files} - {""}, key=natural)
+            if not values:
+                known = sorted({k for f in files if not f.free for k, _ in f.image if k != SUFFIX})
+                raise unknown_name("entity of the images", key, known or ["none"], where=where)
+            if None not in wanted and not any(holds(f, key, wanted) for f in files):
+                raise InputError(
+                    expected=f"images with {' or '.join(f'{key}-{w}' for w in wanted)}", found=f"{key}: {', '.join(values)}", where=where,
+                    remedy="Ask for one of these.",
+                )  # fmt: skip
+
+
+def check_found(selection: Selection, found: pd.DataFrame, files: Sequence[ImageFile]) -> None:
+    """Refuse a name that nobody's file has; `InputError` with the names that were found."""
+    for role, patterns in selection.files.items():
+        if not found[role].notna().any():
+            raise InputError(
+                expected=f"files called {' or '.join(map(repr, patterns))}", found=names_of(files), where=f"data.files: {role}",
+                remedy="Write the words that end the name (T1w), or a pattern of the whole name ('*_T1w').",
+            )  # fmt: skip
 
 
 def make_study(
     tree: Tree, everybody: Sequence[Person], choose: Callable[[Person], Choice], *, roles: Sequence[str], include: Iterable[str],
-    exclude: Iterable[str], strays: Iterable[tuple[str, str, str]] = (), expected: tuple[str, ...] = (),
+    exclude: Iterable[str], unread: Iterable[near.Unread] = (),
 ) -> Study:  # fmt: skip
     """Join people, the participants table and what was found for each of them; arguments and errors as of `index_study` and `Study`."""
     table = read_participants(tree)
@@ -460,16 +304,16 @@ def make_study(
     told = [t for t in (*table.told, *told, *more, *_broken(wrong)) if not t[0] or t[0] in kept]
     notes += [(participant, session, "", note) for participant, session, note in told]
     notes += [(*person, "", "has files, but no row in the participants table: no covariates") for person in people if person[0] not in table.names]
-    absent = sorted((table.names & kept) - {p for p, _ in people}, key=_natural)
+    absent = sorted((table.names & kept) - {p for p, _ in people}, key=natural)
     notes += [(p, "", "", "has a row in the participants table, but no files: not in the study") for p in absent]
-    notes += [(p, s, "", f"{name} lies in the folder of somebody else: ignored") for p, s, name in strays if p in kept]
+    everyone = {p for p, _ in everybody} | table.names
+    notes += [(p, s, "", text) for p, s, text in unread if p in kept or p not in everyone]
     return Study(
         pd.concat([_frame(people, [schema.PARTICIPANT, schema.SESSION]), covariates, measured], axis=1),
         _frame(files, [*roles, *map(kind_column, landmark_roles)]),
         units | measured_units,
         _frame(notes, NOTE_COLUMNS),
         problems,
-        expected,
     )
 
 
@@ -477,7 +321,7 @@ def _derivative_trees(tree: Tree, names: tuple[str, ...]) -> list[tuple[Tree, st
     """Trees and prefixes with masks and landmarks, best first."""
     inside = dict.fromkeys(at.prefix for p in tree.paths if p.startswith("derivatives/") and (at := place(p)))
     if not names:
-        return [(tree, prefix) for prefix in sorted(inside, key=_natural)]
+        return [(tree, prefix) for prefix in sorted(inside, key=natural)]
     found = []
     for name in names:
         prefix = next((p for p in (f"derivatives/{name.strip('/')}/", f"{name.strip('/')}/") if p in inside), None)
@@ -494,32 +338,51 @@ def _derivative_trees(tree: Tree, names: tuple[str, ...]) -> list[tuple[Tree, st
     return found
 
 
-def image_files(tree: Tree, prefix: str, order: int) -> tuple[list[ImageFile], list[tuple[str, str, str]]]:
-    """Split the names of a dataset; a file whose name contradicts its folder is a stray (participant, session, name)."""
-    found, strays = [], []
+@dataclass(frozen=True)
+class Listing:
+    """Files of the people of a dataset: images by their names, the rest by person, and what lies in a wrong place."""
+
+    images: list[ImageFile]
+    others: Mapping[Person, list[str]]
+    strays: list[near.Unread]
+
+
+def list_files(tree: Tree, prefix: str, order: int) -> Listing:
+    """Split the names of a dataset. A file whose name contradicts its folder is a stray; the folder says whose a name is that is not BIDS."""
+    images: list[ImageFile] = []
+    others: defaultdict[Person, list[str]] = defaultdict(list)
+    strays: list[near.Unread] = []
     for path in tree.paths:
         at = place(path)
-        if at is None or at.prefix != prefix or (image := split_name(path)) is None:
+        if at is None or at.prefix != prefix:
             continue
-        if image.participant == at.participant and at.session in ("", image.session):
-            found.append(replace(image, location=tree.location(path), order=order))
-        else:
-            strays.append((at.participant, at.session, PurePosixPath(path).name))
-    return found, strays
+        image, name = split_name(path), PurePosixPath(path).name
+        if image is None:
+            if not name.endswith(schema.IMAGE_ENDINGS):
+                others[at.participant, at.session].append(path)
+                continue
+            image = ImageFile(path, at.participant, at.session, frozenset({(SUFFIX, _stem(path))}), free=True)
+        elif image.participant != at.participant or at.session not in ("", image.session):
+            strays.append((at.participant, at.session, near.stray(at.participant, at.session, name)))
+            continue
+        images.append(replace(image, location=tree.location(path), order=order))
+    return Listing(images, others, strays)
 
 
 def people_of(tree: Tree, images: Mapping[Person, Sequence[ImageFile]]) -> list[Person]:
     """Everybody with a file. Loose files beside session folders are a row only when there is an image among them."""
     seen = {(at.participant, at.session) for p in tree.paths if (at := place(p)) and not at.prefix} | {p for p, files in images.items() if files}
     in_sessions = {p for p, s in seen if s}
-    return sorted((k for k in seen if k[1] or k[0] not in in_sessions or images[k]), key=lambda k: (_natural(k[0]), _natural(k[1])))
+    return sorted(
+        (k for k in seen if k[1] or k[0] not in in_sessions or any(not f.free for f in images[k])), key=lambda k: (natural(k[0]), natural(k[1]))
+    )
 
 
 def _selected(known: set[str], include: tuple[str, ...], exclude: tuple[str, ...]) -> set[str]:
     def names(given: tuple[str, ...], where: str) -> set[str]:
         full = {f"sub-{g.removeprefix('sub-')}" for g in given}
         for name in sorted(full - known):
-            raise unknown_name("participant", name, sorted(known, key=_natural), where=where)
+            raise unknown_name("participant", name, sorted(known, key=natural), where=where)
         return full
 
     return (names(include, "data.include") or known) - names(exclude, "data.exclude")
@@ -531,16 +394,6 @@ def by_person(files: Iterable[ImageFile]) -> defaultdict[Person, list[ImageFile]
     for f in files:
         out[f.participant, f.session].append(f)
     return out
-
-
-def _short(f: ImageFile) -> str:
-    """Name of a file without the person."""
-    return "_".join(w for w in PurePosixPath(f.path).name.split("_") if not w.startswith(("sub-", "ses-")))
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Sort key under which sub-2 comes before sub-10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _absent(value: Any) -> bool:

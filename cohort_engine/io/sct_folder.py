@@ -15,8 +15,10 @@ from pathlib import PurePosixPath
 
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, InputError, MissingInputError
-from cohort_engine.io import bids, places
-from cohort_engine.io.bids import Choice, ImageFile, Study
+from cohort_engine.io import bids, near, places
+from cohort_engine.io.bids import Study
+from cohort_engine.io.choose import Choice, Selection, match
+from cohort_engine.io.names import ImageFile, split_name
 from cohort_engine.io.participants import Person
 from cohort_engine.io.tree import Tree, place
 
@@ -64,13 +66,13 @@ def sct_roles() -> tuple[str, ...]:
     return (*bids.bids_roles(), *made)
 
 
-EXPECTED = tuple(schema.role(schema.MT, p) for p in (FROM_TEMPLATE, LABEL_FOLDER))
 _PERSON = re.compile(r"(?:sub|ses)-[a-z0-9]+_")
 
 
 def index_results(
-    folder: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = (), roles: Sequence[schema.Role] = ()
-) -> Study:
+    folder: str, *, derivatives: Iterable[str] = (), include: Iterable[str] = (), exclude: Iterable[str] = (), roles: Sequence[schema.Role] = (),
+    selection: Selection | None = None,
+) -> Study:  # fmt: skip
     r"""Index a folder of subject folders that the Spinal Cord Toolbox worked in.
 
     A row is a folder ``sub-*``, or each ``ses-*`` in it; files may lie at any depth below.
@@ -85,6 +87,8 @@ def index_results(
         Participants, with or without ``sub-``.
     roles : sequence of Role
         Further files, see `io.bids.index_study`.
+    selection : Selection, optional
+        What the study file says of images, masks and landmarks.
 
     Returns
     -------
@@ -126,20 +130,20 @@ def index_results(
             paths.setdefault((at.participant, at.session), []).append(path)
     images = {person: list(filter(None, (_image(tree, p, person) for p in of))) for person, of in paths.items()}
 
+    selection = selection or Selection()
+
     def choose(person: Person) -> Choice:
-        choice = bids.match(images[person], images[person], roles)
+        choice = match(images[person], images[person], roles, selection)
         files, problems = _results(tree, paths[person])
         return replace(choice, files=choice.files | files, problems=problems)
 
-    return bids.make_study(
-        tree,
-        bids.people_of(tree, images),
-        choose,
-        roles=(*sct_roles(), *(r.name for r in roles)),
-        include=include,
-        exclude=exclude,
-        expected=EXPECTED,
-    )
+    names = (*sct_roles(), *(r.name for r in roles))
+    every = [f for of in images.values() for f in of]
+    bids.check_selection(selection, names, every)
+    people = bids.people_of(tree, images)
+    study = bids.make_study(tree, people, choose, roles=names, include=include, exclude=exclude, unread=near.unread_folders(tree))
+    bids.check_found(selection, study.files, every)
+    return study
 
 
 def _image(tree: Tree, path: str, person: Person) -> ImageFile | None:
@@ -152,7 +156,7 @@ def _image(tree: Tree, path: str, person: Person) -> ImageFile | None:
         if short is None:
             return None
         name = f"{'_'.join(filter(None, person))}_{short[1]}{name[short[0].end() :]}"
-    image = bids.split_name(name)
+    image = split_name(name)
     if image is None or image.participant != person[0] or image.session not in ("", person[1]):
         return None
     return replace(image, path=path, location=tree.location(path))

@@ -10,23 +10,10 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from cohort_engine.io.names import entities_of
 from cohort_engine.io.tree import Tree
 
 JSON = ".json"
-
-
-def entities_of(stem: str) -> tuple[frozenset[tuple[str, str]], str]:
-    """Split a name without its ending into entities and suffix; numbers without leading zeros.
-
-    Examples
-    --------
-    >>> entities, suffix = entities_of("sub-01_run-02_T2w")
-    >>> sorted(entities), suffix, entities_of("T2w")
-    ([('run', '2'), ('sub', '01')], 'T2w', (frozenset(), 'T2w'))
-    """
-    *words, suffix = stem.split("_")
-    pairs = [word.partition("-")[::2] for word in words]
-    return frozenset((k, str(int(v)) if v.isdigit() and k not in ("sub", "ses") else v) for k, v in pairs), suffix
 
 
 @dataclass(frozen=True)

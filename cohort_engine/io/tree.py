@@ -15,7 +15,7 @@ from cohort_engine.io import places
 
 READERS = 16
 """Small files read at once: a bucket answers in tens of milliseconds, and there is one sidecar a subject."""
-_PLACE = re.compile(r"(?P<prefix>(?:[^/]+/)*?)(?P<participant>sub-[A-Za-z0-9]+)/(?:(?P<session>ses-[A-Za-z0-9]+)/)?")
+_PLACE = re.compile(r"(?P<prefix>(?:[^/]+/)*?)(?P<participant>sub-[A-Za-z0-9]+)/(?:(?P<session>ses-[A-Za-z0-9]+)/)?(?![sS][eE][sS][^/]*/)")
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Place:
 
 
 def place(path: str) -> Place | None:
-    """Read dataset, participant and session off a path; None for files outside participant folders.
+    """Read dataset, participant and session off a path; None for files outside participant folders, and in session folders that cannot be read.
 
     Examples
     --------
     >>> place("derivatives/labels/sub-01/ses-2/anat/x.nii.gz")
     Place(prefix='derivatives/labels/', participant='sub-01', session='ses-2')
+    >>> place("sub-HC_01/anat/x.nii.gz"), place("sub-01/ses-pre_op/anat/x.nii.gz")
+    (None, None)
     """
     match = _PLACE.match(path)
     return match and Place(match["prefix"], match["participant"], match["session"] or "")

@@ -9,6 +9,7 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.cord.levels import Landmarks, landmarks_from_labels
 from cohort_engine.errors import unknown_name
+from cohort_engine.io.names import kind_of_landmarks
 from cohort_engine.io.volume import Volume, read_nonzero
 
 AUTO = "auto"
@@ -37,8 +38,6 @@ def read_landmarks(labels: str | Path | Volume, kind: str = AUTO, *, what: str =
     InputError, StorageError
         The file cannot be read.
     """
-    from cohort_engine.io.bids import kind_of_landmarks  # reads tables of people too: pandas
-
     if kind not in KINDS:
         raise unknown_name("kind of landmark", kind, list(KINDS), where="--kind")
     named = None if isinstance(labels, Volume) else kind_of_landmarks(str(labels))

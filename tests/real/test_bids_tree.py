@@ -48,7 +48,7 @@ def test_who_has_what(study):
         "MT-on image": 259, "MT-off image": 259, "cord mask of the MT-on image": 259, "vertebral landmarks of the MT-on image": 243,
     }  # fmt: skip
     assert len(study.missing([schema.T2W, schema.MT_ON, schema.MT_OFF, MASK, MT_MASK])) == 8
-    assert study.notes.empty
+    assert study.told() == ["column software_versions: numbers and text (first 5.3): taken as text"]
 
 
 def test_256_subjects_also_have_one_diffusion_series(study, tree):

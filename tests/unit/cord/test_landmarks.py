@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.cord.levels import landmarks_from_labels
 from cohort_engine.errors import LevelError
-from cohort_engine.io.bids import kind_of_landmarks
+from cohort_engine.io.names import kind_of_landmarks
 
 WHAT = "vertebral landmarks"
 DISCS = {4: 45.0, 5: 30.0, 6: 15.0}  # place along the cord, mm

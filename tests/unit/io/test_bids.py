@@ -15,6 +15,7 @@ from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError, StorageError, UnknownNameError
 from cohort_engine.io import places
 from cohort_engine.io.bids import index_study, kind_column
+from cohort_engine.io.choose import Selection
 
 MASK, MARKS = schema.role(schema.T2W, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS)
 MT_MASK = schema.role(schema.MT, schema.MASK)
@@ -104,9 +105,202 @@ def test_plain_nifti_counts(make_bids):
 
 # --- choices ----------------------------------------------------------------------------------------------------------
 def test_lowest_run_is_taken_and_said(make_bids):
-    study = index(make_bids(["sub-01_run-10_T2w", "sub-01_run-02_T2w"], {"labels": ["sub-01_run-10_T2w_seg"]}))
-    assert names(study) == {schema.T2W: "sub-01_run-02_T2w.nii.gz"}, "the mask belongs to another run"
+    study = index(make_bids(["sub-01_run-10_T2w", "sub-01_run-02_T2w"]))
+    assert names(study) == {schema.T2W: "sub-01_run-02_T2w.nii.gz"}
     assert notes(study) == ["took run-02_T2w.nii.gz of 2; left out: run-10_T2w.nii.gz"]
+    assert study.told() == ["sub-01: T2w image: took run-02_T2w.nii.gz of 2; left out: run-10_T2w.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "taken"),
+    [
+        (["run-2_T2w_seg"], 2), (["run-2_T2w_seg", "run-1_T2w_seg", "run-1_T2w_label-discs_dlabel"], 1), (["run-3_T2w_seg"], 1),
+        (["run-1_T2w_seg", "run-1_T2w_label-discs_dlabel", "run-2_T2w_label-SC_desc-manual_seg"], 2), (["run-2_T2w_gmseg"], 1),
+    ],
+)  # fmt: skip
+def test_what_people_labelled_is_taken(make_bids, labels, taken):
+    """The lowest run was taken, and its labels made by a network, while people had drawn those of the rescan."""
+    study = index(make_bids(["sub-01_run-1_T2w", "sub-01_run-2_T2w"], {"labels": [f"sub-01_{n}" for n in labels]}))
+    assert names(study)[schema.T2W] == f"sub-01_run-{taken}_T2w.nii.gz"
+    assert (MASK in names(study)) == any(n.startswith(f"run-{taken}_T2w") and "gmseg" not in n for n in labels)
+    other = f"run-{3 - taken}_T2w.nii.gz"
+    assert notes(study)[0] == f"took run-{taken}_T2w.nii.gz of 2; left out: {other}" + (
+        " (fewer labels)" if labels[0][:5] != "run-3" and MASK in names(study) else ""
+    )
+
+
+@pytest.mark.parametrize("part", ["imag", "phase", "real"])
+@pytest.mark.parametrize("where", ["flip-1_mt-{s}_part-{p}_MTS", "rec-{p}_mt-{s}_MTR"])
+def test_no_phase_is_taken_for_a_magnitude(make_bids, part, where):
+    """Of the alphabet's choice, imag came before mag."""
+    files = [f"sub-01_{where.format(s=s, p=p)}" for s in ("on", "off") for p in (part, "mag")]
+    study = index(make_bids([*files, f"sub-01_part-{part}_T2w"]))
+    assert [names(study).get(r) for r in (schema.MT_ON, schema.MT_OFF, schema.T2W)] == [f"{files[1]}.nii.gz", f"{files[3]}.nii.gz", None]
+    assert notes(study)[0] == f"took none; left out: part-{part}_T2w.nii.gz (no magnitude)"
+
+
+def test_a_pair_is_of_one_run(make_bids):
+    """MT-on of run 1 was compared with MT-off of run 2."""
+    crossed = [f"sub-01_run-{r}_flip-1_mt-{s}_MTS" for r, s in ((1, "on"), (2, "on"), (2, "off"))]
+    study = index(make_bids(crossed))
+    assert [names(study)[r] for r in (schema.MT_ON, schema.MT_OFF)] == [f"{n}.nii.gz" for n in crossed[1:]]
+    assert notes(study) == ["took run-2_flip-1_mt-on_MTS.nii.gz of 2; left out: run-1_flip-1_mt-on_MTS.nii.gz (without its partner)"]
+    alone = index(make_bids([crossed[0], crossed[2]], {"labels": [f"{crossed[0]}_seg"]}, name="alone"))
+    assert names(alone).keys() == {schema.MT_ON, MT_MASK}
+    assert notes(alone) == ["took none; left out: run-2_flip-1_mt-off_MTS.nii.gz (does not go with run-1_flip-1_mt-on_MTS.nii.gz: run)"]
+
+
+@pytest.mark.parametrize(
+    ("files", "pair"),
+    [
+        (["acq-a_mt-on", "acq-b_mt-on", "acq-b_mt-off"], (1, 2)),
+        (["echo-2_mt-on", "echo-1_mt-on", "echo-2_mt-off", "echo-1_mt-off"], (1, 3)),
+        (["acq-MTon_run-2", "acq-MTon_run-1", "acq-MToff_run-2"], (0, 2)),
+        (["run-1_mt-on", "mt-off"], (0, 1)),
+        (["mt-on", "run-1_mt-on", "run-1_mt-off"], (0, 2)),
+        (["rec-x_mt-on", "rec-y_mt-on", "rec-y_mt-off", "rec-x_mt-off"], (0, 3)),
+    ],
+)  # fmt: skip
+def test_pairs_share_what_both_have(make_bids, files, pair):
+    found = names(index(make_bids([f"sub-01_{f}_MTS" for f in files])))
+    assert (found[schema.MT_ON], found[schema.MT_OFF]) == tuple(f"sub-01_{files[i]}_MTS.nii.gz" for i in pair)
+
+
+def test_the_complete_pair_goes_before_a_labelled_half(make_bids):
+    runs = ["sub-01_run-1_mt-on_MTS", "sub-01_run-2_mt-on_MTS", "sub-01_run-2_mt-off_MTS"]
+    study = index(make_bids(runs, {"labels": [f"{runs[0]}_seg"]}))
+    assert names(study)[schema.MT_ON] == "sub-01_run-2_mt-on_MTS.nii.gz"
+    assert notes(study)[-1] == "none belongs to run-2_mt-on_MTS.nii.gz; left out: run-1_mt-on_MTS_seg.nii.gz"
+
+
+# --- what a study file asks for ---------------------------------------------------------------------------------------
+def test_another_image_in_place_of_the_t2w(make_bids):
+    """It could not be said that the T1w image is the anatomical one."""
+    labels = ["sub-01_T1w_label-SC_seg", "sub-01_T1w_label-discs_dlabel", "sub-01_T2w_label-SC_seg"]
+    root = make_bids(["sub-01_T1w", "sub-01_T2w", "sub-02_T1w"], {"labels": labels})
+    study = index(root, selection=Selection({"t2w": ("*_T1w",)}))
+    assert names(study) == {schema.T2W: "sub-01_T1w.nii.gz", MASK: f"{labels[0]}.nii.gz", MARKS: f"{labels[1]}.nii.gz"}
+    both = index(root, selection=Selection({"t2w": ("T2w", "T1w")})).files[schema.T2W]
+    assert [Path(f).name for f in both] == ["sub-01_T2w.nii.gz", "sub-02_T1w.nii.gz"], "the first that a subject has"
+
+
+def test_names_that_are_not_bids(make_bids):
+    files = [f"sub-01/anat/{n}" for n in ("t2", "mt1", "mt0", "t2_seg", "t2_labels-disc", "mt1_seg-manual", "other")]
+    named = {"t2w": ("t2",), "mt_on": ("anat/mt1",), "mt_off": ("mt0.nii.gz",)}
+    study = index(make_bids(files, participants="participant_id\nsub-01"), selection=Selection(named))
+    assert {r: n.removesuffix(".nii.gz") for r, n in names(study).items()} == {
+        "t2w": "t2", "mt_on": "mt1", "mt_off": "mt0", "t2w_mask": "t2_seg", "t2w_landmarks": "t2_labels-disc", "mt_mask": "mt1_seg-manual",
+    }  # fmt: skip
+    assert study.files.at[0, kind_column(MARKS)] == schema.DISC
+
+
+def test_masks_by_name_follow_their_image(make_bids):
+    root = make_bids(["sub-01_run-1_T2w", "sub-01_run-2_T2w"], {"auto": [f"sub-01_run-{r}_T2w_cordmask" for r in (2, 1)]})
+    study = index(root, selection=Selection({"t2w_mask": ("*_cordmask",)}, {"": {"run": ("2",)}}))
+    assert names(study)[MASK] == "sub-01_run-2_T2w_cordmask.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("filters", "taken"),
+    [
+        ({"": {"run": ("2",)}}, "acq-ax_run-2"), ({"": {"run": ("02",), "acq": ("sag",)}}, "acq-sag_run-02"),
+        ({"t2w": {"acq": ("SAG",)}}, "acq-sag_run-1"),
+        ({"": {"acq": (None,)}}, "run-1"), ({"mt_on": {"acq": ("sag",)}}, "run-1"), ({"": {"acq": ("ax", "sag")}}, "acq-sag_run-1"),
+    ],
+)  # fmt: skip
+def test_entities_that_are_asked_for(make_bids, filters, taken):
+    images = [f"sub-01_{n}_T2w" for n in ("run-1", "acq-ax_run-2", "acq-sag_run-1", "acq-sag_run-02")]
+    study = index(make_bids([*images, "sub-01_mt-on_MTS", "sub-01_mt-off_MTS"]), selection=Selection({}, filters))
+    assert names(study)[schema.T2W] == f"sub-01_{taken}_T2w.nii.gz"
+    assert names(study)[schema.MT_ON] == "sub-01_mt-on_MTS.nii.gz", "an image without the entity stays"
+
+
+@pytest.mark.parametrize(
+    ("selection", "error", "words"),
+    [
+        (Selection({"t2": ("T1w",)}), UnknownNameError, r"data\.files: expected a known file, found 't2'\. Did you mean 't2w'"),
+        (Selection({"t2w": ("*_T3w",)}), InputError, r"data\.files: t2w: expected files called '\*_T3w', found T1w, acq-ax_run-1_T2w"),
+        (Selection({}, {"": {"run": ("3",)}}), InputError, r"data\.filters: expected images with run-3, found run: 1"),
+        (Selection({}, {"t2w": {"acqu": ("ax",)}}), UnknownNameError, r"data\.filters\.t2w: .*found 'acqu'\. Did you mean 'acq'"),
+        (Selection({}, {"t2wi": {"acq": ("ax",)}}), UnknownNameError, r"data\.filters: expected a known image, found 't2wi'"),
+    ],
+)  # fmt: skip
+def test_a_selection_that_nothing_fits_says_what_there_is(make_bids, selection, error, words):
+    root = make_bids(["sub-01_acq-ax_run-1_T2w", "sub-01_T1w"])
+    with pytest.raises(error, match=words):
+        index(root, selection=selection)
+
+
+# --- what is not read -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("folder", "right"),
+    [
+        ("sub-HC_02", "sub-HC02"), ("sub_03", "sub-03"), ("Sub-04", "sub-04"), ("sub05", "sub-05"), ("subject-6", "sub-6"), ("HC_07", "sub-HC07"),
+        ("sub-08 copy", "sub-08copy"),
+    ],
+)  # fmt: skip
+def test_folders_that_look_like_people_are_named(make_bids, folder, right):
+    root = make_bids(["sub-01_T2w", f"{folder}/anat/{folder}_T2w"], participants="participant_id\nsub-01")
+    study = index(root)
+    assert study.subjects[schema.PARTICIPANT].tolist() == ["sub-01"]
+    assert study.told() == [
+        f"{folder}: folder {folder} (1 images) is not read: a name is sub- with letters and digits; rename it and its files ({right})"
+    ]
+
+
+@pytest.mark.parametrize(("folder", "right"), [("ses-pre_op", "ses-preop"), ("Ses-2", "ses-2"), ("ses_2", "ses-2"), ("session2", "ses-2")])
+def test_session_folders_that_cannot_be_read_are_named(make_bids, folder, right):
+    """A session without files was a row."""
+    lost = f"sub-01/{folder}/anat/sub-01_{folder}_T2w"
+    study = index(make_bids(["sub-01_ses-post_T2w", lost], {"labels": [f"{lost}_seg"]}, "participant_id\nsub-01"))
+    assert study.subjects[schema.SESSION].tolist() == ["ses-post"]
+    assert [n.partition(" is not read")[0] for n in notes(study)] == [f"folder {p}sub-01/{folder} (1 images)" for p in ("derivatives/labels/", "")]
+    assert f"({right})" in notes(study)[0]
+
+
+def test_a_dataset_inside_is_named(make_bids):
+    study = index(make_bids(["sub-01_T2w", "rawdata/sub-02/anat/sub-02_T2w", "sourcedata/sub-03/x"], participants="participant_id\nsub-01"))
+    assert notes(study) == ["folder rawdata (1 images) is another dataset: not read; give it as data.bids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "right"),
+    [
+        ("sub-01_T2W.nii.gz", "T2w image", "sub-01_T2w.nii.gz"), ("sub-01_T2w.nii.gz.part", "T2w image", "sub-01_T2w.nii.gz"),
+        ("sub-01_T2w.NII.GZ", "T2w image", "sub-01_T2w.nii.gz"), ("sub-01_T2w.img", "T2w image", "sub-01_T2w.nii.gz"),
+        ("sub-01_T2.nii.gz", "T2w image", "sub-01_T2w.nii.gz"), ("T2w.nii.gz", "T2w image", "sub-01_T2w.nii.gz"),
+        ("sub01_T2w.nii.gz", "T2w image", "sub-01_T2w.nii.gz"), ("sub-01_T2w (1).nii.gz", "T2w image", "sub-01_T2w.nii.gz"),
+        ("sub-01_MT-on_MTS.nii.gz", "MT-on image", "sub-01_mt-on_MTS.nii.gz"),
+        ("sub-01_mt-Off_mts.nii.gz", "MT-off image", "sub-01_mt-Off_MTS.nii.gz"),
+    ],
+)  # fmt: skip
+def test_names_that_are_nearly_right_are_named(make_bids, name, role, right):
+    root = make_bids(["sub-01_dwi"])
+    (root / "sub-01/anat").mkdir(exist_ok=True)
+    (root / "sub-01/anat" / name).touch()
+    assert notes(index(root)) == [f"{name} is not read; it would be the {role}, were it called {right}"]
+
+
+def test_states_are_read_without_regard_to_case(make_bids):
+    assert names(index(make_bids(["sub-01_mt-On_MTS", "sub-01_mt-OFF_MTS"]))).keys() == {schema.MT_ON, schema.MT_OFF}
+
+
+def test_masks_that_are_nearly_right_are_named(make_bids):
+    study = index(make_bids(["sub-01_T2w"], {"labels": ["sub-01_T2W_seg", "sub-01_T2w_label-discs_dlabel.nii.gz.part", "sub-01_T2w_gmseg"]}))
+    assert sorted(notes(study)) == [
+        "sub-01_T2W_seg.nii.gz is not read; it would be the cord mask of the T2w image, were it called sub-01_T2w_seg.nii.gz",
+        "sub-01_T2w_label-discs_dlabel.nii.gz.part is not read; it would be the vertebral landmarks of the T2w image, "
+        "were it called sub-01_T2w_label-discs_dlabel.nii.gz",
+    ]
+
+
+def test_files_in_the_wrong_folder_are_named_in_derivatives_too(make_bids):
+    labels = ["sub-01/anat/sub-02_T2w_seg", "sub-02/ses-1/anat/sub-02_T2w_seg", "sub-02/ses-1/anat/sub-02_ses-2_T2w_seg"]
+    study = index(make_bids(["sub-01_T2w", "sub-02_ses-1_T2w"], {"labels": labels}))
+    assert notes(study) == [
+        "sub-02_T2w_seg.nii.gz lies in the folder of somebody else: ignored", "sub-02_T2w_seg.nii.gz lacks ses-1 in its name: ignored",
+        "sub-02_ses-2_T2w_seg.nii.gz lies in the folder of another session: ignored",
+    ]  # fmt: skip
 
 
 def test_mask_and_pair_follow_the_run(make_bids):
@@ -447,7 +641,7 @@ def test_missing_is_one_readable_line_a_subject(make_bids):
     assert lines.to_numpy().tolist() == [["sub-2", "", "MT-on image, MT-off image", "age"], ["sub-3", "", "", "group"]]
     assert lines.index.tolist() == [1, 2]
     assert study.missing([schema.T2W], covariates=()).empty
-    assert study.present([schema.MT_ON]).to_dict("index") == {"MT-on image": {"present": 2, "missing": 1}}
+    assert study.present([schema.MT_ON]).to_dict("index") == {"MT-on image": {"present": 2, "absent": 1}}
     with pytest.raises(UnknownNameError, match="Did you mean 'mt_on'"):
         study.missing(["mt-on"])
 

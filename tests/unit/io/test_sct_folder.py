@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cohort_engine.config import parse_config
+from cohort_engine.engine.study import inputs_of
 from cohort_engine.errors import ConfigError, MissingInputError
 from cohort_engine.io.bids import Study
 from cohort_engine.io.sct_folder import index_results
@@ -95,8 +97,11 @@ def test_two_for_one_role_are_that_subjects_error(tmp_path: Path) -> None:
 
 def test_who_lacks_what(tmp_path: Path) -> None:
     found = study(tmp_path, ["sub-01/mt/warp_template2mt.nii.gz", *(f"sub-01/mt/{n}" for n in LABELS), "sub-02/mt/mtr.nii.gz"])
-    assert found.missing()[["participant_id", "files"]].to_numpy().tolist() == [
-        ["sub-02", "warp from the template to the MT image, label folder of the MT image"]
+    config = parse_config({"data": {"bids": "b", "store": "s", "source": "sct"}})
+    lacking = inputs_of(config, found).lacking
+    assert found.missing(lacking)[["participant_id", "files"]].to_numpy().tolist() == [
+        ["sub-01", "MTR image"],
+        ["sub-02", "warp from the template to the MT image, label folder of the MT image"],
     ]
     assert found.present().loc["MTR image"].tolist() == [1, 1]
 
