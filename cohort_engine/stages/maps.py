@@ -89,7 +89,7 @@ def map_stages(config: Config) -> Iterable[Stage]:
             )  # fmt: skip
         contrast = schema.CONTRASTS.find(chosen.contrast, where=f"stages.maps.{name}.contrast")
         yield from metric_stages(
-            config, metric_of(name, chosen), partial(map_image, name=name, contrast=contrast, valid=limits(chosen)), version="1",
+            config, metric_of(name, chosen), partial(map_image, name=name, contrast=contrast, valid=limits(chosen)), version="2",
             roles=(map_role(name).name, contrast.mask), params={"valid_range": list(chosen.valid_range)}, section=f"maps.{name}",
         )  # fmt: skip
 

@@ -205,7 +205,7 @@ def warp_stages(config: Config) -> Iterable[Stage]:
     """Read the template map of each contrast; nothing in a study file changes how."""
     for name in contrasts_of(config):
         yield Stage(
-            name=schema.fit_stage(name), version="sct-1", run=partial(run_warp, contrast=name), roles=(schema.role(name, FROM_TEMPLATE),),
+            name=schema.fit_stage(name), version="sct-2", run=partial(run_warp, contrast=name), roles=(schema.role(name, FROM_TEMPLATE),),
             alternatives=opposite_or_not(name), writes=(schema.fit_spec(name), *warp_quality(name).values()), memory=WARP_MEMORY,
         )  # fmt: skip
 
@@ -214,7 +214,7 @@ def mtr_stages(config: Config) -> Iterable[Stage]:
     """Take MTR from what the toolbox left, and its native tables from the label folder."""
     if MTR.name in config.stages.metrics:
         yield from metric_stages(
-            config, MTR, mtr_image, version="sct-1", roles=(), params={"low_signal": config.stages.mtr.low_signal},
+            config, MTR, mtr_image, version="sct-2", roles=(), params={"low_signal": config.stages.mtr.low_signal},
             alternatives=tuple((*files, *cord) for files, cord in product(MTR_FILES, cord_roles(schema.MT))), atlas=label_atlas,
             atlas_roles=(schema.role(schema.MT, LABEL_FOLDER),),
         )  # fmt: skip
