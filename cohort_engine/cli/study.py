@@ -79,7 +79,7 @@ def index(
     inputs = inputs_of(config, found)
     missing = found.missing(inputs.lacking)
     complete = sum(not roles for roles in inputs.lacking.values())
-    show(inputs.files.reset_index(names="file"), f"{len(found)} subjects, {complete} with all files that a build needs")
+    show(inputs.files.reset_index(names="file"), f"{len(found)} subjects, {complete} complete")
     if len(missing):
         show({name: missing[name] for name in missing}, "What is missing")
     _tell(found.told())
@@ -146,7 +146,8 @@ def _finish(report: Any) -> None:
         show(report.failures, "Subjects that did not finish")
     if len(report.notes):
         show(report.notes, "Notes")
-    _tell(report.chosen)
+    recorded = tuple(report.notes["note"])
+    _tell([line for line in report.chosen if not recorded or not line.endswith(recorded)])
     raise typer.Exit(report.exit_code)
 
 

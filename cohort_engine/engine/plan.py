@@ -201,14 +201,18 @@ def _given(subject: Subject, stages: Sequence[Stage]) -> Iterator[tuple[Mapping[
 
 
 def lacking(subject: Subject, stages: Sequence[Stage]) -> frozenset[str]:
-    """Roles of files that stages of a subject need, and that it neither has nor gets: of one that could be made, what its making lacks."""
+    """Roles of files that must be added so that every stage of a subject has its own: the fewest; of what can be made, what its making lacks."""
     makers = {s.makes: s for s in stages if s.makes}
 
-    def roots(role: str, files: Mapping[str, str], seen: frozenset[str]) -> frozenset[str]:
-        deeper = makers[role].lacking(files) if role in makers and role not in seen else []
-        return frozenset(r for d in deeper for r in roots(d, files, seen | {role})) or frozenset({role})
+    def add(role: str, seen: frozenset[str]) -> frozenset[str]:
+        if role in subject.files:
+            return frozenset()
+        return fewest(makers[role], seen | {role}) if role in makers and role not in seen else frozenset({role})
 
-    return frozenset(r for files, stage in _given(subject, stages) for role in stage.lacking(files) for r in roots(role, files, frozenset()))
+    def fewest(stage: Stage, seen: frozenset[str]) -> frozenset[str]:
+        return min((frozenset().union(*(add(r, seen) for r in roles)) for roles in stage.sets), key=len)
+
+    return frozenset(role for stage in stages if not stage.makes for role in fewest(stage, frozenset()))
 
 
 def _tasks(stage: Stage, subjects: Sequence[Subject]) -> int:

@@ -49,6 +49,8 @@ class Subject:
         Why the study has no file of a role: told in place of its absence.
     make : frozenset of str
         Roles that stages are to make for it, see `stages.choose.to_make`.
+    notes : mapping of role to tuple of str
+        How the file of a role was chosen, in words that name nobody.
     """
 
     row: int
@@ -56,6 +58,7 @@ class Subject:
     kinds: Mapping[str, str] = field(repr=False, default_factory=dict)
     problems: Mapping[str, CohortError] = field(repr=False, default_factory=dict)
     make: frozenset[str] = frozenset()
+    notes: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
 
     def with_made(self, stage: Stage, places: Mapping[str, str]) -> Subject:
         """Return the subject as a stage sees it, with the files that other stages made.
@@ -274,11 +277,13 @@ class _Task:
     def entry(self, status: str) -> Entry:
         """Entry of this task, as far as it is."""
         done = status in (schema.DONE, schema.FAILED, schema.MISSING)
+        inputs = self.reader.records if self.reader is not None else {}
+        notes = [*(f"{schema.words(r)}: {text}" for r in inputs for text in self.subject.notes.get(r, ())), *self.notes]
         return Entry(
             subject=self.subject.row, stage=self.job.stage.name, status=status, key=self.key if done else "", recipe=self.job.recipe,
-            upstream=self.keys if done else {}, made=self.made if done else {}, inputs=self.reader.records if self.reader is not None else {},
+            upstream=self.keys if done else {}, made=self.made if done else {}, inputs=inputs,
             seconds=time.monotonic() - self.started if done else float("nan"), peak_memory=peak_memory() if done else float("nan"),
-            notes="\n".join(self.notes) if done else "",
+            notes="\n".join(notes) if done else "",
         )  # fmt: skip
 
     def _record(self, entry: Entry, arrays: Mapping[str, Any] | None = None) -> None:

@@ -20,6 +20,7 @@ from cohort_engine.engine.inputs import Looked, Record
 from cohort_engine.engine.runner import StageResult, Subject, failure
 from cohort_engine.errors import CohortError, StoreError
 from cohort_engine.io.bids import Study, kind_column
+from cohort_engine.io.names import names_nobody
 from cohort_engine.stages.base import Stage
 from cohort_engine.stages.choose import to_make
 from cohort_engine.stages.declare import STAGES, Declaration
@@ -162,7 +163,13 @@ def join_subjects(study: Study, rows: Iterable[int], stages: Sequence[Stage]) ->
     problems: list[dict[str, CohortError]] = [{} for _ in files]
     for (row, role), error in study.problems.items():
         problems[row][role] = error
-    return [Subject(*parts, to_make(parts[1], stages)) for parts in zip(rows, files, kinds, problems, strict=True)]
+    notes: list[dict[str, tuple[str, ...]]] = [{} for _ in files]
+    at = {who: i for i, who in enumerate(identities_of(study))}
+    for name, session, role, text in study.notes.itertuples(index=False, name=None):
+        if role and (name, session) in at and names_nobody(text):
+            own = notes[at[name, session]]
+            own[role] = (*own.get(role, ()), text)
+    return [Subject(*parts[:-1], to_make(parts[1], stages), parts[-1]) for parts in zip(rows, files, kinds, problems, notes, strict=True)]
 
 
 # --- what ---------------------------------------------------------------------------------------------------------------

@@ -218,6 +218,22 @@ def kind_of_landmarks(location: str) -> str | None:
     return schema.BODY if re.search(r"(^|_)seg_label+ed$", stem) else None
 
 
+def names_nobody(text: str) -> bool:
+    """Whether all names of files in a text are BIDS without the person, so that it may be recorded.
+
+    Examples
+    --------
+    >>> [names_nobody(f"took {n}.nii.gz of 2") for n in ("run-1_T2w", "sub-01_T2w", "jane_roe", "acq-ax_T2w_label-SC_seg")]
+    [True, False, False, True]
+    """
+    for name in re.findall(r"[^\s,;()]+\.nii\S*", text):
+        words = name.partition(".")[0].split("_")
+        first = next((w for w in words if "-" not in w), "")
+        if first not in LEGAL_SUFFIXES or any(w.startswith(tuple(f"{n}-" for n in NEAREST)) for w in words):
+            return False
+    return True
+
+
 def natural(text: str) -> list[tuple[int, str]]:
     """Sort key under which sub-2 comes before sub-10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]

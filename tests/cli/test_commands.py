@@ -162,6 +162,51 @@ def test_the_index_of_a_study_file(make_study: Callable[..., Path]) -> None:
     assert run("index", folder).exit_code == 0
 
 
+def test_the_index_says_what_it_took_and_left_out(tmp_path: Path) -> None:
+    """Of the notes it printed the names of their columns; what a build makes it counted as missing."""
+    for name in ("sub-01/anat/sub-01_run-1_T2w", "sub-01/anat/sub-01_run-2_T2w", "sub-HC_02/anat/sub-HC_02_T2w", "sub-03/anat/sub-03_mt-on_MTS"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.nii.gz").touch()
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t89+\nsub-03\t40\n")
+    out = run("index", tmp_path).stdout
+    assert "2 subjects, 0 complete" in out
+    assert rows(out)[1:5] == [
+        ["file", "present", "made", "missing"], ["T2w image", "1", "0", "1"], ["MT-on image", "1", "0", "1"], ["MT-off image", "0", "0", "2"],
+    ]  # fmt: skip
+    assert ["sub-01", "MT-on image, MT-off image", "age"] in rows(out)
+    assert ["sub-03", "T2w image, MT-off image"] in rows(out)
+    assert out.splitlines()[-3:] == [
+        "note sub-01: T2w image: took run-1_T2w.nii.gz of 2; left out: run-2_T2w.nii.gz",
+        "note sub-01: age is '89+', not a number: missing",
+        "note sub-HC_02: folder sub-HC_02 (1 images) is not read: a name is sub- with letters and digits; rename it and its files (sub-HC02)",
+    ]
+
+
+def test_a_build_with_the_t1w_image_in_place_of_the_t2w_says_what_it_took(make_study: Callable[..., Path]) -> None:
+    """The image could not be named, and how files were chosen was said by nothing but the index of Python."""
+    folder = make_study("a")
+    for file in [f for f in folder.rglob("*T2w*") if f.is_file()]:
+        file.rename(file.with_name(file.name.replace("T2w", "T1w")))
+    mask = next(folder.rglob("*on_MTS_label-SC_seg.nii.gz"))
+    shutil.copy(mask, mask.with_name(mask.name.replace("_label-SC_seg", "_label-SC_desc-manual_seg")))
+    study = folder.with_suffix(".yaml")
+    study.write_text(study.read_text().replace("data:\n", "data:\n  files: {t2w: '*_T1w'}\n") + "stages: {shape: {source: t2w}}\n")
+    index = run("index", study).stdout
+    assert "1 subjects, 1 complete" in index
+    assert ["T2w image", "1", "0", "0"] in rows(index)
+    left = "took flip-1_mt-on_MTS_label-SC_desc-manual_seg.nii.gz of 2; left out: flip-1_mt-on_MTS_label-SC_seg.nii.gz"
+    assert f"note sub-a: cord mask of the MT-on image: {left}" in run("plan", study).stdout
+    built = run("build", "--quiet", study)
+    assert built.exit_code == 0, built.output
+    assert built.stdout.count(left) == 1
+    store = folder.parent / "study.zarr"
+    assert f"cord mask of the MT-on image: {left}" in run("status", store).stdout
+    with cohort_engine.open_cohort(str(store)) as ds:
+        assert np.isfinite(ds["profile_area"]).any()
+        assert np.isfinite(ds["mtr_wa"]).any()
+    assert not [f for f in Path(f"{store}.ledger").rglob("*") if f.is_file() and b"sub-a" in f.read_bytes()]
+
+
 # --- what is open -----------------------------------------------------------------------------------------------------
 def test_the_status_of_a_finished_store(store: str) -> None:
     result = run("status", store)
