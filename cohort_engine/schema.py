@@ -452,6 +452,8 @@ JACOBIAN_MAX = "jacobian_max"
 FIT_COVERAGE = "cord_coverage"
 GREY_CONTRAST = "grey_contrast"
 GREY_DICE = "grey_dice"
+GAPS = "cord_gaps"
+CENTRELINE_ERROR = "centreline_error"
 SHIFT = "shift_max"
 FLAGGED = "flagged_fraction"
 NEGATIVE = "negative_fraction"
@@ -466,6 +468,8 @@ FIT_QC: Mapping[str, tuple[str, str]] = {
     FIT_COVERAGE: ("fraction of the template's cord voxels that lie inside the image", "1"),
     GREY_CONTRAST: ("step of the image from white to grey matter over the noise inside the cord, where the map may follow it", "1"),
     GREY_DICE: ("Dice of the image's grey matter with the template's, where it guided the map", "1"),
+    GAPS: ("slices without cord between slices with cord", "1"),
+    CENTRELINE_ERROR: ("largest standard error of the centreline in slices without cord between slices with cord", "mm"),
 }
 """Quality numbers of a template map: ``qc/<contrast>_<key>``."""
 
@@ -481,7 +485,6 @@ CORD_LENGTH = "cord_length"
 CONFIDENCE = "cord_confidence"
 LEAST_CONFIDENCE = "cord_confidence_min"
 AREA_JUMP = "area_jump"
-GAPS = "cord_gaps"
 ENDS = "cord_ends"
 SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     CORD_LENGTH: ("length of the centreline inside the mask", "mm"),

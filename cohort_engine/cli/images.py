@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import require_values, say, show
+from cohort_engine.cli.say import note, require_values, say, show
 from cohort_engine.cli.words import WORDS, Device, Half, TemplateName, TemplatePath, command
 
 
@@ -105,6 +105,8 @@ def label(
         init=None if init_disc is None and init_z is None else (init_disc, init_z), device=device, half=half,
     )  # fmt: skip
     show(found.table(), str(out))
+    for text in found.axis.notes:
+        note(text)
 
 
 def _found(segmentation: Any) -> None:
@@ -156,6 +158,8 @@ def shape(
 
     reference = load_heights(template, path=template_path) if levels is not None else None
     table = run(mask, levels, kind=kind, per=per, template=reference, normalise=pam50)
+    for text in table.notes:
+        note(text)
     _table(table, out)
     require_values(table.columns, "MEAN(area)", why="no slice that was asked for has a cord that can be measured")
 

@@ -18,6 +18,10 @@ from cohort_engine.template.packing import FloatArray, apply_affine
 HAZE = 0.1
 """Values of a soft mask below this are background. A slice holds cord where a voxel reaches `HALF`."""
 HALF = 0.5
+SPECK = 0.15
+"""A body apart from the cord whose largest section is smaller than this share of the cord's median section is a speck."""
+ASIDE, SLOPE, AHEAD = 8.0, 0.5, 20.0
+"""A body apart from the cord is cord within 8 mm, and half of the distance along it, of where the cord leaves off, going on as in its last 20 mm."""
 SMOOTHING = 30.0
 """Wavelength (mm) along the cord that the centreline keeps half of; a wave twice as long keeps 94 %."""
 STEP = 0.25
@@ -38,6 +42,8 @@ class Centreline:
         Length along the curve from its first point, mm.
     tangent : (n, 3) array
         Unit direction, upwards.
+    error : (n,) array, optional
+        Standard error of the position, mm; None where nobody knows it.
 
     Notes
     -----
@@ -53,13 +59,14 @@ class Centreline:
     points: FloatArray
     arc: FloatArray
     tangent: FloatArray
+    error: FloatArray | None = None
 
     @classmethod
-    def through(cls, points: FloatArray) -> Centreline:
+    def through(cls, points: FloatArray, error: FloatArray | None = None) -> Centreline:
         """Join points (n, 3), bottom to top; the tangent is the central difference along the arc."""
         points = np.asarray(points, float)
         arc = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
-        return cls(points, arc, _unit(np.gradient(points, arc, axis=0)))
+        return cls(points, arc, _unit(np.gradient(points, arc, axis=0)), error)
 
     @property
     def length(self) -> float:
@@ -76,6 +83,12 @@ class Centreline:
     def direction(self, arc: FloatArray | float) -> FloatArray:
         """Return the unit tangent (..., 3) at arc length (...)."""
         return _unit(_interpolate(np.asarray(arc, float), self.arc, self.tangent))
+
+    def standard_error(self, arc: FloatArray | float) -> FloatArray:
+        """Return the standard error of the position, mm, at arc length (...); NaN where it is not known, and beyond the ends."""
+        if self.error is None:
+            return np.full(np.shape(arc), np.nan)
+        return np.asarray(np.interp(arc, self.arc, self.error, left=np.nan, right=np.nan))
 
     def frame(self, arc: FloatArray | float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Axes across and along the cord at arc length (...).
@@ -119,8 +132,8 @@ class Centreline:
         return best_arc, best
 
 
-def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Keep the cord of a mask: one piece a slice, on an unbroken run of slices.
+def cord_slices(mask: NDArray[Any], *, what: str, affine: FloatArray | None = None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Keep the cord of a mask: one piece a slice. Slices between may be empty.
 
     Parameters
     ----------
@@ -128,25 +141,31 @@ def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], 
         0 to 1, soft or binary. NaN and values below `HAZE` are background.
     what : str
         Words of the mask's role, for messages.
+    affine : (4, 4) array, optional
+        Voxel centres to RAS+ mm: how far apart things are. By default voxels of 1 mm.
 
     Returns
     -------
     cord : (x, y, z) float32 array
-        The mask, and 0 outside the kept pieces. Where a slice holds several pieces (8-connected in the plane), the one with the largest sum stays.
+        The mask, and 0 outside the kept pieces (8-connected in the plane). The largest body (26-connected) is cord. Another one is, too, unless it
+        is a speck (`SPECK`) or lies aside from the line through what is kept (`ASIDE`, `SLOPE`). Where a slice then holds several pieces, that of
+        the larger body stays; of one body, the one with the larger sum.
     slices : (n,) int array
-        Indices on axis 2 of the slices that hold cord (a voxel of at least 0.5), consecutive.
+        Indices on axis 2 of the slices that hold cord (a voxel of at least 0.5), ascending.
 
     Raises
     ------
     CordError
-        Not 3-D, values outside 0 to 1, empty, fewer than two slices, or slices missing in between (they are named).
+        Not 3-D, values outside 0 to 1, empty, or fewer than two slices.
 
     Examples
     --------
-    >>> mask = np.array([[1.0, 1.0], [0.0, 0.0], [0.6, 0.0]])[:, None]
+    >>> mask = np.zeros((9, 9, 8))
+    >>> mask[2:6, 2:6, [0, 1, 2, 5, 6]] = 1  # slices 3 and 4 are empty
+    >>> mask[8, 8, [1, 7]] = 1  # specks
     >>> cord, slices = cord_slices(mask, what="cord mask")
-    >>> cord[:, 0, 0].tolist(), slices.tolist()
-    ([1.0, 0.0, 0.0], [0, 1])
+    >>> cord.sum(axis=(0, 1)).tolist(), slices.tolist()
+    ([16.0, 16.0, 16.0, 0.0, 0.0, 16.0, 16.0, 0.0], [0, 1, 2, 5, 6])
     """
     if mask.ndim != 3:
         raise CordError(expected="a 3-D mask", found=f"shape {mask.shape}", where=what, remedy="Give one volume.")
@@ -159,8 +178,7 @@ def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], 
             where=what,
             remedy="Give the cord alone, 1 inside and 0 outside (or the fraction).",
         )
-    box = tuple(slice(int(i.min()), int(i.max()) + 1) if i.size else slice(0, 0) for i in np.nonzero(cord >= HALF))
-    if cord[box].size == 0:
+    if not (cord >= HALF).any():
         raise CordError(
             expected="a cord of at least two slices",
             found="an empty mask",
@@ -170,13 +188,9 @@ def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], 
     haze = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(cord >= HAZE))
     within = cord[haze]
     within[within < HAZE] = 0.0
-    piece, count = number_pieces((within > 0).transpose(2, 0, 1))
-    if count > within.shape[2]:
-        piece = piece.transpose(1, 2, 0)
-        sums = np.bincount(piece.ravel(), weights=within.ravel())
-        within[sums[piece] < sums[piece].max(axis=(0, 1))] = 0.0
+    kept = _cord_pieces(within.transpose(2, 0, 1), np.eye(4) if affine is None else np.asarray(affine, float))
     out = np.zeros_like(cord)
-    out[haze] = within
+    out[haze] = np.where(kept.transpose(1, 2, 0), within, 0.0)
     present = (out >= HALF).any(axis=(0, 1))
     slices = np.flatnonzero(present)
     out[:, :, ~present] = 0.0
@@ -187,28 +201,77 @@ def cord_slices(mask: NDArray[Any], *, what: str) -> tuple[NDArray[np.float32], 
             where=what,
             remedy="A direction along the cord cannot be told from one slice.",
         )
-    gap = np.setdiff1d(np.arange(slices[0], slices[-1]), slices)
-    if len(gap):
-        raise CordError(
-            expected="an unbroken cord",
-            found=f"no cord in slices {runs(gap)} (counted from 0 at the bottom)",
-            where=what,
-            remedy="Complete the mask there.",
-        )
     return out, slices
 
 
-def number_pieces(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+def _cord_pieces(weight: NDArray[np.float32], affine: FloatArray) -> NDArray[np.bool_]:
+    """Voxels (slice, x, y) of the pieces that `cord_slices` keeps."""
+    piece, count = number_pieces(weight > 0)
+    held = np.nonzero(piece)
+    of = piece[held] - 1
+    home, body = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    home[of] = held[0]
+    if count == 1:
+        return piece > 0
+    body[of] = number_pieces(weight > 0, across=True)[0][held] - 1
+
+    def total(values: NDArray[Any]) -> FloatArray:
+        return np.bincount(of, values, count).astype(float)
+
+    size = total(weight[held])
+    solid = total(weight[held] >= HALF) > 0
+    step = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = np.stack([total(weight[held] * held[1 + a]) / size * step[a] for a in (0, 1)], axis=1)
+    volume = np.bincount(body, np.where(solid, size, 0.0), count)
+    bodies = np.argsort(-volume, kind="stable")
+    bodies = bodies[volume[bodies] > 0]
+    chosen = np.zeros(weight.shape[0], np.int64) - 1  # the piece of each slice
+
+    def offer(number: int) -> NDArray[np.int64]:
+        """Largest piece of a body in each slice that has none yet."""
+        own = np.flatnonzero((body == number) & solid & (chosen[home] < 0))
+        own = own[np.lexsort((-size[own], home[own]))]
+        first: NDArray[np.int64] = own[np.unique(home[own], return_index=True)[1]]
+        return first
+
+    for rank, number in enumerate(bodies):
+        own = offer(int(number))
+        if rank == 0:
+            speck = SPECK * float(np.median(size[own]))
+        elif not len(own) or size[own].max() < speck or not _aligned(centre[own], home[own], centre[chosen], np.flatnonzero(chosen >= 0), step[2]):
+            continue
+        chosen[home[own]] = own
+    return np.asarray((piece == (chosen + 1)[:, None, None]) & (piece > 0))
+
+
+def _aligned(centre: FloatArray, at: NDArray[np.int64], line: FloatArray, slices: NDArray[np.int64], step: float) -> bool:
+    """Whether a body goes on where a line of centres (slice, 2), mm, known in some slices, leaves off: judged where it comes nearest to them."""
+    distance = np.abs(at[:, None] - slices).min(axis=1)
+    k = int(distance.argmin())
+    below, above = slices[slices < at[k]], slices[slices > at[k]]
+    if len(below) and len(above):
+        share = (at[k] - below[-1]) / (above[0] - below[-1])
+        there = line[below[-1]] * (1 - share) + line[above[0]] * share
+    else:
+        end = below[below >= below[-1] - AHEAD / step] if len(below) else above[above <= above[0] + AHEAD / step]
+        design = np.stack([np.ones(len(end)), end - at[k]], axis=1)
+        there = np.linalg.lstsq(design, line[end], rcond=None)[0][0] if len(end) > 2 else line[end].mean(axis=0)
+    return bool(np.linalg.norm(centre[k] - there) <= ASIDE + SLOPE * step * distance[k])
+
+
+def number_pieces(inside: NDArray[np.bool_], *, across: bool = False) -> tuple[NDArray[np.int32], int]:
     """Label the pieces of each slice, 8-connected in its plane, by numbers.
 
     Parameters
     ----------
     inside : (slice, x, y) bool array
+    across : bool
+        Pieces go on from slice to slice (26-connected).
 
     Returns
     -------
     piece : (slice, x, y) int32 array
-        0 outside, and from 1 in the order of the first voxel of each piece. No piece has two slices.
+        0 outside, and from 1 in the order of the first voxel of each piece. Unless `across`, no piece has two slices.
     count : int
 
     Examples
@@ -216,12 +279,13 @@ def number_pieces(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     >>> number_pieces(np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]]], bool))[0].tolist()
     [[[1, 0, 0], [0, 1, 0], [0, 0, 0], [2, 2, 0]]]
     """
-    padded = np.pad(inside, ((0, 0), (0, 1), (0, 1)))  # so that the neighbours of a border voxel are outside
-    flat, row = padded.ravel(), padded.shape[2]
+    padded = np.pad(inside, ((0, int(across)), (0, 1), (0, 1)))  # so that the neighbours of a border voxel are outside
+    flat, row, plane = padded.ravel(), padded.shape[2], padded.shape[1] * padded.shape[2]
+    steps = [1, row - 1, row, row + 1, *(plane + i * row + j for i in (-1, 0, 1) for j in (-1, 0, 1) if across)]
     at = np.flatnonzero(flat)
     number = np.zeros(flat.size, np.int32)
     number[at] = np.arange(len(at))
-    pairs = [np.stack([at, at + step])[:, flat[at + step]] for step in (1, row - 1, row, row + 1)]
+    pairs = [np.stack([at, at + step])[:, flat[at + step]] for step in steps]
     here, there = number[np.concatenate(pairs, axis=1)]
     root = np.arange(len(at))  # a voxel points to an earlier one of its piece, the first one to itself
     while (apart := root[here] != root[there]).any():
@@ -232,7 +296,7 @@ def number_pieces(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     first, name = np.unique(root, return_inverse=True)
     piece = np.zeros(padded.shape, np.int32)
     piece.ravel()[at] = name + 1
-    return piece[:, :-1, :-1], len(first)
+    return piece[: len(inside), :-1, :-1], len(first)
 
 
 def runs(numbers: NDArray[np.int64]) -> str:
@@ -278,11 +342,12 @@ def centreline_from_mask(mask: NDArray[Any], affine: FloatArray, *, what: str, s
         h * sum (p_i - f(u_i))^2 + lambda * integral f''^2 du,    lambda = (smoothing / 2 pi)^4,
 
     h the distance between slices. As h * sum approaches the integral, a wave of length L keeps 1 / (1 + (smoothing / L)^4) of its height
-    whatever the voxels. Solved exactly (Reinsch), for any number of slices from two.
+    whatever the voxels. Solved exactly (Reinsch), for any number of slices from two. Through empty slices the curve takes the least bend; its
+    standard error is that of the spline as a posterior mean (`spline_error`).
 
     References
     ----------
-    Green PJ, Silverman BW. Nonparametric Regression and Generalized Linear Models. Chapman & Hall 1994, section 2.3.
+    Green PJ, Silverman BW. Nonparametric Regression and Generalized Linear Models. Chapman & Hall 1994, sections 2.3 and 3.8.
 
     Examples
     --------
@@ -290,8 +355,9 @@ def centreline_from_mask(mask: NDArray[Any], affine: FloatArray, *, what: str, s
     >>> line.length, line.position(0.0).tolist()
     (20.0, [1.0, 1.0, -2.5])
     """
-    cord, slices = cord_slices(mask, what=what)
-    return _curve(slice_centres(cord, slices), np.asarray(affine, float), smoothing)
+    affine = np.asarray(affine, float)
+    cord, slices = cord_slices(mask, what=what, affine=affine)
+    return _curve(slice_centres(cord, slices), affine, smoothing)
 
 
 def slice_centres(cord: FloatArray, slices: NDArray[np.int64]) -> FloatArray:
@@ -348,16 +414,17 @@ def _curve(centres: FloatArray, affine: FloatArray, smoothing: float) -> Centrel
     spacing = abs(float(across @ affine[:3, 2])) / float(np.linalg.norm(across))
     u = (centres[:, 2] - centres[0, 2]) * spacing
     values, bend = smooth(u, points, spacing, smoothing)
+    h = np.diff(u)
     fine = np.linspace(0.0, u[-1], max(2, int(np.ceil(u[-1] / STEP)) + 1))
-    below = np.clip((fine / spacing).astype(int), 0, len(u) - 2)
-    t = (fine / spacing - below)[:, None]
-    cubic = (((1 - t) ** 3 - (1 - t)) * bend[below] + (t**3 - t) * bend[below + 1]) * spacing**2 / 6
+    below = np.clip(np.searchsorted(u, fine, side="right") - 1, 0, len(h) - 1)
+    t = ((fine - u[below]) / h[below])[:, None]
+    cubic = (((1 - t) ** 3 - (1 - t)) * bend[below] + (t**3 - t) * bend[below + 1]) * h[below, None] ** 2 / 6
     inner = (1 - t) * values[below] + t * values[below + 1] + cubic
-    rise = np.diff(values, axis=0)[[0, -1]] / spacing
-    ends = rise + np.array([[-1.0], [1.0]]) * bend[[1, -2]] * spacing / 6
+    ends = (np.diff(values, axis=0) / h[:, None])[[0, -1]] + np.array([[-1.0], [1.0]]) * bend[[1, -2]] * h[[0, -1], None] / 6
     half = np.linspace(0.0, 0.5 * spacing, int(np.ceil(0.5 * spacing / STEP)) + 1)[1:, None]
     curve = np.concatenate([inner[0] - half[::-1] * ends[0], inner, inner[-1] + half * ends[1]])
-    return Centreline.through(curve)
+    at, error = spline_error(u, points - values, spacing, smoothing)
+    return Centreline.through(curve, np.asarray(np.interp(np.r_[-half[::-1, 0], fine, u[-1] + half[:, 0]], at, error)))
 
 
 def smooth(u: FloatArray, values: FloatArray, spacing: float, wavelength: float = SMOOTHING) -> tuple[FloatArray, FloatArray]:
@@ -400,6 +467,61 @@ def smooth(u: FloatArray, values: FloatArray, spacing: float, wavelength: float 
     r = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
     bend[1:-1] = np.linalg.solve(r + penalty * q @ q.T, q @ values)
     return values - penalty * q.T @ bend[1:-1], bend
+
+
+def spline_error(u: FloatArray, residual: FloatArray, spacing: float, wavelength: float = SMOOTHING) -> tuple[FloatArray, FloatArray]:
+    """Give the standard error of a smoothing spline at its knots and at the slices between them that have none.
+
+    Parameters
+    ----------
+    u : (n,) array
+        Knots, mm, increasing: multiples of `spacing` from the first, with gaps.
+    residual : (n, m) array
+        Values minus `smooth`.
+    spacing, wavelength : float
+        As of `smooth`.
+
+    Returns
+    -------
+    at, error : (slices,) arrays
+        Every multiple of the spacing from the first knot to the last, and the error there: the root of the sum over columns. NaN with fewer than
+        five knots.
+
+    Notes
+    -----
+    The spline is the posterior mean of a line with a random bend: with W the knots among the slices and lambda K the penalty, the covariance is
+    s^2 (W + lambda K)^-1, s^2 the residual variance over its degrees of freedom. Neighbouring slices err alike: s^2 is multiplied by
+    (1 + r) / (1 - r), r the correlation of neighbours' residuals (0 to 0.8). On five real masks with 3 to 40 mm taken out, the curve moved there by
+    0.3 to 2.0 times this error (root mean square; ``tests/real/test_gaps.py``).
+
+    References
+    ----------
+    Wahba G. Bayesian "confidence intervals" for the cross-validated smoothing spline. J R Stat Soc B 1983;45:133-150.
+
+    Examples
+    --------
+    >>> u = np.array([0.0, 1, 2, 3, 4, 5, 15, 16, 17, 18, 19, 20])
+    >>> at, error = spline_error(u, np.resize([0.1, -0.1], (12, 1)), 1.0)
+    >>> len(at), bool(error[10] > 1.5 * error[5]), bool(error[10] > error[8] > error[6])
+    (21, True, True)
+    """
+    knot = np.rint((u - u[0]) / spacing).astype(int)
+    n = int(knot[-1]) + 1
+    at = u[0] + spacing * np.arange(n)
+    if len(u) < 5:
+        return at, np.full(n, np.nan)
+    penalty = (max(wavelength, 0.0) / (2 * np.pi)) ** 4 / spacing
+    q = np.diff(np.eye(n), 2, axis=0) / spacing
+    r = spacing * (np.diag(np.full(n - 2, 2 / 3)) + np.diag(np.full(n - 3, 1 / 6), 1) + np.diag(np.full(n - 3, 1 / 6), -1))
+    held = np.zeros(n)
+    held[knot] = 1.0
+    spread = np.diag(np.linalg.inv(np.diag(held) + penalty * q.T @ np.linalg.solve(r, q)))
+    square = float((residual**2).sum())
+    side = np.diff(knot) == 1
+    alike = float((residual[1:] * residual[:-1])[side].sum() / max(square * side.mean(), np.finfo(float).tiny))
+    alike = min(max(alike, 0.0), 0.8)
+    freedom = max(len(u) - float(spread[knot].sum()), 1.0)
+    return at, np.sqrt(np.maximum(spread, 0.0) * square / freedom * (1 + alike) / (1 - alike))
 
 
 def _interpolate(at: FloatArray, knots: FloatArray, values: FloatArray) -> FloatArray:

@@ -197,6 +197,8 @@ class LevelAxis:
         Arc length (mm) along the centreline and world z (mm) of the template, both increasing.
     residual : float
         Largest distance (mm, along the cord) between an inner landmark and where its two neighbours put it; NaN with fewer than three landmarks.
+    notes : tuple of str
+        Landmarks that were left out, and why.
 
     Notes
     -----
@@ -207,6 +209,7 @@ class LevelAxis:
     knot_arc: FloatArray
     knot_z: FloatArray
     residual: float
+    notes: tuple[str, ...] = ()
 
     def z(self, arc: FloatArray | float) -> FloatArray:
         """Template z (mm) at arc length (mm)."""
@@ -258,15 +261,14 @@ def level_axis(centreline: Centreline, landmarks: Landmarks, template: Heights, 
             remedy="Check that the landmarks and the cord mask belong to the same image.",
         )
     usable = in_template & on_cord
-    top = (numbers == 1) & (landmarks.kind == schema.DISC)
-    if (usable & ~top).sum() >= 2:
-        usable &= ~top
+    top = (numbers == 1) & (landmarks.kind == schema.DISC) & usable & ((usable & (numbers != 1)).sum() >= 2)
+    usable &= ~top
+    reasons = (
+        (~in_template, f"unknown to template {template.name}"), (in_template & ~on_cord, f"more than {REACH:g} mm beyond the cord mask"),
+        (top, "differs between protocols"),
+    )  # fmt: skip
+    lost = [f"{_names(landmarks.kind, numbers[out])} {why}" for out, why in reasons if out.any()]
     if usable.sum() < 2:
-        lost = [
-            f"{_names(landmarks.kind, numbers[out])} {why}"
-            for out, why in ((~in_template, f"unknown to template {template.name}"), (in_template & ~on_cord, "beyond the cord mask"))
-            if out.any()
-        ]
         raise LevelError(
             expected="at least two landmarks on the cord",
             found=f"{int(usable.sum())}" + (f" ({'; '.join(lost)})" if lost else ""),
@@ -287,7 +289,7 @@ def level_axis(centreline: Centreline, landmarks: Landmarks, template: Heights, 
             where=what,
             remedy="Check the numbers: they grow downwards.",
         )
-    return LevelAxis(centreline, arc, z, _leave_one_out(arc, z))
+    return LevelAxis(centreline, arc, z, _leave_one_out(arc, z), tuple(f"left out: {text}" for text in lost))
 
 
 def levels_at(z: FloatArray, template: Heights) -> NDArray[np.int64]:
@@ -340,7 +342,7 @@ def transfer(axis: LevelAxis, centreline: Centreline, *, what: str = "vertebral 
         raise LevelError(
             expected="levels that increase along the cord", found="a fold", where=what, remedy="Check the cord masks of both images for stray voxels."
         )
-    return LevelAxis(centreline, arc, z, axis.residual)
+    return LevelAxis(centreline, arc, z, axis.residual, axis.notes)
 
 
 def _names(kind: str, numbers: Any) -> str:

@@ -36,7 +36,8 @@ def native_fractions(
     Returns
     -------
     (x * y * z, bx * by * bz) float32 CSR array
-        With all columns, rows sum to 1 where the block reaches, and are empty elsewhere; of some columns, the values are the same.
+        With all columns, rows sum to 1 where the map reaches, and are empty elsewhere; of some columns, the values are the same. Slices that the map
+        does not cover, between others, have no column, but their part of a voxel counts.
         ``fractions @ weights.ravel()`` brings a block map into the image, if its other columns are zero.
 
     Notes
@@ -48,7 +49,7 @@ def native_fractions(
     slab, first = fitted.slab()
     cut = _Cut(Grid(shape, np.asarray(affine, float)).voxel(slab), shape)
     covered, size = slice(first, first + slab.shape[2]), fitted.block.shape[:3]
-    wanted = np.ones(slab.shape[:3], bool) if columns is None else columns[:, :, covered]
+    wanted = (np.ones(slab.shape[:3], bool) if columns is None else columns[:, :, covered]) & fitted.covered[covered]
     del slab
     pieces = [_by_voxel(row, amount, int(np.prod(shape))) for row, amount in cut.parts(wanted)]
     entries = np.zeros(size, np.int64)
@@ -61,7 +62,7 @@ def native_fractions(
     sums = np.zeros(total.shape[0])
     touched = np.flatnonzero(np.diff(total.indptr))
     sums[touched] = np.add.reduceat(total.data, total.indptr[touched]) if len(touched) else 0.0
-    if columns is not None:
+    if not wanted.all():
         cut.add_others(sums, wanted)
     total.data /= np.repeat(sums, np.diff(total.indptr))
     return total.astype(np.float32)

@@ -34,7 +34,7 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     Returns
     -------
     (x, y, z, 3) float32 array
-        Template world, RAS+ mm; NaN for voxels that the map's block does not reach.
+        Template world, RAS+ mm; NaN for voxels that the map's block does not reach, and where it does not cover the slice.
 
     Notes
     -----
@@ -53,7 +53,7 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     start = np.stack(np.unravel_index(guess[tuple(ijk.T)], slab.shape[:3]), axis=1)
     ijk += low
     at, miss = refine(slab, grid.world(ijk.astype(float)), start, steps=STEPS)
-    kept = miss < MISS
+    kept = (miss < MISS) & fitted.covered[first + np.clip(np.rint(at[:, 2]).astype(int), 0, slab.shape[2] - 1)]
     out = np.full((*shape, 3), np.nan, np.float32)
     out[tuple(ijk[kept].T)] = template.block_grid.world(at[kept] + np.array([0, 0, first]))
     return out

@@ -106,7 +106,9 @@ class StraightCord:
     first_slice : int
         Image slice (axis 2) of ``contours[..., 0]``.
     contours : (a, b, slice) float32 array
-        Depth (mm) of the mask where the line (a, b) along the cord meets each image slice.
+        Depth (mm) of the mask where the line (a, b) along the cord meets each image slice; in slices without mask between that of their neighbours.
+    held : (slice,) bool array
+        Slices with a mask.
     origin, step : float
         The lines: a and b are ``origin + step * index``, mm.
     pixels : (2, a, b, slice) array
@@ -117,6 +119,7 @@ class StraightCord:
     affine: FloatArray
     first_slice: int
     contours: NDArray[np.float32]
+    held: NDArray[np.bool_]
     origin: float
     step: float
     pixels: FloatArray
@@ -130,7 +133,7 @@ class StraightCord:
         Parameters
         ----------
         cord : (x, y, z) array
-            Mask with one piece a slice; `slices` those that have one, consecutive (`cord.centreline.cord_slices`).
+            Mask with one piece a slice; `slices` those that have one, ascending (`cord.centreline.cord_slices`).
         affine : (4, 4) array
         centreline : Centreline
             Of this image.
@@ -138,11 +141,21 @@ class StraightCord:
             Lines run at -reach ... reach from the centreline, `step` apart, mm.
         """
         a = np.arange(-np.ceil(reach / step), np.ceil(reach / step) + 1) * step
-        points = _pierce(centreline, affine, slices, a)
+        every = np.arange(slices[0], slices[-1] + 1)
+        held = np.isin(every, slices)
+        points = _pierce(centreline, affine, every, a)
         fine, corner = depth(cord[:, :, slices], np.linalg.norm(affine[:3, :2], axis=0))
-        at = [_fine(points[k] - corner[k]) for k in (0, 1)]
+        at = [_fine(points[k][..., held] - corner[k]) for k in (0, 1)]
         at.append(np.broadcast_to(np.arange(len(slices)), at[0].shape))
-        return cls(centreline, affine, int(slices[0]), ndimage.map_coordinates(fine, at, order=1, mode="nearest"), float(a[0]), step, points)
+        lines = bridge(ndimage.map_coordinates(fine, at, order=1, mode="nearest"), held)
+        return cls(centreline, affine, int(slices[0]), lines, held, float(a[0]), step, points)
+
+    def supported(self, arc: FloatArray) -> NDArray[np.bool_]:
+        """Whether the image slice that the centreline passes at arc length (z,) has a mask."""
+        into = np.linalg.inv(self.affine)[2]
+        level = np.rint(self.centreline.position(arc) @ into[:3] + into[3]).astype(int) - self.first_slice
+        found: NDArray[np.bool_] = self.held[np.clip(level, 0, len(self.held) - 1)]
+        return found
 
     def world(self, a: FloatArray, b: FloatArray, arc: FloatArray) -> FloatArray:
         """Position (..., 3), RAS+ mm, of cord coordinates; `arc` (z,) belongs to the last axis of `a` and `b` (..., z)."""
@@ -154,11 +167,15 @@ class StraightCord:
         return self._between(self.contours, a, b, arc)
 
     def look(self, data: NDArray[Any], a: FloatArray, b: FloatArray, arc: FloatArray) -> NDArray[np.float32]:
-        """Values (..., z) of an array (x, y, slice) on the image's grid at cord coordinates, interpolated along the cord; 0 outside the image."""
+        """Values (..., z) of what was found in the mask (x, y, slice), on the image's grid, at cord coordinates; 0 outside the image.
+
+        They are interpolated along the cord, and through slices without mask.
+        """
         slices = np.arange(self.contours.shape[2])
         at = [*self.pixels, np.broadcast_to(slices, self.contours.shape)]
         part = np.asarray(data, np.float32)[:, :, self.first_slice : self.first_slice + len(slices)]
-        return self._between(ndimage.map_coordinates(part, at, order=1, mode="constant"), a, b, arc)
+        lines = ndimage.map_coordinates(part, at, order=1, mode="constant")
+        return self._between(bridge(lines[..., self.held], self.held), a, b, arc)
 
     def _between(self, lines: NDArray[np.float32], a: FloatArray, b: FloatArray, arc: FloatArray) -> NDArray[np.float32]:
         """Interpolate what lines along the cord (a, b, slice) meet in the slices."""
@@ -167,6 +184,32 @@ class StraightCord:
         level = self.centreline.position(arc) @ into[:3] + into[3] + a * (e_x @ into[:3]) + b * (e_y @ into[:3])
         at = ((a - self.origin) / self.step, (b - self.origin) / self.step, level - self.first_slice)
         return np.asarray(ndimage.map_coordinates(lines, at, order=1, mode="nearest"))
+
+
+def bridge(values: NDArray[Any], held: NDArray[np.bool_], *, axis: int = -1) -> NDArray[Any]:
+    """Put slices into their places along an axis, and fill those in between linearly from their neighbours.
+
+    Parameters
+    ----------
+    values : array
+        Slices along `axis`, as many as are held.
+    held : (n,) bool array
+        True at the first and the last.
+    axis : int
+
+    Examples
+    --------
+    >>> bridge(np.array([[0.0, 3.0, 4.0]]), np.array([True, False, False, True, True])).round(6).tolist()
+    [[0.0, 1.0, 2.0, 3.0, 4.0]]
+    """
+    if held.all():
+        return values
+    known = np.flatnonzero(held)
+    at = np.interp(np.arange(len(held)), known, np.arange(len(known)))
+    low = np.minimum(at.astype(int), max(len(known) - 2, 0))
+    part = (at - low).astype(values.dtype)
+    moved = np.moveaxis(values, axis, -1)
+    return np.moveaxis(moved[..., low] * (1 - part) + moved[..., np.minimum(low + 1, len(known) - 1)] * part, -1, axis)
 
 
 def _pierce(centreline: Centreline, affine: FloatArray, slices: NDArray[np.int64], a: FloatArray) -> FloatArray:

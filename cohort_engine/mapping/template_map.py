@@ -22,7 +22,7 @@ from cohort_engine.cord.levels import LevelAxis
 from cohort_engine.errors import LevelError
 from cohort_engine.mapping.ants import deform
 from cohort_engine.mapping.shape import SectionMatch, match_sections, moments, occupancy
-from cohort_engine.mapping.straighten import StraightCord, block_depth
+from cohort_engine.mapping.straighten import StraightCord, block_depth, bridge
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
@@ -55,7 +55,8 @@ class TemplateMap:
     Attributes
     ----------
     block : (bx, by, bz, 3) float32 array
-        Position in the image (RAS+ mm) of every voxel of ``template.block_grid``; NaN in slices beyond the cord mask.
+        Position in the image (RAS+ mm) of every voxel of ``template.block_grid``; NaN in slices beyond the cord mask, and in those that lie where
+        an image slice has no mask.
     quality : mapping
         The numbers of `schema.FIT_QC`.
     """
@@ -70,10 +71,16 @@ class TemplateMap:
         return packed
 
     def slab(self) -> tuple[FloatArray, int]:
-        """Positions in the slices that the map covers, and the block index of the first of them."""
-        covered = np.flatnonzero(np.isfinite(self.block[0, 0, :, 0]))
-        first, last = int(covered[0]), int(covered[-1]) + 1
-        return self.block[:, :, first:last].astype(float), first
+        """Positions from the first to the last slice that the map covers, those between filled linearly, and the block index of the first."""
+        known = np.flatnonzero(self.covered)
+        first, last = int(known[0]), int(known[-1]) + 1
+        held = self.covered[first:last]
+        return bridge(self.block[:, :, first:last][:, :, held].astype(float), held, axis=2), first
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """Slices (bz,) that the map covers."""
+        return np.isfinite(self.block[0, 0, :, 0])
 
 
 def fit_template_map(
@@ -103,8 +110,9 @@ def fit_template_map(
     Returns
     -------
     TemplateMap
-        Covers the template slices whose place lies within the mask, to half a slice beyond its outer slices. Its Dice compares outlines, those of
-        the image interpolated along the cord; sampling the mask itself gives less where slices are thick and lean (0.98 against 0.998 in 5 mm
+        Covers the template slices whose place lies within the mask, to half a slice beyond its outer slices. Through slices without mask the outline
+        is that of their neighbours, so that what lies beside them does not change; the map itself is NaN there. Its Dice compares outlines, those
+        of the image interpolated along the cord; sampling the mask itself gives less where slices are thick and lean (0.98 against 0.998 in 5 mm
         slices).
 
     Raises
@@ -114,7 +122,7 @@ def fit_template_map(
     LevelError
         The mask and the template have no slices in common.
     """
-    cord, slices = cord_slices(cord, what=what)
+    cord, slices = cord_slices(cord, affine=affine, what=what)
     grid = template.block_grid
     spacing = grid.spacing
     x, y, z = (grid.affine[i, 3] + grid.affine[i, i] * np.arange(n) for i, n in enumerate(grid.shape))
@@ -132,7 +140,8 @@ def fit_template_map(
     depth = _template_depth(template, first, last)
     match = _match_sections(straight, depth, x, y, arc, spacing)
     a, b = match.place(x[:, None, None], y[None, :, None])
-    before = after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
+    held = straight.supported(arc)
+    before = after = _dice((straight.depth(a, b, arc) > 0)[..., held], (target >= 0.5)[..., held])
     jacobian, inner = (np.nan, np.nan), np.nan
     if deformable:
         fixed, moving = occupancy(depth, RAMP), occupancy(straight.depth(a, b, arc), RAMP)
@@ -141,15 +150,17 @@ def fit_template_map(
             fixed, moving = fixed + GREY * butterfly, moving + GREY * straight.look(grey, a, b, arc)
         move = _syn(fixed, moving, spacing, seed)
         a, b = match.place(x[:, None, None] + move[..., 0], y[None, :, None] + move[..., 1])
-        after = _dice(straight.depth(a, b, arc) > 0, target >= 0.5)
-        inner = np.nan if grey is None else _dice(straight.look(grey, a, b, arc) >= 0.5, butterfly >= 0.5)
-        jacobian = _jacobian_extremes(move, spacing, target >= 0.5)
+        after = _dice((straight.depth(a, b, arc) > 0)[..., held], (target >= 0.5)[..., held])
+        inner = np.nan if grey is None else _dice((straight.look(grey, a, b, arc) >= 0.5)[..., held], (butterfly >= 0.5)[..., held])
+        jacobian = _jacobian_extremes(move[:, :, held], spacing, (target >= 0.5)[..., held])
     block = np.full((*grid.shape, 3), np.nan, np.float32)
-    block[:, :, first:last] = straight.world(a, b, arc)
+    block[:, :, first:last] = np.where(held[:, None], straight.world(a, b, arc), np.nan)
     inside = _inside(block[template.cord >= 0.5], _grid(cord.shape, affine))
     quality = {
         schema.DICE: after, schema.DICE_GEOMETRY: before, schema.RESIDUAL: levels.residual, schema.JACOBIAN_MIN: jacobian[0],
         schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()), schema.GREY_DICE: inner,
+        schema.GAPS: float(slices[-1] - slices[0] + 1 - len(slices)),
+        schema.CENTRELINE_ERROR: float(np.max(levels.centreline.standard_error(arc[~held]))) if not held.all() else np.nan,
     }  # fmt: skip
     return TemplateMap(block, quality)
 

@@ -16,6 +16,7 @@ from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.mapping.ants import FARTHEST, TO_LPS, field_positions
 from cohort_engine.mapping.inverse import MISS, interpolate, locate
 from cohort_engine.mapping.native import continue_slices
+from cohort_engine.mapping.straighten import bridge
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
@@ -145,7 +146,8 @@ def packed_by_inversion(
     box = positions[x0:x1, y0:y1, first : last + 1]
     known = np.isfinite(box).all(axis=-1)
     block = continue_slices(box.copy())
-    block = _bridge(block)
+    filled = np.isfinite(block[0, 0, :, 0])
+    block = bridge(block[:, :, filled], filled, axis=2)
     block = np.pad(block, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="reflect", reflect_type="odd")
     weight = np.pad(known.astype(float), ((0, 0), (0, 0), (1, 1)), mode="edge")[..., None]
     xyz = template.packing.xyz
@@ -203,15 +205,3 @@ def _blend(values: FloatArray, grid: Grid, xyz: FloatArray) -> tuple[FloatArray,
     there = inside & (weight > 0.99)
     found = interpolate(np.where(known[..., None], values, 0.0), at) / np.where(there, weight, 1.0)[:, None]
     return found, there
-
-
-def _bridge(block: FloatArray) -> FloatArray:
-    """Fill slices that know nothing from their neighbours, linearly."""
-    known = np.isfinite(block[0, 0, :, 0])
-    if known.all():
-        return block
-    rows = np.flatnonzero(known)
-    at = np.interp(np.arange(len(known)), rows, np.arange(len(rows)))
-    low = np.minimum(at.astype(int), len(rows) - 2)
-    part = (at - low)[:, None]
-    return np.asarray(block[:, :, rows[low]] * (1 - part) + block[:, :, rows[low + 1]] * part)

@@ -46,7 +46,7 @@ TOLERANCE = 1e-3
 
 
 def measure_slices(
-    mask: NDArray[Any], affine: FloatArray, centreline: Centreline, *, what: str = "cord mask"
+    mask: NDArray[Any], affine: FloatArray, centreline: Centreline, *, cord: NDArray[Any] | None = None, what: str = "cord mask"
 ) -> tuple[dict[str, FloatArray], NDArray[np.int64]]:
     """Measure the cord in every slice.
 
@@ -58,6 +58,8 @@ def measure_slices(
         Voxel centres to RAS+ mm; may be oblique. Slices go up along axis 2.
     centreline : Centreline
         Of this mask, or of another image of the session.
+    cord : (x, y, z) array, optional
+        What of the mask is cord, 0 elsewhere (`cord.centreline.cord_slices`): the piece with most of it is measured. By default all may be.
     what : str
         Words of the mask's role, for messages.
 
@@ -66,7 +68,7 @@ def measure_slices(
     values : {measure: (z,) float64 array}
         One entry for each of `MEASURES`, in its unit.
     pieces : (z,) int array
-        Separate pieces (8-connected in the slice) that reach 0.5. Above 1 is a flag: the piece with the largest sum was measured, and the others were
+        Separate pieces (8-connected in the slice) that reach 0.5. Above 1 is a flag: one was measured, that with the largest sum, and the others were
         left out.
 
     Raises
@@ -109,7 +111,7 @@ def measure_slices(
     ([8.0, 8.0, 8.0, 8.0], [1.0, 1.0, 1.0, 1.0])
     """
     affine = np.asarray(affine, float)
-    cord, here, pieces = _cord(np.asarray(mask), what)
+    part, here, pieces = _cord(np.asarray(mask), cord, what)
     values = {name: np.full(len(pieces), np.nan) for name in MEASURES}
     if here.size == 0:
         return values, pieces
@@ -119,7 +121,7 @@ def measure_slices(
     to_mm = np.stack([e_x, e_y], axis=1) @ affine[:3, :2]  # (slice, 2, 2): voxels in the slice to mm across the cord
     pixel = np.abs(np.linalg.det(to_mm))
 
-    voxels, outline = Intervals.of_voxels(cord), Outline.of_mask(cord)
+    voxels, outline = Intervals.of_voxels(part), Outline.of_mask(part)
     area = voxels.area * pixel
     inside = np.where(outline.area > 0, outline.area, np.nan)
     centre, moments = outline.moments()
@@ -162,7 +164,7 @@ def measure_slices(
     return values, pieces
 
 
-def _cord(mask: NDArray[Any], what: str) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
+def _cord(mask: NDArray[Any], cord: NDArray[Any] | None, what: str) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
     """Take the measured piece (slice, x, y) of each slice that can be measured, those slices, and the number of pieces (z,) of all slices."""
     if mask.ndim != 3:
         raise CordError(expected="a 3-D mask", found=f"shape {mask.shape}", where=what, remedy="Give one volume.")
@@ -190,12 +192,14 @@ def _cord(mask: NDArray[Any], what: str) -> tuple[FloatArray, NDArray[np.int64],
 
     home = np.zeros(count + 1, np.int64)
     home[piece] = held[0]
-    size, reached, holes = per_piece(weight), per_piece(weight >= HALF), per_piece(unknown)
-    candidates = 1 + np.flatnonzero(reached[1:])
-    candidates = candidates[np.lexsort((-size[candidates], home[candidates]))]
-    slices, first, number = np.unique(home[candidates], return_index=True, return_counts=True)
-    pieces[box[2].start + slices] = number
-    largest = candidates[first]
+    reached, holes = per_piece(weight >= HALF), per_piece(unknown)
+    size = per_piece(weight if cord is None else np.asarray(cord[tuple(box)], float).transpose(2, 0, 1))
+    solid = 1 + np.flatnonzero(reached[1:])
+    pieces[box[2].start :][: len(part)] = np.bincount(home[solid], minlength=len(part))
+    solid = solid[size[solid] > 0]
+    solid = solid[np.lexsort((-size[solid], home[solid]))]
+    slices, first = np.unique(home[solid], return_index=True)
+    largest = solid[first]
     known = holes[largest] == 0
     slices, largest = slices[known], largest[known]
     cord = np.where(labels[slices] == largest[:, None, None], weight[slices], 0.0)

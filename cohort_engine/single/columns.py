@@ -23,6 +23,8 @@ class Columns:
     Attributes
     ----------
     columns : dict of lists
+    notes : tuple of str
+        What a reader of the table must know.
 
     Examples
     --------
@@ -33,6 +35,7 @@ class Columns:
     """
 
     columns: dict[str, list[Any]]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

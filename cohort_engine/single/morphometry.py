@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.cord.centreline import Centreline, centreline_from_mask, slice_arc
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices, slice_arc
+from cohort_engine.cord.centreline import runs as listed
 from cohort_engine.cord.levels import Landmarks, LevelAxis, level_axis, levels_at
 from cohort_engine.errors import LevelError, unknown_name
 from cohort_engine.io.volume import Volume
@@ -63,6 +64,27 @@ class Cord:
     axis: LevelAxis | None = None
     template: Heights | None = None
 
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """Slices without a value between slices with one."""
+        measured = np.flatnonzero(np.isfinite(self.values[schema.AREA]))
+        return np.setdiff1d(np.arange(measured[0], measured[-1]), measured) if len(measured) else measured
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what a reader of the values must know, slices counted from 0 at the bottom."""
+        outside = np.flatnonzero((self.pieces > 0) & np.isnan(self.values[schema.AREA]))
+        said = [
+            f"{text} {listed(slices)}: not measured"
+            for text, slices in (
+                ("no cord in slices", np.setdiff1d(self.missing, outside)), ("nothing but specks, strays or unknown voxels in slices", outside),
+            )
+            if len(slices)
+        ]  # fmt: skip
+        if len(self.missing):
+            worst = float(np.nanmax(self.centreline.standard_error(self.arc[self.missing]), initial=0.0))
+            said.append(f"the centreline runs through {len(self.missing)} slices without cord; its standard error there is up to {worst:.2f} mm")
+        return (*said, *(self.axis.notes if self.axis is not None else ()))
+
     @cached_property
     def level(self) -> NDArray[np.int64]:
         """Vertebral level number (z,) of each slice, by its place in the template; 0 where there is none, and beyond `REACH`."""
@@ -103,7 +125,8 @@ def measure_cord(mask: Volume, landmarks: Landmarks | None, template: Heights | 
     Cord
     """
     line = centreline_from_mask(mask.data, mask.affine, what=what[0])
-    values, pieces = measure_slices(mask.data, mask.affine, line, what=what[0])
+    cord, _ = cord_slices(mask.data, affine=mask.affine, what=what[0])
+    values, pieces = measure_slices(mask.data, mask.affine, line, cord=cord, what=what[0])
     arc = slice_arc(line, mask.affine, np.arange(mask.data.shape[2]))
     if landmarks is None or template is None:
         return Cord(line, arc, values, pieces)
@@ -182,7 +205,9 @@ def shape(
     -------
     Columns
         ``Slice (I->S)`` (from 0 at the bottom) and ``VertLevel``, then ``MEAN()`` and ``STD()`` of each measure and ``SUM(length)``; last ``Slices``,
-        how many were measured, and ``Pieces``, the most pieces of the mask in any of them (empty along the template). An STD of one slice is empty.
+        how many were measured, ``Pieces``, the most pieces of the mask in any of them, and ``SE(centreline)``, the largest standard error (mm) of the
+        centreline in them (both empty along the template). An STD of one slice is empty. A slice without cord between others has a row without
+        values and 0 slices; `Columns.notes` names it.
 
     Raises
     ------
@@ -210,12 +235,17 @@ def shape(
             expected="vertebral landmarks", found="none", where=LANDMARKS, remedy="Add --levels: numbered discs, or a mask labelled by level."
         )
     if normalise and template is not None:
-        return _table(cord.profiles(), np.asarray(template.slice_level, np.int64), None, per)
-    return _table(cord.values, cord.level, cord.pieces, per)
+        return replace(_table(cord.profiles(), np.asarray(template.slice_level, np.int64), per), notes=cord.notes())
+    return replace(_table(cord.values, cord.level, per, cord), notes=cord.notes())
 
 
-def _table(values: dict[str, FloatArray], level: NDArray[np.int64], pieces: NDArray[np.int64] | None, per: str) -> Columns:
-    found = np.flatnonzero(np.isfinite(values[schema.AREA]) | (0 if pieces is None else pieces > 0))
+def _table(values: dict[str, FloatArray], level: NDArray[np.int64], per: str, cord: Cord | None = None) -> Columns:
+    """Lay out measures of the slices of a template or, with `cord`, of its image: then slices without cord in between have a row, too."""
+    measured = np.isfinite(values[schema.AREA])
+    if cord is not None and per == SLICE:
+        measured = measured | (cord.pieces > 0)
+        measured[cord.missing] = True
+    found = np.flatnonzero(measured)
     group = level[found] if per == schema.LEVEL else found + 1
     grouped = group_slices({n: v[found] for n, v in values.items()}, group)
     members = [found[group == n] for n in grouped.groups]
@@ -229,5 +259,7 @@ def _table(values: dict[str, FloatArray], level: NDArray[np.int64], pieces: NDAr
         else:
             columns[f"MEAN({title})"], columns[f"STD({title})"] = grouped.value[name].tolist(), grouped.std[name].tolist()
     columns["Slices"] = grouped.n[schema.AREA].tolist()
-    columns["Pieces"] = [""] * len(members) if pieces is None else [int(pieces[m].max()) for m in members]
+    columns["Pieces"] = [""] * len(members) if cord is None else [int(cord.pieces[m].max()) for m in members]
+    error = np.full(len(level), np.nan) if cord is None else cord.centreline.standard_error(cord.arc)
+    columns["SE(centreline)"] = [float(np.max(error[m])) for m in members]
     return Columns(columns)

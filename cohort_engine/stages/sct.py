@@ -95,7 +95,7 @@ def run_warp(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
     quality = {
         schema.DICE: dice.get(schema.MASK, np.nan), schema.LABEL_DICE: dice.get(LABEL_FOLDER, np.nan),
         schema.FIT_COVERAGE: float(np.isfinite(packed[cord_voxels, 0]).sum() / (template.cord >= 0.5).sum()),
-        schema.INVERSE_RESIDUAL: float(np.percentile(residual, 95)),
+        schema.INVERSE_RESIDUAL: float(np.percentile(residual, 95)), schema.GAPS: float(np.ptp(np.flatnonzero(slices)) + 1 - slices.sum()),
     }  # fmt: skip
     return {schema.fit_spec(contrast).path: packed} | quality_arrays(warp_quality(contrast), quality)
 

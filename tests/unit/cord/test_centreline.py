@@ -171,8 +171,8 @@ def test_nan_is_outside():
 
 @pytest.mark.parametrize(
     ("slices", "found"),
-    [([], "an empty mask"), ([4], "slice 4 only"), ([0, 1, 4, 5, 8], "no cord in slices 2-3, 6-7")],
-    ids=["empty", "one slice", "gaps"],
+    [([], "an empty mask"), ([4], "slice 4 only")],
+    ids=["empty", "one slice"],
 )
 def test_masks_that_cannot_carry_a_registration(slices, found):
     mask = np.zeros((5, 5, 9))

@@ -130,7 +130,7 @@ def test_disc_1_counts_only_where_it_must():
     ("landmarks", "message"),
     [
         (marks([3], [80]), "at least two landmarks on the cord, found 1"),
-        (marks([3, 9], [80, -40]), r"found 1 \(disc 9 beyond the cord mask\)"),
+        (marks([3, 9], [80, -40]), r"found 1 \(disc 9 more than 20 mm beyond the cord mask\)"),
         (marks([3, 49], [80, 90]), r"found 1 \(disc 49 unknown to template parametric\)"),
         (marks([3, 4, 3], [80, 62, 50]), "disc 3 more than once"),
         (marks([3, 5], [45, 80]), "disc 3 about 36 mm above disc 5, found 35 mm below"),

@@ -126,14 +126,11 @@ def test_a_cord_beyond_the_template(subject, levels):
     assert error.value.where == "cord mask of the MT-on image"
 
 
-@pytest.mark.parametrize(("lost", "found"), [(slice(7, 9), "no cord in slices 7-8"), (slice(None), "an empty mask")], ids=["gap", "empty"])
-def test_masks_that_cannot_be_fitted(subject, neck, levels, lost, found):
+def test_an_empty_mask_cannot_be_fitted(subject, neck, levels):
     mask = subject.images["mt_mask"]
     axis = transfer(levels, centreline_from_mask(mask.data, mask.affine, what="mask"))
-    broken = mask.data.copy()
-    broken[:, :, lost] = 0
-    with pytest.raises(CordError, match=found):
-        fit_template_map(broken, mask.affine, axis, neck)
+    with pytest.raises(CordError, match="an empty mask"):
+        fit_template_map(np.zeros_like(mask.data), mask.affine, axis, neck)
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@ import pytest
 from scipy import ndimage, sparse
 
 from cohort_engine import schema
-from cohort_engine.cord.centreline import Centreline
-from cohort_engine.cord.levels import LevelAxis
+from cohort_engine.cord.centreline import Centreline, centreline_from_mask
+from cohort_engine.cord.levels import LevelAxis, transfer
 from cohort_engine.errors import CordError, LevelError
 from cohort_engine.mapping.fractions import native_fractions, scatter
 from cohort_engine.mapping.inverse import invert
@@ -299,3 +299,33 @@ def test_levels_of_a_straight_line_are_positions(template):
     fitted = fit_template_map(mask, affine, axis, template, deformable=False)
     z = template.block_grid.world(np.array([[0.0, 0, k] for k in seen(fitted)]))[:, 2]
     assert fitted.block[34, 29, seen(fitted), 2] == pytest.approx(z, abs=1e-4)
+
+
+# --- masks with gaps --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("voxel", "gone", "apart"), [(ISO, [28, 29, 30], 0.1), (THICK, [6], 0.25)], ids=["3 of 60 slices", "1 of 12 slices"])
+def test_a_gap_has_no_place_and_leaves_the_rest_alone(make_scan, template, voxel, gone, apart):
+    scan = make_scan(voxel, tilt=8)
+    mask = scan.mask.copy()
+    mask[:, :, gone] = 0
+    line = centreline_from_mask(mask, scan.affine, what="cord mask")
+    whole, gap = (
+        fit_template_map(m, scan.affine, levels, template, deformable=False)
+        for m, levels in ((scan.mask, scan.levels), (mask, transfer(scan.levels, line)))
+    )
+    lost = np.setdiff1d(seen(whole), seen(gap))
+    assert abs(len(lost) * template.grid.spacing[2] - len(gone) * voxel[2]) <= 1
+    assert (gap.quality[schema.GAPS], whole.quality[schema.GAPS]) == (len(gone), 0)
+    assert gap.quality[schema.CENTRELINE_ERROR] > scan.levels.centreline.standard_error(scan.levels.centreline.length / 2)
+    assert np.isnan(whole.quality[schema.CENTRELINE_ERROR])
+    both = template.cord >= 0.5
+    both[:, :, np.isnan(gap.block[0, 0, :, 0])] = False
+    assert np.linalg.norm(gap.block[both] - whole.block[both], axis=-1).max() < 1.0
+    assert np.sqrt(((gap.block[both] - whole.block[both]) ** 2).sum(-1).mean()) < apart
+    # the atlas in the image: in the empty slices only what slants into them, elsewhere the same
+    weights = [scatter(native_fractions(f, template, scan.affine, mask.shape), template, template.atlas.weights) for f in (whole, gap)]
+    slices = [np.asarray(w.sum(axis=0)).reshape(mask.shape).sum(axis=(0, 1)) for w in weights]
+    inner = np.setdiff1d(np.arange(mask.shape[2]), gone)
+    assert (slices[1][gone] < 0.5 * slices[0][gone]).all()
+    far = np.abs(inner[:, None] - gone).min(axis=1) * voxel[2] > max(3, 1.5 * voxel[2])
+    np.testing.assert_allclose(slices[1][inner[far]], slices[0][inner[far]], rtol=0.02, atol=1)
+    assert np.isnan(invert(gap, template, scan.affine, mask.shape)[scan.mask > 0].reshape(-1, 3)).any()

@@ -206,3 +206,30 @@ def test_a_level_without_a_slice_is_nan_with_no_slices(make_images, small_templa
     assert small_template.levels == ("C2", "C3")
     assert np.isnan(found["tables/shape/area"]).tolist() == [False, True]
     assert found["tables/shape/slices"][1] == 0
+
+
+def test_slices_without_cord_have_rows_without_values_and_are_named(make_images, small_template: Template) -> None:
+    mask, labels = make_images()
+    whole = shape(mask, labels, kind=schema.DISC, template=small_template).frame().set_index("Slice (I->S)")
+    mask.data[:, :, 30:33] = 0
+    mask.data[2, 2, 31] = 1  # a speck
+    found = shape(mask, labels, kind=schema.DISC, template=small_template)
+    assert any("no cord in slices 30, 32: not measured" in text for text in found.notes)
+    assert any("specks, strays or unknown voxels in slices 31: not measured" in text for text in found.notes)
+    assert any("standard error there is up to" in text for text in found.notes)
+    table = found.frame().set_index("Slice (I->S)")
+    assert table.index.tolist() == whole.index.tolist()
+    gone = ["30", "31", "32"]
+    assert table.loc[gone, "MEAN(area)"].isna().all()
+    assert table.loc[gone, ["Slices", "Pieces"]].to_numpy().tolist() == [[0, 0], [0, 1], [0, 0]]
+    numbers = [c for c in table.columns if c.startswith(("MEAN", "SUM"))]
+    np.testing.assert_allclose(table.drop(gone)[numbers], whole.drop(gone)[numbers], atol=1e-6)
+    assert table["VertLevel"].tolist() == whole["VertLevel"].tolist()
+    level = shape(mask, labels, kind=schema.DISC, per="level", template=small_template).frame()
+    assert level["Slices"].sum() == (whole["VertLevel"] != "").sum() - 3
+
+
+def test_landmarks_that_are_left_out_are_named(make_images, small_template: Template) -> None:
+    mask, labels = make_images()
+    labels.data[8, 8, 3] = 49
+    assert "left out: disc 49 unknown to template parametric" in shape(mask, labels, kind=schema.DISC, template=small_template).notes
