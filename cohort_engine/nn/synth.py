@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from cohort_engine.nn.image import robust_scale
+from cohort_engine.nn.press import dented, echo_planar, gone, magnetisation
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +75,12 @@ class Odds:
     tilt : float
         Standard deviation of the tilt of thin slices against the cord, degrees.
     pressed : float
-        Samples in which a disc or ligament takes the place of the fluid in front of the cord, often no brighter or darker than the cord.
+        Samples in which a disc or ligament takes the place of the fluid on one side of the cord, on two or all round it, often no brighter or
+        darker than the cord.
+    dented, turned : float
+        Samples in which the cord is pressed in from some side; standard deviation of its turn about its own axis, degrees.
+    mt, epi : float
+        Samples with the grey values of a scan with or without magnetisation transfer; with little but the canal around the cord.
     stripe : float
         Samples in which the edge of the cord repeats inside it, as it does where a scan stops short of the high spatial frequencies.
     butterfly : float
@@ -102,6 +108,10 @@ class Odds:
     quiet: float = 0.0
     tilt: float = 18.0
     pressed: float = 0.0
+    dented: float = 0.0
+    turned: float = 7.0
+    mt: float = 0.0
+    epi: float = 0.0
     stripe: float = 0.0
     butterfly: float = 0.0
 
@@ -201,7 +211,7 @@ class Generator:
         shift = r.normal(2, 3, 1, 1, 1) * r.uniform(0, 0.8, 1, 1, 1, 1, 1) * scan.moving[:, None]
         shift[:, :, 1] = 0
         px, py = x + shift[:, 0], y + shift[:, 1]
-        turn, scale = r.normal() * math.radians(7), r.uniform(0.82, 1.25)
+        turn, scale = r.normal() * math.radians(odds.turned), r.uniform(0.82, 1.25)
         mirror, cos, sin = r.sign(), turn.cos(), turn.sin()
         wide, deep, tall = (r.uniform(0.92, 1.09) * scale for _ in range(3))
         lean = (r.normal() * math.radians(scan.tilt)).clamp(-0.8, 0.8)  # against the slice's normal, forwards
@@ -224,6 +234,8 @@ class Generator:
         cx = (qx + lean_x - r.normal() * 0.6 + ripple * r.field(size, cells, drift=0.15)) / broad
         cy = (qy + lean_y - r.normal() * 1.1 + ripple * r.field(size, cells, drift=0.15)) / thin
         cy = cy + tight * r.uniform(-0.06, 0.06) * cx**2
+        if odds.dented:
+            cx, cy = dented(r, odds.dented, cx, cy, up)
         mean = (broad * thin).sqrt() * scale
         cord_d, grey = self._look(cx, cy, slices, (0, 2))
         if odds.butterfly:
@@ -244,20 +256,26 @@ class Generator:
         image = self._background(r, x + centre[:, 0], y + centre[:, 1], in_brain)
         if self.bone is not None:
             image = self._spine(r, image, qx + lean_x, qy + lean_y, slices, room, lean, in_brain)
+        if odds.epi:
+            image = echo_planar(r, odds.epi, image)
         image = _over(image, ring * r.yes(odds.ring), r.uniform(0, 1))
         image = _over(image, (_fraction(canal_d + 0.4, h) - _fraction(canal_d - 0.4, h)) * has_canal * r.yes(odds.dura), r.uniform(0, 0.4))
         white, fluid, step = self._cord_and_fluid(r)
+        if odds.mt:
+            mt, fluid, step, darker = magnetisation(r, odds.mt, white, fluid, step)
         flow = r.field(size, 5, drift=1.0) * r.uniform(0, 1) ** 3 * 0.35 * step
         strands = (r.field(size, size * h / 1.3, drift=0.3) > 1.0).float() * r.uniform(-0.6, 0.6) * step
         rooted = torch.maximum(r.yes(odds.roots), has_canal * (1 - has_cord))
         behind = torch.where(has_cord > 0, torch.ones_like(ky), (0.5 - ky / 4).clamp(0, 1))
         image = _over(image, canal, fluid + flow + strands * rooted * behind)
         if odds.pressed:
-            wall = _fraction(cy - r.uniform(0.5, 3.5) - 0.4 * r.field(size, cells, drift=0.15), h) * canal * has_cord * r.yes(odds.pressed)
+            wall = gone(r, odds.pressed, cx, cy, 0.4 * r.field(size, cells, drift=0.15)) * canal * has_cord
             image = _over(image, wall, torch.where(r.yes(0.7) > 0, (white + 0.12 * r.normal()).clamp(min=0), r.uniform(0, 1)))
         texture = r.field(size, size * h / 3) * r.uniform(0, 1) ** 2 * 0.06
         grey_step = torch.where(r.uniform(0, 1) < 0.75, r.normal() * 0.12, r.uniform(-0.5, 0.5))
         spots = torch.sigmoid((r.field(size, max(4.0, size * h / 4)) - 1.3) * 6) * r.yes(odds.lesion) * r.uniform(-0.5, 0.6)
+        if odds.mt:
+            grey_step = torch.where(mt > 0, darker, grey_step)
         if odds.butterfly:
             grey_step = torch.where(own > 0, r.uniform(0.25, 0.9) * step, grey_step)
         inside = white + grey_step * grey + texture + spots
