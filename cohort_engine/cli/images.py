@@ -110,12 +110,10 @@ def label(
 
 
 def _found(segmentation: Any) -> None:
-    from cohort_engine.cord.segment import FLAGS
-
     slices = segmentation.slices
     say(f"cord in {len(slices)} slices, {slices[0]} to {slices[-1]} from the bottom" if len(slices) else "no slice with cord")
-    for flag in segmentation.flags:
-        say(f": {FLAGS[flag]}", head=str(flag), colour="yellow")
+    for flag, meaning in segmentation.told().items():
+        say(f": {meaning}", head=flag, colour="yellow")
 
 
 @command()

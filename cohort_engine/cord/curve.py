@@ -37,6 +37,16 @@ WAVE = 30.0
 """Wavelength along the cord that the spline keeps half of where the heat is certain, mm."""
 LEAST = 1e-3
 """Weight of a slice without heat."""
+NEUTRAL = 0.1
+"""Heat that speaks neither for a cord nor against it."""
+SAYS = 10.0
+"""A slice's heat makes a cord at most this many times as likely, or as unlikely: spots of heat occur without a cord, and cords without."""
+DRAWN, UNDRAWN = 2.5, 4.5
+"""So many times as likely makes a slice a cord that is drawn on the curve, and as unlikely if nothing is."""
+PERSISTS = 100.0
+"""A cord goes on for this long on average, mm."""
+ALIKE = 15.0
+"""Slices nearer than this do not judge independently of one another, mm."""
 FEWEST = 5
 """Slices that a spline needs."""
 
@@ -147,6 +157,63 @@ def refined_curve(curve: Curve, slices: NDArray[np.int64], x: FloatArray, y: Flo
     at = curve.z[slices]
     across, forwards = (make_smoothing_spline(at, c, lam=_penalty(at, wave))(curve.z) for c in (x, y))
     return Curve(curve.z, across, forwards, curve.confidence)
+
+
+def presence(heat: NDArray[Any], gaps: FloatArray, drawn: NDArray[np.bool_] | None = None) -> FloatArray:
+    """Probability that a cord is on the curve in each slice, given what all of them show.
+
+    A slice speaks for a cord by the odds of its heat over those of `NEUTRAL`, but by no more than `SAYS`, and against it by no more. Either there is
+    a cord along the curve, which begins and ends every `PERSISTS` mm on average, or there is none, beforehand as many times as likely as there are
+    independent slices in which something else could look like one. The forward-backward algorithm adds up all possibilities. So little heat in
+    many slices along one smooth curve is as good as much in a few, and none in a slice between others that are sure does not part them.
+
+    Parameters
+    ----------
+    heat : (n,) array
+        On the curve, 0 to 1. NaN: the slice says nothing.
+    gaps : (n - 1,) array
+        Between neighbouring slices, mm.
+    drawn : (n,) bool array, optional
+        Slices in which a cross-section was drawn on the curve: that speaks, too.
+
+    Returns
+    -------
+    (n,) array
+
+    Examples
+    --------
+    >>> presence(np.array([0.35] * 6), np.full(5, 5.0)).round(2).tolist(), presence(np.array([0.35]), np.empty(0)).round(2).tolist()
+    ([0.73, 0.74, 0.75, 0.75, 0.74, 0.73], [0.62])
+    >>> heat, gaps = np.array([0.9, 0.9, 0.0, 0.9, 0.9, 0.9, 0.9, 0.0, 0.0, 0.0]), np.full(9, 5.0)
+    >>> presence(heat, gaps, heat > 0).round(1).tolist()
+    [0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.2, 0.1, 0.1]
+    >>> float(presence(np.full(9, 0.002), np.full(8, 5.0)).max().round(2))
+    0.0
+    """
+    heat, gaps = np.clip(heat, FLOOR, 1 - FLOOR), np.asarray(gaps, float)
+    n, spans = len(heat), (np.r_[gaps[:1], gaps] + np.r_[gaps, gaps[-1:]]) / 2 if len(gaps) else np.array([ALIKE])
+    says = np.where(np.isnan(heat), 0.0, np.clip(_logit(heat) - _logit(NEUTRAL), -np.log(SAYS), np.log(SAYS)))
+    if drawn is not None:
+        says += np.where(np.isnan(heat), 0.0, np.where(drawn, np.log(DRAWN), -np.log(UNDRAWN)))
+    factor = np.exp(says * np.minimum(1.0, spans / ALIKE))
+    stay = np.exp(-gaps / PERSISTS)
+    ahead, behind, scale = np.empty((n, 2)), np.ones((n, 2)), -float(np.log1p(gaps.sum() / ALIKE))
+    for k in range(n):  # absent, present
+        before = np.array([0.5, 0.5]) if k == 0 else ahead[k - 1] * stay[k - 1] + ahead[k - 1][::-1] * (1 - stay[k - 1])
+        ahead[k] = before * [1.0, factor[k]]
+        scale += np.log(ahead[k].sum())
+        ahead[k] /= ahead[k].sum()
+    for k in range(n - 2, -1, -1):
+        after = behind[k + 1] * [1.0, factor[k + 1]]
+        behind[k] = after * stay[k] + after[::-1] * (1 - stay[k])
+        behind[k] /= behind[k].sum()
+    both = ahead * behind
+    out: FloatArray = both[:, 1] / both.sum(axis=1) / (1 + np.exp(np.clip(-scale, -700, 700)))
+    return out
+
+
+def _logit(p: Any) -> Any:
+    return np.log(p / (1 - p))
 
 
 def optimal_path(cost: NDArray[Any], spacing: float, gaps: FloatArray, *, stiffness: float = STIFFNESS) -> NDArray[np.int64]:

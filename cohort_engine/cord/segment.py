@@ -1,13 +1,13 @@
 """The cord in an image of any contrast, resolution and field of view: where it runs, and its border.
 
-1. A coarse network looks at whole slices a few millimetres apart, as they are and with their brightness evened out, and gives a heat map
-   of the cord's centre in each.
-2. One optimal curve through all of them is the centreline (`cord.curve`).
+1. A coarse network looks at whole slices a few millimetres apart, as they are and with their brightness evened out, where that does not show
+   a cord in most of them also with bright and dark swapped, and gives a heat map of the cord's centre in each.
+2. One optimal curve through all of them is the centreline, and all of them together say where along it a cord is (`cord.curve`).
 3. A fine network looks at a window around the curve in every slice, as it is and mirrored, and gives the part of each pixel that is cord;
    slices that lie close together are smoothed along the curve. Where it draws much less than above and below, a network that learnt cords that
-   touch a disc is asked as well.
+   touch a disc is asked as well; slices in which nothing is drawn although the curve is sure are looked at again (`cord.recover`).
 
-An image without a cord gives an empty mask and a flag, never scattered voxels.
+An image without a cord gives an empty mask and a flag, never scattered voxels; slices that are not segmented are named.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
-from cohort_engine.cord.curve import Curve, optimal_curve, refined_curve
+from cohort_engine.cord.curve import Curve, optimal_curve, presence, refined_curve
+from cohort_engine.cord.recover import HALF, SMALLEST, Sections, recover
 from cohort_engine.cord.windows import Windows, look
 from cohort_engine.errors import CordError, InputError
 from cohort_engine.template.packing import FloatArray, apply_affine
@@ -36,14 +37,10 @@ if TYPE_CHECKING:
 
 EVERY = 3.6
 """Distance of the slices that the coarse network sees, mm; thicker slices are all seen."""
-HALF = 0.5
-"""A voxel is cord where the soft mask reaches this."""
-SEEN = 0.3
-"""Heat below which a slice does not show a cord by itself."""
+LIKELY = 0.02
+"""Probability of a cord from which on a slice is looked at closely."""
 SURE = 0.6
-"""A cord is only believed where the heat reaches this in some slice."""
-SMALLEST = 15.0
-"""Area of the smallest cross-section that counts, mm2 (the cone's tip is thinner)."""
+"""Where the heat stays below this in half of the slices, bright and dark are swapped."""
 SHORTEST = 20.0
 """Length of the shortest cord that counts, mm; in an image of less than twice that, half its height."""
 BRIDGE = 20.0
@@ -65,7 +62,7 @@ FLAGS = {
     ABSENT: "no cord was found: the mask is empty",
     BROKEN: "slices without cord lie between slices with cord",
     UNCERTAIN: "the cord hardly shows in more than a fifth of its slices",
-    PARTIAL: "the cord ends inside the image",
+    PARTIAL: "the cord ends inside the image, or is not seen to its end",
 }
 """Flag -> what it means."""
 
@@ -93,11 +90,26 @@ class Segmentation:
     curve: Curve
     affine: FloatArray
     flags: tuple[str, ...]
+    presence: FloatArray
+    """Probability by slice (z,) that the cord is on the curve, all slices considered (`cord.curve.presence`)."""
 
     @cached_property
     def slices(self) -> NDArray[np.int64]:
         """Indices on axis 2 of the slices that hold cord."""
         return np.flatnonzero(self.mask.any(axis=(0, 1)))
+
+    @cached_property
+    def missing(self) -> dict[str, NDArray[np.int64]]:
+        """Flag -> indices on axis 2 of slices without cord: `BROKEN` between slices with cord, `PARTIAL` beyond them. Empty for an empty mask."""
+        if not len(self.slices):
+            return {}
+        none = np.setdiff1d(np.arange(self.mask.shape[2]), self.slices)
+        between = (none > self.slices[0]) & (none < self.slices[-1])
+        return {BROKEN: none[between], PARTIAL: none[~between]}
+
+    def told(self) -> dict[str, str]:
+        """Say what is odd, by flag; slices are named by their number (from 0 at the bottom)."""
+        return {f: FLAGS[f] + (f" (slices {_named(self.missing[f])})" if f in self.missing else "") for f in self.flags}
 
     @cached_property
     def confidence(self) -> FloatArray:
@@ -131,6 +143,8 @@ class _Located(NamedTuple):
     spacing: FloatArray
     curve: Curve
     slices: NDArray[np.int64]
+    presence: FloatArray
+    signal: NDArray[np.bool_]
 
 
 def segment(data: NDArray[Any], affine: FloatArray, *, networks: CordNetworks | None = None, what: str = "image") -> Segmentation:
@@ -177,7 +191,11 @@ def segment_all(
         soft = np.zeros(where.shape, np.float32)
         if drawn is not None and last > first:
             maps = drawn[first:last] if nets.pressed is None else _asked_again(drawn[first:last], where, image.data, nets.pressed)
-            soft = where.paste(_smoothed(maps, where))
+            sections = Sections.of(maps, where)
+            image = image._replace(presence=_presence(image, where.slices[sections.whole]))
+            if image.presence.max() >= HALF:
+                maps, places = recover(sections, image.data, image.curve, image.signal & (image.presence >= HALF), nets.fine)
+                soft = places.paste(_smoothed(maps, places))
         out.append(_finish(image, soft))
         first = last
     return out
@@ -219,14 +237,24 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     ]
     rx, ry = (resampling(n, s, t, coarse.spacing) for n, s, t in zip(data.shape, spacing[:2], target, strict=False))
     stack = torch.cat([ry @ neighbours(data, part, spacing[2]).mT @ rx.mT for part in np.array_split(seen, max(1, len(seen) // 8))])
-    heat = torch.maximum(coarse(stack), coarse(evened(stack, coarse.spacing)))[:, 1].numpy()
+    heat = torch.maximum(coarse.wide(stack), coarse.wide(evened(stack, coarse.spacing)))[:, 1].numpy()
     height = np.arange(depth) * spacing[2]
     found = optimal_curve(heat, coarse.spacing, height[seen])
+    if np.median(found.confidence) < SURE:
+        heat = np.maximum(heat, coarse.wide(stack, -1)[:, 1].numpy())
+        found = optimal_curve(heat, coarse.spacing, height[seen])
     x, y, confidence = found.at(height)
     curve = Curve(height, x + float(target[0][0]), y + float(target[1][0]), confidence)
-    shown = ndimage.binary_dilation(confidence >= SEEN, iterations=max(1, round(EVERY / spacing[2])))
-    slices = np.flatnonzero(_bridged(shown, spacing[2]) & (confidence.max() >= SURE))
-    return _Located(data, affine, spacing, curve, slices)
+    signal = np.ptp(data, axis=(0, 1)) > 0
+    image = _Located(data, affine, spacing, curve, np.empty(0, np.int64), np.empty(0), signal)
+    there = _presence(image)
+    return image._replace(slices=np.flatnonzero(_bridged(there >= LIKELY, spacing[2]) & signal), presence=there)
+
+
+def _presence(image: _Located, whole: NDArray[np.int64] | None = None) -> FloatArray:
+    """Probability of a cord on the curve by slice, from the heat, and from the slices in which a whole cross-section was drawn on it."""
+    drawn = None if whole is None else np.isin(np.arange(len(image.signal)), whole)
+    return presence(np.where(image.signal, image.curve.confidence, np.nan), np.diff(image.curve.z), drawn)
 
 
 def _windows(image: _Located, fine: Network) -> Windows:
@@ -268,7 +296,7 @@ def _finish(image: _Located, soft: NDArray[np.float32]) -> Segmentation:
     """Keep the cord of what was drawn on the image's grid, and say what is odd."""
     mask = _cord_of(soft, image)
     soft *= ndimage.binary_dilation(mask, np.ones((5, 5, 1), bool)) if mask.any() else 0.0
-    return Segmentation(soft, mask, _through(soft, mask, image), image.affine, _flags(mask, image))
+    return Segmentation(soft, mask, _through(soft, mask, image), image.affine, _flags(mask, image), image.presence)
 
 
 def _through(soft: NDArray[np.float32], mask: NDArray[np.bool_], image: _Located) -> Curve:
@@ -291,21 +319,22 @@ def _cord_of(soft: NDArray[np.float32], image: _Located) -> NDArray[np.bool_]:
         largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count > 1 else mask[:, :, z]
         filled = ndimage.binary_fill_holes(largest)
         mask[:, :, z] = filled & (filled.sum() * dx * dy >= SMALLEST)
-    mask[:, :, ~_without_islands(np.asarray(mask.any(axis=(0, 1))))] = False
+    mask[:, :, ~_without_islands(np.asarray(mask.any(axis=(0, 1))), image.presence >= HALF)] = False
     runs, count = ndimage.label(_bridged(np.asarray(mask.any(axis=(0, 1))), dz))
     for run in (np.flatnonzero(runs == n) for n in range(1, count + 1)):
-        if len(run) * dz < min(SHORTEST, 0.5 * mask.shape[2] * dz) or image.curve.confidence[run].mean() < HALF:
+        if len(run) * dz < min(SHORTEST, 0.5 * mask.shape[2] * dz):
             mask[:, :, run] = False
     return mask
 
 
-def _without_islands(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Drop runs of slices that are shorter than the gap between them and the rest, seen from the longest run.
+def _without_islands(present: NDArray[np.bool_], sure: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop runs of slices shorter than the gap between them and the rest, seen from the longest run, unless the curve is sure of most of them.
 
     Examples
     --------
-    >>> _without_islands(np.array([1, 0, 1, 1, 1, 1, 0, 0, 1], bool)).astype(int).tolist()
-    [1, 0, 1, 1, 1, 1, 0, 0, 0]
+    >>> present, sure = np.array([1, 0, 1, 1, 1, 1, 0, 0, 1, 0, 0, 1], bool), np.arange(12) > 10
+    >>> _without_islands(present, sure).astype(int).tolist()
+    [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
     """
     runs, count = ndimage.label(present)
     ends = [(int(r[0].start), int(r[0].stop)) for r in ndimage.find_objects(runs)]
@@ -317,7 +346,7 @@ def _without_islands(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for order in (range(longest + 1, count), range(longest - 1, -1, -1)):
         low, high = ends[longest]
         for first, stop in (ends[k] for k in order):
-            if stop - first >= max(first - high, low - stop):
+            if stop - first >= max(first - high, low - stop) or sure[first:stop].mean() > HALF:
                 out[first:stop] = True
                 low, high = min(low, first), max(high, stop)
     return out
@@ -339,9 +368,27 @@ def _flags(mask: NDArray[np.bool_], image: _Located) -> tuple[str, ...]:
     odd = {
         BROKEN: not present[inside].all(),
         UNCERTAIN: bool(np.mean(image.curve.confidence[inside] < HALF) > 0.2),
-        PARTIAL: not (present[:2].any() and present[-2:].any()),
+        PARTIAL: not (present[:2].any() and present[-2:].any()) or bool((image.presence >= HALF)[~_within(inside, present)].any()),
     }
     return tuple(flag for flag, is_so in odd.items() if is_so)
+
+
+def _within(inside: slice, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    out = np.zeros_like(present)
+    out[inside] = True
+    return out
+
+
+def _named(slices: NDArray[np.int64]) -> str:
+    """Write numbers in runs.
+
+    Examples
+    --------
+    >>> _named(np.array([2, 5, 6, 7]))
+    '2, 5-7'
+    """
+    runs = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1)
+    return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs if len(r))
 
 
 def quality(found: Segmentation) -> dict[str, float]:

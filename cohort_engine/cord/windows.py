@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,10 @@ class Windows:
         return out
 
 
-def look(network: Network, windows: Tensor) -> Tensor:
-    """Probabilities (n, output, y, x): the mean over the windows as they are and mirrored, since left and right are alike."""
-    return 0.5 * (network(windows) + network(windows.flip(-1)).flip(-1))
+def look(network: Network, windows: Tensor, scale: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Probabilities (n, output, y, x): the mean over the windows as they are and mirrored, since left and right are alike.
+
+    Their grey values are scaled as in training, or by `scale`.
+    """
+    more = () if scale is None else (scale,)
+    return 0.5 * (network(windows, *more) + network(windows.flip(-1), *more).flip(-1))

@@ -11,6 +11,12 @@ LOW, HIGH = 0.02, 0.98
 """Quantiles of the grey values that set the range; brighter ones are cut a third of the range above."""
 WINDOW = 30.0
 """Width of the window whose mean brightness is evened out, mm."""
+REGION = 12.0
+"""Width of the surroundings whose mean tells tissue from air, mm."""
+APART = 1.4
+"""Air is darker than tissue by at least this factor's logarithm, on average."""
+SPARSE = 0.2
+"""Surroundings with less tissue than this share count as if they had as much."""
 MOST = 4096
 """Pixels a sample that the quantiles are taken from."""
 
@@ -59,8 +65,97 @@ def robust_scale(image: Tensor) -> Tensor:
     return torch.where(enough[:, None], scaled, 0.0).view(image.shape)
 
 
+def foreground(image: Tensor, spacing: float) -> Tensor:
+    """Tell tissue from air by the mean of the surroundings, 0 or 1: noise in the air is no signal.
+
+    Where the means fall into two groups far apart (the split of most variance between groups, of their logarithm), the darker one is air; where they
+    do not, as in a narrow field of view, all that is not zero counts.
+
+    Parameters
+    ----------
+    image : (n, channel, y, x) tensor
+        Not negative.
+    spacing : float
+        Pixel size, mm.
+
+    Examples
+    --------
+    >>> import torch
+    >>> body = torch.rand(1, 1, 64, 64) * 0.1
+    >>> body[..., 16:48, 16:48] += 1
+    >>> round(float(foreground(body, 2.0).mean()), 1), float(foreground(body[..., 16:48, 16:48], 2.0).mean())
+    (0.3, 1.0)
+    """
+    import torch
+
+    mean = boxed(image, REGION, spacing)
+    level = torch.log(mean.mean(1).flatten(1) + 1e-12)
+    ordered = level[:, :: max(1, level.shape[1] // MOST) | 1].sort(1).values
+    n = ordered.shape[1]
+    part = torch.arange(1, n, device=image.device) / n
+    low = ordered.cumsum(1)[:, :-1] / (part * n)
+    high = (ordered.sum(1, keepdim=True) - low * part * n) / ((1 - part) * n)
+    best = (part * (1 - part) * (high - low) ** 2).argmax(1, keepdim=True)
+    apart = (high - low).gather(1, best) > APART
+    limit = torch.where(apart, ordered.gather(1, best).add(ordered.gather(1, best + 1)) / 2, -torch.inf)
+    return ((level > limit).view(-1, 1, *image.shape[2:]) & (image > 0)).to(image.dtype)
+
+
+def boxed(image: Tensor, width: float, spacing: float) -> Tensor:
+    """Mean over a square window of this width (mm) around each pixel; beyond the image there is nothing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> boxed(torch.tensor([[[[0.0, 3.0, 6.0]]]]), 4.0, 1.0).tolist()
+    [[[[3.0, 3.0, 3.0]]]]
+    """
+    from torch.nn.functional import avg_pool2d
+
+    half = max(1, round(width / spacing / 2))
+    for window, pad in (((2 * half + 1, 1), (half, 0)), ((1, 2 * half + 1), (0, half))):
+        image = avg_pool2d(image, window, 1, pad, count_include_pad=False)
+    return image
+
+
+def local_scale(image: Tensor, spacing: float, width: float) -> Tensor:
+    """Scale as `robust_scale`, each pixel by the tissue within a window around it: what lies further away, air or body, does not matter.
+
+    Parameters
+    ----------
+    image : (n, channel, y, x) tensor
+        Not negative.
+    spacing, width : float
+        Pixel size, and what `robust_scale` saw in training, mm.
+
+    Examples
+    --------
+    The middle of a wide image is scaled as that of a narrow one.
+
+    >>> import torch
+    >>> wide = torch.rand(1, 1, 40, 160, generator=torch.Generator().manual_seed(1)) + 0.5
+    >>> wide[..., 120:] *= 3
+    >>> near = local_scale(wide[..., 20:60], 1.0, 20.0)[..., 15:25] - local_scale(wide, 1.0, 20.0)[..., 35:45]
+    >>> bool(near.abs().max() < 0.2)
+    True
+    """
+    import torch
+
+    image = image.float()
+    seen = foreground(image, spacing)
+    values = torch.where(seen > 0, image, torch.nan).flatten(1)[:, :: max(1, image[0].numel() // MOST) | 1]
+    low, high = (values.nanquantile(q, 1, keepdim=True) for q in (LOW, HIGH))
+    top = (high + 0.3 * (high - low)).nan_to_num(nan=0.0).view(-1, 1, 1, 1)
+    image = torch.minimum(image, top)
+    share = boxed(seen.mean(1, keepdim=True), width, spacing)
+    mean, square = (boxed((q * seen).mean(1, keepdim=True), width, spacing) / share.clamp(min=1e-6) for q in (image, image**2))
+    deviation = (square - mean**2).clamp(min=0).sqrt()
+    least = 0.1 * (deviation * share).sum((1, 2, 3), keepdim=True) / share.sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return torch.where(share > 0, (image - mean) / torch.maximum(deviation, least + 1e-5 * top + 1e-12), 0.0)
+
+
 def evened(image: Tensor, spacing: float) -> Tensor:
-    """Even out slow changes of brightness: each pixel over the mean around it.
+    """Even out slow changes of brightness: each pixel over the mean of the tissue around it.
 
     Parameters
     ----------
@@ -79,10 +174,7 @@ def evened(image: Tensor, spacing: float) -> Tensor:
     >>> bool(even.max() / even.min() < 3.9)
     True
     """
-    from torch.nn.functional import avg_pool2d
-
-    half = max(1, round(WINDOW / spacing / 2))
-    mean = image
-    for window, pad in 2 * [((2 * half + 1, 1), (half, 0)), ((1, 2 * half + 1), (0, half))]:  # twice a box is a triangle
-        mean = avg_pool2d(mean, window, 1, pad, count_include_pad=False)
+    seen = foreground(image, spacing)
+    total, share = (boxed(boxed(q, WINDOW, spacing), WINDOW, spacing) for q in (image * seen, seen))  # twice a box is a triangle
+    mean = total / share.clamp(min=SPARSE)
     return image / (mean + 0.1 * mean.amax((1, 2, 3), keepdim=True) + 1e-12)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort_engine.nn.image import robust_scale
+from cohort_engine.nn.image import local_scale, robust_scale
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,11 @@ class Network:
     spacing: float
     multiple: int
 
-    def __call__(self, slices: Tensor) -> Tensor:
+    def wide(self, slices: Tensor, sign: int = 1) -> Tensor:
+        """Probabilities of slices wider than in training: each pixel is scaled by what is as near as it was there. -1 swaps bright and dark."""
+        return self(slices, lambda part: sign * local_scale(part, self.spacing, self.size * self.spacing))
+
+    def __call__(self, slices: Tensor, scale: Callable[[Tensor], Tensor] = robust_scale) -> Tensor:
         """Probabilities (n, output, y, x), float32 on the CPU, of slices (n, 3, y, x) that are not scaled yet; any size."""
         import torch
 
@@ -53,7 +57,7 @@ class Network:
         out = []
         with torch.inference_mode():
             for first in range(0, n, step):
-                x = torch.nn.functional.pad(robust_scale(slices[first : first + step].to(parameter.device)), border)
+                x = torch.nn.functional.pad(scale(slices[first : first + step].to(parameter.device)), border)
                 y = self.module(x.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
                 y = y[:, :, border[2] : border[2] + height, border[0] : border[0] + width]
                 out.append(y.float().sigmoid().cpu())

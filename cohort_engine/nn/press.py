@@ -73,7 +73,8 @@ def gone(r: Draw, odds: float, x: Tensor, y: Tensor, ripple: Tensor) -> Tensor:
     towards = angle.cos() * x + angle.sin() * y + ripple
     near, far = r.uniform(0.5, 3.5), r.uniform(0.5, 3.5)
     out = (towards > near) | ((kind > 0.35) & (kind < 0.75) & (-towards > far)) | (kind > 0.88)
-    return out.float() * on
+    gone_there: Tensor = out.float() * on
+    return gone_there
 
 
 def magnetisation(r: Draw, odds: float, white: Tensor, fluid: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, _asked_again, se
 from cohort_engine.cord.windows import Windows
 from cohort_engine.errors import ConfigError, CordError, InputError
 from cohort_engine.nn.weights import CORD, DISCS, GREY, card, load_cord
+from cohort_engine.phantom import spoil
 
 if TYPE_CHECKING:
     from cohort_engine.nn.infer import Network
@@ -138,6 +139,43 @@ def test_one_slice() -> None:
     assert dice(found.mask, cord[:, :, 5:6]) > 0.87
     with pytest.raises(CordError):
         _ = found.centreline
+
+
+def test_noise_in_the_air_and_the_field_of_view_change_nothing() -> None:
+    """A cord in 60 mm, and the same in 300 mm of which most is noise; bright and dark swapped; resampled."""
+    image, affine, cord = drawn((1.0, 1.0, 5.0))
+    plain = segment(image, affine)
+    rng = np.random.default_rng(1)
+    wide, first = spoil.field_of_view(spoil.noisy(image, 0.03, rng), 300.0, np.ones(2), np.array([30.0, 35.0]), rng)
+    inside = tuple(slice(-f, n - f) for f, n in zip(first, image.shape, strict=False))
+    found = segment(wide, affine)
+    assert dice(found.mask[inside], cord) > dice(plain.mask, cord) - 0.03
+    assert found.mask.sum() == found.mask[inside].sum()
+    assert found.curve.confidence.min() > 0.5
+    assert dice(segment(spoil.flipped(image), affine).mask, cord) > dice(plain.mask, cord) - 0.03
+    fine = segment(spoil.resampled(image, 2.0), np.diag([0.5, 0.5, 5.0, 1.0]))
+    assert dice(fine.mask, spoil.resampled(cord, 2.0, order=0) > 0) > dice(plain.mask, cord) - 0.03
+
+
+def test_slices_that_are_not_segmented_are_named() -> None:
+    image, affine, _ = drawn((1.0, 1.0, 5.0), size=(60.0, 70.0, 100.0))
+    blank, which = spoil.blanked(image, 0.1, np.random.default_rng(2))
+    found = segment(blank, affine)
+    assert found.missing[BROKEN].tolist() == which.tolist()
+    assert all(str(z) in found.told()[BROKEN] for z in which)
+    image[:, :, 0] = np.random.default_rng(1).rayleigh(0.02, size=image.shape[:2])
+    found = segment(image, affine)
+    assert found.missing[PARTIAL].tolist() == [0] or not len(found.missing[PARTIAL])
+
+
+def test_a_slice_that_hardly_shows_the_cord_is_looked_at_again() -> None:
+    """In slices 8 and 9 the fluid is as bright as the cord, but for a trace; the rest tells where it is."""
+    image, affine, cord = drawn((1.0, 1.0, 5.0), size=(60.0, 70.0, 100.0), lean=0.0)
+    canal = ndimage.binary_dilation(cord, np.ones((3, 3, 1)), iterations=4)
+    image[:, :, 8:10] = np.where(canal & ~cord, 0.37, image)[:, :, 8:10]
+    found = segment(image, affine)
+    near = [dice(found.mask[:, :, z], cord[:, :, z]) for z in (8, 9)]
+    assert min(near) > 0.6 or set(found.missing[BROKEN].tolist()) == {8, 9}
 
 
 def test_a_hole_is_said() -> None:
