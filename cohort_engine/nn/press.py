@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cohort_engine.nn.synth import Draw
+    from cohort_engine.nn.draw import Draw
 
 SOFT = 0.8
 """Width over which a dent fades towards the far side of the cord, mm."""
@@ -39,7 +39,7 @@ def dented(r: Draw, odds: float, x: Tensor, y: Tensor, up: Tensor) -> tuple[Tens
     Nothing moves without a dent, and what moves lies further out in the cord as it was.
 
     >>> import torch
-    >>> from cohort_engine.nn.synth import Draw
+    >>> from cohort_engine.nn.draw import Draw
     >>> x, y = (q.expand(8, 1, 1, 9, 9) for q in (torch.linspace(-4, 4, 9), torch.linspace(-4, 4, 9)[:, None]))
     >>> draw = lambda: Draw(1, 8, torch.device("cpu"))
     >>> same, dent = (dented(draw(), odds, x, y, torch.zeros(1, 1, 1, 1, 1)) for odds in (0.0, 1.0))
