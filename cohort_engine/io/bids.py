@@ -6,6 +6,7 @@ naming habit is a new row in a table. Nothing is opened but the participants tab
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -218,10 +219,21 @@ def index_study(
         missed = near.near_misses(_unused(products[person], others[person], choice), person, lacking, list(map(_stem, choice.images.values())))
         return replace(choice, files=choice.files | _sidecars(sidecars, choice), notes=[*choice.notes, *missed])
 
-    unread = [*near.unread_folders(tree), *near.other_datasets(tree), *(s for listing in listed for s in listing.strays)]
-    found = make_study(tree, people_of(tree, images), choose, roles=names, include=include, exclude=exclude, unread=unread)
+    people = people_of(tree, images)
+    unread = [*near.unread_folders(tree), *near.other_datasets(tree), *(s for listing in listed for s in listing.strays), *_alone(products, people)]
+    found = make_study(tree, people, choose, roles=names, include=include, exclude=exclude, unread=unread)
     check_found(selection, found.files, [f for listing in listed for f in listing.images])
     return found
+
+
+def _alone(products: Mapping[Person, Sequence[ImageFile]], people: Sequence[Person]) -> list[near.Unread]:
+    """Say whose derivatives belong to no person or session of the dataset."""
+    out = []
+    for person in sorted(set(products) - set(people)):
+        names = sorted(f.short for f in products[person])
+        more = " ..." if len(names) > near.NAMED else ""
+        out.append((*person, f"has derivatives ({', '.join(names[: near.NAMED])}{more}), but no such folder of images: not read"))
+    return out
 
 
 def _stem(path: str) -> str:
@@ -303,7 +315,11 @@ def make_study(
     measured, measured_units, more = sidecar_covariates(said, people, without=[str(c) for c in covariates.columns])
     told = [t for t in (*table.told, *told, *more, *_broken(wrong)) if not t[0] or t[0] in kept]
     notes += [(participant, session, "", note) for participant, session, note in told]
-    notes += [(*person, "", "has files, but no row in the participants table: no covariates") for person in people if person[0] not in table.names]
+    notes += [
+        (*p, "", f"has files, but no row in the participants table: no covariates{_meant(p[0], table.names)}")
+        for p in people
+        if p[0] not in table.names
+    ]
     absent = sorted((table.names & kept) - {p for p, _ in people}, key=natural)
     notes += [(p, "", "", "has a row in the participants table, but no files: not in the study") for p in absent]
     everyone = {p for p, _ in everybody} | table.names
@@ -394,6 +410,16 @@ def by_person(files: Iterable[ImageFile]) -> defaultdict[Person, list[ImageFile]
     for f in files:
         out[f.participant, f.session].append(f)
     return out
+
+
+def _meant(name: str, rows: Iterable[str]) -> str:
+    """Say which row may be meant: of the same letters and numbers, whatever their case and leading zeros."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]|(?<![0-9])0+(?=[0-9])", "", text.lower())
+
+    near = sorted(r for r in rows if plain(r) == plain(name))
+    return f" (is {' or '.join(near)} meant?)" if near else ""
 
 
 def _absent(value: Any) -> bool:

@@ -20,6 +20,8 @@ _IMAGE = re.compile(r"\.(nii|hdr|img|mgz|mgh|nrrd|nhdr|mha|mhd|mnc|dcm|ima)\b|\.
 _PERSON = re.compile(r"(?i)(?:sub(?:ject|j)?|participant|patient)(?=[-_ \d]|$)[-_ ]*")
 _SESSION = re.compile(r"(?i)ses(?:sion|s)?[-_ ]*")
 _LEADING = re.compile(r"(?i)(sub|ses)([-_ ]|\d)")
+NAMED = 5
+"""Files that a note names."""
 ALIKE = 0.6
 """How like a word must be to a suffix to be a slip of it (`difflib`)."""
 
@@ -43,28 +45,31 @@ def unread_folders(tree: Tree) -> list[Unread]:
     sub-01 ses-pre_op folder sub-01/ses-pre_op (1 images) is not read: a name is ses- with letters and digits; rename it and its files (ses-preop)
     """
     counts: Counter[tuple[str, str, str]] = Counter()
+    loose: list[str] = []
     for path in tree.paths:
-        if not _IMAGE.search(path) or "/" not in path:
-            continue
-        parts = path.split("/")[:-1]
-        at = place(path)
-        if at is not None:
+        *parts, name = path.split("/")
+        if not _IMAGE.search(name) or place(path) is not None or {*parts[:1]} & (BESIDE_PEOPLE - {"derivatives"}):
             continue
         person = next((i for i, p in enumerate(parts) if re.fullmatch(r"sub-[A-Za-z0-9]+", p)), None)
+        looks = next((i for i, p in enumerate(parts) if _PERSON.match(p)), 0 if parts and parts[0] not in BESIDE_PEOPLE else None)
         if person is not None and person + 1 < len(parts):
             counts["/".join(parts[: person + 2]), parts[person], parts[person + 1]] += 1
-            continue
-        found = next((i for i, p in enumerate(parts) if _PERSON.match(p)), None)
-        if found is None and parts[0] not in BESIDE_PEOPLE:
-            found = 0
-        if found is not None and parts[0] not in BESIDE_PEOPLE - {"derivatives"}:
-            counts["/".join(parts[: found + 1]), parts[found], ""] += 1
+        elif looks is not None:
+            counts["/".join(parts[: looks + 1]), parts[looks], ""] += 1
+        elif _LEADING.match(name):
+            loose.append(name)
     out = []
     for (folder, participant, session), n in sorted(counts.items()):
         prefix, word, shape = ("ses-", session, _SESSION) if session else ("sub-", participant, _PERSON)
         label = re.sub(r"[^A-Za-z0-9]", "", shape.sub("", word, count=1))
-        rename = f"; rename it and its files ({prefix}{label})" if label else ""
-        out.append((participant, session, f"folder {folder} ({n} images) is not read: a name is {prefix} with letters and digits{rename}"))
+        if session or _PERSON.match(participant) or re.search(r"\d", participant):
+            why = f"a name is {prefix} with letters and digits" + (f"; rename it and its files ({prefix}{label})" if label else "")
+        else:
+            why = "people lie in folders sub-..., what was made of their images below derivatives/"
+        out.append((participant, session, f"folder {folder} ({n} images) is not read: {why}"))
+    if loose:
+        names = ", ".join(loose[:NAMED]) + (" ..." if len(loose) > NAMED else "")
+        out.append(("", "", f"{len(loose)} images lie outside the folders of people and are not read: {names}"))
     return out
 
 
@@ -102,11 +107,27 @@ def near_misses(paths: Iterable[str], person: tuple[str, str], lacking: Sequence
     found: list[tuple[str, str]] = []
     for path in paths:
         name = PurePosixPath(path).name
-        for role in lacking if _IMAGE.search(name) else ():
-            if right := _right_name(name, person, role, images):
-                found.append((role.name, f"{name} is not read; it would be the {role.words}, were it called {right}"))
-                break
+        roles = lacking if _IMAGE.search(name) else ()
+        right = next(((role, right) for role in roles if (right := _right_name(name, person, role, images))), None)
+        if right is not None:
+            found.append((right[0].name, f"{name} is not read; it would be the {right[0].words}, were it called {right[1]}"))
+        elif not path.startswith("derivatives/") and (role := next((r for r in roles if _mentions(name, r)), None)) is not None:
+            found.append((role.name, f"{name} is not read, for its name does not say enough; the {role.words} is called {_example(person, role)}"))
     return found
+
+
+def _mentions(name: str, role: Role) -> bool:
+    """Whether a name that is not BIDS, or does not say its state, holds the suffix of a role as a word."""
+    split = split_name(name)
+    words = {w.lower() for w in re.split(r"[^A-Za-z0-9]+", re.split(r"(?i)\.nii", name)[0])}
+    plain = split is None or not split.tail or not any(re.fullmatch(r.words, split.tail) for r in PRODUCTS)
+    states = [s for other in schema.ROLES.values() for s in other.states if other.suffixes == role.suffixes]
+    told = split is not None and any(all(split.entity(k).lower() == v.lower() for k, v in s.items()) for s in states if s)
+    return plain and not told and not (split and split.description) and any(s.lower() in words for s in role.suffixes)
+
+
+def _example(person: tuple[str, str], role: Role) -> str:
+    return "_".join([*filter(None, person), *(f"{k}-{v}" for k, v in role.states[0].items()), role.suffixes[0]]) + schema.IMAGE_ENDINGS[0]
 
 
 def _right_name(name: str, person: tuple[str, str], role: Role, images: Sequence[str]) -> str:

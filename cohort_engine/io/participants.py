@@ -136,8 +136,9 @@ def read_participants(tree: Tree) -> Participants:
         It is no table, has no ``participant_id``, or two columns of one name.
     """
     if TABLE not in tree.names:
+        near = [p for p in tree.paths if "/" not in p and p.lower().startswith(TABLE[:11]) and p != DICTIONARY]
         raise MissingInputError(
-            expected=TABLE, found="none in the dataset", where="data.bids",
+            expected=TABLE, found=", ".join(near) or "none in the dataset", where="data.bids",
             remedy="Add one with a column participant_id and a line a participant; age, sex, site and group are useful further columns.",
         )  # fmt: skip
     tables: list[tuple[str | None, TextTable]] = [(None, _table(tree.read(TABLE, what=TABLE), TABLE, schema.PARTICIPANT))]

@@ -281,6 +281,39 @@ def test_names_that_are_nearly_right_are_named(make_bids, name, role, right):
     assert notes(index(root)) == [f"{name} is not read; it would be the {role}, were it called {right}"]
 
 
+@pytest.mark.parametrize(
+    ("name", "role", "example"),
+    [
+        ("sub-01_run1_T2w", "T2w image", "T2w"), ("sub-01_T2w_run-1", "T2w image", "T2w"), ("sub-01_MTS", "MT-on image", "mt-on_MTS"),
+        ("sub-01_acq-MT1_MTS", "MT-on image", "mt-on_MTS"), ("sub-01_mton_MTR", "MT-on image", "mt-on_MTS"),
+    ],
+)  # fmt: skip
+def test_names_that_do_not_say_enough_are_named(make_bids, name, role, example):
+    note = f"{name}.nii.gz is not read, for its name does not say enough; the {role} is called sub-01_{example}.nii.gz"
+    assert notes(index(make_bids(["sub-01_dwi", f"sub-01/anat/{name}"], participants="participant_id\nsub-01"))) == [note]
+
+
+def test_other_images_are_no_near_misses(make_bids):
+    others = ["sub-01_T1w", "sub-01_T2star", "sub-01_dwi", "sub-01_T2map", "sub-01_bold", "sub-01_desc-preproc_T2w"]
+    assert notes(index(make_bids(others, {"other": ["sub-01_T2w_label-GM_seg", "sub-01_space-PAM50_T2w"]}))) == []
+
+
+def test_derivatives_of_nobody_are_named(make_bids):
+    """Masks that lack the session of their image were lost without a word."""
+    study = index(make_bids(["sub-01_ses-1_T2w"], {"labels": ["sub-01_T2w_seg", "sub-02_T2w_seg"]}))
+    assert study.told() == ["sub-01, sub-02: has derivatives (T2w_seg.nii.gz), but no such folder of images: not read"]
+
+
+def test_images_outside_the_folders_of_people_are_named(make_bids):
+    root = make_bids(["sub-01_T2w", "./sub-01_T2w_seg", "labels/sub-01_T2w_seg"], {"labels": ["./sub-01_T2w_seg"]}, "participant_id\nsub-1")
+    assert notes(index(root)) == [
+        "has files, but no row in the participants table: no covariates (is sub-1 meant?)",
+        "has a row in the participants table, but no files: not in the study",
+        "folder labels (1 images) is not read: people lie in folders sub-..., what was made of their images below derivatives/",
+        "2 images lie outside the folders of people and are not read: sub-01_T2w_seg.nii.gz, sub-01_T2w_seg.nii.gz",
+    ]
+
+
 def test_states_are_read_without_regard_to_case(make_bids):
     assert names(index(make_bids(["sub-01_mt-On_MTS", "sub-01_mt-OFF_MTS"]))).keys() == {schema.MT_ON, schema.MT_OFF}
 
@@ -660,7 +693,10 @@ def test_no_participants(make_bids):
 
 def test_no_participants_table(make_bids):
     root = make_bids(["sub-1_T2w"])
-    (root / "participants.tsv").unlink()
+    (root / "participants.tsv").rename(root / "participants.csv")
+    with pytest.raises(MissingInputError, match=r"expected participants\.tsv, found participants\.csv"):
+        index(root)
+    (root / "participants.csv").unlink()
     with pytest.raises(MissingInputError, match=r"expected participants\.tsv, found none in the dataset\. Add one with a column participant_id"):
         index(root)
 
