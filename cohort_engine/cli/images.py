@@ -1,4 +1,4 @@
-"""One image: register, segment, label, extract, measure."""
+"""One image: register, segment, label, make MTR, warp, extract, measure."""
 
 from __future__ import annotations
 
@@ -107,6 +107,46 @@ def label(
     show(found.table(), str(out))
     for text in found.axis.notes:
         note(text)
+
+
+@command()
+def mtr(
+    on: Annotated[Path, typer.Option("--on", help="MT-on image.")],
+    off: Annotated[Path, typer.Option("--off", help="MT-off image, on the grid of MT-on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="MTR map to write, percent, on the voxels of MT-on; beside it a JSON file that says how.")],
+    mask: Annotated[Path | None, typer.Option("--mask", help="Cord mask of MT-on; by default the cord is segmented there.")] = None,
+    coregister: Annotated[
+        str, typer.Option("--coregister", help="How MT-off is brought onto MT-on: none; slicewise, shifts in the plane; deformable, SyN after those.")
+    ] = "slicewise",
+    low_signal: Annotated[float, typer.Option("--low-signal", help="NaN where MT-off is at or below this share of the cord's median.")] = 0.05,
+    seed: int = 1,
+) -> None:
+    """Make the magnetization transfer ratio of one pair of images."""
+    from cohort_engine.single.mtr import mtr_image
+
+    found = mtr_image(on, off, out, mask=mask, coregister=coregister, low_signal=low_signal, seed=seed)
+    cord, moved = found["Cord"], found["Coregistration"]["LargestMovement_mm"]
+    say(f"median {cord['Median']:.1f} % in the cord ({found['CordMask']}), {100 * cord['Missing']:.1f} % of it without a value")
+    say(f"MT-off moved by up to {moved:.2f} mm ({coregister})")
+
+
+@command()
+def warp(
+    images: Annotated[list[Path], typer.Argument(help="Images, masks or labels; of a folder, all in it.")],
+    by: Annotated[Path, typer.Option("--by", help="Folder of register, or a warp of it, of ANTs or of the Spinal Cord Toolbox.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of one image (.nii.gz), or folder.")],
+    to: Annotated[str | None, typer.Option("--to", help="template or image: which warp of a folder.")] = None,
+    onto: Annotated[Path | None, typer.Option("--onto", help="Image whose voxels the result lies on; by default the warp's grid.")] = None,
+    interpolation: Annotated[
+        str,
+        typer.Option("--interpolation", help="nearest, linear, spline, labels (the number with most weight); auto: by the image's values."),
+    ] = "auto",
+) -> None:
+    """Bring images from their space to the template, or from the template to an image."""
+    from cohort_engine.single.warp import warp_images
+
+    done = warp_images(images, by, out, to=to, onto=onto, interpolation=interpolation)
+    show({name: [getattr(row, name) for row in done] for name in ("file", "interpolation", "filled")}, str(out), digits=4)
 
 
 def _found(segmentation: Any) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 
 from cohort_engine import schema
 from cohort_engine.errors import TemplateError
-from cohort_engine.nn.image import robust_scale
 from cohort_engine.nn.draw import Draw
+from cohort_engine.nn.image import robust_scale
 from cohort_engine.nn.synth import Batch
 from cohort_engine.template.packing import FloatArray
 

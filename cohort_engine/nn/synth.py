@@ -21,6 +21,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from cohort_engine.nn import butterfly
 from cohort_engine.nn.draw import Draw
 from cohort_engine.nn.image import robust_scale
 from cohort_engine.nn.press import dented, echo_planar, gone, magnetisation
@@ -84,7 +85,9 @@ class Odds:
     stripe : float
         Samples in which the edge of the cord repeats inside it, as it does where a scan stops short of the high spatial frequencies.
     butterfly : float
-        Samples in which grey matter has a shape of its own and clear contrast, instead of what the cord's warps and chance give it.
+        Samples in which the template's grey matter is warped in itself and has clear contrast, instead of what the cord's warps and chance give it.
+    horns : float
+        Samples in which grey matter is drawn anew, see `butterfly`: with horns that reach the edge.
     """
 
     inset: float = 0.25
@@ -114,6 +117,7 @@ class Odds:
     epi: float = 0.0
     stripe: float = 0.0
     butterfly: float = 0.0
+    horns: float = 0.0
 
 
 class Batch(NamedTuple):
@@ -152,6 +156,7 @@ class Generator:
         self.torch, self.anatomy, self.frame, self.odds = torch, anatomy, frame, odds or Odds()
         self.device = torch.device(device)
         self.section = torch.from_numpy(anatomy.section).to(self.device)
+        self.axes = torch.from_numpy(butterfly.half_axes(anatomy)).to(self.device)
         self.bone = None if anatomy.bone is None else torch.from_numpy(anatomy.bone).to(self.device)[None]
 
     def batch(self, n: int, seed: int) -> Batch:
@@ -203,6 +208,10 @@ class Generator:
         cord_d, grey = self._look(cx, cy, slices, (0, 2))
         if odds.butterfly:
             own, grey = self._butterfly(r, cx, cy, slices, grey)
+        if odds.horns:
+            drawn = butterfly.looked_at(butterfly.draw(r, self.axes[slices[:, :, slices.shape[2] // 2, 0, 0]]), cx, cy)
+            horns = r.yes(odds.horns)
+            grey = torch.where(horns > 0, _fraction(drawn.grey * mean, h), grey)
         label = self._label(cord_d[:, 1], odds.inset)
         cord = _fraction(cord_d * mean, h)
         label = torch.cat([label, (grey[:, 1] * cord[:, 1]).mean(1, keepdim=True) * (label > 0)], 1)
@@ -241,7 +250,12 @@ class Generator:
             grey_step = torch.where(mt > 0, darker, grey_step)
         if odds.butterfly:
             grey_step = torch.where(own > 0, r.uniform(0.25, 0.9) * step, grey_step)
+        if odds.horns:
+            clear = step * r.uniform(math.log(0.12), math.log(1.0)).exp() * torch.where(r.yes(0.9) > 0, 1.0, -1.0)
+            grey_step = torch.where(horns > 0, clear * (1 + r.uniform(-0.35, 0.35) * (cy / 4).clamp(-1, 1)), grey_step)
         inside = white + grey_step * grey + texture + spots
+        if odds.horns:
+            inside = _over(inside, _fraction(drawn.fissure * mean, h) * horns * r.yes(0.5), white + r.uniform(-0.3, 1) * step)
         if odds.stripe:
             inside = inside + step * self._stripes(r, cord_d * mean, cy, scan)
         nulled = r.yes(odds.diffusion)  # diffusion weighting leaves little but the cord

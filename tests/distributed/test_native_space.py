@@ -17,8 +17,8 @@ from cohort_engine.config import parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.errors import StoreError, UnknownNameError
 from cohort_engine.phantom.study import simulate
+from cohort_engine.single.mtr import ratio
 from cohort_engine.stages import mtr as stage
-from cohort_engine.stages.mtr import coregister_off
 from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
 
@@ -60,7 +60,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     seen: list[int] = []
     with opened() as files, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "coregister_off", lambda *a, **k: seen.append(1) or coregister_off(*a, **k))
+        patch.setattr(stage, "ratio", lambda *a, **k: seen.append(1) or ratio(*a, **k))
         report = build(config)
     assert report.exit_code == 0, report.failures.to_string()
     own = [f for f in files if f.startswith(str(root / "bids")) and "/sub-" in f]

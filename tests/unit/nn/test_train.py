@@ -175,6 +175,7 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
         ("cord_more", {"fine"}),
         ("pressed", {"pressed"}),
         ("grey", {"grey"}),
+        ("horns", {"grey"}),
         ("cord_long", {"coarse", "fine"}),
     ],
 )

@@ -134,6 +134,15 @@ def median_by_interpolation(y: np.ndarray, w: np.ndarray) -> float:
     return float(np.interp(0.5, (share - w[order] / 2) / share[-1], y[order]))
 
 
+def test_voxels_without_weight_have_no_say_in_the_median() -> None:
+    """30 and 50 by equal weights have the median 40. Among them the toolbox keeps a voxel of 49 of which nothing is in the region: there half of the
+    weight lies below, and the interpolation takes its value."""
+    y, w = np.array([30.0, 49.0, 50.0]), np.array([1.0, 0.0, 1.0])
+    assert median_by_interpolation(y[w > 0], w[w > 0]) == 40
+    assert median_by_interpolation(y, w) == 49
+    assert one("median", values=y, weights=w[None])["value"] == 40
+
+
 def test_medians_of_many_are_the_median_of_each() -> None:
     rng = np.random.default_rng(4)
     for n in (1, 2, 3, 10, 51):

@@ -13,9 +13,9 @@ from scipy import ndimage
 from cohort_engine.config import parse_config
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.single.mtr import coregister_off
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of
-from cohort_engine.stages.mtr import coregister_off
 
 SHAPE = (24, 24, 4)
 STAGES = {s.name: s for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))}
