@@ -68,6 +68,7 @@ def index(
     from cohort_engine.config import parse_config
     from cohort_engine.engine.build import index as run
     from cohort_engine.engine.build import inputs_of
+    from cohort_engine.engine.study import with_headers
 
     given: dict[str, Any] = {k: v for k, v in {"derivatives": derivatives, "source": source}.items() if v}
     if is_study(study):
@@ -75,7 +76,7 @@ def index(
         config = config.model_copy(update={"data": config.data.model_copy(update=given)})
     else:
         config = parse_config({"data": {"bids": study, "store": "", **given}}, where="index")
-    found = run(config)
+    found = with_headers(run(config))
     inputs = inputs_of(config, found)
     missing = found.missing(inputs.lacking)
     complete = sum(not roles for roles in inputs.lacking.values())

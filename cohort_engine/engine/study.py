@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -19,6 +19,8 @@ from cohort_engine.engine.state import Outlook, People, join_subjects, survey
 from cohort_engine.errors import CohortError, StoreError, TemplateError
 from cohort_engine.io.bids import Study
 from cohort_engine.io.choose import Selection
+from cohort_engine.io.places import local_path
+from cohort_engine.io.volume import judge_header
 from cohort_engine.stages.base import SOURCES, Stage
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.declare import Declaration, declare
@@ -51,6 +53,18 @@ class Inputs:
 
     lacking: Mapping[int, tuple[str, ...]]
     files: pd.DataFrame
+
+
+def with_headers(study: Study) -> Study:
+    """Add to a study's notes what the headers of its images leave open, of those on this machine. Each file is opened, and little of it is read."""
+    found = [
+        (participant, session, role, note)
+        for role in study.roles
+        for participant, session, place in zip(study.subjects[schema.PARTICIPANT], study.subjects[schema.SESSION], study.files[role], strict=True)
+        if place and (path := local_path(str(place))) is not None and path.name.endswith((".nii", ".nii.gz"))
+        for note in judge_header(path, what=schema.words(role))
+    ]  # fmt: skip
+    return replace(study, notes=pd.concat([study.notes, pd.DataFrame(found, columns=study.notes.columns)])) if found else study
 
 
 def inputs_of(config: Config, study: Study) -> Inputs:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cohort_engine.errors import GeometryError, InputError, MissingInputError, StorageError
+from cohort_engine.errors import GeometryError, InputError, MissingInputError, StorageError, told
 from cohort_engine.io.grids import REMEDY, require_grid
 from cohort_engine.io.gunzip import unpack, unpack_head
 from cohort_engine.io.header import FLAG, LONGEST, PLACE, Stored, read_header
@@ -26,6 +26,8 @@ from cohort_engine.template.packing import Grid
 ANNEX_POINTER = b"/annex/objects/"
 COMPRESSION = 1
 """gzip level of written files: float maps of the cord are mostly NaN, and higher levels gain little for many times the time."""
+GLANCE = 1 << 16
+"""Bytes of a file that hold its header, compressed or not."""
 LARGEST_ROUNDING = 1e-3
 """How far a stored label may be from a whole number."""
 STORED = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
@@ -177,6 +179,36 @@ def read_raw(location: str | Path, *, what: str) -> bytes:
     if ANNEX_POINTER in raw[:200] and len(raw) < 32768:
         raise _not_fetched(what)
     return raw
+
+
+def judge_header(path: str | Path, *, what: str) -> list[str]:
+    """Say what is to be known of an image by its header alone: what was settled, or why it cannot be used.
+
+    Parameters
+    ----------
+    path : path
+        On this machine. Of a file that is not there, or was not fetched, nothing is said.
+    what : str
+        Words for the image, as in `read_volume`.
+
+    Returns
+    -------
+    list of str
+        Sentences without those words.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(GLANCE)
+    except OSError:
+        return []
+    if ANNEX_POINTER in raw[:200]:
+        return []
+    with told() as notes:
+        try:
+            read_header(unpack_head(raw, LONGEST, what=what), _check_any, what=what)
+        except InputError as error:
+            return [str(error).removeprefix(f"{what}: ")]
+    return [note.removeprefix(f"{what}: ") for note in notes]
 
 
 def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
@@ -503,6 +535,11 @@ def _check_slices(shape: tuple[int, ...], what: str) -> None:
         raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
     if len(shape) < 3:
         raise InputError(expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give the whole stack of slices.")
+
+
+def _check_any(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    _check_slices(shape, what)
+    return shape[3:]
 
 
 def _check_series(shape: tuple[int, ...], what: str) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ def all_zero(study: Path, name: str) -> None:
 def nan_affine(study: Path, name: str) -> None:
     path = one(study, name, "*off_MTS")
     raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[252:254] = np.int16(0).tobytes()  # no qform that would do
     raw[280:284] = np.float32("nan").tobytes()
     path.write_bytes(gzip.compress(bytes(raw)))
 

@@ -141,6 +141,10 @@ def test_a_build_measures_alike_and_keeps_what_was_settled(make_study, mask, mon
         (path,) = study.rglob(f"sub-{name}_T2w_label-SC_seg.nii.gz")
         store(path, change(mask), lost=kind == "nowhere")
     config = load_config(study.with_suffix(".yaml"))
+    assert run(monkeypatch, "index", study.with_suffix(".yaml")) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    for name, text in NOTES.items():
+        assert [f"sub-{names[list(KINDS).index(name)]}: cord mask of the T2w image: " in line for line in said if text in line] == [True]
     report = build(config)
     assert report.exit_code == 0, report.failures.to_string()
     areas = np.stack([read_subject(report.url, row, "profiles/area") for row in range(len(names))])

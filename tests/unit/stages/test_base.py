@@ -58,7 +58,7 @@ def key(stage: Stage = MTR, **change: object) -> str:
         {"template": "other"},
         {"upstream": ["v"]},
         {"stage": replace(MTR, params={"x": 2})},
-        {"stage": replace(MTR, version="2")},
+        {"stage": replace(MTR, version=f"{MTR.version}+")},
         {"stage": FIT_MT},
     ],
 )
