@@ -31,7 +31,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "o": "O", "other": "O"}
 
-UNITS = {"yy": "year", "y": "year", "yr": "year", "yrs": "year", "year": "year", "years": "year", "month": "month", "months": "month"} | {
+_YEARS = dict.fromkeys(("yy", "y", "yr", "yrs", "year", "years"), "year")
+UNITS = {**_YEARS, "month": "month", "months": "month", "%": "percent"} | {
     u.lower(): u for u in ("cm", "mm", "m", "kg", "g", "s", "ms", "mm2", "kg/m2", "mmHg", "T", "points", "percent")
 }
 """Words for a unit, in lower case -> the unit we store."""
@@ -250,7 +251,7 @@ def _column(name: str) -> str:
 
 
 def _prefixed(name: str, prefix: str) -> str:
-    return name and prefix + name.removeprefix(prefix)
+    return name and prefix + (name[len(prefix) :] if name.lower().startswith(prefix) else name)
 
 
 TEXT = frozenset({*ALIASES, *(a for names in ALIASES.values() for a in names)})

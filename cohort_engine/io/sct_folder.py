@@ -129,6 +129,7 @@ def index_results(
         if (at := place(path)) and not at.prefix:
             paths.setdefault((at.participant, at.session), []).append(path)
     images = {person: list(filter(None, (_image(tree, p, person) for p in of))) for person, of in paths.items()}
+    strays = [(*person, near.stray(*person, PurePosixPath(p).name)) for person, of in paths.items() for p in of if _is_stray(p, person)]
 
     selection = selection or Selection()
 
@@ -141,7 +142,7 @@ def index_results(
     every = [f for of in images.values() for f in of]
     bids.check_selection(selection, names, every)
     people = bids.people_of(tree, images)
-    study = bids.make_study(tree, people, choose, roles=names, include=include, exclude=exclude, unread=near.unread_folders(tree))
+    study = bids.make_study(tree, people, choose, roles=names, include=include, exclude=exclude, unread=[*near.unread_folders(tree), *strays])
     bids.check_found(selection, study.files, every)
     return study
 
@@ -157,9 +158,15 @@ def _image(tree: Tree, path: str, person: Person) -> ImageFile | None:
             return None
         name = f"{'_'.join(filter(None, person))}_{short[1]}{name[short[0].end() :]}"
     image = split_name(name)
-    if image is None or image.participant != person[0] or image.session not in ("", person[1]):
+    if image is None or _is_stray(path, person):
         return None
     return replace(image, path=path, location=tree.location(path))
+
+
+def _is_stray(path: str, person: Person) -> bool:
+    """Whether the name of an image says that it is somebody else's."""
+    image = None if LABELS.search(path) else split_name(path)
+    return image is not None and (image.participant != person[0] or image.session not in ("", person[1]))
 
 
 def _results(tree: Tree, paths: Sequence[str]) -> tuple[dict[str, str], dict[str, InputError]]:

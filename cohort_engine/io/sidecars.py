@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from cohort_engine import schema
 from cohort_engine.io.names import entities_of
 from cohort_engine.io.tree import Tree
 
@@ -23,11 +24,12 @@ class Sidecars:
     tree: Tree
 
     @cached_property
-    def _by_folder(self) -> Mapping[str, list[PurePosixPath]]:
-        found: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
-        for path in map(PurePosixPath, self.tree.paths):
-            if "." in path.name:
-                found[str(path.parent)].append(path)
+    def _by_folder(self) -> Mapping[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self.tree.paths:
+            if not path.endswith(schema.IMAGE_ENDINGS):
+                folder, _, name = path.rpartition("/")
+                found[folder or "."].append(name)
         return found
 
     def of(self, image: str, endings: Sequence[str] = (JSON,)) -> list[str]:
@@ -56,11 +58,11 @@ class Sidecars:
         for folder in path.parents:
             fits: list[tuple[int, str]] = []
             for other in self._by_folder.get(str(folder), ()):
-                ending = next((e for e in endings if other.name.endswith(suffix + e)), None)
+                ending = next((e for e in endings if other.endswith(suffix + e)), None)
                 if ending is not None:
-                    entities, last = entities_of(other.name.removesuffix(ending))
+                    entities, last = entities_of(other.removesuffix(ending))
                     if last == suffix and entities <= own:
-                        fits.append((-len(entities), str(other)))
+                        fits.append((-len(entities), str(folder / other)))
             found += [name for _, name in sorted(fits)]
         return found
 

@@ -110,10 +110,15 @@ def read_table(raw: bytes, *, where: str) -> TextTable:
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise _no_table("nothing", where)
-    outside = re.sub(r'"[^"]*"', "", lines[first])
-    separator = next((s for s in SEPARATORS if s in outside), SEPARATORS[0])
+    if said := re.fullmatch(r'"?sep=(.)"?', lines[first].strip("\ufeff ")):  # Excel's way to name it
+        first, separator = first + 1, said[1]
+    else:
+        outside = re.sub(r'"[^"]*"', "", lines[first])
+        separator = next((s for s in SEPARATORS if s in outside), SEPARATORS[0])
     records = _records(lines, first, separator)
-    head = next(records)
+    head = next(records, None)
+    if head is None:
+        raise _no_table("nothing", where)
     width = len(head.fields)
     named = [i for i, name in enumerate(head.fields) if name]
     rows, misfits = [], []

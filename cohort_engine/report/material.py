@@ -386,7 +386,7 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         if places:
             count = len(set(map(str, next(iter(places.values())))))
             note = f"people come from {count} sites and nothing is harmonised: set analysis.harmonise.site if scanners differ"
-            return replace(material, notes=(*material.notes, note))
+            return replace(material, notes=(*material.notes, *_without(people, [schema.SITE], "are in no comparison of sites"), note))
         return material
     where = [str(v) for v in people.column(site)]
     keep: dict[str, Any] = people.covariates([n for n in config.harmonise.keep if n != schema.GROUP])

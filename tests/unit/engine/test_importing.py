@@ -162,6 +162,19 @@ def test_one_bad_table_does_not_stop_the_others(make_study, run, small_template:
     assert np.nanmean(read_subject(url, 2, "profiles/area")) == 80
 
 
+def test_what_is_wrong_with_covariates_is_told(make_study, run, tmp_path: Path) -> None:
+    """An age of 25,5 was a word, and a category in every model; 89+ of one person was an error for all."""
+    tables = make_study(("sub-a", "sub-b", "sub-c"))
+    (tmp_path / "participants.tsv").write_text("sep=;\nparticipant_id;age;height\nSUB-a;25,5;170\nb;89+;-\nsub-c;26,5\n")
+    url, report = run(tables)
+    with open_cohort(url) as ds:
+        assert ds["age"].to_numpy().tolist() == pytest.approx([25.5, np.nan, np.nan], nan_ok=True)
+    assert report.told == (
+        ("sub-c", "", "participants.tsv: line 5 has 2 fields in place of 3: its values are missing"),
+        ("sub-b", "", "age is '89+', not a number: missing"), ("", "", "column age: decimal comma read as a point in 1 values"),
+    )  # fmt: skip
+
+
 def test_decimal_commas_between_semicolons(make_study, run, small_template: Template) -> None:
     tables = make_study(("sub-a",), header=HEADER.replace(",", ";"), line="t;/p;{k};{level};60,5;5,0;7,5;3,0")
     url, report = run(tables)

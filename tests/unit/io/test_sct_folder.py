@@ -95,6 +95,13 @@ def test_two_for_one_role_are_that_subjects_error(tmp_path: Path) -> None:
     assert found.notes.role.tolist() == ["mt_from_template"]
 
 
+def test_what_is_not_read_is_named(tmp_path: Path) -> None:
+    files = ["sub-01/t2/sub-02_T2w_seg.nii.gz", "sub-HC_03/mt/mtr.nii.gz", "sub-01/ses-pre_op/mt/mtr.nii.gz", "sub-01/mt/mtr.nii.gz"]
+    assert [note.partition(" is not")[0] for note in study(tmp_path, files).notes.note[1:]] == [
+        "folder sub-01/ses-pre_op (1 images)", "folder sub-HC_03 (1 images)", "sub-02_T2w_seg.nii.gz lies in the folder of somebody else: ignored",
+    ]  # fmt: skip
+
+
 def test_who_lacks_what(tmp_path: Path) -> None:
     found = study(tmp_path, ["sub-01/mt/warp_template2mt.nii.gz", *(f"sub-01/mt/{n}" for n in LABELS), "sub-02/mt/mtr.nii.gz"])
     config = parse_config({"data": {"bids": "b", "store": "s", "source": "sct"}})
