@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline, centreline_from_mask, cord_slices, slice_arc
-from cohort_engine.cord.discs import Labelling, disc_name, label_discs
+from cohort_engine.cord.discs import Labelling, disc_name, label_discs, say_chance
 from cohort_engine.cord.levels import Landmarks, LevelAxis, level_axis, levels_at
 from cohort_engine.errors import ConfigError, LevelError
 from cohort_engine.io.volume import on_voxels_of, read_mask, read_volume, require_signal, write_volume
@@ -55,7 +55,7 @@ class Labelled:
         kind = self.landmarks.kind
         names = [disc_name(n) if kind == schema.DISC else schema.LEVEL_NAMES[n - 1] for n in self.landmarks.numbers]
         arc, _ = self.axis.centreline.project(self.landmarks.xyz)
-        sure = [GIVEN if np.isnan(c) else f"{c:.3f}" for c in self.confidence]
+        sure = [GIVEN if np.isnan(c) else say_chance(float(c)) for c in self.confidence]
         return pd.DataFrame({kind: self.landmarks.numbers, "name": names, "slice": self.slice, "mm along the cord": arc, "confidence": sure})
 
 

@@ -140,7 +140,7 @@ def levels_stages(config: Config) -> Iterable[Stage]:
     if config.stages.levels.enabled:
         c = schema.CONTRASTS[schema.T2W]
         yield Stage(
-            name=schema.levels_stage(c.name), version="3", run=partial(run_levels, contrast=c),
+            name=schema.levels_stage(c.name), version="4", run=partial(run_levels, contrast=c),
             params=network_params(DISCS) | {LANDMARKS: config.stages.fit.landmarks}, roles=(c.image, c.mask),
             alternatives=((c.landmarks,), ()), makes=c.landmarks, completes=partial(is_lone, contrast=c),
             writes=tuple(levels_quality(c.name).values()), memory=SEGMENT_MEMORY, gpu=True,

@@ -13,7 +13,7 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
-from cohort_engine.cord.discs import UNSURE, Labelling, label_discs
+from cohort_engine.cord.discs import THICK, UNSURE, Labelling, label_discs
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis
 from cohort_engine.cord.segment import segment
 from cohort_engine.errors import CordError, LevelError
@@ -119,25 +119,22 @@ def test_discs_of_the_template_image(part: str, real_data: Path, pam50: Template
     assert high < 250 or found.flags == ()
 
 
-CONTRASTS = {
-    "T2*": f"{HC}/T2star/sub-HC003U_ses-spinalcord_T2star", "MT on": f"{HC}/MTS/sub-HC003U_ses-spinalcord_acq-MTon_MTS",
+THICK_STACKS = {
+    "T2*": (f"{HC}/T2star/sub-HC003U_ses-spinalcord_T2star", f"{HC}/T2star/sub-HC003U_ses-spinalcord_T2star_seg"),
+    "MT on": (f"{HC}/MTS/sub-HC003U_ses-spinalcord_acq-MTon_MTS", f"{HC}/MTS/sub-HC003U_ses-spinalcord_acq-MTon_MTS_seg"),
+    "MT off": (f"{HC}/MTS/sub-HC003U_ses-spinalcord_acq-MToff_MTS", f"{HC}/MTS/sub-HC003U_ses-spinalcord_acq-MTon_MTS_seg"),
+    "7 T": ("amu7t/image", "amu7t/image_sc"), "GRE": ("errsm_18/gre/gre", "errsm_18/gre/segmentation_binary"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("contrast", CONTRASTS)
-def test_thick_axial_slices_are_named_right_or_not_at_all(
-    contrast: str, real_data: Path, pam50: Template, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """5 mm slices of a person whose 13 discs are known from another scan of the session."""
-    image, mask = load(real_data / CONTRASTS[contrast]), load(real_data / f"{CONTRASTS[contrast]}_seg")
-    points = load(real_data / f"{HC}/T2w/sub-HC003U_ses-spinalcord_T2w_seg_labeled_discs")
-    marks = landmarks_from_labels(points.data, points.affine, kind=schema.DISC, what="discs")
+@pytest.mark.parametrize("contrast", THICK_STACKS)
+def test_thick_axial_slices_are_asked_about(contrast: str, real_data: Path, pam50: Template) -> None:
+    """5 and 7.5 mm slices, on which the chain puts discs up to 9 mm off with 0.98: they show none."""
+    image, mask = (load(real_data / name) for name in THICK_STACKS[contrast])
     found = named(image, mask, pam50)
-    truth = dict(zip(marks.numbers.tolist(), found.centreline.project(marks.xyz)[0], strict=True))
-    off = {int(n): round(float(a - truth[n]), 1) for n, a in zip(found.numbers, found.arc, strict=True) if n in truth}
-    with capsys.disabled():
-        print(tell(f"HC003U {contrast}", found), off, end="")
-    assert all(abs(d) < 9 for d in off.values())
+    assert found.flags == (THICK,)
+    with pytest.raises(LevelError, match="two landmarks"):
+        found.landmarks()
 
 
 @pytest.mark.parametrize("given", [(3, 9), (2, 12)])

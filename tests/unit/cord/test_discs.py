@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,7 +11,10 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.cord.centreline import Centreline
 from cohort_engine.cord.discs import (
+    CERTAIN,
     LOOSE,
+    NAMED,
+    THICK,
     UNSURE,
     Labelling,
     Point,
@@ -17,6 +22,7 @@ from cohort_engine.cord.discs import (
     Strip,
     _points,
     disc_name,
+    label_discs,
     labelled,
     name_discs,
     straight_strip,
@@ -24,6 +30,7 @@ from cohort_engine.cord.discs import (
 from cohort_engine.cord.levels import Landmarks
 from cohort_engine.errors import CordError, GeometryError, InputError, LevelError
 from cohort_engine.nn.strips import COLUMNS, FIRST, LAST, STATES, STEP
+from cohort_engine.template.parametric import parametric_cord
 
 GAP = 18
 GAPS = np.full(LAST, float(GAP))
@@ -50,8 +57,8 @@ def strip(rows: int = ROWS) -> Strip:
 def test_discs_with_known_numbers_are_named_where_they_are() -> None:
     named = name_discs(seen(4, knows=0.9), GAPS)
     assert named.row[4:11].round().tolist() == [110, 92, 74, 56, 38, 20, 2]
-    assert named.confidence[4:10].min() > 0.99
-    assert named.confidence[[2, 12]].max() < 0.01
+    assert named.confidence[4:10].min() > 0.96
+    assert named.confidence[[2, 12]].max() < 0.05
 
 
 def test_probabilities_sum_to_one_chain() -> None:
@@ -79,7 +86,7 @@ def test_two_likely_namings_are_both_weak() -> None:
 def test_a_bridged_disc_does_not_shift_the_names_below_it() -> None:
     named = name_discs(seen(3, knows=0.9, missing=6), GAPS)
     assert named.row[[5, 7]].round().tolist() == [74, 38]
-    assert named.confidence[[5, 7]].min() > 0.98
+    assert named.confidence[[5, 7]].min() > CERTAIN
     assert abs(named.row[6] - 56) < 3
 
 
@@ -97,7 +104,7 @@ def test_uneven_distances_name_by_themselves() -> None:
 @pytest.mark.parametrize("stretch", [0.85, 1.15])
 def test_long_and_short_spines(stretch: float) -> None:
     named = name_discs(seen(4, knows=0.9, step=round(GAP * stretch)), GAPS)
-    assert named.confidence[4:8].min() > 0.95
+    assert named.confidence[4:8].min() > 0.88
 
 
 @pytest.mark.parametrize("point", [Point(5.0, 92.0), Point(5.0, 94.0), Point(5.5, 83.0)], ids=["disc", "disc 2 mm off", "body"])
@@ -137,8 +144,38 @@ def test_given_landmarks_must_lie_in_the_image() -> None:
 def test_names() -> None:
     assert [disc_name(n) for n in (1, 2, 3, 8, 21)] == ["top of C1", "C1/C2", "C2/C3", "C7/T1", "L1/L2"]
     empty = Labelling(np.zeros(0, int), np.zeros(0), np.zeros(0), strip().centreline, {4: 0.6, 5: 0.3}, (UNSURE,))
-    with pytest.raises(LevelError, match=r"likeliest: C3/C4 0\.60, C4/C5 0\.30"):
+    with pytest.raises(LevelError, match=r"likeliest: C3/C4 0\.600, C4/C5 0\.300"):
         empty.landmarks()
+
+
+def test_what_is_refused_never_reads_as_reached() -> None:
+    faint = seen(4, knows=0.9)
+    faint.disc[:] = np.where(faint.disc > 0.5, 0.75, faint.disc)
+    found = labelled(faint, strip(), GAPS)
+    assert found.flags == (UNSURE,)
+    with pytest.raises(LevelError) as error:
+        found.landmarks()
+    assert f"probability of name and place {CERTAIN:g}, of one of the names {NAMED:g}" in error.value.expected
+    likely = re.findall(r"(\d\.\d{3})( but [a-z ]+ \(?0\.\d+)?", error.value.found)
+    assert len(likely) == 3
+    assert all(float(p) < CERTAIN or why for p, why in likely)  # a probability above the limit says what else is lacking
+
+
+class Nothing:
+    """A network that must not be asked."""
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(name)
+
+
+@pytest.mark.parametrize(("thickness", "tilt"), [(5.0, 0.0), (4.5, 0.1), (7.0, 0.5)])
+def test_thick_slices_along_the_cord_show_no_discs(thickness: float, tilt: float) -> None:
+    image, mask, _ = leaning(tilt)
+    affine = np.diag([1.0, 1.0, thickness, 1.0])
+    found = label_discs(image, affine, mask, parametric_cord(spacing=2.0), network=Nothing())  # type: ignore[arg-type]
+    assert found.flags == (THICK,)
+    with pytest.raises(LevelError, match=r"voxels of up to 4 mm along the cord, found \d\.\d mm.*two landmarks"):
+        found.landmarks()
 
 
 # --- strips -----------------------------------------------------------------------------------------------------------
@@ -196,8 +233,8 @@ def test_a_disc_that_hardly_shows_is_no_landmark() -> None:
     faint = seen(4, knows=0.9)
     faint.disc[38] = 0.7
     named = name_discs(faint, GAPS)
-    assert named.confidence[8] > 0.95
-    assert named.name[8] > 0.998
+    assert named.confidence[8] > 0.88
+    assert named.name[8] > 0.985
     assert 8 not in named.certain()
     assert {5, 6, 7, 9} <= set(named.certain().tolist())
     given = name_discs(faint, GAPS, points=[Point(8.0, 38.0)])
@@ -210,4 +247,4 @@ def test_a_blurred_place_does_not_blur_the_name() -> None:
     both.number[:] = 0.5 * (both.number + np.roll(both.number, 1, axis=1))
     assert name_discs(both, GAPS).name[4:10].max() < 0.8
     assert len(name_discs(both, GAPS).certain()) == 0
-    assert name_discs(seen(4, knows=0.9), GAPS).name[4:10].min() > 0.998
+    assert name_discs(seen(4, knows=0.9), GAPS).name[4:10].min() > 0.985
