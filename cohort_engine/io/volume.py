@@ -36,11 +36,11 @@ STORED = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scalar image in the world.
+    """An image in the world.
 
     Attributes
     ----------
-    data : (x, y, z) array
+    data : (x, y, z) array; (x, y, z, ...) of a series or a field of vectors
         x grows to the right, y to the front, z upwards (RAS+), as closely as the scan allows without resampling.
     affine : (4, 4) float64
         Voxel index (centre of the voxel) to world, RAS+ mm.
@@ -137,7 +137,7 @@ def read_nonzero(location: str | Path, *, what: str) -> tuple[Grid, NDArray[np.i
     return decode_nonzero(read_raw(location, what=what), what=what)
 
 
-def read_vectors(location: str | Path, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def read_vectors(location: str | Path, *, what: str) -> Volume:
     """Read a field of vectors: `read_raw`, then `decode_vectors`; errors of both."""
     return decode_vectors(read_raw(location, what=what), what=what)
 
@@ -298,7 +298,7 @@ def decode_nonzero(raw: bytes, *, what: str) -> tuple[Grid, NDArray[np.intp], ND
     return grid, np.ravel_multi_index(ijk, grid.shape), values
 
 
-def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def decode_vectors(raw: bytes, *, what: str) -> Volume:
     """Decode a field of vectors: NIfTI of shape (x, y, z, 1, 3), as ITK and ANTs write displacements.
 
     Parameters
@@ -307,10 +307,9 @@ def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArr
 
     Returns
     -------
-    vectors : (x, y, z, 3) float32 array
-        Axes turned to RAS+; the components are as stored, in whatever frame they were written. Missing: as stored, often a huge number.
-    affine : (4, 4) float64
-        Voxel index to world, RAS+ mm.
+    Volume
+        Data (x, y, z, 3) float32: axes turned to RAS+; the components are as stored, in whatever frame they were written. Missing: as stored, often
+        a huge number.
 
     Raises
     ------
@@ -322,14 +321,14 @@ def decode_vectors(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArr
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp(), "warp.nii.gz")
     >>> write_volume(path, Volume(np.zeros((2, 3, 4, 1, 3), np.float32), np.eye(4)), intent="vector")
-    >>> decode_vectors(path.read_bytes(), what="warp")[0].shape
+    >>> decode_vectors(path.read_bytes(), what="warp").data.shape
     (2, 3, 4, 3)
     """
     data, stored = _decode(raw, what, _check_vectors)
-    return np.ascontiguousarray(stored.turned(data), np.float32), np.asarray(stored.grid.affine, np.float64)
+    return Volume(np.ascontiguousarray(stored.turned(data), np.float32), np.asarray(stored.grid.affine, np.float64), stored)
 
 
-def decode_series(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def decode_series(raw: bytes, *, what: str) -> Volume:
     """Decode a series of volumes: NIfTI of shape (x, y, z, t), of which one volume may lack the last axis.
 
     Parameters
@@ -338,10 +337,9 @@ def decode_series(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArra
 
     Returns
     -------
-    data : (x, y, z, t) float32 array
-        Axes turned to RAS+, in the order of the file along t. Missing: a non-finite voxel is NaN; zero stays zero.
-    affine : (4, 4) float64
-        Voxel index to world, RAS+ mm.
+    Volume
+        Data (x, y, z, t) float32 in RAS+ order, in the order of the file along t. Missing: a non-finite voxel is NaN; zero stays zero. What is made
+        of it (`Volume.with_data`) is written on the voxels of one of its volumes.
 
     Raises
     ------
@@ -351,11 +349,11 @@ def decode_series(raw: bytes, *, what: str) -> tuple[NDArray[np.float32], NDArra
     Examples
     --------
     >>> import nibabel as nib
-    >>> decode_series(nib.Nifti1Image(np.ones((2, 3, 4, 5), np.float32), np.eye(4)).to_bytes(), what="diffusion images")[0].shape
+    >>> decode_series(nib.Nifti1Image(np.ones((2, 3, 4, 5), np.float32), np.eye(4)).to_bytes(), what="diffusion images").data.shape
     (2, 3, 4, 5)
     """
     data, stored = _decode(raw, what, _check_series)
-    return np.ascontiguousarray(_cast(stored.turned(data), np.dtype(np.float32), what)), np.asarray(stored.grid.affine, np.float64)
+    return _volume(data, stored, np.dtype(np.float32), what)
 
 
 def _decode(raw: bytes, what: str, check: Callable[[tuple[int, ...], str], tuple[int, ...]]) -> tuple[NDArray[Any], Stored]:

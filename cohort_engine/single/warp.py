@@ -10,11 +10,10 @@ import numpy as np
 
 from cohort_engine.errors import GeometryError, InputError, MissingInputError, unknown_name
 from cohort_engine.io.places import storage_errors
-from cohort_engine.io.volume import Volume, read_vectors, read_volume, write_volume
+from cohort_engine.io.volume import read_vectors, read_volume, write_volume
 from cohort_engine.mapping.ants import field_positions
 from cohort_engine.mapping.resample import INTERPOLATIONS, LABELS, NEAREST, Pull, interpolation_of
 from cohort_engine.single.register import TO_IMAGE, TO_TEMPLATE
-from cohort_engine.template.packing import Grid
 
 AUTO = "auto"
 WARPS = {"template": TO_TEMPLATE, "image": TO_IMAGE}
@@ -49,7 +48,7 @@ def warp_images(
     to : str, optional
         ``template`` or ``image``: which warp of a folder.
     onto : path, optional
-        Image whose voxels the results lie on, in their order; by default those of the warp's grid.
+        Image whose voxels the results lie on, in their order; by default those of the warp.
     interpolation : str
         One of `mapping.resample.INTERPOLATIONS`, or ``auto``: by the values of each image, see `mapping.resample.interpolation_of`.
 
@@ -71,12 +70,9 @@ def warp_images(
     """
     if interpolation not in (AUTO, *INTERPOLATIONS):
         raise unknown_name("interpolation", interpolation, [AUTO, *INTERPOLATIONS], where=WARP)
-    vectors, affine = read_vectors(_warp_file(Path(warp), to), what=WARP)
-    x, y, z = vectors.shape[:3]
-    field, home = field_positions(vectors, affine), Grid((x, y, z), affine)
-    like = None if onto is None else read_volume(onto, what=ONTO)
-    grid = home if like is None else like.grid
-    pull = Pull(field, home, grid)
+    vectors = read_vectors(_warp_file(Path(warp), to), what=WARP)
+    like = vectors if onto is None else read_volume(onto, what=ONTO)
+    pull = Pull(field_positions(vectors.data, vectors.affine), vectors.grid, like.grid)
     done = []
     for source, target in _targets([Path(p) for p in images], Path(out)):
         volume = read_volume(source, what="image to warp")
@@ -96,7 +92,7 @@ def warp_images(
             )  # fmt: skip
         with storage_errors("folder of warped images"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(target, Volume(values, np.asarray(grid.affine, np.float64)) if like is None else like.with_data(values))
+        write_volume(target, like.with_data(values))
         done.append(Warped(target.name, how, float(known.mean())))
     return done
 

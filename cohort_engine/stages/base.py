@@ -89,11 +89,11 @@ class StageInput:
         """Read an image of whole numbers; as of a mask."""
         return decode_mask(self.raw(role), what=schema.words(role), dtype=np.int32)
 
-    def vectors(self, role: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def vectors(self, role: str) -> Volume:
         """Read a field of vectors, see `io.volume.read_vectors`."""
         return decode_vectors(self.raw(role), what=schema.words(role))
 
-    def series(self, role: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def series(self, role: str) -> Volume:
         """Read a series of volumes (x, y, z, t), RAS+, see `io.volume.decode_series`."""
         return decode_series(self.raw(role), what=schema.words(role))
 

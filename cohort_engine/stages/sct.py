@@ -24,7 +24,6 @@ from cohort_engine.stages.base import SOURCES, Array, Source, Stage, StageInput,
 from cohort_engine.stages.fit import contrasts_of
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
 from cohort_engine.stages.mtr import MTR
-from cohort_engine.template.packing import Grid
 
 if TYPE_CHECKING:
     from cohort_engine.mapping.native import WarpedAtlas
@@ -63,19 +62,21 @@ def run_warp(inputs: StageInput, *, contrast: str) -> dict[str, Array]:
 
     role, back = schema.role(contrast, FROM_TEMPLATE), schema.role(contrast, TO_TEMPLATE)
     template, what = inputs.template, schema.words(role)
-    field, affine = inputs.vectors(role)
+    warped = inputs.vectors(role)
+    field, affine = warped.data, warped.affine
     dice = {}
     slices = np.zeros(field.shape[2], bool)
     for kind, volume in cords(inputs, contrast).items():
         words = schema.words(schema.role(contrast, kind))
-        require_grid(volume.grid, Grid(field.shape[:3], affine), what=words, like=f"the {what}")
+        require_grid(volume.grid, warped.grid, what=words, like=f"the {what}")
         cord: NDArray[np.bool_] = volume.data > 0.5
         dice[kind] = warp.check_convention(field, affine, cord, template, least=LEAST[kind], what=what, like=f"cord of the {words}")
         slices = np.asarray(cord.any(axis=(0, 1)))
     positions = field_positions(field, affine)
     if back in inputs.files:
-        opposite, grid = inputs.vectors(back)
-        packed, residual = warp.packed_by_opposite(field_positions(opposite, grid), grid, positions, affine, template, slices)
+        opposite = inputs.vectors(back)
+        there = field_positions(opposite.data, opposite.affine)
+        packed, residual = warp.packed_by_opposite(there, opposite.affine, positions, affine, template, slices)
         if not len(residual) or np.median(residual) > FARTHEST_APART:
             apart = f"{np.median(residual):.1f} mm between the two" if len(residual) else "nothing in common"
             raise InputError(
@@ -152,9 +153,9 @@ def moved_off(inputs: StageInput, on: Volume, mask: NDArray[np.bool_]) -> tuple[
         require_grid(stored.grid, on.grid, what=schema.words(OFF_MOVED), like=f"the {schema.words(schema.MT_ON)}")
         return stored.data, float("nan")
     off = inputs.volume(schema.MT_OFF)
-    field, affine = inputs.vectors(OFF_WARP)
-    require_grid(Grid(field.shape[:3], affine), on.grid, what=schema.words(OFF_WARP), like=f"the {schema.words(schema.MT_ON)}")
-    positions = field_positions(field, affine)
+    warped = inputs.vectors(OFF_WARP)
+    require_grid(warped.grid, on.grid, what=schema.words(OFF_WARP), like=f"the {schema.words(schema.MT_ON)}")
+    field, positions = warped.data, field_positions(warped.data, warped.affine)
     return sample(off.data, off.affine, positions, order=3), float(
         np.linalg.norm(field[mask & np.isfinite(positions).all(axis=-1)], axis=-1).max(initial=0)
     )

@@ -108,6 +108,12 @@ def test_registration_and_what_is_extracted_with_it(scan: Scan) -> None:
     arrays = {path.name: scan.owns(path) for path in [*files, out / "warp_template2anat.nii.gz"]}
     cord = arrays["parametric_cord.nii.gz"] > 0.5
     assert 2 * (truth & cord).sum() / (truth.sum() + cord.sum()) > 0.9
+    run("warp", out / "anat2template.nii.gz", "--by", out, "--to", "image", "-o", scan.folder / "back.nii.gz")
+    back = scan.owns(scan.folder / "back.nii.gz")
+    there = np.asarray(nib.load(scan.image).dataobj, float)
+    seen = cord & np.isfinite(back)
+    assert seen.sum() > 0.9 * cord.sum()
+    assert np.corrcoef(back[seen], there[seen])[0, 1] > 0.8
     # a map on the image's grid by another tool, its header rounded
     metric = np.where(cord, 30.0, 0.0).astype(np.float32)
     made = nib.Nifti1Image(metric, nib.load(scan.mask).affine)
@@ -117,6 +123,22 @@ def test_registration_and_what_is_extracted_with_it(scan: Scan) -> None:
     )
     (row,) = csv.DictReader(said.splitlines())
     assert float(row["BIN()"]) == pytest.approx(30, abs=0.5)
+
+
+def test_mtr_of_an_image_whose_partner_and_mask_have_rounded_headers(scan: Scan, one_subject: Path) -> None:
+    """The mask holds NaN outside; the map is that of the same images with whole headers."""
+    image = nib.load(scan.image)
+    axes = "".join(nib.aff2axcodes(image.affine))
+    off = nib.load(next(one_subject.rglob("*off_MTS.nii.gz")))
+    turned(off, axes, (1, 1), by=-ROUNDED).to_filename(scan.folder / "off.nii.gz")
+    mask = nib.load(scan.mask)
+    cord = np.asarray(mask.dataobj, np.float32)
+    nib.Nifti1Image(np.where(cord > 0, cord, np.float32(np.nan)), mask.affine).to_filename(scan.folder / "nan.nii.gz")
+    words = ["mtr", "--on", scan.image, "--off", scan.folder / "off.nii.gz", "--coregister", "none"]
+    run(*words, "--mask", scan.folder / "nan.nii.gz", "-o", scan.folder / "mtr_own.nii.gz")
+    found = scan.owns(scan.folder / "mtr_own.nii.gz")
+    first, second = (np.asarray(i.dataobj, float)[cord > 0] for i in (image, turned(off, axes, (1, 1))))
+    np.testing.assert_allclose(found[cord > 0], 100 * (second - first) / second, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::cohort_engine.errors.CohortWarning")

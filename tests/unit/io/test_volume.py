@@ -22,6 +22,7 @@ from cohort_engine.io.volume import (
     Volume,
     decode_series,
     decode_volume,
+    encode_volume,
     read_raw,
     read_vectors,
     read_volume,
@@ -397,13 +398,17 @@ SERIES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
 def test_a_series_is_turned_volume_by_volume(nifti, signs):
     affine = np.diag([*signs, 1.0])
     affine[:3, 3] = [0 if s > 0 else n - 1 for s, n in zip(signs, SERIES.shape, strict=False)]
-    data, found = decode_series(nifti(SERIES[tuple(slice(None, None, s) for s in signs)], affine).read_bytes(), what="diffusion images")
+    series = decode_series(nifti(SERIES[tuple(slice(None, None, s) for s in signs)], affine).read_bytes(), what="diffusion images")
+    data, found = series.data, series.affine
+    mean = nib.Nifti1Image.from_bytes(encode_volume(series.with_data(data.mean(axis=-1))))  # lies on the voxels of the series
+    np.testing.assert_array_equal(mean.affine, affine)
+    np.testing.assert_allclose(np.asarray(mean.dataobj), SERIES.mean(axis=-1)[tuple(slice(None, None, s) for s in signs)])
     np.testing.assert_array_equal(data, SERIES)
     np.testing.assert_array_equal(found, np.eye(4))
 
 
 def test_what_a_series_is_not(nifti):
-    assert decode_series(nifti(SERIES[..., 0]).read_bytes(), what="images")[0].shape == (2, 3, 4, 1)
+    assert decode_series(nifti(SERIES[..., 0]).read_bytes(), what="images").data.shape == (2, 3, 4, 1)
     with pytest.raises(InputError, match="one further axis"):
         decode_series(nifti(SERIES.reshape(2, 3, 2, 2, 5)).read_bytes(), what="images")
     with pytest.raises(InputError, match="whole stack"):
@@ -418,7 +423,8 @@ def test_axes_of_a_field_are_turned_and_its_components_are_not(nifti, signs):
     flipped = VECTORS[tuple(slice(None, None, s) for s in signs)]
     affine = np.diag([*signs, 1.0])
     affine[:3, 3] = [0 if s > 0 else n - 1 for s, n in zip(signs, VECTORS.shape, strict=False)]
-    vectors, found = read_vectors(nifti(flipped, affine), what=WHAT)
+    field = read_vectors(nifti(flipped, affine), what=WHAT)
+    vectors, found = field.data, field.affine
     np.testing.assert_array_equal(vectors, VECTORS[:, :, :, 0])
     np.testing.assert_allclose(found, np.eye(4))
 
@@ -426,7 +432,7 @@ def test_axes_of_a_field_are_turned_and_its_components_are_not(nifti, signs):
 def test_a_field_keeps_its_largest_floats(nifti):
     data = VECTORS.copy()
     data[0, 0, 0] = np.finfo(np.float32).max
-    assert read_vectors(nifti(data), what=WHAT)[0].max() == np.finfo(np.float32).max
+    assert read_vectors(nifti(data), what=WHAT).data.max() == np.finfo(np.float32).max
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 3), (2, 3, 4, 1, 2), (2, 3, 4, 2, 3)])
