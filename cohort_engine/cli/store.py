@@ -24,10 +24,11 @@ def query(
     text: Question,
     columns: Annotated[str, typer.Option("--columns", help="Columns of the subject table to print as well: age,sex; or all.")] = "",
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table here as well; - prints it in place of the aligned one.")] = None,
-    space: Space = "template",
+    space: Space = "",
 ) -> None:
     """Ask the cohort for tract values by subject or by group; site=A, age=40:60 ... choose people by any column of the subject table."""
     from cohort_engine.query.answer import MEAN, answer
+    from cohort_engine.query.choice import Choice
     from cohort_engine.query.question import parse_query
     from cohort_engine.query.reader import CohortReader
     from cohort_engine.schema import SESSION, VALUE
@@ -37,6 +38,8 @@ def query(
     chosen = None if columns == ALL else [n.strip() for n in columns.split(",") if n.strip()]
     found = answer(CohortReader(store_of(store), space=space), asked, chosen)
     table = {name: values.tolist() for name, values in found.columns.items()}
+    if found.about.get("space"):
+        note(f"{found.about['metric']} is {Choice(found.about['space'], found.about['estimator']).words}")
     for line in (*found.notes, *_stale(store)):
         note(line)
     if csv == Path("-"):

@@ -75,7 +75,12 @@ TemplatePath = Annotated[Path | None, typer.Option("--template-path", help="Fold
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Half = Annotated[bool | None, typer.Option("--half/--full", help="Compute in bfloat16; by default on a GPU only.")]
 Space = Annotated[
-    str, typer.Option("--space", help="One of {spaces}: tables made in the template, or in each image.", autocompletion=WORDS["spaces"])
+    str,
+    typer.Option(
+        "--space",
+        help="One of {spaces}; by default that of the least biased value.",
+        autocompletion=WORDS["spaces"],
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No live progress.")]
 

@@ -20,7 +20,8 @@ from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.query import cells as kernel
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, Cells, Names
-from cohort_engine.query.reader import NAMES, CohortReader, groups_of, reading
+from cohort_engine.query.choice import choose
+from cohort_engine.query.reader import NATIVE_PREFIX, CohortReader, groups_of, name_of, reading
 from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.store import layout
 from cohort_engine.template.atlas import Atlas
@@ -67,7 +68,7 @@ def _open_array(url: str, path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     return layout.array_at(layout.open_root(url), path)
 
 
-def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = schema.SPACE_TEMPLATE) -> xr.Dataset:
+def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "") -> xr.Dataset:
     """Open a cohort store as one Dataset; nothing but names, subjects and shapes is read.
 
     Parameters
@@ -77,15 +78,16 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
     block : int
         Subjects in one Dask block of maps and tables (64 PAM50 maps are 65 MB). Reading one subject reads one subject.
     space : str
-        Which tables.
+        Of which space alone the tables are wanted. By default both are there, and questions take the least biased value (`query.choice.choose`).
 
     Returns
     -------
     Dataset
         Dimensions subject, voxel, level, region, z, stage. Coordinates: every column of the subject table and the row number along subject, index,
         position and level along voxel, names along level, region and stage, mm along z and its level number (``z_level``). Variables: maps
-        (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``), profiles (``profile_area``) and their tables by level
-        (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
+        (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``; in native space ``native_mtr_map`` ...), profiles
+        (``profile_area``) and their tables by level (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages
+        (``stages_status``) and the atlas (``atlas_weight``).
         A subject column whose name is taken (or is that of a table cell, ``n``) is called ``subjects_<name>``. Attributes are the store's;
         ``finalised`` is empty until it is closed, ``mixed`` is empty unless rows were made with different settings. Rows of people who left the
         study or withdrew are left out; the others keep their number.
@@ -105,10 +107,11 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
     coords: dict[str, xr.Variable] = {schema.SUBJECT: data[schema.SUBJECT]}
     for group in groups_of(space)[:-1]:
         for stored in reader.names(group):
-            path, name = f"{group}/{stored}", NAMES.get(group, {}).get(stored, stored)
+            path, name = f"{group}/{stored}", name_of(f"{group}/{stored}", space)
             array = reader.array(path)
-            if array is None or (group == f"{schema.TABLES}/{schema.SHAPE}" and name == schema.LEVEL and name in data):
+            if array is None or (stored in (schema.LEVEL, schema.REGION) and stored in data):
                 continue  # the same axis
+            name = stored if stored in (schema.LEVEL, schema.REGION) else name
             variable = _variable(url, path, array, reader.total, block)
             if not reader.closed and reader.is_waiting(path):
                 variable = variable.copy(data=reader.with_waiting(path, variable.to_numpy(), np.arange(reader.total)))
@@ -116,9 +119,14 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = sch
             data[name] = variable
             if group == schema.VOXELS or variable.dims == (name,) or name == schema.Z_LEVEL:
                 coords[name] = variable
-    for metric, estimator in ((m, e) for m in reader.metrics for e in kernel.estimators_of(reader, m)):
+    template = schema.SPACE_TEMPLATE
+    for metric, estimator in ((m, e) for m in reader.metrics for e in kernel.estimators_of(reader, m, template) if space in ("", template)):
         words = {"long_name": f"whether the row of {schema.table_name(metric, estimator)} is that of the maps and settings of now"}
-        data[f"{schema.table_name(metric, estimator)}_{CURRENT}"] = xr.Variable(schema.SUBJECT, reader.rows_current(metric, estimator), words)
+        current = reader.rows_current(metric, estimator, template)
+        data[f"{schema.table_name(metric, estimator)}_{CURRENT}"] = xr.Variable(schema.SUBJECT, current, words)
+    words = {"long_name": "whether the stage is done as it is asked for now, and so is all that it took"}
+    made = np.stack([reader.rows_made(n) for n in reader.stages], axis=1) if reader.stages else np.zeros((reader.total, 0), bool)
+    data[f"{schema.STAGES}_{CURRENT}"] = xr.Variable((schema.SUBJECT, schema.STAGE), made, words)
     for name, stored in reader.covariates.items():
         coords[name] = xr.Variable(schema.SUBJECT, reader.whole_column(stored), dict(reader.about(f"{schema.SUBJECTS}/{stored}")))
     unions, clusters = reader.parts
@@ -151,7 +159,7 @@ class OpenedCohort:
 
     def __init__(self, ds: xr.Dataset) -> None:
         self.ds = ds if schema.SUBJECT in ds.dims else ds.expand_dims(schema.SUBJECT)
-        self.space = str(ds.attrs.get(SPACE, schema.SPACE_TEMPLATE))
+        self.space = str(ds.attrs.get(SPACE, ""))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -189,31 +197,43 @@ class OpenedCohort:
         return self.naming
 
     def names(self, group: str) -> list[str]:
-        """Names of the variables that are tables: of any group, since a dataset has one space."""
-        return [str(n) for n, v in self.ds.data_vars.items() if v.dims == (schema.SUBJECT, schema.LEVEL, schema.REGION)]
+        """Names in the store of the variables that are tables of a group."""
+        tables = [str(n) for n, v in self.ds.data_vars.items() if v.dims == (schema.SUBJECT, schema.LEVEL, schema.REGION)]
+        prefix = name_of(f"{group}/", self.space)
+        return [n.removeprefix(prefix) for n in tables if n.startswith(prefix) and (prefix or not n.startswith(NATIVE_PREFIX))]
 
     def has(self, path: str) -> bool:
-        return _name(path) in self.ds.variables
+        group = path.rpartition("/")[0]
+        elsewhere = self.space and group in (f"{schema.TABLES}/{s}" for s in schema.SPACES if s != self.space)
+        return not elsewhere and self._name(path) in self.ds.variables
 
     def about(self, path: str) -> Mapping[str, Any]:
-        return self.ds[_name(path)].attrs
+        return self.ds[self._name(path)].attrs
 
-    def read(self, path: str, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
-        variable = self.ds[_name(path)]
+    def read(self, path: str, rows: NDArray[np.intp] | None = None, inner: slice | None = None) -> NDArray[Any]:
+        variable = self.ds[self._name(path)]
         if schema.SUBJECT in variable.dims:
             variable = variable.transpose(schema.SUBJECT, ...)
             variable = variable if rows is None else variable.isel({schema.SUBJECT: rows})
+            variable = variable if inner is None else variable.isel({variable.dims[1]: inner})
         return variable.to_numpy()
 
-    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+    def current(self, metric: str, estimator: str, space: str) -> NDArray[np.bool_]:
+        if space == schema.SPACE_NATIVE:
+            return self.made(schema.native_stage(metric))
         name = f"{schema.table_name(metric, estimator)}_{CURRENT}"
         return np.asarray(self.ds[name].to_numpy(), bool) if name in self.ds.variables else np.zeros(self.subjects, bool)
 
+    def made(self, stage: str) -> NDArray[np.bool_]:
+        made = self.ds.get(f"{schema.STAGES}_{CURRENT}")
+        if made is None or stage not in self.ds[schema.STAGE].to_numpy().tolist():
+            return np.zeros(self.subjects, bool)
+        return np.asarray(made.sel({schema.STAGE: stage}).to_numpy(), bool)
 
-def _name(path: str) -> str:
-    """Name in an opened cohort of a variable of the store."""
-    group, _, name = path.rpartition("/")
-    return NAMES.get(group, {}).get(name, name)
+    def _name(self, path: str) -> str:
+        """Name in the dataset of a variable of the store."""
+        name = path.rpartition("/")[2]
+        return name if name in (schema.LEVEL, schema.REGION) else name_of(path, self.space)
 
 
 @xr.register_dataset_accessor("cohort")  # type: ignore[no-untyped-call]
@@ -286,18 +306,20 @@ class CohortAccessor:
 
     # --- numbers ---
     def table(
-        self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA, min_coverage: float | None = None
-    ) -> xr.Dataset:
-        """Return ``value``, ``std``, ``n`` and ``coverage`` of every (subject, level, region), as numbers.
+        self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = "", space: str = "",
+        min_coverage: float | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        """Return ``value``, ``std``, ``n``, ``coverage``, and ``se`` where the estimator has one, of every (subject, level, region), as numbers.
 
         Where they come from, arguments and errors are those of `query.cells.table`; maps are read in blocks of subjects. (The lazy form, for a
         Dask cluster, is `reduce.cohort.tract_table`.)
 
         Returns
         -------
-        Dataset of float32, NaN where the coverage is below the limit
+        Dataset of float32, NaN where the coverage is below the limit. Its attributes say which ``estimator`` and ``space`` the values are of, and
+        ``why`` if they are not the least biased that there can be.
         """
-        return self._dataset(kernel.table(self.source, metric, regions, levels, estimator=estimator, min_coverage=min_coverage))
+        return self._dataset(kernel.table(self.source, metric, regions, levels, estimator=estimator, space=space, min_coverage=min_coverage))
 
     def _dataset(self, cells: Cells) -> xr.Dataset:
         dims = (schema.SUBJECT, schema.LEVEL, schema.REGION)
@@ -315,7 +337,8 @@ class CohortAccessor:
         region: Names,
         level: Names | None = None,
         *,
-        estimator: str = schema.WA,
+        estimator: str = "",
+        space: str = "",
         min_coverage: float | None = None,
         full: bool = False,
     ) -> xr.DataArray | xr.Dataset:
@@ -333,7 +356,7 @@ class CohortAccessor:
 
             ds.cohort.tract("mtr", "lateral corticospinal tract", level="C2:C3").groupby("group").mean()
         """
-        cells = self.table(metric, region, level, estimator=estimator, min_coverage=min_coverage)
+        cells = self.table(metric, region, level, estimator=estimator, space=space, min_coverage=min_coverage)
         one = {schema.REGION: isinstance(region, str), schema.LEVEL: isinstance(level, str) and "," not in level}
         cells = cells.isel({dim: 0 for dim, single in one.items() if single})
         return cells if full else cells[schema.VALUE].rename(metric)
@@ -343,14 +366,15 @@ class CohortAccessor:
         return self._dataset(kernel.profile(self.source, measure, levels, min_coverage=min_coverage))
 
     def frame(
-        self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA, min_coverage: float | None = None
-    ) -> pd.DataFrame:
+        self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = "", space: str = "",
+        min_coverage: float | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
         """Tidy table of a metric or a measure of the cord, one row per subject, level and region: see `query.frame.tidy`."""
         from cohort_engine.query.frame import tidy
 
         if metric in schema.MEASURES:
             return tidy(self.profile(metric, levels, min_coverage=min_coverage))
-        return tidy(self.table(metric, regions, levels, estimator=estimator, min_coverage=min_coverage))
+        return tidy(self.table(metric, regions, levels, estimator=estimator, space=space, min_coverage=min_coverage))
 
     # --- images ---
     def unpack(self, metric: str | xr.DataArray, subject: int | str | None = None, *, session: str | None = None) -> xr.DataArray:
@@ -414,7 +438,8 @@ class CohortAccessor:
 
 def describe(cohort: OpenedCohort) -> str:
     """Say what a cohort holds, a line a thing."""
-    attributes, space = cohort.attributes, cohort.space
+    attributes = cohort.attributes
+    spaces = [s for s in schema.SPACES if cohort.space in ("", s)]
     columns = cohort.columns
 
     def counted(name: str) -> str:
@@ -428,12 +453,13 @@ def describe(cohort: OpenedCohort) -> str:
         "sites": counted(schema.SITE),
         "metrics": ", ".join(f"{n} ({about['units']})" for n, about in cohort.metrics.items()),
         "measures": ", ".join(kernel.profiles(cohort)),
-        "estimators": ", ".join(dict.fromkeys(e for m in cohort.metrics for e in kernel.estimators_of(cohort, m))),
+        **{f"{s} tables": ", ".join(dict.fromkeys(e for m in cohort.metrics for e in kernel.estimators_of(cohort, m, s))) for s in spaces},
+        "values": "; ".join(f"{m} is {choose(cohort, m).words}" for m in cohort.metrics),
         "levels": " ".join(kernel.levels_of(cohort)),
         "regions": f"{len(regions)}: {', '.join(regions[:2])} ... {regions[-1]}" if len(regions) > 3 else ", ".join(regions),
-        "tables": f"{space} space, cells of at least {kernel.own_limit(cohort):.0%} coverage",
+        "cells": f"of at least {kernel.own_limit(cohort):.0%} coverage",
         "state": state,
         "mixed": str(attributes.get(layout.MIXED, "")),
     }
     title = f"cohort of {cohort.subjects} subjects, template {attributes.get(layout.TEMPLATE_NAME)} {attributes.get(layout.TEMPLATE_VERSION)}"
-    return "\n".join([title, *(f"  {name:<11} {text}" for name, text in lines.items() if text)])
+    return "\n".join([title, *(f"  {name:<15} {text}" for name, text in lines.items() if text)])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, unknown_name
 from cohort_engine.query.cells import CELL, Cells, Source, ask
+from cohort_engine.query.choice import choose
 from cohort_engine.query.question import BY, KEYS, WHERE, Query, number, unknown_column
 
 Columns = dict[str, NDArray[Any]]
@@ -47,9 +48,9 @@ class Answer:
     ----------
     columns : dict of arrays
     notes : tuple of str
-        That rows were made with two settings, that rows are stale.
+        That rows were made with two settings, that rows are stale, that no less biased value was to be had.
     about : mapping
-        As of `Cells`.
+        As of `Cells`: which estimator and space the values are of, among others.
     """
 
     columns: Columns
@@ -88,7 +89,8 @@ def answer(cohort: Cohort, query: Query, columns: Sequence[str] | None = None) -
             if name not in (*known, *more):
                 raise unknown_column(name, [*known, *more], key)
     asked = cohort.select(chosen(cohort, query.only)) if query.only else cohort
-    cells = ask(asked, query, wanted=(schema.VALUE,) if query.by else CELL)
+    choice = choose(cohort, query.metric, estimator=query.estimator, space=query.space) if query.metric in cohort.metrics else None
+    cells = ask(asked, query, wanted=(schema.VALUE,) if query.by else CELL, choice=choice)
     needed = query.by if query.by else known if columns is None else columns
     subject = {n: asked.column(n) for n in dict.fromkeys([*(() if query.by else IDENTITY), *needed]) if n in known}
     tidy = tidy_columns(cells, subject)
@@ -100,10 +102,10 @@ def notes(cohort: Cohort, cells: Cells) -> tuple[str, ...]:
     mixed = str(cohort.attributes.get("mixed", ""))
     rows = [str(r) for r in cohort.rows[cells.stale]]
     stale = (
-        f"{len(rows)} subjects have no value here because their {cohort.space} tables are not those of the settings asked for: rows "
+        f"{len(rows)} subjects have no value here because their native values are not those of the settings asked for: rows "
         f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
     )
-    return tuple(filter(None, (mixed, stale if rows else "")))
+    return tuple(filter(None, (mixed, stale if rows else "", str(cells.about.get("why", "")))))
 
 
 def chosen(cohort: Cohort, only: Sequence[tuple[str, str]]) -> NDArray[np.intp]:

@@ -8,8 +8,9 @@ reduced.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
+from cohort_engine.query.choice import Choice, choose, sums_path, table_path
 from cohort_engine.query.question import WHERE, Query
 from cohort_engine.template.atlas import Atlas, Naming, Region
 from cohort_engine.template.levels import LevelRange
@@ -38,7 +40,7 @@ class Source(Protocol):
     """Reads the variables of a cohort by their path in the store; the subject axis is that of the people asked about."""
 
     space: str
-    """Space of the tables."""
+    """Space of the tables, where it was opened for one of them."""
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -65,14 +67,17 @@ class Source(Protocol):
     def about(self, path: str) -> Mapping[str, Any]:
         """Attributes of a variable."""
 
-    def read(self, path: str, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
-        """Values of a variable; of one with a subject axis these rows of it, by position among the people asked about."""
+    def read(self, path: str, rows: NDArray[np.intp] | None = None, inner: slice | None = None) -> NDArray[Any]:
+        """Values of a variable; of one with a subject axis these rows, by position among the people asked about, and `inner` of its next axis."""
 
     def atlas(self) -> Atlas:
         """Read the weights."""
 
-    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+    def current(self, metric: str, estimator: str, space: str) -> NDArray[np.bool_]:
         """Whether the row (subject,) of a table is that of the maps and settings of now."""
+
+    def made(self, stage: str) -> NDArray[np.bool_]:
+        """Whether a stage of each person (subject,) is done as it is asked for now, and so is all that it took."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +90,7 @@ class Cells:
     values : mapping of name to (subject, level, region) array
         ``value``, ``std``, ``n``, ``coverage``, and ``se`` where the estimator has one. NaN where the coverage is below the limit.
     about : mapping
-        ``metric`` (or ``measure``), ``long_name``, ``units``, ``estimator``, ``min_coverage``.
+        ``metric`` (or ``measure``), ``long_name``, ``units``, ``estimator``, ``space``, ``why`` (of `choice.Choice`), ``min_coverage``.
     stale : (n,) int array
         Positions of subjects whose rows were made with other settings than the store now asks for, and are therefore missing.
     """
@@ -112,9 +117,9 @@ def profiles(source: Source) -> list[str]:
     return [m for m in MEASURES if source.has(f"{schema.PROFILES}/{m}")]
 
 
-def estimators_of(source: Source, metric: str) -> list[str]:
-    """Estimators that have a table of a metric here."""
-    names = [n for n in source.names(f"{schema.TABLES}/{source.space}") if n.startswith(f"{metric}_")]
+def estimators_of(source: Source, metric: str, space: str) -> list[str]:
+    """Estimators that have a table of a metric in a space."""
+    names = [n for n in source.names(f"{schema.TABLES}/{space}") if n.startswith(f"{metric}_")]
     values = [n for n in names if not n.endswith(tuple(f"_{c}" for c in schema.COMPANIONS))]
     return [n[len(metric) + 1 :] for n in values if f"{n}_{schema.N}" in names]
 
@@ -138,23 +143,28 @@ def level_ranges(source: Source, levels: Names | None) -> list[LevelRange]:
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
-def ask(source: Source, query: Query, *, wanted: Sequence[str] = CELL) -> Cells:
-    """Cells of a question: of a metric in regions, or of a measure of the cord; `wanted` says which of the cell's numbers are needed."""
+def ask(source: Source, query: Query, *, wanted: Sequence[str] = CELL, choice: Choice | None = None) -> Cells:
+    """Cells of a question: of a metric in regions, or of a measure of the cord; `wanted` says which of the cell's numbers are needed.
+
+    `choice` is that of the whole cohort, where `source` is only some of it.
+    """
     if query.metric in MEASURES and query.metric not in source.metrics:
         return profile(source, query.metric, query.levels or None, min_coverage=query.min_coverage)
     return table(
-        source, query.metric, query.tracts or None, query.levels or None, estimator=query.estimator, min_coverage=query.min_coverage, wanted=wanted
+        source, query.metric, query.tracts or None, query.levels or None, estimator=query.estimator, space=query.space,
+        min_coverage=query.min_coverage, wanted=wanted, choice=choice,
     )  # fmt: skip
 
 
 def table(
-    source: Source, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = schema.WA,
-    min_coverage: float | None = None, wanted: Sequence[str] = CELL,
+    source: Source, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = "", space: str = "",
+    min_coverage: float | None = None, wanted: Sequence[str] = CELL, choice: Choice | None = None,
 ) -> Cells:  # fmt: skip
     """Cells of a metric.
 
-    Rows that the store's tables hold are taken from there; where a cell is pooled, summed, or below the tables' coverage limit, where the store
-    is not finalised, or where a table was made from other maps or settings, they are reduced from the maps with the same operator.
+    Rows that the store's tables hold are taken from there. In template space, where a cell is pooled, summed, or below the tables' coverage limit,
+    where the store is not finalised, or where a table was made from other maps or settings, they are reduced from the maps with the same operator.
+    In native space they then follow from the sums of levels (`reduce.sums`).
 
     Parameters
     ----------
@@ -165,11 +175,14 @@ def table(
         Names, sides together (``"lateral corticospinal tract"``), sums (``"a + b"``); by default all labels and unions.
     levels : str or sequence of str, optional
         ``"C2"``; ``"C2:C3"`` is one pooled cell; ``"C2,C3"`` or a list are several; ``"all"`` pools the whole cord. By default each level.
-    estimator : str
+    estimator, space : str
+        By default those of the least biased value of the cohort (`choice.choose`).
     min_coverage : float, optional
         By default the tables' own.
     wanted : sequence of str
         Which of `CELL` to read.
+    choice : Choice, optional
+        What was chosen for the whole cohort, where `source` is only some of it.
 
     Returns
     -------
@@ -181,7 +194,7 @@ def table(
     UnknownNameError
         A metric, level, region or estimator that does not exist, with the near names.
     StoreError
-        Native tables do not hold the cells.
+        Native values were asked for, and the store cannot give these cells.
     """
     known = source.metrics
     if metric not in known:
@@ -191,22 +204,25 @@ def table(
     naming = source.naming
     chosen = naming.regions if regions is None else tuple(naming.region(n) for n in as_list(regions))
     ranges = level_ranges(source, levels)
+    choice = choice or choose(source, metric, estimator=estimator, space=space)
+    estimator, space = choice.estimator, choice.space
     about = {
         "metric": metric, "long_name": known[metric].get("long_name", metric), "units": known[metric].get("units", "1"), "estimator": estimator,
-        "min_coverage": limit,
+        "space": space, "why": choice.note, "min_coverage": limit,
     }  # fmt: skip
-    at = None if limit < own else _in_table(source, metric, estimator, ranges, chosen)
-    native = source.space != schema.SPACE_TEMPLATE
-    held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator)
-    if native and at is None:
-        raise StoreError(
-            expected="cells of the native tables: single levels, labels and unions", found=f"{metric} elsewhere", where=WHERE,
-            remedy="Ask for single levels at the tables' own coverage, or read the template tables, which can be pooled.",
-        )  # fmt: skip
+    path = partial(table_path, metric, estimator, space)
+    at = None if limit < own else _in_table(source, path(), ranges, chosen)
+    native = space == schema.SPACE_NATIVE
+    if native:
+        held = source.made(schema.native_stage(metric))
+    else:
+        held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator, space)
     parts: list[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]] = []
+    rows = np.flatnonzero(held)
     if at is not None and (held.any() or native):
-        rows = np.flatnonzero(held)
-        parts.append((rows, _from_table(source, metric, estimator, at, rows, wanted, limit if limit > own else None)))
+        parts.append((rows, _from_table(source, path, at, rows, wanted, limit if limit > own else None)))
+    elif native:
+        parts.append((rows, _from_sums(source, metric, estimator, ranges, chosen, limit, rows)))
     if not native and not (held.all() and parts):
         rows = np.flatnonzero(~held)
         parts.append((rows, _from_maps(source, metric, estimator, ranges, chosen, limit, rows)))
@@ -215,33 +231,34 @@ def table(
     return Cells(*names, values, about, np.flatnonzero(~held) if native else np.empty(0, np.intp))
 
 
-def _table_path(source: Source, metric: str, estimator: str, companion: str | None = None) -> str:
-    return f"{schema.TABLES}/{source.space}/{schema.table_name(metric, estimator, companion)}"
-
-
 def _in_table(
-    source: Source, metric: str, estimator: str, ranges: Iterable[LevelRange], regions: Iterable[Region]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    source: Source, path: str, ranges: Iterable[LevelRange], regions: Iterable[Region]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:  # fmt: skip
     """Where in the table the cells are: positions of its levels and of its regions, or None where it does not hold all of them."""
-    if not source.has(_table_path(source, metric, estimator)):
+    if not source.has(path):
         return None
     places = []
     for axis, items in ((schema.LEVEL, ranges), (schema.REGION, regions)):
-        place = {str(n): i for i, n in enumerate(source.read(f"{schema.TABLES}/{source.space}/{axis}"))}
+        place = _places(source, path, axis)
         if any(item.name not in place for item in items):
             return None
         places.append(np.array([place[item.name] for item in items], np.intp))
     return places[0], places[1]
 
 
+def _places(source: Source, path: str, axis: str) -> dict[str, int]:
+    """Position of each name along an axis of a table."""
+    return {str(n): i for i, n in enumerate(source.read(f"{path.rpartition('/')[0]}/{axis}"))}
+
+
 def _from_table(
-    source: Source, metric: str, estimator: str, at: tuple[NDArray[np.intp], NDArray[np.intp]], rows: NDArray[np.intp], wanted: Sequence[str],
+    source: Source, path: Callable[..., str], at: tuple[NDArray[np.intp], NDArray[np.intp]], rows: NDArray[np.intp], wanted: Sequence[str],
     limit: float | None,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
-    companions = [c for c in schema.COMPANIONS if source.has(_table_path(source, metric, estimator, c))]
+    companions = [c for c in schema.COMPANIONS if source.has(path(c))]
     needed = [c for c in companions if c in wanted or (limit is not None and c == schema.COVERAGE)]
     inner = (slice(None), at[0][:, None], at[1])
-    out = {c: source.read(_table_path(source, metric, estimator, None if c == schema.VALUE else c), rows)[inner] for c in (schema.VALUE, *needed)}
+    out = {c: source.read(path(None if c == schema.VALUE else c), rows)[inner] for c in (schema.VALUE, *needed)}
     if limit is not None:
         enough = out[schema.COVERAGE] >= np.float32(limit)
         out |= {k: np.where(enough, v, np.float32(np.nan)) for k, v in out.items() if k not in (schema.N, schema.COVERAGE)}
@@ -261,6 +278,32 @@ def _from_maps(
     firsts = range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)
     blocks = [kernel.of_maps(operator, source.read(path, rows[i : i + schema.SUBJECT_BLOCK]), min_coverage=limit) for i in firsts]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+
+def _from_sums(
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp]
+) -> dict[str, NDArray[Any]]:
+    """Estimate native cells from the sums of levels, a block of subjects at a time; of the levels that are asked for alone."""
+    from cohort_engine.reduce.estimators import estimator as find_estimator
+    from cohort_engine.reduce.sums import LevelSums, pooled_cells
+
+    path, kernel, naming = sums_path(metric), find_estimator(estimator), source.naming
+    if not kernel.summed or not source.has(path):
+        needs = "sums of levels, which this store lacks" if kernel.summed else "the voxels of the image"
+        raise StoreError(
+            expected="cells of the native tables: single levels, labels and unions", found=f"others: {estimator} needs {needs}", where=WHERE,
+            remedy="Ask for single levels at the tables' own coverage, or for the values in the template (space=template), which can be pooled.",
+        )  # fmt: skip
+    place = _places(source, path, schema.LEVEL)
+    wanted = [[place[schema.LEVEL_NAMES[n - 1]] for n in r.numbers if schema.LEVEL_NAMES[n - 1] in place] for r in ranges]
+    first, last = min(map(min, wanted)), max(map(max, wanted))
+    members, clusters = [r.members for r in regions], tuple(naming.clusters.values())
+    out: list[dict[str, NDArray[Any]]] = []
+    for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK):
+        sums = LevelSums.unpack(source.read(path, rows[i : i + schema.SUBJECT_BLOCK], slice(first, last + 1)), len(naming.labels))
+        cells = [pooled_cells(sums.at(np.array(w) - first), members, clusters, kernel, min_coverage=limit) for w in wanted]
+        out.append({name: np.stack([c[name] for c in cells], axis=1) for name in cells[0]})
+    return {name: np.concatenate([b[name] for b in out]) for name in out[0]}
 
 
 def _joined(parts: Sequence[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]], shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:

@@ -72,9 +72,7 @@ def summarise(frame: pd.DataFrame, by: str | Sequence[str] = schema.GROUP) -> pd
     return pd.DataFrame(group_means({str(n): frame[n].to_numpy() for n in frame}, columns))
 
 
-def run_query(
-    cohort: str | xr.Dataset, query: Query | str, *, columns: Sequence[str] | None = None, space: str = schema.SPACE_TEMPLATE
-) -> pd.DataFrame:
+def run_query(cohort: str | xr.Dataset, query: Query | str, *, columns: Sequence[str] | None = None, space: str = "") -> pd.DataFrame:
     """Answer a question.
 
     Parameters
@@ -85,13 +83,13 @@ def run_query(
     columns : sequence of str, optional
         Columns of the subject table beside the identity; by default all.
     space : str
-        Which tables of a store.
+        Of which space alone the tables of a store are read.
 
     Returns
     -------
     DataFrame
-        `summarise` where the question has ``by``, otherwise `tidy`. Its ``attrs`` are metric, units, estimator and limit, and ``notes``: what a
-        reader must know, such as that the rows were made with two settings.
+        `summarise` where the question has ``by``, otherwise `tidy`. Its ``attrs`` are metric, units, estimator, space and limit, and
+        ``notes``: what a reader must know, such as that the rows were made with two settings.
     """
     source: Any = CohortReader(cohort, space=space) if isinstance(cohort, str) else cohort.cohort.source
     found = answer(source, as_query(query), columns)

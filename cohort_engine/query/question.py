@@ -6,11 +6,10 @@ import math
 import shlex
 from dataclasses import dataclass
 
-from cohort_engine import schema
 from cohort_engine.errors import ConfigError, UnknownNameError, unknown_name
 
 WHERE = "query"
-TRACT, LEVEL, BY, ESTIMATOR, COVERAGE = KEYS = ("tract", "level", "by", "estimator", "coverage")
+TRACT, LEVEL, BY, ESTIMATOR, SPACE, COVERAGE = KEYS = ("tract", "level", "by", "estimator", "space", "coverage")
 """Keys that are not columns of the subject table."""
 
 
@@ -28,7 +27,8 @@ class Query:
         Levels and pooled ranges; empty for each level.
     by : tuple of str
         Columns to summarise by; empty for one row per subject.
-    estimator : str
+    estimator, space : str
+        Empty for the least biased value of the cohort (`query.choice.choose`).
     min_coverage : float, optional
         None for the limit the store's tables were made with.
     only : tuple of (column, text)
@@ -39,9 +39,10 @@ class Query:
     tracts: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
     by: tuple[str, ...] = ()
-    estimator: str = schema.WA
+    estimator: str = ""
     min_coverage: float | None = None
     only: tuple[tuple[str, str], ...] = ()
+    space: str = ""
 
     def text(self) -> str:
         """Write the question on one line, so that `parse_query` reads the same again, whatever its names hold.
@@ -53,7 +54,7 @@ class Query:
         """
         words = [(TRACT, t) for t in self.tracts]
         words += [(key, ",".join(names)) for key, names in ((LEVEL, self.levels), (BY, self.by)) if names]
-        words += [(ESTIMATOR, self.estimator)] if self.estimator != schema.WA else []
+        words += [(key, name) for key, name in ((ESTIMATOR, self.estimator), (SPACE, self.space)) if name]
         words += [(COVERAGE, f"{self.min_coverage!r}")] if self.min_coverage is not None else []
         return " ".join([shlex.quote(self.metric), *(f"{key}={shlex.quote(value)}" for key, value in (*words, *self.only))])
 
@@ -65,7 +66,8 @@ def parse_query(text: str) -> Query:
     ``tract='...'``           a tract, both sides of a pair, a union, or a sum ``'a + b'``; repeat it for several
     ``level=C2:C3``           one pooled range; ``C2,C3`` are two levels; ``all`` pools the whole cord
     ``by=group``              summarise by columns of the subject table (``by=group,site``)
-    ``estimator=wa``          SCT's name
+    ``estimator=wa``          SCT's name; without, the least biased value that the cohort has
+    ``space=template``        values of the maps in the template, or (``native``) of each image in its own space
     ``coverage=0.5``          smallest share of a cell inside the data
     ``site=A,B``              only these people, by any column of the subject table: words, or numbers and ranges (``age=40:60``, ``age=60:``)
     ========================  ======================================================================
@@ -103,7 +105,7 @@ def parse_query(text: str) -> Query:
             only.append((key, value.strip()))
     levels, by = (tuple(v.strip() for value in given[key] for v in value.split(",")) for key in (LEVEL, BY))
     return Query(
-        metric=words[0], tracts=tuple(given[TRACT]), levels=levels, by=by, estimator=(given[ESTIMATOR] or [schema.WA])[-1],
+        metric=words[0], tracts=tuple(given[TRACT]), levels=levels, by=by, estimator=(given[ESTIMATOR] or [""])[-1], space=(given[SPACE] or [""])[-1],
         min_coverage=_share(given[COVERAGE][-1]) if given[COVERAGE] else None, only=tuple(only),
     )  # fmt: skip
 

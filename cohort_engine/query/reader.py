@@ -24,8 +24,10 @@ from cohort_engine.template.atlas import Atlas, Naming
 
 if TYPE_CHECKING:
     from cohort_engine.store.records import Entry, Record
+    from cohort_engine.store.state import States
 
 LEFT = layout.LEFT.name
+NATIVE_TABLES, NATIVE_PREFIX = f"{schema.TABLES}/{schema.SPACE_NATIVE}", f"{schema.SPACE_NATIVE}_"
 PROFILE_VARIABLES = {m: f"profile_{m}" for m in MEASURES}
 """Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
 ATLAS_VARIABLES = {name: f"{schema.ATLAS}_{name}" for name in (schema.INDPTR, schema.INDICES, schema.WEIGHT, schema.LABEL_NAME)}
@@ -39,10 +41,22 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 
 
 def groups_of(space: str) -> tuple[str, ...]:
-    """List the groups of the store that an opened cohort shows, those first whose names come first."""
-    tables = f"{schema.TABLES}/{space}"
+    """List the groups of the store that an opened cohort shows, those first whose names come first; without a space, the tables of both."""
+    tables = (f"{schema.TABLES}/{s}" for s in schema.SPACES if space in ("", s))
     shape = f"{schema.TABLES}/{schema.SHAPE}"
-    return (tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+    return (*tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+
+
+def name_of(path: str, space: str) -> str:
+    """Name in an opened cohort of a variable of the store; where it shows both spaces, native tables begin with ``native_``.
+
+    Examples
+    --------
+    >>> name_of("tables/native/mtr_map", ""), name_of("tables/native/mtr_map", "native"), name_of("profiles/area", "")
+    ('native_mtr_map', 'mtr_map', 'profile_area')
+    """
+    group, _, name = path.rpartition("/")
+    return f"{NATIVE_PREFIX}{name}" if group == NATIVE_TABLES and not space else NAMES.get(group, {}).get(name, name)
 
 
 @contextmanager
@@ -60,7 +74,7 @@ class CohortReader:
     url : str
         Folder or URL.
     space : str
-        Which tables.
+        Of which space alone the tables are read; empty: of both.
     everybody : bool
         Rows of people who left or withdrew count as well.
 
@@ -74,8 +88,8 @@ class CohortReader:
         A space that does not exist.
     """
 
-    def __init__(self, url: str, *, space: str = schema.SPACE_TEMPLATE, everybody: bool = False) -> None:
-        if space not in schema.SPACES:
+    def __init__(self, url: str, *, space: str = "", everybody: bool = False) -> None:
+        if space and space not in schema.SPACES:
             raise unknown_name("space", space, list(schema.SPACES), where="query")
         self.url, self.space = url, space
         self.root = layout.open_root(url)
@@ -84,6 +98,7 @@ class CohortReader:
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
         self._lists: dict[str, list[str]] = {}
         self._columns: dict[str, NDArray[Any]] = {}
+        self._done_rows: dict[str, NDArray[np.bool_]] = {}
         here = np.ones(self.total, bool) if everybody else (self.whole_column(schema.PARTICIPANT) != "") & (self.left == "")
         self.rows: NDArray[np.intp] = np.flatnonzero(here)
         if not self.closed:  # the attribute is of the last time that all was gathered
@@ -125,7 +140,7 @@ class CohortReader:
         spec = layout.stored_specs(self.root).get(path)
         return spec is not None and spec.gathered and spec.stage in self.waiting
 
-    def with_waiting(self, path: str, values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+    def with_waiting(self, path: str, values: NDArray[Any], rows: NDArray[np.intp], inner: slice | None = None) -> NDArray[Any]:
         """Put what records say of a variable into its values (row, ...)."""
         if not self.is_waiting(path):
             return values
@@ -142,7 +157,8 @@ class CohortReader:
         spec = layout.stored_specs(self.root)[path]
         for record in self.waiting[spec.stage]:
             if record.entry.subject in at:
-                values[at[record.entry.subject]] = record.arrays.get(path, spec.fill)
+                found = record.arrays.get(path)
+                values[at[record.entry.subject]] = spec.fill if found is None else found if inner is None else found[inner]
         return values
 
     # --- arrays ---
@@ -172,15 +188,16 @@ class CohortReader:
         array = self.array(path)
         return {} if array is None else {k: v for k, v in array.attrs.items() if not k.startswith("_")}
 
-    def read(self, path: str, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+    def read(self, path: str, rows: NDArray[np.intp] | None = None, inner: slice | None = None) -> NDArray[Any]:
         array = self.array(path) or layout.array_at(self.root, path)
         with reading(path):
             if layout.dims_of(array)[:1] != (schema.SUBJECT,):
                 return _plain(np.asarray(array[...]))
             at = self.rows if rows is None else self.rows[rows]
             whole = bool(len(at)) and at[-1] - at[0] + 1 == len(at)
-            values = _plain(np.asarray(array[int(at[0]) : int(at[-1]) + 1] if whole else array.oindex[at]))
-        return values if self.closed else self.with_waiting(path, values, at)
+            cut: tuple[slice, ...] = () if inner is None else (inner,)
+            values = _plain(np.asarray(array[(slice(int(at[0]), int(at[-1]) + 1), *cut)] if whole else array.oindex[(at, *cut)]))
+        return values if self.closed else self.with_waiting(path, values, at, inner)
 
     # --- people ---
     @property
@@ -204,7 +221,7 @@ class CohortReader:
     def covariates(self) -> dict[str, str]:
         """Column as it is called here -> name in the subject table: one whose name is taken is ``subjects_<name>``. Identity first."""
         groups = [g for g in groups_of(self.space) if g != schema.SUBJECTS]
-        taken = {NAMES.get(g, {}).get(n, n) for g in groups for n in self.names(g)} | {schema.SUBJECT, *CELL}
+        taken = {name_of(f"{g}/{n}", self.space) for g in groups for n in self.names(g)} | {schema.SUBJECT, *CELL}
         names = [n for n in self.names(schema.SUBJECTS) if n not in (*IDENTITY, LEFT)]
         return {f"{schema.SUBJECTS}_{n}" if n in taken else n: n for n in (*IDENTITY, *names)}
 
@@ -233,24 +250,22 @@ class CohortReader:
         with reading(schema.ATLAS):
             return layout.stored_atlas(self.url)
 
-    def current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
-        return self.rows_current(metric, estimator)[self.rows]
+    def current(self, metric: str, estimator: str, space: str) -> NDArray[np.bool_]:
+        return self.rows_current(metric, estimator, space)[self.rows]
 
-    def rows_current(self, metric: str, estimator: str) -> NDArray[np.bool_]:
+    def made(self, stage: str) -> NDArray[np.bool_]:
+        return self.rows_made(stage)[self.rows]
+
+    def rows_current(self, metric: str, estimator: str, space: str) -> NDArray[np.bool_]:
         """Which rows of the store (row,) a table holds as they are now; of a template table none before the store is closed."""
-        path = f"{schema.TABLES}/{self.space}/{schema.table_name(metric, estimator)}"
-        template = self.space == schema.SPACE_TEMPLATE
-        maker = layout.spec_at(self.root, f"{schema.MAPS}/{metric}" if template else path).stage
-        stages = [str(n) for n in self.read(layout.STAGE_NAMES.path)]
-        if maker not in stages:
+        path = f"{schema.TABLES}/{space}/{schema.table_name(metric, estimator)}"
+        if space == schema.SPACE_NATIVE:
+            return self.rows_made(layout.spec_at(self.root, path).stage)
+        maker = layout.spec_at(self.root, f"{schema.MAPS}/{metric}").stage
+        if maker not in self.stages or not self.closed:  # maps may change under it
             return np.zeros(self.total, bool)
-        if not template:
-            return self._judged(maker)
-        if not self.closed:
-            return np.zeros(self.total, bool)  # maps may change under it
-        status, key = (self._stage_column(n, stages.index(maker)) for n in (schema.STATUS, schema.KEY))
-        done = status == next(code for code, word in schema.STATUS_CODES.items() if word == schema.DONE)
-        keys = np.where(done, key, "").tolist()
+        key = self._stage_column(schema.KEY, self.stages.index(maker))
+        keys = np.where(self._done(maker), key, "").tolist()
         atlas, voxels = (str(self.attributes[k]) for k in (layout.ATLAS_DIGEST, layout.VOXELS_DIGEST))
         block = schema.SUBJECT_BLOCK
         wanted = [table_digest(atlas, voxels, estimator, own_limit(self), keys[i : i + block]) for i in range(0, self.total, block)]
@@ -259,14 +274,38 @@ class CohortReader:
             current[first : first + block] = False
         return current
 
-    def _judged(self, stage: str) -> NDArray[np.bool_]:
-        """Which rows of the store (row,) have a stage that is done as it is asked for now, and so is all that it took."""
+    @cached_property
+    def stages(self) -> list[str]:
+        """Names of the stages."""
+        return [str(n) for n in self.read(layout.STAGE_NAMES.path)]
+
+    def rows_made(self, stage: str) -> NDArray[np.bool_]:
+        """Which rows of the store (row,) have a stage that is done as it is asked for now, and so is all that it took.
+
+        A closed store says which of them were stale when it was closed; else everything recorded is judged.
+        """
+        if stage not in self.stages:
+            return np.zeros(self.total, bool)
+        if self.closed and layout.STALE in self.attributes:
+            out = self._done(stage)
+            out[layout.record_of(self.root, layout.STALE).get(stage, [])] = False
+            return out
+        if stage not in self._states.stages:
+            return np.zeros(self.total, bool)
+        return np.asarray(self._states.codes[:, self._states.stages.index(stage)] == schema.STATES.index(schema.DONE))
+
+    @cached_property
+    def _states(self) -> States:
         from cohort_engine.store.maintenance import states_of
 
-        states = states_of(self.url)
-        if stage not in states.stages:
-            return np.zeros(self.total, bool)
-        return np.asarray(states.codes[:, states.stages.index(stage)] == schema.STATES.index(schema.DONE))
+        return states_of(self.url)
+
+    def _done(self, stage: str) -> NDArray[np.bool_]:
+        """Which rows of the store (row,) have a stage that is recorded as done."""
+        if stage not in self._done_rows:
+            code = next(code for code, word in schema.STATUS_CODES.items() if word == schema.DONE)
+            self._done_rows[stage] = np.asarray(self._stage_column(schema.STATUS, self.stages.index(stage)) == code)
+        return self._done_rows[stage].copy()
 
     def _stage_column(self, name: str, stage: int) -> NDArray[Any]:
         path = f"{schema.STAGES}/{name}"

@@ -168,12 +168,14 @@ def finalise(url: str, *, tabulate: Callable[[], None] | None = None, allow_miss
     with lease(url, "finalise"):
         gather(url)
         root = layout.open_root(url, "r+")
-        _refuse(states_of(url), str(root.attrs.get(layout.MIXED, "")), allow_missing, allow_mixed)
+        states = states_of(url)
+        _refuse(states, str(root.attrs.get(layout.MIXED, "")), allow_missing, allow_mixed)
         if tabulate is not None:
             tabulate()
         with storage_errors("closing the store"):
             root = layout.open_root(url, "r+")
-            root.update_attributes({layout.FINALISED: now()})
+            stale = {stage: rows for stage in states.stages if (rows := states.rows_in(stage, schema.STALE))}
+            root.update_attributes({layout.FINALISED: now(), layout.STALE: json.dumps(stale)})
             layout.consolidate(root)
 
 

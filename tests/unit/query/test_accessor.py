@@ -238,7 +238,8 @@ def test_a_cohort_says_what_is_in_it(make_cohort: MakeCohort) -> None:
     lines = dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
     assert text.startswith("cohort of 3 subjects, template tiny 1")
     assert (lines["groups"], lines["sites"]) == ("DCM 2, HC 1", "none 1, a 2")
-    assert (lines["metrics"], lines["estimators"], lines["levels"]) == ("mtr (percent)", "wa", "C2 C3")
+    assert (lines["metrics"], lines["template"], lines["native"], lines["levels"]) == ("mtr (percent)", "tables wa", "tables   wa", "C2 C3")
+    assert lines["values"] == "mtr is wa in template space"
     assert lines["regions"].startswith("5: WM left lateral corticospinal tract")
     assert lines["state"].startswith("finalised 2")
     assert "not finalised" in repr(open_cohort(make_cohort([subject(20, 10)], close=False)).cohort)

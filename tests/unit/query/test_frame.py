@@ -68,7 +68,7 @@ def test_a_group_without_a_name_is_kept(make_cohort: MakeCohort) -> None:
         ("mtr", Query("mtr")),
         ("mtr tract='white matter' level=C2:C3 by=group", Query("mtr", ("white matter",), ("C2:C3",), ("group",))),
         ('mtr level=C2,C3 by=group,site tract="a + b" tract=c', Query("mtr", ("a + b", "c"), ("C2", "C3"), ("group", "site"))),
-        ("mtr estimator=wa coverage=0.5", Query("mtr", min_coverage=0.5)),
+        ("mtr estimator=wa coverage=0.5", Query("mtr", estimator="wa", min_coverage=0.5)),
     ],
 )
 def test_questions(text: str, query: Query) -> None:

@@ -21,6 +21,7 @@ from cohort_engine.store.tables import MADE_FROM, made_from, stored_digests
 
 NAN = np.nan
 C2 = "mtr tract='white matter' level=C2"
+WA = f"{C2} estimator=wa space=template"
 TABLE = "tables/template/mtr_wa"
 
 
@@ -102,11 +103,11 @@ def test_a_native_table_of_other_settings_is_missing_and_says_so(lay_out: Callab
 def test_an_answer_of_a_mixed_store_says_so(lay_out: Callable[..., Any]) -> None:
     """Half of the rows were made with other settings; the answer did not say a word."""
     cohort = lay_out([[10] * 8, [20] * 8])
-    assert run_query(cohort.url, C2).attrs["notes"] == []
+    assert run_query(cohort.url, WA).attrs["notes"] == []
     cohort.init(pd.DataFrame({"participant_id": ["sub-01", "sub-02"]}), low_signal=0.1)
     cohort.write(1, [30] * 8)
     cohort.close()
-    (note,) = run_query(cohort.url, C2).attrs["notes"]
+    (note,) = run_query(cohort.url, WA).attrs["notes"]
     assert "mtr has 1 and 1 subjects made with different stages.mtr.low_signal" in note
     assert "low_signal" in open_cohort(cohort.url).attrs["mixed"]
     assert "low_signal" in open_cohort(cohort.url).cohort.table("mtr").attrs["mixed"]
@@ -160,5 +161,5 @@ def test_an_answer_of_a_store_that_is_asked_for_more_says_so(lay_out: Callable[.
     """Settings changed and the build killed before the first subject: all rows were alike, and none as asked."""
     cohort = lay_out([[10] * 8, [20] * 8])
     cohort.init(pd.DataFrame({"participant_id": ["sub-01", "sub-02"]}), low_signal=0.1)
-    (note,) = run_query(cohort.url, C2).attrs["notes"]
+    (note,) = run_query(cohort.url, WA).attrs["notes"]
     assert "stages.mtr.low_signal changed: mtr of 2 subjects" in note
