@@ -210,25 +210,22 @@ def table(
         "metric": metric, "long_name": known[metric].get("long_name", metric), "units": known[metric].get("units", "1"), "estimator": estimator,
         "space": space, "why": choice.note, "min_coverage": limit,
     }  # fmt: skip
+    shape, names = (source.subjects, len(ranges), len(chosen)), (tuple(r.name for r in ranges), tuple(r.name for r in chosen))
+    if space == schema.SPACE_NATIVE:
+        held = source.made(schema.native_stage(metric))
+        found = _native(source, metric, estimator, ranges, chosen, limit, np.flatnonzero(held), wanted)
+        return Cells(*names, _joined([(np.flatnonzero(held), found)], shape), about, np.flatnonzero(~held))
     path = partial(table_path, metric, estimator, space)
     at = None if limit < own else _in_table(source, path(), ranges, chosen)
-    native = space == schema.SPACE_NATIVE
-    if native:
-        held = source.made(schema.native_stage(metric))
-    else:
-        held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator, space)
+    held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator, space)
     parts: list[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]] = []
-    rows = np.flatnonzero(held)
-    if at is not None and (held.any() or native):
+    if at is not None and held.any():
+        rows = np.flatnonzero(held)
         parts.append((rows, _from_table(source, path, at, rows, wanted, limit if limit > own else None)))
-    elif native:
-        parts.append((rows, _from_sums(source, metric, estimator, ranges, chosen, limit, rows)))
-    if not native and not (held.all() and parts):
+    if not (held.all() and parts):
         rows = np.flatnonzero(~held)
         parts.append((rows, _from_maps(source, metric, estimator, ranges, chosen, limit, rows)))
-    values = _joined(parts, (source.subjects, len(ranges), len(chosen)))
-    names = tuple(r.name for r in ranges), tuple(r.name for r in chosen)
-    return Cells(*names, values, about, np.flatnonzero(~held) if native else np.empty(0, np.intp))
+    return Cells(*names, _joined(parts, shape), about)
 
 
 def _in_table(
@@ -278,6 +275,28 @@ def _from_maps(
     firsts = range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)
     blocks = [kernel.of_maps(operator, source.read(path, rows[i : i + schema.SUBJECT_BLOCK]), min_coverage=limit) for i in firsts]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+
+def _native(
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp],
+    wanted: Sequence[str],
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """Native cells of these rows: of the levels that the table holds from there, of others from the sums of levels."""
+    path, own = partial(table_path, metric, estimator, schema.SPACE_NATIVE), own_limit(source)
+    held = [limit >= own and _in_table(source, path(), [r], regions) is not None for r in ranges]
+    parts = []
+    for there in (True, False):
+        at = [i for i, h in enumerate(held) if h == there]
+        some = [ranges[i] for i in at]
+        if at and there:
+            places = _in_table(source, path(), some, regions)
+            assert places is not None
+            parts.append((at, _from_table(source, path, places, rows, wanted, limit if limit > own else None)))
+        elif at:
+            parts.append((at, _from_sums(source, metric, estimator, some, regions, limit, rows)))
+    order = np.argsort([i for at, _ in parts for i in at])
+    names = [n for n in parts[0][1] if all(n in found for _, found in parts)]
+    return {n: np.concatenate([found[n] for _, found in parts], axis=1)[:, order] for n in names}
 
 
 def _from_sums(
