@@ -300,8 +300,8 @@ class AnalysisConfig(Section):
     features: tuple[str, ...] = ()
     """Questions as in ``cohort-engine query``: ``mtr level=C2,C5:C6,compressed``; by default all: every metric in every region of tissue, area and
     diameter, at every level."""
-    space: Literal["template", "native"] = schema.SPACE_TEMPLATE
-    """Tables to read."""
+    space: Literal["template", "native"] | None = None
+    """Values of the maps in the template alone, or of each image in its own space alone; by default the least biased of what the cohort has."""
     max_missing: float = Field(default=0.5, ge=0, lt=1)
     """A test is not made where more of a group than this is missing."""
     confidence: float = Field(default=0.95, gt=0, lt=1)

@@ -271,7 +271,7 @@ class HandMadeStore:
 def _config(url: str, template: Template, shape: bool) -> Config:
     """Study file of a simulated store."""
     stages: dict[str, Any] = {
-        "reduce": {"spaces": [schema.SPACE_TEMPLATE]}, "segment": {"enabled": False}, "levels": {"enabled": False},
+        "reduce": {"spaces": [schema.SPACE_TEMPLATE], "estimators": [schema.WA]}, "segment": {"enabled": False}, "levels": {"enabled": False},
         **({"shape": {"source": schema.T2W}} if shape else {}),
     }  # fmt: skip
     return parse_config({"data": {"bids": "simulated", "store": url}, "template": {"name": template.name}, "stages": stages})

@@ -74,7 +74,7 @@ def make_config() -> Callable[..., Config]:
     """Return a study configuration with these sections and placeholders for its places; as plain as can be unless a section says otherwise."""
     plain = {
         "data": {"bids": "bids", "store": "store"},
-        "stages": {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}},
+        "stages": {"reduce": {"spaces": ["template"], "estimators": ["wa"]}, "segment": {"enabled": False}, "levels": {"enabled": False}},
     }
     return lambda **sections: parse_config({**plain, **sections})
 
@@ -112,7 +112,8 @@ def make_finished_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     from cohort_engine.testing import HandMadeStore
 
     template = parametric_cord(spacing=2, top="C2", bottom="C7")
-    stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}
+    off = {"enabled": False}
+    stages = {"reduce": {"spaces": ["template"], "estimators": ["wa"]}, "segment": off, "levels": off, "shape": {"source": "t2w"}}
 
     def make(
         people: int = 48, twice: int = 0, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda t: t, *, flat: bool = False, seed: int = 3

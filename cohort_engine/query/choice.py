@@ -6,7 +6,7 @@ percentage points low, `map` of maps in template space 5.5, `wa` there 6.6: a th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,23 @@ class Choice:
     space: str
     estimator: str
     why: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What stands in the column ``estimator`` of a table: SCT's name, of native values with their space.
+
+        Examples
+        --------
+        >>> Choice("native", "map").kind, Choice("template", "wa").kind
+        ('native map', 'wa')
+        """
+        return f"{self.space} {self.estimator}" if self.space == NATIVE else self.estimator
+
+    @classmethod
+    def of_kind(cls, kind: str) -> Choice:
+        """Read `kind` back."""
+        space, _, estimator = kind.rpartition(" ")
+        return cls(space or TEMPLATE, estimator)
 
     @property
     def words(self) -> str:
@@ -148,8 +165,3 @@ def table_path(metric: str, estimator: str, space: str, companion: str | None = 
 def sums_path(metric: str) -> str:
     """Path of the sums of a metric's levels."""
     return table_path(metric, schema.SUMS, NATIVE)
-
-
-def choices(source: Source, metrics: Sequence[str]) -> dict[str, Choice]:
-    """Choose for each metric."""
-    return {m: choose(source, m) for m in metrics}

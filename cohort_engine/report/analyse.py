@@ -78,7 +78,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
         Nothing can be analysed at all. A section that cannot be made is in `problems`.
     """
     chosen = config.analysis
-    ds = open_cohort(cohort, space=chosen.space) if isinstance(cohort, str) else cohort
+    ds = open_cohort(cohort, space=chosen.space or "") if isinstance(cohort, str) else cohort
     material = gather(ds, chosen)
     tables: dict[str, pd.DataFrame] = {}
     problems: dict[str, str] = {}
@@ -132,7 +132,7 @@ def analyse(
     tell = say or (lambda text: None)
     url = config.data.store
     tell("Reading the cohort and computing tables")
-    ds = open_cohort(url, space=config.analysis.space)
+    ds = open_cohort(url, space=config.analysis.space or "")
     if (apart := [*filter(None, [ds.attrs[layout.MIXED]]), *stale(config)]) and not allow_mixed:
         raise StoreError(
             expected="rows that were made with the settings of the study file", found="; ".join(apart), where="store",

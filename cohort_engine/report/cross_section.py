@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.analysis.groups import MANN_WHITNEY
+from cohort_engine.query.choice import Choice
+from cohort_engine.query.frame import tidy
 from cohort_engine.reduce.cohort import atlas_of, template_levels
 from cohort_engine.report import drawing
 from cohort_engine.report.drawing import DIVERGING, INK, MISSING, Drawn, level_order, quantity, scale
@@ -356,10 +358,11 @@ def draw_groups(ds: xr.Dataset, metric: str = schema.MTR, level: str = "C5") -> 
     from matplotlib.colors import CenteredNorm, Normalize
 
     labels = [n for n in atlas_of(ds).labels if n.startswith(TISSUES)]
-    frame = ds.cohort.frame(metric, labels, level)
+    cells = ds.cohort.table(metric, labels, level)
+    frame, kind = tidy(cells), Choice(str(cells.attrs["space"]), str(cells.attrs["estimator"])).kind
     means = frame.groupby([schema.GROUP, schema.REGION], sort=False)[schema.VALUE].mean().unstack(schema.REGION)[labels]
     first, second = sorted(means.index)[:2]
-    cut, unit, name = cross_section(ds, level, labels), str(ds[metric].attrs.get("units", "1")), quantity(metric)
+    cut, unit, name = cross_section(ds, level, labels), str(ds[metric].attrs.get("units", "1")), quantity(metric, kind)
     known = means.loc[[first, second]].to_numpy(float)
     low, high = np.percentile(known[np.isfinite(known)], (2, 98)) if np.isfinite(known).any() else (0.0, 1.0)
     difference = means.loc[first] - means.loc[second]

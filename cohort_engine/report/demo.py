@@ -15,7 +15,9 @@ from cohort_engine.config import load_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.engine.events import Events
 from cohort_engine.phantom.study import Simulation, give_landmark, simulate
-from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.accessor import SPACE, open_cohort
+from cohort_engine.query.choice import Choice
+from cohort_engine.query.frame import tidy
 from cohort_engine.report.analyse import ENDING, Analysis, analyse
 from cohort_engine.report.cross_section import draw_groups
 from cohort_engine.report.drawing import render
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
 
 MIN_VOXELS = 30.0
 """Cells of at least this many native voxels enter the summary of errors; smaller ones are mostly their neighbours."""
-TRUTHS: Mapping[str, str] = {"wa": "the truth through the same weighted average", "raw": "the raw truth, free of partial volume"}
+TRUTH = "raw"
+"""Column of the simulation's truth, free of partial volume."""
+TEMPLATE_WA = "template_wa"
+VALUES: Mapping[str, str] = {schema.VALUE: "the least biased", TEMPLATE_WA: Choice(schema.SPACE_TEMPLATE, schema.WA).words}
+"""Columns of values that are held against the truth -> what they are."""
 CELL = [schema.PARTICIPANT, schema.LEVEL, schema.REGION]
 FIGURE_LEVEL = "C5"
 SETTINGS: Mapping[str, Any] = {
@@ -46,7 +52,8 @@ class Demo:
     store : str
     report : BuildReport
     cells : DataFrame
-        A row a subject, level and region: value, std, n, coverage, the truths ``wa`` and ``raw``, and ``error_wa``, ``error_raw``.
+        A row a subject, level and region: value, std, se, n, coverage, the weighted average of the maps in the template (``template_wa``), the
+        truth ``raw``, and ``value_error``, ``template_wa_error``.
     cells_table, figure : Path
         Where `cells` and the picture were written.
     analysis : Analysis
@@ -66,13 +73,14 @@ class Demo:
     page: Path
 
     def errors(self) -> pd.DataFrame:
-        """Summarise errors over `MIN_VOXELS`: a row per group of cells and truth."""
+        """Summarise errors over `MIN_VOXELS`: a row per group of cells and kind of value."""
         return error_summary(self.cells)
 
     def by_group(self) -> dict[str, pd.DataFrame]:
-        """Lay out one table a group: a row a region, a column a level, ``mean (mean error)`` against the weighted-average truth."""
-        means = self.cells.groupby([schema.GROUP, schema.REGION, schema.LEVEL], sort=False)[[schema.VALUE, "error_wa"]].mean().dropna()
-        text = means.apply(lambda row: f"{row[schema.VALUE]:.1f} ({row['error_wa']:+.1f})", axis=1)
+        """Lay out one table a group: a row a region, a column a level, ``mean (mean error)`` against the truth."""
+        error = error_of(schema.VALUE)
+        means = self.cells.groupby([schema.GROUP, schema.REGION, schema.LEVEL], sort=False)[[schema.VALUE, error]].mean().dropna()
+        text = means.apply(lambda row: f"{row[schema.VALUE]:.1f} ({row[error]:+.1f})", axis=1)
         wide = text.unstack(schema.LEVEL, fill_value="").reindex(columns=list(dict.fromkeys(means.index.get_level_values(schema.LEVEL))))
         order = list(dict.fromkeys(means.index.get_level_values(schema.REGION)))
         return {str(g): wide.loc[g].reindex(order).reset_index() for g in dict.fromkeys(means.index.get_level_values(0))}
@@ -124,36 +132,49 @@ def run_demo(
 
 def compare(cohort: xr.Dataset, study: Simulation) -> pd.DataFrame:
     """Put measured and true values of every cell side by side; see `Demo.cells`."""
-    measured = cohort.cohort.frame(schema.MTR)
-    keep = [*CELL, schema.GROUP, schema.VALUE, schema.STD, schema.N, schema.COVERAGE]
-    cells: pd.DataFrame = measured[keep].merge(study.truth[[*CELL, *TRUTHS, "native_voxels"]], on=CELL, how="left", validate="one_to_one")
-    for truth in TRUTHS:
-        cells[f"error_{truth}"] = cells[schema.VALUE] - cells[truth]
+    table = cohort.cohort.table(schema.MTR)
+    keep = [*CELL, schema.GROUP, schema.VALUE, schema.STD, schema.SE, schema.N, schema.COVERAGE]
+    average = cohort.cohort.frame(schema.MTR, estimator=schema.WA, space=schema.SPACE_TEMPLATE)
+    cells: pd.DataFrame = tidy(table).reindex(columns=keep)
+    cells = cells.merge(average[[*CELL, schema.VALUE]].rename(columns={schema.VALUE: TEMPLATE_WA}), on=CELL, validate="one_to_one")
+    cells = cells.merge(study.truth[[*CELL, TRUTH, "native_voxels"]], on=CELL, how="left", validate="one_to_one")
+    for name in VALUES:
+        cells[error_of(name)] = cells[name] - cells[TRUTH]
+    cells.attrs[schema.VALUE] = Choice(str(table.attrs[SPACE]), str(table.attrs["estimator"])).words
     return cells
 
 
-def error_summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute error and bias (percentage points) of what has at least `MIN_VOXELS` native voxels.
+def error_of(value: str) -> str:
+    """Name of the column of errors of a column of values."""
+    return f"{value}_error"
 
-    Single tracts with their levels pooled (few tracts have so many voxels in one level), then every level and region.
+
+def error_summary(cells: pd.DataFrame) -> pd.DataFrame:
+    """Mean absolute error and bias (percentage points) against the truth of what has at least `MIN_VOXELS` native voxels.
+
+    Single tracts with their levels pooled (few tracts have so many voxels in one level), then every level and region. ``within 1.96 se`` is the share
+    of values whose 95% interval holds the truth, of what has a standard error.
 
     Examples
     --------
-    >>> cell = {"participant_id": "sub-1", "region": "white matter", "n": 8.0, "wa": 40.0, "raw": 39.0}
-    >>> cells = pd.DataFrame([{**cell, "value": v, "native_voxels": k} for v, k in [(41.0, 40), (39.5, 40), (49.0, 9)]])
-    >>> row = error_summary(cells.assign(error_wa=cells["value"] - cells["wa"], error_raw=cells["value"] - cells["raw"])).iloc[2]
-    >>> row["cells"], float(row["mean absolute error"]), float(row["bias"]), float(row["largest"])
-    ('level x region', 0.75, 0.25, 1.0)
+    >>> cell = {"participant_id": "sub-1", "region": "white matter", "n": 8.0, "raw": 39.0, "template_wa": 35.0, "template_wa_error": -4.0}
+    >>> cells = pd.DataFrame([{**cell, "value": v, "se": 1.0, "native_voxels": k} for v, k in [(40.0, 40), (36.5, 40), (49.0, 9)]])
+    >>> row = error_summary(cells.assign(value_error=cells["value"] - cells["raw"])).iloc[2]
+    >>> row["cells"], *(float(row[k]) for k in ("mean absolute error", "bias", "largest", "within 1.96 se"))
+    ('level x region', 1.75, -0.75, 2.5, 0.5)
     """
-    tracts = cells[cells[schema.REGION].str.match("WM (left|right) ")].dropna(subset=["error_wa", "error_raw"])
-    weighted = tracts.assign(**{e: tracts[e] * tracts[schema.N] for e in ("error_wa", "error_raw")})
-    pooled = weighted.groupby([schema.PARTICIPANT, schema.REGION])[["error_wa", "error_raw", schema.N, "native_voxels"]].sum()
-    pooled = pooled.assign(**{e: pooled[e] / pooled[schema.N] for e in ("error_wa", "error_raw")})
+    errors = [error_of(name) for name in VALUES]
+    tracts = cells[cells[schema.REGION].str.match("WM (left|right) ")].dropna(subset=errors)
+    weighted = tracts.assign(**{e: tracts[e] * tracts[schema.N] for e in errors})
+    pooled = weighted.groupby([schema.PARTICIPANT, schema.REGION])[[*errors, schema.N, "native_voxels"]].sum()
+    pooled = pooled.assign(**{e: pooled[e] / pooled[schema.N] for e in errors})
     rows = []
     for name, part in (("tract, levels pooled", pooled), ("level x region", cells)):
         large = part[part["native_voxels"] >= MIN_VOXELS]
-        for truth, words in TRUTHS.items():
-            error = large[f"error_{truth}"].dropna().to_numpy()
+        for value, words in VALUES.items():
+            error = large[error_of(value)].dropna().to_numpy()
             numbers = (np.abs(error).mean(), error.mean(), np.abs(error).max()) if len(error) else (np.nan,) * 3
-            rows.append([name, words, len(error), *numbers])
-    return pd.DataFrame(rows, columns=["cells", "against", "count", "mean absolute error", "bias", "largest"])
+            known = large.dropna(subset=[schema.SE]) if value == schema.VALUE and schema.SE in large else large.iloc[:0]
+            inside = (known[error_of(value)].abs() <= 1.96 * known[schema.SE]).mean() if len(known) else np.nan
+            rows.append([name, cells.attrs.get(value, words), len(error), *numbers, inside])
+    return pd.DataFrame(rows, columns=["cells", "values", "count", "mean absolute error", "bias", "largest", "within 1.96 se"])

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
-from cohort_engine.report.material import COMPRESSED, ESTIMATOR, KEYS, METRIC, label
+from cohort_engine.report.material import COMPRESSED, ESTIMATOR, KEYS, LEAST_BIASED_KIND, METRIC, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,13 +139,13 @@ def with_unit(words: str, unit: str) -> str:
     return f"{words} ({unit})" if unit else words
 
 
-def quantity(metric: str, estimator: str = schema.WA) -> str:
+def quantity(metric: str, estimator: str = LEAST_BIASED_KIND) -> str:
     """Name of a metric or measure for people.
 
     Examples
     --------
-    >>> quantity("mtr"), quantity("mtr", "map"), quantity("diameter_ap", "")
-    ('MTR', 'MTR (map)', 'AP diameter')
+    >>> quantity("mtr"), quantity("mtr", "wa"), quantity("diameter_ap", "")
+    ('MTR', 'MTR (wa)', 'AP diameter')
     """
     return label(metric, "", "", estimator)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.reduce.cohort import atlas_of
@@ -40,6 +41,10 @@ UNEVEN = 1.1
 KEYS = schema.FEATURE
 METRIC, _, _, ESTIMATOR = KEYS
 """Columns that name a feature."""
+LEAST_BIASED_KIND = Choice(*LEAST_BIASED[0]).kind
+"""What stands in the column of the estimator where values are the least biased that there are."""
+Choices = Mapping[tuple[str, str, str], Choice]
+"""(metric, estimator, space) as a question names them -> what answers it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,8 @@ class Material:
         NaN is missing. Harmonised, if the study asks for it.
     raw : (subject, feature) float64
         As measured.
+    errors : (subject, feature) float64
+        Standard error of each measured value, NaN where its estimator has none.
     z, z_level : (z,)
         Height in the template, mm, and level number of each slice; empty without morphometry.
     profiles : mapping of measure to Profile
@@ -81,6 +88,8 @@ class Material:
         Regions of the atlas and levels of the template, by which a question may name them in other words.
     rises : frozenset of str
         Metrics that disease raises.
+    choices : mapping of (metric, estimator, space) to Choice
+        What answers the questions, by what they name; with both empty, the default of the metric.
     """
 
     people: People
@@ -99,6 +108,8 @@ class Material:
     naming: Naming | None = None
     levels: tuple[str, ...] = schema.LEVEL_NAMES
     rises: frozenset[str] = frozenset()
+    errors: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    choices: Choices = field(default_factory=dict)
 
     def find(self, question: Query | str) -> NDArray[np.intp]:
         """Features that a question names.
@@ -113,7 +124,7 @@ class Material:
         q = as_query(question)
         regions = [n if self.naming is None else self.naming.region(n).name for n in q.tracts]
         levels = [n if n == COMPRESSED else LevelRange.parse(n, self.levels).name for n in q.levels]
-        keep = (self.features[METRIC] == q.metric) & (self.features[ESTIMATOR] == _estimator(q))
+        keep = (self.features[METRIC] == q.metric) & (self.features[ESTIMATOR] == _kind(resolved(q, self.choices)))
         for column, wanted in ((schema.REGION, regions), (schema.LEVEL, levels)):
             if wanted and not (column == schema.REGION and q.metric in schema.MEASURES):
                 keep &= self.features[column].isin(wanted)
@@ -134,22 +145,36 @@ class Material:
         return label(*(str(self.features.at[feature, k]) for k in KEYS))
 
 
-def label(metric: str, region: str, level: str, estimator: str = schema.WA) -> str:
-    """Name of a feature for people.
+def label(metric: str, region: str, level: str, estimator: str = LEAST_BIASED_KIND) -> str:
+    """Name of a feature for people; the least biased kind of value has no mark.
 
     Examples
     --------
-    >>> label("mtr", "white matter", "C2:C3"), label("area", "spinal cord", "compressed"), label("mtr", "dorsal columns", "C4", "map")
-    ('MTR white matter C2:C3', 'area at the compression', 'MTR (map) dorsal columns C4')
+    >>> label("mtr", "white matter", "C2:C3"), label("area", "spinal cord", "compressed"), label("mtr", "dorsal columns", "C4", "wa")
+    ('MTR white matter C2:C3', 'area at the compression', 'MTR (wa) dorsal columns C4')
     """
     name = SHORT.get(metric, metric.replace("_", " ")) if metric in schema.MEASURES else schema.label_of(metric)
-    name += f" ({estimator})" if estimator not in (schema.WA, "") else ""
+    name += f" ({estimator})" if estimator not in (LEAST_BIASED_KIND, "") else ""
     where = "at the compression" if level == COMPRESSED else level
     return " ".join(filter(None, (name, "" if metric in schema.MEASURES else region, where)))
 
 
-def _estimator(q: Query) -> str:
-    return "" if q.metric in schema.MEASURES else q.estimator
+def resolved(q: Query, choices: Choices) -> Query:
+    """Write out which estimator and space answer a question."""
+    choice = choices.get((q.metric, q.estimator, q.space))
+    return q if choice is None else replace(q, estimator=choice.estimator, space=choice.space)
+
+
+def _kind(q: Query) -> str:
+    return "" if q.metric in schema.MEASURES else Choice(q.space or schema.SPACE_TEMPLATE, q.estimator or schema.WA).kind
+
+
+def choices_of(ds: xr.Dataset, questions: Iterable[Query | str], space: str = "") -> Choices:
+    """Choose what answers, for each metric of a cohort and for whatever questions name: once for everybody; `space` is of those that name none."""
+    source = ds.cohort.source
+    named = [(q.metric, q.estimator, q.space) for q in map(as_query, questions)]
+    asked = dict.fromkeys([*((m, "", "") for m in source.metrics), *named])
+    return {key: choose(source, key[0], estimator=key[1], space=key[2] or space) for key in asked if key[0] in source.metrics}
 
 
 def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
@@ -171,20 +196,25 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     InputError, ConfigError, UnknownNameError, StoreError
         Groups, columns, questions or sites that do not fit; nothing that could be analysed.
     """
-    ds = open_cohort(cohort, space=config.space) if isinstance(cohort, str) else cohort
+    ds = open_cohort(cohort, space=config.space or "") if isinstance(cohort, str) else cohort
     people = choose_people(ds, config)
     asked = questions_of(ds, config)
+    choices = choices_of(ds, asked, config.space or "")
+    asked = [resolved(q, choices) for q in asked]
     chosen = ds.isel({schema.SUBJECT: people.at})
     found, problem = _find_compression(chosen, people.group == 0, config.compression)
-    features, values = read_features(chosen, asked, found)
+    features, values, errors = read_features(chosen, asked, found)
     empty = {int(i): _why_empty(chosen, int(i)) for i in np.flatnonzero(np.isnan(values).all(axis=1))}
     if empty:
         people, values = people.without(empty), np.delete(values, list(empty), axis=0)
         chosen = ds.isel({schema.SUBJECT: people.at})
         found, problem = _find_compression(chosen, people.group == 0, config.compression)
-        features, values = read_features(chosen, asked, found)
-    features, values, dropped = _with_values(features, values, people.group, config)
-    notes = [f"{dropped} features are missing in more than {config.max_missing:.0%} of a group and left out"] if dropped else []
+        features, values, errors = read_features(chosen, asked, found)
+    keep = _with_values(values, people.group, config)
+    dropped = int((~keep).sum())
+    features, values, errors = features.loc[np.flatnonzero(keep)].reset_index(drop=True), values[:, keep], errors[:, keep]
+    notes = [f"{schema.label_of(m)} {choice.note}" for (m, *named), choice in choices.items() if choice.note and not any(named)]
+    notes += [f"{dropped} features are missing in more than {config.max_missing:.0%} of a group and left out"] if dropped else []
     notes += [
         f"column {name} holds text ({word!r}) among numbers and is not used: correct participants.tsv (n/a is missing) and build again"
         for name in people.columns if (word := text_among_numbers(people.column(name)))
@@ -196,6 +226,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
         notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
+        errors=errors, choices=choices,
     )  # fmt: skip
     return _harmonised(material, config)
 
@@ -210,26 +241,39 @@ def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
 
 def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
     """Every metric in every region of tissue, and area and diameter of the cord, at every level, at the remote level and at the compression."""
-    levels = (*ds.cohort.levels, *_remote(config), COMPRESSED)
+    levels = (*ds.cohort.levels, *_remote(ds, config), COMPRESSED)
     tissue = tuple(r for r in ds.cohort.regions if not r.startswith(FLUID))
     metrics = [Query(m, tissue, levels) for m in ds.cohort.metrics]
     measures = [Query(m, levels=levels) for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
     return [*metrics, *measures]
 
 
-def _remote(config: AnalysisConfig) -> list[str]:
-    """Remote level, where the tables can pool levels."""
-    return [config.compression.remote] if config.space == schema.SPACE_TEMPLATE else config.compression.remote.split(":")[:1]
+def _remote(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
+    """Remote level, where the values can be pooled over levels: an older store has native ones of single levels alone."""
+    source = ds.cohort.source
+    alone = (config.space or source.space) == schema.SPACE_NATIVE and not all(source.has(sums_path(m)) for m in source.metrics)
+    return config.compression.remote.split(":")[:1] if alone else [config.compression.remote]
 
 
-def read_features(ds: xr.Dataset, questions: Iterable[Query | str], compression: Compression | None) -> tuple[pd.DataFrame, FloatArray]:
+def read_features(
+    ds: xr.Dataset, questions: Iterable[Query | str], compression: Compression | None
+) -> tuple[pd.DataFrame, FloatArray, FloatArray]:  # fmt: skip
     """Read the values of questions.
+
+    Parameters
+    ----------
+    ds : Dataset
+    questions : iterable
+        `resolved`.
+    compression : Compression, optional
+        For the level that is each person's own.
 
     Returns
     -------
     features : DataFrame
         `KEYS` and units.
-    values : (subject, feature) float64
+    values, errors : (subject, feature) float64
+        And their standard errors, NaN where there are none.
     """
     rows: list[dict[str, str]] = []
     columns: list[FloatArray] = []
@@ -246,18 +290,18 @@ def read_features(ds: xr.Dataset, questions: Iterable[Query | str], compression:
         if COMPRESSED in q.levels and compression is not None:
             blocks.append(_at_compression(_table(ds, q, ds.cohort.levels), compression))
         for block in blocks:
-            cells = block.transpose(schema.SUBJECT, schema.LEVEL, schema.REGION)
+            cells = block.transpose(schema.SUBJECT, schema.LEVEL, schema.REGION, ...)
             numbers = cells.to_numpy().astype(float)
             for i, level in enumerate(cells[schema.LEVEL].to_numpy()):
                 for j, region in enumerate(cells[schema.REGION].to_numpy()):
-                    key = (q.metric, str(region), str(level), _estimator(q))
+                    key = (q.metric, str(region), str(level), _kind(q))
                     if key not in seen:
                         seen.add(key)
                         rows.append({**dict(zip(KEYS, key, strict=True)), "units": str(cells.attrs.get("units", "1"))})
                         columns.append(numbers[:, i, j])
     table = pd.DataFrame(rows, columns=[*KEYS, "units"])
-    values = np.stack(columns, axis=1) if columns else np.empty((ds.sizes[schema.SUBJECT], 0))
-    return table, values
+    both = np.stack(columns, axis=1) if columns else np.empty((ds.sizes[schema.SUBJECT], 0, 2))
+    return table, both[..., 0], both[..., 1]
 
 
 def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[Query], features: pd.DataFrame) -> FloatArray | None:
@@ -269,7 +313,7 @@ def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[Query],
         return None
     k = min(map(len, sessions))
     rows = np.concatenate([s[:k] for s in sessions])
-    found, values = read_features(ds.isel({schema.SUBJECT: rows}), questions, None)
+    found, values, _ = read_features(ds.isel({schema.SUBJECT: rows}), questions, None)
     return in_order(found, values, features).reshape(len(sessions), k, -1)
 
 
@@ -284,16 +328,19 @@ def in_order(found: pd.DataFrame, values: FloatArray, features: pd.DataFrame) ->
 
 
 def _table(ds: xr.Dataset, q: Query, levels: Sequence[str]) -> xr.DataArray:
+    """Values and their standard errors, (subject, level, region, 2)."""
     if q.metric in schema.MEASURES:
         cells: xr.Dataset = ds.cohort.profile(q.metric, list(levels), min_coverage=q.min_coverage)
     else:
-        cells = ds.cohort.table(q.metric, list(q.tracts) or None, list(levels), estimator=q.estimator, min_coverage=q.min_coverage)
-    return cells[schema.VALUE].compute()
+        cells = ds.cohort.table(q.metric, list(q.tracts) or None, list(levels), estimator=q.estimator, space=q.space, min_coverage=q.min_coverage)
+    value = cells[schema.VALUE]
+    both = [value, cells.get(schema.SE, xr.full_like(value, np.nan))]
+    return xr.concat(both, "number", combine_attrs="override").transpose(..., "number").compute()
 
 
 def _at_compression(cells: xr.DataArray, compression: Compression) -> xr.DataArray:
     """Pick each person's own level."""
-    cells = cells.transpose(schema.SUBJECT, schema.LEVEL, schema.REGION)
+    cells = cells.transpose(schema.SUBJECT, schema.LEVEL, schema.REGION, ...)
     names = [schema.level_number(str(n)) for n in cells[schema.LEVEL].to_numpy()]
     at = np.array([names.index(n) if n in names else -1 for n in compression.level.tolist()])
     values = cells.to_numpy().astype(float)[np.arange(len(at)), at]
@@ -336,8 +383,8 @@ def _why_empty(ds: xr.Dataset, at: int) -> str:
     return "no values"
 
 
-def _with_values(features: pd.DataFrame, values: FloatArray, group: FloatArray, config: AnalysisConfig) -> tuple[pd.DataFrame, FloatArray, int]:
-    """Leave out features that a test could not use, unless the study file names its features."""
+def _with_values(values: FloatArray, group: FloatArray, config: AnalysisConfig) -> NDArray[np.bool_]:
+    """Which features (feature,) stay: not those that a test could not use, unless the study file names its features."""
     if config.features:
         keep = np.isfinite(values).any(axis=0)
     else:
@@ -348,7 +395,7 @@ def _with_values(features: pd.DataFrame, values: FloatArray, group: FloatArray, 
             expected="features with values", found="none", where="analysis",
             remedy="See cohort-engine status: is the cohort built, and are its tables filled (cohort-engine finalise)?",
         )  # fmt: skip
-    return features.loc[np.flatnonzero(keep)].reset_index(drop=True), values[:, keep], int((~keep).sum())
+    return np.asarray(keep)
 
 
 NAMED = 12

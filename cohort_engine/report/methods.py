@@ -13,6 +13,8 @@ import xarray as xr
 from cohort_engine import schema
 from cohort_engine.analysis.groups import LINEAR, MANN_WHITNEY, WELCH
 from cohort_engine.config import STAGE_KINDS
+from cohort_engine.query.choice import Choice
+from cohort_engine.report.material import ESTIMATOR, METRIC
 from cohort_engine.report.references import Reference, number
 from cohort_engine.stages.base import SOURCES
 from cohort_engine.store import layout
@@ -152,15 +154,29 @@ def _images(s: _Study) -> str:
 
 def _metrics(s: _Study) -> str:
     text = [kind.methods(s.science, s.used) for kind in STAGE_KINDS.values() if kind.methods and kind.name != schema.FIT]
-    kinds = [schema.ESTIMATORS[e] for e in dict.fromkeys(s.found.material.features["estimator"]) if e in schema.ESTIMATORS]
-    for kind in kinds:
+    used = {m: [Choice.of_kind(str(k)) for k in dict.fromkeys(rows)] for m, rows in s.found.material.features.groupby(METRIC, sort=False)[ESTIMATOR]}
+    used = {m: [c for c in kinds if c.estimator in schema.ESTIMATORS] for m, kinds in used.items()}
+    for name in dict.fromkeys(c.estimator for kinds in used.values() for c in kinds):
+        kind = schema.ESTIMATORS[name]
         cite = ", ".join(f"@{key}" for key in kind.references)
         text.append(f"{kind.describe().rstrip('.')} [{cite}].")
-    if kinds:
-        space = "the template" if s.config["space"] == schema.SPACE_TEMPLATE else "each image"
-        missing = f"; a value was missing where less than {100 * s.stages['reduce']['min_coverage']:g}% of the region's weight lay inside the data"
-        text.append(f"Regions were reduced in the space of {space}, vertebral level by vertebral level{missing}.")
+    text += [_values(s, str(metric), kinds) for metric, kinds in used.items() if kinds]
+    if any(used.values()):
+        text.append(f"A value was missing where less than {100 * s.stages['reduce']['min_coverage']:g}% of the region's weight lay inside the data.")
     return " ".join(filter(None, text))
+
+
+def _values(s: _Study, metric: str, kinds: list[Choice]) -> str:
+    """Say which values of a metric were analysed, how levels were pooled, and why they are not the least biased, where they are not."""
+    text = f"Values of {schema.label_of(metric)} were {listed(k.words for k in kinds)}, vertebral level by vertebral level"
+    summed = [k for k in kinds if k.space == schema.SPACE_NATIVE and schema.ESTIMATORS[k.estimator].summed and k.estimator != schema.WA]
+    if summed:
+        text += (
+            "; several levels together were the mean of their values weighted by the region's volume in each, with the standard error of that mean, "
+            "which counts the noise of the voxels, the likeness of neighbouring ones, and what the model leaves out"
+        )
+    chosen = s.found.material.choices.get((metric, "", ""))
+    return f"{text}{f' ({chosen.why})' if chosen is not None and chosen.why else ''}."
 
 
 def _harmonisation(s: _Study) -> str:

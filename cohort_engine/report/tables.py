@@ -24,6 +24,8 @@ from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.choice import Choice
+from cohort_engine.query.question import Query
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
 from cohort_engine.report.people import IDENTITY, check_covariate, subject_table
@@ -135,6 +137,7 @@ def groups(m: Material, config: AnalysisConfig) -> Tables:
         part = m.values[m.people.group == code]
         out[f"n_{name}"] = found.n[code]
         out[f"mean_{name}"], out[f"sd_{name}"] = _mean(part), _sd(part)
+        out[f"error_{name}"] = np.sqrt(_mean(m.errors[m.people.group == code] ** 2)) if m.errors.size else np.nan
     for key in ("effect", "se", "low", "high", "statistic", "df", "p"):
         out[key] = getattr(found, key)
     out["q"] = false_discovery(found.p, families)
@@ -388,6 +391,7 @@ def norms(m: Material, config: AnalysisConfig) -> Tables:
         table[key] = m.features[key].to_numpy()[at[:, 1]]
     cells = tuple(at.T)
     table["value"] = cases[cells]
+    table["se"] = m.errors[~controls][cells] if m.errors.size else np.nan
     for key in ("expected", "lower", "upper", "z", "centile"):
         table[key] = getattr(found, key)[cells]
     outside = (cases < found.lower) | (cases > found.upper)
@@ -401,13 +405,13 @@ def norms(m: Material, config: AnalysisConfig) -> Tables:
 
 def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[str, NDArray[Any]], str]:
     """Read the same features of healthy people from another store."""
-    ds = open_cohort(str(config.norms.reference), space=config.space)
+    ds = open_cohort(str(config.norms.reference))
     known = {*ds.cohort.metrics, *(n for n, variable in PROFILE_VARIABLES.items() if variable in ds)}
     questions = [
-        f"{f[METRIC]} level={f[schema.LEVEL]}" + ("" if f[METRIC] in schema.MEASURES else f" tract='{f[schema.REGION]}' estimator={f[ESTIMATOR]}")
+        Query(str(f[METRIC]), levels=(str(f[schema.LEVEL]),)) if f[METRIC] in schema.MEASURES else _question(f)
         for f in m.features.to_dict("records") if f[METRIC] in known and _has_level(ds.cohort.levels, str(f[schema.LEVEL]))
     ]  # fmt: skip
-    features, values = read_features(ds, questions, None)
+    features, values, _ = read_features(ds, questions, None)
     healthy = in_order(features, values, m.features)
     if not np.isfinite(healthy).any():
         raise StoreError(
@@ -417,6 +421,14 @@ def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[st
     table = subject_table(ds)
     given = {n: check_covariate(n, table[n].to_numpy()) for n in config.norms.covariates if n in table}
     return healthy, given, f"{len(table)} people of another cohort"
+
+
+def _question(feature: Mapping[Any, Any]) -> Query:
+    """Ask for a feature in the very space and by the estimator that it is of."""
+    kind = Choice.of_kind(str(feature[ESTIMATOR]))
+    return Query(
+        str(feature[METRIC]), (str(feature[schema.REGION]),), (str(feature[schema.LEVEL]),), estimator=kind.estimator, space=kind.space
+    )  # fmt: skip
 
 
 def _has_level(levels: list[str], name: str) -> bool:

@@ -68,7 +68,10 @@ _FEATURE = {
     "metric": Column("metric or measure of shape"),
     schema.REGION: Column("tract, or union of tracts; spinal cord for a measure of shape"),
     schema.LEVEL: Column("vertebral level or levels; compressed: each person's own level of compression"),
-    "estimator": Column("how voxels became one number: wa weighted average, bin, median, ml, map, max; empty for a measure of shape"),
+    "estimator": Column(
+        "how voxels became one number: wa weighted average, bin, median, ml, map, max of the map in template space; with native before it of each "
+        "image in its own space; empty for a measure of shape"
+    ),
     "units": Column("unit of the feature"),
 }
 _N_CONTROL = Column("controls that were used", "people")
@@ -80,6 +83,10 @@ _SITE = Column("site or scanner")
 _AUC = Column("area under the ROC curve")
 _AUC_LOW = Column("lower end of the confidence interval of the area, on the logit")
 _AUC_HIGH = Column("upper end of the confidence interval of the area, on the logit")
+
+
+def _error(who: str) -> Column:
+    return Column(f"root mean square of the standard errors of the measured values of the {who}: the part of the deviation that is measurement", OWN)
 
 
 def _ends(what: str, unit: str = "", name: str = "") -> dict[str, Column]:
@@ -119,8 +126,9 @@ TABLES: Mapping[str, Table] = {
             **_FEATURE, "method": Column("test: welch, mann_whitney, or linear with covariates"),
             "family": Column("family of tests within which q is adjusted"),
             "n_control": _N_CONTROL, "mean_control": Column("mean of the controls", OWN),
-            "sd_control": Column("standard deviation of the controls", OWN),
+            "sd_control": Column("standard deviation of the controls", OWN), "error_control": _error("controls"),
             "n_case": _N_CASE, "mean_case": Column("mean of the cases", OWN), "sd_case": Column("standard deviation of the cases", OWN),
+            "error_case": _error("cases"),
             "effect": Column("cases minus controls; with mann_whitney the probability that a case is above a control, without unit", OWN),
             "se": Column("standard error of the effect", OWN), **_ends("confidence interval of the effect", OWN),
             "statistic": Column("t, or U of the cases with mann_whitney"), "df": Column("degrees of freedom of t; missing with mann_whitney"),
@@ -270,7 +278,9 @@ TABLES: Mapping[str, Table] = {
     "norms": Table(
         "norms", "Each case against healthy people", "Every feature of every case, with what healthy people of the same covariates have.",
         {
-            **_PERSON, **_FEATURE, "value": Column("value of the person", OWN), "expected": Column("mean of healthy people of these covariates", OWN),
+            **_PERSON, **_FEATURE, "value": Column("value of the person", OWN),
+            "se": Column("standard error of the value as measured; missing where its estimator has none", OWN),
+            "expected": Column("mean of healthy people of these covariates", OWN),
             "lower": Column("lower end of the prediction interval for one healthy person", OWN),
             "upper": Column("upper end of the prediction interval for one healthy person", OWN),
             "z": Column("value minus expected over the standard deviation of healthy people"),

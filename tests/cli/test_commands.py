@@ -60,7 +60,8 @@ def store(finished: str, tmp_path: Path) -> str:
 def study(store: str, tmp_path: Path) -> Path:
     """Study file that says where the store is."""
     file = tmp_path / "study.yaml"
-    stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "shape": {"source": "t2w"}}
+    off = {"enabled": False}
+    stages = {"reduce": {"spaces": ["template"], "estimators": ["wa"]}, "segment": off, "levels": off, "shape": {"source": "t2w"}}
     file.write_text(yaml.safe_dump({"data": {"bids": "b", "store": store}, "template": {"name": "parametric"}, "stages": stages}))
     return file
 

@@ -59,7 +59,7 @@ def make_cohort(tmp_path: Path, tiny_template: Template) -> MakeCohort:
         url = str(tmp_path / f"cohort_{len(list(tmp_path.iterdir()))}.zarr")
         names = [f"sub-{i + 1:02d}" for i in range(len(maps))]
         subjects = pd.DataFrame({schema.PARTICIPANT: names} | columns)
-        reduce = {"spaces": ["template"], "min_coverage": min_coverage}
+        reduce = {"spaces": ["template"], "estimators": ["wa"], "min_coverage": min_coverage}
         config = parse_config({"data": {"bids": "b", "store": url}, "stages": {"reduce": reduce}})
         store = HandMadeStore.lay_out(config, tiny_template, subjects, names=[schema.MTR])
         for row, values in enumerate(maps):

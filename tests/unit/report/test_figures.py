@@ -74,7 +74,7 @@ def make() -> Make:
 
 def features(regions: Iterable[str] = REGIONS, levels: Iterable[str] = LEVELS, measures: bool = True) -> pd.DataFrame:
     """A row a feature: MTR of each region, and the area, at each level."""
-    rows = [{"metric": "mtr", "region": r, "level": n, "estimator": "wa", "units": "percent"} for n in levels for r in regions]
+    rows = [{"metric": "mtr", "region": r, "level": n, "estimator": "native map", "units": "percent"} for n in levels for r in regions]
     if measures:
         rows += [{"metric": "area", "region": "spinal cord", "level": n, "estimator": "", "units": "mm2"} for n in levels]
     return pd.DataFrame(rows)
@@ -375,7 +375,7 @@ def test_correlations_at_the_strongest_and_the_remote_level(make: Make, cohort: 
 def test_cases_are_sorted_by_their_distance_from_the_norm(make: Make, cohort: xr.Dataset) -> None:
     z = {5: [-1.0, -2.0], 6: [-6.0, -4.0], 7: [0.5, NAN]}
     rows = [
-        {"subject": s, "metric": "mtr", "region": r, "level": n, "estimator": "wa", "z": v}
+        {"subject": s, "metric": "mtr", "region": r, "level": n, "estimator": "native map", "z": v}
         for n in ("C4", "C5") for s, pair in z.items() for r, v in zip((LEFT, RIGHT), pair, strict=True) if np.isfinite(v)
     ]  # fmt: skip
     summary = features((LEFT, RIGHT), ("C4", "C5"), measures=False).assign(

@@ -247,7 +247,7 @@ def test_pairs_of_markers(material, settings) -> None:
     found = row[["auc_first", "auc_second", "difference", "se", "p"]].astype(float)
     p = 2 * stats.norm.sf(abs(moved.mean() / se))
     np.testing.assert_allclose(found, [*wins.mean(axis=(0, 1)), moved.mean(), se, p], **close)
-    assert (row["first"], row["second"]) == ("MTR white matter C2", "MTR gray matter C2")
+    assert (row["first"], row["second"]) == ("MTR (wa) white matter C2", "MTR (wa) gray matter C2")
     with pytest.raises(ConfigError, match="one feature, found 2"):
         pairs(material, settings(roc={"compare": [["mtr level=C2", "area level=C2"]]}))
     with pytest.raises(UnknownNameError):
@@ -256,7 +256,7 @@ def test_pairs_of_markers(material, settings) -> None:
 
 def test_curves(material, settings) -> None:
     tables = roc(material, settings(roc={"resamples": 0}))
-    curve = tables["roc_curves"].query("marker == 'MTR white matter C2'")
+    curve = tables["roc_curves"].query("marker == 'MTR (wa) white matter C2'")
     np.testing.assert_allclose(-np.trapezoid(curve["sensitivity"], curve["specificity"]), tables["roc"].loc[0, "auc"], **close)
     assert curve["threshold"].iloc[0] == -np.inf
     at = curve.iloc[5]
@@ -345,12 +345,12 @@ def test_clusters_of_cases(material, settings, make_material) -> None:
     assert tables["cluster_choice"].query("chosen")["k"].item() == 2
     profile = tables["cluster_profiles"].set_index(["feature", "cluster"])
     column, member = values[CONTROLS:, 1], who["cluster"].to_numpy()
-    assert profile.loc[("MTR gray matter C2", 0), "mean"] == pytest.approx(column[member == 0].mean(), rel=1e-10)
+    assert profile.loc[("MTR (wa) gray matter C2", 0), "mean"] == pytest.approx(column[member == 0].mean(), rel=1e-10)
     age = material.people.column("age")[CONTROLS:]
     expected = stats.kruskal(age[member == 0], age[member == 1])
     np.testing.assert_allclose(profile.loc[("age", 1), ["h", "p"]].astype(float), [*expected], **close)
     assert profile.loc[("age", 0), "q"] == pytest.approx(expected.pvalue, rel=1e-10)  # the only one that is tested
-    assert np.isnan(profile.loc[("MTR gray matter C2", 0), "q"])  # it made them
+    assert np.isnan(profile.loc[("MTR (wa) gray matter C2", 0), "q"])  # it made them
     assert tables["cluster_notes"]["note"].tolist()[-1] == "1 people lack a feature and are left out"
 
 
