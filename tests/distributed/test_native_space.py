@@ -17,6 +17,7 @@ from cohort_engine.config import parse_config
 from cohort_engine.engine.build import build
 from cohort_engine.errors import StoreError, UnknownNameError
 from cohort_engine.phantom.study import simulate
+from cohort_engine.query.frame import run_query
 from cohort_engine.single.mtr import ratio
 from cohort_engine.stages import mtr as stage
 from cohort_engine.store.verify import verify
@@ -99,11 +100,27 @@ def test_native_values_come_near_the_raw_truth(study: Path) -> None:
     assert np.isfinite(cells.se).all()
 
 
-def test_native_tables_are_not_pooled_from_maps_of_the_template(study: Path) -> None:
-    native = cohort_engine.open_cohort(str(study / "study.zarr"), space="native")
-    one = native.cohort.table("mtr", "white matter", "C4", estimator="map")["value"].to_numpy()
+def test_the_default_is_the_least_biased_value_with_its_error_for_any_levels_and_regions(study: Path) -> None:
+    """Pooled levels were refused in native space, and the default was the weighted average in template space, several points low."""
+    store = str(study / "study.zarr")
+    truth = pd.read_csv(study / "bids/derivatives/truth/truth.tsv", sep="\t").set_index(["participant_id", "level", "region"])
+    for question in (
+        "mtr tract='white matter' level=C3:C4",
+        "mtr tract='white matter + gray matter' level=C4",
+        "mtr tract='dorsal columns' level=C4",
+    ):
+        frame = run_query(store, question)
+        assert (frame.attrs["space"], frame.attrs["estimator"], frame.attrs["notes"]) == ("native", "map", [])
+        assert np.isfinite(frame[["value", "se"]]).all(axis=None)
+    levels = [truth.xs(("white matter", n), level=("region", "level"))[["raw", "native_voxels"]] for n in ("C3", "C4")]
+    expected = sum(t["raw"] * t["native_voxels"] for t in levels) / sum(t["native_voxels"] for t in levels)
+    for space, low, high in (("", 0.0, 1.5), ("template", 2.0, 8.0)):
+        frame = run_query(store, "mtr tract='white matter' level=C3:C4", space=space).set_index("participant_id")
+        error = (frame["value"] - expected[frame.index]).abs()
+        assert ((error >= low) & (error < high)).all()
+    one = cohort_engine.open_cohort(store, space="native").cohort.table("mtr", "white matter", "C4", estimator="map")["value"].to_numpy()
     assert np.isfinite(one).all()
-    with pytest.raises(StoreError, match="single levels"):
-        native.cohort.table("mtr", "white matter", "C3:C4", estimator="map")
+    with pytest.raises(StoreError, match="median needs the voxels of the image"):
+        run_query(store, "mtr level=C3:C4 estimator=median space=native")
     with pytest.raises(UnknownNameError, match="native"):
         cohort_engine.open_cohort(str(study / "study.zarr"), space="nativ")

@@ -249,7 +249,7 @@ def test_groups_are_drawn_with_their_difference(cohort: xr.Dataset) -> None:
     limit = limit.set_index(["group", "region"])["value"].unstack("group").eval("DCM - HC").abs().max()
     for region in (LEFT, RIGHT):
         assert_allclose(drawn[region], colormaps["RdBu_r"](0.5 + difference[region] / limit / 2), atol=0.01)
-    assert figure.axes[-1].get_xlabel() == "MTR (percentage points)"
+    assert figure.axes[-1].get_xlabel() == "MTR (wa) (percentage points)"
 
 
 # --- ROC --------------------------------------------------------------------------------------------------------------
