@@ -6,6 +6,7 @@ level: those of at least 15 are judged.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from cohort_engine.mapping.native import native_atlas
 from cohort_engine.phantom.study import simulate
 from cohort_engine.phantom.subject import make_subject
 from cohort_engine.reduce.native import level_tables
-from cohort_engine.schema import level_number
+from cohort_engine.reduce.sums import LevelSums, combine
+from cohort_engine.schema import LEVEL_NAMES, level_number
 from cohort_engine.template import load_template
+from cohort_engine.template.levels import LevelRange
 
 ESTIMATORS = ("wa", "ml", "map")
 CELL = ["participant_id", "level", "region"]
@@ -65,6 +68,76 @@ def summary(cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         count=("error", "size"), mean_absolute=("size", "mean"), bias=("error", "mean"), sd=("error", "std"), se=("se", "median"),
         covers=("covers", "mean"),
     )  # fmt: skip
+
+
+RANGES = ("C3", "C5", "C2:C3", "C3:C6", "C1:T1")
+FRESH = (3, 11)
+"""Seeds that nothing was chosen by; the ways of pooling and their errors were, by those of `SEEDS`."""
+
+
+def one_level(sums: LevelSums) -> LevelSums:
+    """All levels as if they were one: the sums of one fit to their voxels."""
+    return LevelSums(**{f.name: getattr(sums, f.name).sum(axis=0, keepdims=True) for f in fields(LevelSums)})
+
+
+def pooled_errors(folder: Path, seed: int) -> pd.DataFrame:
+    """Own template map, the whole chain, six subjects: a row a cell of `RANGES`, by each way to pool, with its error against the raw truth."""
+    template = load_template("parametric")
+    simulate(folder / "bids", template=template, patients=3, controls=3, seed=seed)
+    data = {"bids": str(folder / "bids"), "store": str(folder / "study.zarr")}
+    report = build(parse_config({"data": data, "template": {"name": "parametric"}, "compute": {"cluster": "local", "workers": 2}}))
+    assert report.exit_code == 0, report.failures.to_string()
+    truth = pd.read_csv(folder / "bids/derivatives/truth/truth.tsv", sep="\t").set_index("participant_id")
+    ds = cohort_engine.open_cohort(data["store"])
+    regions, clusters, levels = template.atlas.regions, tuple(template.atlas.clusters.values()), list(template.levels)
+    members, names = [r.members for r in regions], [r.name for r in regions]
+    sums = LevelSums.unpack(ds["native_mtr_sums"].to_numpy(), len(template.atlas.labels))
+    parts = []
+    for text in RANGES:
+        some = [levels.index(LEVEL_NAMES[n - 1]) for n in LevelRange.parse(text, levels).numbers]
+        ways = {
+            "mean of fits": ds.cohort.table("mtr", None, text, estimator="map", space="native"),
+            "native wa": ds.cohort.table("mtr", None, text, estimator="wa", space="native"),
+            "template map": ds.cohort.table("mtr", None, text, estimator="map", space="template"),
+            "template wa": ds.cohort.table("mtr", None, text, estimator="wa", space="template"),
+        }
+        for row, who in enumerate(ds["participant_id"].to_numpy()):
+            own = truth.loc[who].pivot(index="level", columns="region", values=["raw", "native_voxels"]).reindex(index=[levels[i] for i in some])
+            raw, voxels = (own[c].reindex(columns=names).to_numpy(float) for c in ("raw", "native_voxels"))
+            voxels = np.where(np.isnan(raw), 0, voxels)
+            size = voxels.sum(axis=0)
+            true = np.divide(np.nansum(raw * voxels, axis=0), size, out=np.full(len(size), np.nan), where=size > 0)
+            single = one_level(LevelSums(**{f.name: getattr(sums, f.name)[row] for f in fields(LevelSums)}).at(np.array(some)))
+            fitted = combine(single, members, clusters, prior=True)
+            found = {
+                w: (t["value"].to_numpy()[row, 0], t["se"].to_numpy()[row, 0] if "se" in t else np.full(len(names), np.nan)) for w, t in ways.items()
+            }
+            found["one fit"] = (np.where(np.isnan(found["mean of fits"][0]), np.nan, fitted[0]), fitted[2])
+            cells = np.array(
+                [TRACTS if n.startswith(("WM left", "WM right")) else "" if n.startswith(("WM ", "GM ", "CSF")) else UNIONS for n in names]
+            )
+            enough = (size >= np.where(cells == TRACTS, 15, 30)) & (cells != "") & np.isfinite(found["mean of fits"][0])
+            parts += [
+                pd.DataFrame({"cells": cells, "levels": text, "way": w, "seed": seed, "error": v - true, "se": e})[enough]
+                for w, (v, e) in found.items()
+            ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.timeout(3600)
+def test_levels_pooled_against_the_raw_truth(benchmark: Any, tmp_path: Path) -> None:
+    """The mean of the levels' fits, one fit to all levels (SCT's way), and what else a store holds."""
+    seeds = (*SEEDS, *FRESH)
+    found = benchmark.pedantic(lambda: pd.concat([pooled_errors(tmp_path / str(s), s) for s in seeds], ignore_index=True), rounds=1, iterations=1)
+    for name, some in {"seeds by which the way was chosen": SEEDS, "fresh seeds": FRESH}.items():
+        print(f"\n{name}", summary(found[found.seed.isin(some)], ["cells", "levels", "way"]).round(3).to_string(), sep="\n")
+    fresh = summary(found[found.seed.isin(FRESH) & found.levels.str.contains(":")], ["cells", "way"])
+    for cells in (TRACTS, UNIONS):
+        own = fresh.loc[(cells, "mean of fits")]
+        assert own["mean_absolute"] <= 1.5
+        assert abs(own["bias"]) <= 0.5
+        assert own["covers"] >= 0.9
+        assert own["mean_absolute"] < fresh.loc[(cells, "template map"), "mean_absolute"] < fresh.loc[(cells, "template wa"), "mean_absolute"]
 
 
 @pytest.mark.timeout(1800)
