@@ -186,7 +186,7 @@ def learn(values: ArrayLike, site: ArrayLike, covariates: Covariates | None = No
         scale[flat] = np.nan
         notes.append(f"{flat.sum()} cells (site, feature) have no variance: NaN")
     model = Model(sites, coding, mean, effects, sd, shift, scale, n, tuple(notes))
-    return Harmonised(apply(model, table, place, covariates), model)
+    return Harmonised(apply(model, table, np.where(there, place, ""), covariates), model)
 
 
 def apply(model: Model, values: ArrayLike, site: ArrayLike, covariates: Covariates | None = None) -> FloatArray:

@@ -212,9 +212,11 @@ def _read(raw: bytes, where: str, template: Template) -> tuple[dict[str, FloatAr
             told.append(f"{TABLE}: {column}: {read.note}")
         return np.asarray(read.values, np.float64)
 
-    at, level = numbers(SLICE), numbers(LEVEL)
-    if not (np.isfinite(at).all() and (at == np.rint(at)).all() and len(np.unique(at)) == len(at)):
-        raise InputError(expected="one row a slice", found="ranges, empty or repeated slices", where=where, remedy=remedy)
+    at = numbers(SLICE)
+    known = np.isfinite(at)  # a row that does not say its slice is missing
+    at, level = at[known], numbers(LEVEL)[known]
+    if not ((at == np.rint(at)).all() and len(np.unique(at)) == len(at)):
+        raise InputError(expected="one row a slice", found="parts of slices, or repeated ones", where=where, remedy=remedy)
     k = at.astype(np.int64)
     if k.min(initial=0) < 0 or k.max(initial=0) >= len(template.z):
         raise TemplateError(expected=f"slices 0 to {len(template.z) - 1}", found=f"{k.min()} to {k.max()}", where=where, remedy=remedy)
@@ -228,7 +230,7 @@ def _read(raw: bytes, where: str, template: Template) -> tuple[dict[str, FloatAr
         if column in table.header:
             name = schema.DIAMETER_AP_ELLIPSE if measure == schema.DIAMETER_AP and ELLIPSE not in table.header else measure
             profiles[name] = np.full(len(template.z), np.nan)
-            profiles[name][k] = sign * numbers(column)
+            profiles[name][k] = sign * numbers(column)[known]
     return profiles, told
 
 

@@ -440,7 +440,12 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
     if schema.GROUP in config.harmonise.keep:
         keep = {schema.GROUP: people.group, **keep}
     out, models = material.values.copy(), {}
+    lost = people.lacking((site, *keep))
+    there = [w if w and who not in lost else "" for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]
+    alone = {str(who): w for who, w in zip(people.table[schema.PARTICIPANT], there, strict=True) if w and there.count(w) < harmonise.SMALLEST}
+    where = ["" if str(who) in alone else w for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]
     notes = _without(people, (site, *keep), "have no harmonised value")
+    notes += [f"{who} has no harmonised value: nobody else of site {w} can be used" for who, w in alone.items()]
     for metric in material.features[METRIC].unique():
         block = np.flatnonzero(material.features[METRIC] == metric)
         done = harmonise.learn(material.values[:, block], where, keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,10 +179,10 @@ def _levels(text: str) -> list[int]:
 
 
 def _numbers(text: str, *, where: str, names: bool = False) -> list[int]:
-    """Whole numbers of ``"3:8"``, ``"3,5"``; of level names as well."""
+    """Whole numbers of ``"3:8"``, ``"3-8"``, ``"3,5"``; of level names as well."""
     out: list[int] = []
     for part in text.replace(";", ",").split(","):
-        ends = [p.strip() for p in part.split(":")]
+        ends = [p.strip() for p in re.split("[:-]", part)]
         if names:
             ends = [p if p.isdigit() else str(schema.level_number(p, where=where)) for p in ends]
         if len(ends) > 2 or not all(p.isdigit() for p in ends) or int(ends[-1]) < int(ends[0]):

@@ -104,6 +104,13 @@ def test_planted_shift_scale_and_age_are_found(batches) -> None:
     np.testing.assert_allclose(model.effects.mean(axis=1), [AGE_EFFECT, 1.5], atol=0.1)
 
 
+def test_a_site_of_people_who_are_left_out_alone_is_no_site() -> None:
+    """Somebody without an age, alone at a site, was answered with a site that was not learnt."""
+    out = learn([[1.0], [3.0], [11.0], [13.0], [5.0]], ["A", "A", "B", "B", "C"], {"age": [1.0, 2.0, 1.0, 2.0, np.nan]})
+    assert out.model.sites == ("A", "B")
+    assert np.isnan(out.values.ravel()).tolist() == [False] * 4 + [True]
+
+
 def test_folds_are_counted_after_people_are_left_out() -> None:
     """Four were promised, one of them had no value, and the smallest site was said to have 0."""
     values = np.arange(13.0)[:, None] % 7

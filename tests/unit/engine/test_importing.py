@@ -147,16 +147,18 @@ def test_one_bad_table_does_not_stop_the_others(make_study, run, small_template:
     lines[3] = lines[3].replace(",60,5.0", ",5.0")  # no area: everything after it one field to the left
     lines[4] = lines[4].replace(",60,", ",-,")
     lines[5] = lines[5].replace(",60,", ",>60,")
+    lines[6] = lines[6].replace(f",{inside[5]},", ",x,")
     short.write_text("\r\n".join(lines))
     (tables / "sub-b_T2w_PAM50.csv").write_text("nothing")
     url, report = run(tables)
     assert report.failed == 1
     texts = [f"{participant}: {text}" for participant, _, text in report.told]
     assert texts[0] == "sub-a: morphometry table: line 4 has 7 fields in place of 8: its slice is missing"
-    assert texts[1] == "sub-a: morphometry table: line 6: MEAN(area) is '>60', not a number: missing"
-    assert "sub-b: morphometry table 2 of 3: expected columns Slice (I->S)" in texts[2]
+    assert texts[1] == "sub-a: morphometry table: line 7: Slice (I->S) is 'x', not a number: missing"
+    assert texts[2] == "sub-a: morphometry table: line 6: MEAN(area) is '>60', not a number: missing"
+    assert "sub-b: morphometry table 2 of 3: expected columns Slice (I->S)" in texts[3]
     area = read_subject(url, 0, "profiles/area")
-    assert np.isnan(area[inside[:5]]).tolist() == [True, False, True, True, True]
+    assert np.isnan(area[inside[:7]]).tolist() == [True, False, True, True, True, True, False]
     assert np.nanmax(area) == np.nanmin(area) == 60
     assert np.isnan(read_subject(url, 1, "profiles/area")).all()
     assert np.nanmean(read_subject(url, 2, "profiles/area")) == 80

@@ -202,6 +202,20 @@ def test_who_is_left_out_of_what_is_adjusted_is_said(opened, settings) -> None:
     )
 
 
+def test_somebody_alone_at_a_site_does_not_stop_the_others(opened, settings) -> None:
+    site = opened["site"].to_numpy().copy()
+    age = opened["age"].to_numpy().copy()
+    site[0], site[1], site[2], age[2] = "alone", "two", "two", np.nan
+    m = gather(opened.assign_coords(site=("subject", site), age=("subject", age)), settings(harmonise={"site": "site"}))
+    names = opened["participant_id"].to_numpy()
+    assert m.notes[:3] == (
+        f"1 people have no harmonised value: {names[2]} (no age)",
+        f"{names[0]} has no harmonised value: nobody else of site alone can be used",
+        f"{names[1]} has no harmonised value: nobody else of site two can be used",
+    )
+    assert np.isfinite(m.values).any(axis=1).tolist() == [False] * 3 + [True] * (len(m.values) - 3)
+
+
 # --- harmonised -------------------------------------------------------------------------------------------------------
 def test_harmonised_values_are_those_of_combat_and_keep_the_group(opened, settings) -> None:
     m = gather(opened, settings(harmonise={"site": "site"}))
