@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from cohort_engine.cli import app
 from cohort_engine.cord.centreline import centreline_from_mask
-from cohort_engine.cord.levels import landmarks_from_labels
 from cohort_engine.errors import CohortError, ConfigError, GeometryError, LevelError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
+from cohort_engine.single.reading import read_landmarks
 
 pytest.importorskip("torch")
 
@@ -37,8 +37,7 @@ def off(found: Path, scan: tuple[Path, Path, Path]) -> dict[int, float]:
     line = centreline_from_mask(mask.data, mask.affine, what="mask")
     places = []
     for path in (found, scan[2]):
-        labels = read_volume(path, what="labels")
-        marks = landmarks_from_labels(labels.data, labels.affine, kind="disc", what="labels")
+        marks = read_landmarks(path)
         places.append(dict(zip(marks.numbers.tolist(), line.project(marks.xyz)[0].tolist(), strict=True)))
     return {n: places[0][n] - places[1][n] for n in places[0].keys() & places[1].keys() if n > 2}
 

@@ -94,7 +94,7 @@ def test_the_level_of_every_slice(folder, labels):
 def test_the_profile_along_the_template(folder, real_data, cord, labels):
     mask, line, (values, _) = cord
     template = load_template("PAM50", path=real_data / "PAM50")
-    axis = level_axis(line, landmarks_from_labels(labels[0].data, labels[0].affine, kind=schema.DISC, what="discs"), template)
+    axis = level_axis(line, landmarks_from_labels(labels[0].data, labels[0].affine, kind=None, what="levels"), template)
     theirs = table(folder / "t2w_shape_PAM50_perslice.csv").set_index("Slice (I->S)")["area"].dropna().sort_index()
     k = theirs.index.to_numpy()
     z = template.grid.world(np.stack([np.zeros_like(k), np.zeros_like(k), k], axis=1).astype(float))[:, 2]
