@@ -278,7 +278,8 @@ class _Task:
         """Entry of this task, as far as it is."""
         done = status in (schema.DONE, schema.FAILED, schema.MISSING)
         inputs = self.reader.records if self.reader is not None else {}
-        notes = [*(f"{schema.words(r)}: {text}" for r in inputs for text in self.subject.notes.get(r, ())), *self.notes]
+        roles = dict.fromkeys((*inputs, *self.job.stage.wanting(self.subject.files)))  # of those that are absent, too: why they are
+        notes = [*(f"{schema.words(r)}: {text}" for r in roles for text in self.subject.notes.get(r, ())), *self.notes]
         return Entry(
             subject=self.subject.row, stage=self.job.stage.name, status=status, key=self.key if done else "", recipe=self.job.recipe,
             upstream=self.keys if done else {}, made=self.made if done else {}, inputs=inputs,

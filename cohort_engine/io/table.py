@@ -172,7 +172,7 @@ def _cut(text: str, separator: str) -> list[str] | None:
             word, found, rest = rest.partition(separator)
             fields.append(word)
         else:
-            match = re.match(r'\s*"((?:[^"]|"")*)"\s*(?=$|' + re.escape(separator) + ")", rest)
+            match = re.match(r' *"((?:[^"]|"")*)" *(?=\Z|' + re.escape(separator) + ")", rest)
             if match is None:
                 return None
             fields.append(match[1].replace('""', '"'))
