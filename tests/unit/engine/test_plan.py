@@ -54,10 +54,10 @@ def test_counts(tmp_path: Path) -> None:
     # t2w mask and landmarks, mt mask, mt on, mt off; the T2w image itself is not read
     assert plan.bytes_in == 3 * 5 * 10
     voxels = len(TEMPLATE.packing)
-    tables = 4 * len(TEMPLATE.levels) * len(TEMPLATE.atlas.regions)
+    tables = (4 + 5) * len(TEMPLATE.levels) * len(TEMPLATE.atlas.regions)  # wa, and map with its standard error
     per_stage = 1 + 4 + 4 + 16 + 16  # status, seconds, memory; key and recipe
     names = 8 + 3 * 16  # row; participant and session beside the data, and why somebody left
-    per_subject = 4 * (3 * voxels + voxels + 8 + 4 + tables) + 2 * per_stage + names
+    per_subject = 4 * (3 * voxels + voxels + 10 + 4 + tables) + 2 * per_stage + names
     assert plan.bytes_out == 3 * per_subject
     plan.validate()
 
