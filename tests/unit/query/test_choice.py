@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,15 @@ import pytest
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import StoreError, UnknownNameError
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.query.choice import Choice, choose
+from cohort_engine.query.choice import Choice, choose, sums_path
 from cohort_engine.query.frame import run_query
 from cohort_engine.query.reader import CohortReader
 from cohort_engine.report.material import gather
+from cohort_engine.store import layout
+from cohort_engine.store.compare import compare
+from cohort_engine.store.freeze import compact
+from cohort_engine.store.verify import verify
+from cohort_engine.store.withdrawal import withdraw
 
 NAN = float("nan")
 C2, POOLED = ("mtr tract='white matter' level=C2", "mtr tract='white matter' level=C2:C3")
@@ -115,6 +121,21 @@ def test_an_open_store_answers_from_what_waits(native: Callable[..., Any]) -> No
             cohort.close()
         assert choose(CohortReader(cohort.url), "mtr") == Choice("native", "map")
         np.testing.assert_allclose(run_query(cohort.url, POOLED).value, [NAN, 55, NAN, NAN], rtol=1e-6)
+
+
+def test_sums_go_the_whole_way_of_a_store(native: Callable[..., Any], tmp_path: Path) -> None:
+    """Checked, compared, frozen with all levels of many people in one object, and erased."""
+    url, freeze = native().url, str(tmp_path / "freeze.zarr")
+    path = sums_path("mtr")
+    assert [p for p in verify(url) if p.path == path] == []
+    compact(url, freeze)
+    array = layout.open_root(freeze)[path]
+    assert (array.chunks[1:], array.shards[1:]) == ((1, array.shape[2]), array.shape[1:])
+    assert compare(url, freeze).equal
+    pd.testing.assert_frame_equal(run_query(url, POOLED), run_query(freeze, POOLED))
+    withdraw(url, 1)
+    assert np.isnan(layout.open_root(url)[path][1]).all()
+    np.testing.assert_allclose(run_query(url, POOLED).value, [45, 47, 48], rtol=1e-6)
 
 
 def test_an_analysis_takes_what_a_question_takes(native: Callable[..., Any], lay_out: Callable[..., Any]) -> None:
