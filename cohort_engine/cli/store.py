@@ -38,7 +38,7 @@ def query(
     chosen = None if columns == ALL else [n.strip() for n in columns.split(",") if n.strip()]
     found = answer(CohortReader(store_of(store), space=space), asked, chosen)
     table = {name: values.tolist() for name, values in found.columns.items()}
-    if found.about.get("space"):
+    if found.about.get("space") and not found.about["why"]:
         note(f"{found.about['metric']} is {Choice(found.about['space'], found.about['estimator']).words}")
     for line in (*found.notes, *_stale(store)):
         note(line)

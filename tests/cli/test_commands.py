@@ -132,7 +132,10 @@ def test_what_a_reader_must_know_is_said_beside_the_answer(store: str) -> None:
     """An answer of a mixed store looked like any other."""
     open_root(store, "r+").attrs["mixed"] = "mtr has 3 and 3 subjects made with different [low] signal"
     result = run("query", store, C3)
-    assert result.stderr == "note mtr has 3 and 3 subjects made with different [low] signal\n"
+    mixed, values = result.stderr.splitlines()
+    assert mixed == "note mtr has 3 and 3 subjects made with different [low] signal"
+    assert values.startswith("note values are wa in template space, which is more biased than map in native space")
+    assert run("query", store, f"{C3} space=template").stderr.splitlines()[0] == "note mtr is wa in template space"
     assert "note" not in result.stdout
     assert "mixed" not in result.stdout
 
