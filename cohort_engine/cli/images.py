@@ -133,19 +133,23 @@ def mtr(
 @command()
 def warp(
     images: Annotated[list[Path], typer.Argument(help="Images, masks or labels; of a folder, all in it.")],
-    by: Annotated[Path, typer.Option("--by", help="Folder of register, or a warp of it, of ANTs or of the Spinal Cord Toolbox.")],
+    by: Annotated[str, typer.Option("--by", help="Folder of register; a warp of it, of ANTs or of the Spinal Cord Toolbox; or a cohort store.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File of one image (.nii.gz), or folder.")],
-    to: Annotated[str | None, typer.Option("--to", help="template or image: which warp of a folder.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="template or image: which way, of a folder or a store.")] = None,
     onto: Annotated[Path | None, typer.Option("--onto", help="Image whose voxels the result lies on; by default the warp's grid.")] = None,
     interpolation: Annotated[
-        str,
-        typer.Option("--interpolation", help="nearest, linear, spline, labels (the number with most weight); auto: by the image's values."),
+        str, typer.Option("--interpolation", help="nearest, linear, spline, labels (the number with most weight); auto: by the image's values.")
     ] = "auto",
+    participant: Annotated[str | None, typer.Option("--participant", help="Of a store: whose template map.")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="Of a store: which session.")] = None,
+    contrast: Annotated[str, typer.Option("--contrast", help="Of a store: the map of which contrast.")] = "mt",
+    template_path: TemplatePath = None,
 ) -> None:
     """Bring images from their space to the template, or from the template to an image."""
-    from cohort_engine.single.warp import warp_images
+    from cohort_engine.single.warp import Subject, warp_images
 
-    done = warp_images(images, by, out, to=to, onto=onto, interpolation=interpolation)
+    subject = None if participant is None else Subject(participant, contrast, session, template_path)
+    done = warp_images(images, by, out, to=to, onto=onto, interpolation=interpolation, subject=subject)
     show({name: [getattr(row, name) for row in done] for name in ("file", "interpolation", "filled")}, str(out), digits=4)
 
 

@@ -8,18 +8,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cohort_engine import schema
 from cohort_engine.errors import GeometryError, InputError, MissingInputError, unknown_name
 from cohort_engine.io.places import storage_errors
-from cohort_engine.io.volume import read_vectors, read_volume, write_volume
+from cohort_engine.io.volume import Volume, read_vectors, read_volume, write_volume
 from cohort_engine.mapping.ants import field_positions
 from cohort_engine.mapping.resample import INTERPOLATIONS, LABELS, NEAREST, Pull, interpolation_of
 from cohort_engine.single.register import TO_IMAGE, TO_TEMPLATE
+from cohort_engine.template.packing import FloatArray
 
 AUTO = "auto"
 WARPS = {"template": TO_TEMPLATE, "image": TO_IMAGE}
 """Where an image goes to -> the file of a folder of `register` that brings it there."""
 NIFTI = (".nii", ".nii.gz")
 WARP, ONTO = "warp", "image to lie on"
+
+
+class Subject(NamedTuple):
+    """Whose template map of a cohort store to take: participant, session where there are several, contrast; where the template is, by default the
+    installed one.
+    """
+
+    participant: str
+    contrast: str
+    session: str | None = None
+    template_path: Path | None = None
 
 
 class Warped(NamedTuple):
@@ -32,7 +45,7 @@ class Warped(NamedTuple):
 
 def warp_images(
     images: Sequence[str | Path], warp: str | Path, out: str | Path, *, to: str | None = None, onto: str | Path | None = None,
-    interpolation: str = AUTO,
+    interpolation: str = AUTO, subject: Subject | None = None,
 ) -> list[Warped]:  # fmt: skip
     """Bring images from one space to the other.
 
@@ -40,15 +53,15 @@ def warp_images(
     ----------
     images : sequence of path
         Images, masks or labels on any grid of their space; or folders, of which all NIfTI files are taken, with the folders in them.
-    warp : path
-        A folder of `register`, or a warp of it, of ANTs or of the Spinal Cord Toolbox: displacements in mm, LPS, on a grid of the space that the
-        images go to.
+    warp : path or URL
+        A folder of `register`; a cohort store, of which `subject` says whose map; or a warp of `register`, of ANTs or of the Spinal Cord Toolbox:
+        displacements in mm, LPS, on a grid of the space that the images go to.
     out : path
         Of one image the file to write, where the name ends in ``.nii`` or ``.nii.gz``; else the folder for files of the same names.
     to : str, optional
-        ``template`` or ``image``: which warp of a folder.
+        ``template`` or ``image``: which way, of a folder or a store.
     onto : path, optional
-        Image whose voxels the results lie on, in their order; by default those of the warp.
+        Image whose voxels the results lie on, in their order; by default those of the warp's grid. A store has no grid of an image.
     interpolation : str
         One of `mapping.resample.INTERPOLATIONS`, or ``auto``: by the values of each image, see `mapping.resample.interpolation_of`.
 
@@ -70,9 +83,12 @@ def warp_images(
     """
     if interpolation not in (AUTO, *INTERPOLATIONS):
         raise unknown_name("interpolation", interpolation, [AUTO, *INTERPOLATIONS], where=WARP)
-    vectors = read_vectors(_warp_file(Path(warp), to), what=WARP)
-    like = vectors if onto is None else read_volume(onto, what=ONTO)
-    pull = Pull(field_positions(vectors.data, vectors.affine), vectors.grid, like.grid)
+    if to is not None and to not in WARPS:
+        raise unknown_name("space to go to", to, list(WARPS), where=WARP)
+    chosen = None if onto is None else read_volume(onto, what=ONTO)
+    field, home = _of_file(_warp_file(Path(warp), to)) if subject is None else _of_store(str(warp), subject, to, chosen)
+    like = chosen or home
+    pull = Pull(field, home.grid, like.grid)
     done = []
     for source, target in _targets([Path(p) for p in images], Path(out)):
         volume = read_volume(source, what="image to warp")
@@ -97,10 +113,53 @@ def warp_images(
     return done
 
 
+def _of_file(file: Path) -> tuple[FloatArray, Volume]:
+    """Positions that a warp holds, and an image on its voxels."""
+    vectors = read_vectors(file, what=WARP)
+    return field_positions(vectors.data, vectors.affine), vectors
+
+
+def _of_store(url: str, subject: Subject, to: str | None, onto: Volume | None) -> tuple[FloatArray, Volume]:
+    """Positions by the template map of a subject, and an image on their voxels: the template's block, or the image to lie on."""
+    from cohort_engine.mapping.inverse import invert
+    from cohort_engine.mapping.native import dense_positions
+    from cohort_engine.mapping.template_map import TemplateMap
+    from cohort_engine.store import layout
+    from cohort_engine.store.people import find_rows
+    from cohort_engine.store.writer import read_rows
+    from cohort_engine.template import load_template
+
+    if to is None:
+        raise InputError(
+            expected="to know where the images go", found="a store, which knows both ways", where=WARP, remedy="Give --to template or --to image."
+        )
+    if to == "image" and onto is None:
+        raise InputError(
+            expected="an image to lie on", found="a store, which knows no image's grid", where=ONTO, remedy="Give --onto and an image of the subject."
+        )
+    root = layout.open_root(url)
+    path = schema.fit_spec(subject.contrast).path
+    rows = find_rows(url, subject.participant, subject.session)
+    if len(rows) > 1:
+        raise InputError(expected="one session", found=f"{len(rows)} of this participant", where="store", remedy="Say which: --session.")
+    known = sorted(name for name in layout.group_at(root, schema.FIT) if not name.startswith("."))
+    if subject.contrast not in known:
+        raise unknown_name("contrast with a template map", subject.contrast, known, where="store")
+    positions = read_rows(root, path, slice(rows[0], rows[0] + 1))[0]
+    if not np.isfinite(positions).any():
+        raise MissingInputError(
+            expected=f"a template map of the {subject.contrast} image", found="none of this subject", where="store", remedy="Build it first."
+        )
+    template = load_template(str(root.attrs[layout.TEMPLATE_NAME]), path=subject.template_path)
+    template.check_digest(str(root.attrs[layout.TEMPLATE_DIGEST]), where="template of the store")
+    block = dense_positions(positions, template)
+    if to == "template" or onto is None:
+        return block, Volume(np.asarray(template.cord), np.asarray(template.block_grid.affine, np.float64))
+    return invert(TemplateMap(block, {}), template, np.asarray(onto.affine, float), onto.grid.shape), onto
+
+
 def _warp_file(warp: Path, to: str | None) -> Path:
     """Find the file of a warp."""
-    if to is not None and to not in WARPS:
-        raise unknown_name("space to go to", to, list(WARPS), where=WARP)
     if not warp.is_dir():
         return warp
     if to is None:

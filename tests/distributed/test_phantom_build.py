@@ -9,15 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import cohort_engine
 from cohort_engine.config import Config, parse_config
 from cohort_engine.engine.build import build
+from cohort_engine.errors import InputError, UnknownNameError
 from cohort_engine.io.bids import index_study
 from cohort_engine.io.places import exists
 from cohort_engine.io.volume import Volume, read_volume, write_volume
+from cohort_engine.mapping.template_map import sample
 from cohort_engine.phantom.study import simulate
+from cohort_engine.single.warp import Subject, warp_images
 from cohort_engine.stages.choose import stages_of
+from cohort_engine.store.layout import open_root
+from cohort_engine.store.people import find_rows
 from cohort_engine.store.records import made_url
 from cohort_engine.store.verify import verify
+from cohort_engine.store.writer import read_rows
 from cohort_engine.template import load_template
 
 
@@ -43,8 +50,6 @@ def config(root: Path, *, stages: dict[str, object] = PLAIN, **data: object) -> 
 
 
 def test_the_truth_comes_back(study: Path) -> None:
-    import cohort_engine
-
     report = build(config(study))
     assert report.exit_code == 0, report.failures.to_string()
     ds = cohort_engine.open_cohort(str(study / "study.zarr"))
@@ -54,10 +59,33 @@ def test_the_truth_comes_back(study: Path) -> None:
     assert found == pytest.approx(truth.set_index("participant_id").wa.loc[ds.participant_id.to_numpy()].to_numpy(), abs=2)
 
 
+def test_a_map_of_the_store_brings_images_over(study: Path, tmp_path: Path) -> None:
+    """The template's cord lies on the subject's mask, and MT-on in the template is what the map samples; whose map is not there is told."""
+    build(config(study))
+    store, template = str(study / "study.zarr"), load_template("parametric")
+    anat = study / "bids" / "sub-HC001" / "anat"
+    on, mask = next(anat.glob("*mt-on_MTS.nii.gz")), next((study / "bids").rglob("sub-HC001*mt-on_MTS_label-SC_seg.nii.gz"))
+    write_volume(tmp_path / "cord.nii.gz", Volume(np.asarray(template.cord, np.float32), np.asarray(template.block_grid.affine, float)))
+    who = Subject("HC001", "mt")
+    warp_images([tmp_path / "cord.nii.gz"], store, tmp_path / "there.nii.gz", to="image", onto=on, subject=who)
+    ours, drawn = (read_volume(p, what="cord").data > 0.5 for p in (tmp_path / "there.nii.gz", mask))
+    assert 2 * (ours & drawn).sum() / (ours.sum() + drawn.sum()) > 0.85
+    (done,) = warp_images([on], store, tmp_path / "on.nii.gz", to="template", interpolation="linear", subject=who)
+    assert (done.file, done.interpolation) == ("on.nii.gz", "linear")
+    row = find_rows(store, "HC001")[0]
+    positions = read_rows(open_root(store), "fit/mt", slice(row, row + 1))[0]
+    image = read_volume(on, what="image")
+    i, j, k = (template.packing.ijk.astype(int) - np.asarray(template.corner)).T
+    found = read_volume(tmp_path / "on.nii.gz", what="image").data[i, j, k]
+    np.testing.assert_allclose(found, sample(image.data, image.affine, positions), rtol=1e-5, equal_nan=True)
+    for subject, to, kind in ((Subject("HC001", "t2s"), "template", UnknownNameError), (Subject("HC9", "mt"), "template", UnknownNameError),
+                              (who, None, InputError), (who, "image", InputError)):  # fmt: skip
+        with pytest.raises(kind):
+            warp_images([on], store, tmp_path / "none.nii.gz", to=to, subject=subject)
+
+
 def test_grey_matter_guides_the_map_where_it_is_asked_for(study: Path, tmp_path: Path) -> None:
     """Every subject's image is looked at: the stage reads it, its key knows the networks, and the store says how well the insides agree."""
-    import cohort_engine
-
     pytest.importorskip("torch")
     plain = config(study)
     fit = plain.stages.fit.model_copy(update={"deformable": True, "grey": True, "contrasts": ("mt",)})
