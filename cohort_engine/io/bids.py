@@ -292,9 +292,11 @@ def make_study(
     table = read_participants(tree)
     kept = _selected({p for p, _ in everybody} | table.names, tuple(include), tuple(exclude))
     people = [person for person in everybody if person[0] in kept]
+    unread = list(unread)
     if not people:
+        found = "none of those selected" if everybody else "; ".join(["none", *(text for *_, text in unread[: near.NAMED])])
         raise MissingInputError(
-            expected="participants (folders sub-...)", found="none" if not everybody else "none of those selected", where="data.bids",
+            expected="participants (folders sub-...)", found=found, where="data.bids",
             remedy="Point data.bids at the folder that holds the sub-... folders, and check include and exclude.",
         )  # fmt: skip
 

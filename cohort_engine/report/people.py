@@ -81,6 +81,17 @@ class People:
             raise unknown_name("column of the subject table", name, self.columns, where=WHERE)
         return self.table[name].to_numpy()
 
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Column of numbers; one of text is an `InputError`."""
+        column = self.column(name)
+        if column.dtype.kind != "f":
+            word = next((str(v) for v in column if str(v).strip()), "")
+            raise InputError(
+                expected="numbers", found=f"text, first {word!r}", where=f"column {name}",
+                remedy="Correct participants.tsv (n/a is missing) and build again, or take the column out of the study file.",
+            )  # fmt: skip
+        return column.astype(float)
+
     def covariates(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return those of the columns that these people have and that vary.
 

@@ -325,7 +325,7 @@ def _cluster_features(m: Material, config: AnalysisConfig, rows: NDArray[np.intp
     asked = config.clusters.features
     names = [n for n in asked if n in m.people.table] or ([] if asked else scores(m, config, rows))
     features = m.find_all(q for q in asked if q not in m.people.table) if asked else markers(m, config)
-    columns = {n: m.people.column(n).astype(float) for n in names} | {m.label(int(i)): m.values[:, i] for i in features}
+    columns = {n: m.people.numbers(n) for n in names} | {m.label(int(i)): m.values[:, i] for i in features}
     varying = {n: v for n, v in columns.items() if len(np.unique(v[rows][np.isfinite(v[rows])])) > 1}
     if not varying:
         raise InputError(expected="features that vary", found="none", where="analysis.clusters", remedy="Name others in analysis.clusters.features.")
@@ -337,8 +337,7 @@ def scores(m: Material, config: AnalysisConfig, rows: NDArray[np.intp]) -> list[
     """Clinical scores: columns that the configuration names, or all numbers but age that vary among these people."""
     if config.correlate.scores:
         for name in config.correlate.scores:
-            if m.people.column(name).dtype.kind != "f":
-                raise InputError(expected="numbers", found="text", where=f"column {name}", remedy="Take it out of analysis.correlate.scores.")
+            m.people.numbers(name)
         return list(config.correlate.scores)
     leave = {schema.AGE, config.groups.column, *config.correlate.covariates}
     columns = {n: m.people.column(n)[rows] for n in m.people.numeric() if n not in leave}

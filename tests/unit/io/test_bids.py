@@ -258,6 +258,12 @@ def test_session_folders_that_cannot_be_read_are_named(make_bids, folder, right)
     assert f"({right})" in notes(study)[0]
 
 
+def test_a_dataset_of_names_that_cannot_be_read_says_them(make_bids):
+    root = make_bids(["sub_01/anat/sub_01_T2w", "sub_02/anat/sub_02_T2w"], participants="participant_id\nsub_01")
+    with pytest.raises(MissingInputError, match=r"found none; folder sub_01 \(1 images\) is not read: .*\(sub-01\); folder sub_02"):
+        index(root)
+
+
 def test_a_dataset_inside_is_named(make_bids):
     study = index(make_bids(["sub-01_T2w", "rawdata/sub-02/anat/sub-02_T2w", "sourcedata/sub-03/x"], participants="participant_id\nsub-01"))
     assert notes(study) == ["folder rawdata (1 images) is another dataset: not read; give it as data.bids"]

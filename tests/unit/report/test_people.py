@@ -144,3 +144,11 @@ def test_a_covariate_of_decimal_commas_is_no_category(settings) -> None:
 def test_who_lacks_what(settings) -> None:
     people = choose_people(cohort(FOUR, age=[50.0, np.nan, 60.0, 61.0], site=["a", "", "b", ""]), settings())
     assert people.lacking(["age", "site", "height"]) == {"sub-2": ["age", "site"], "sub-4": ["site"]}
+
+
+def test_a_column_of_text_is_no_score(settings) -> None:
+    """Clusters of such a column ended in an error of Python."""
+    people = choose_people(cohort(FOUR, grip=["12", "14 kg", "", "9"], age=[1.0, 2.0, 3.0, 4.0]), settings())
+    assert people.numbers("age").tolist() == [1, 2, 3, 4]
+    with pytest.raises(InputError, match="column grip: expected numbers, found text, first '12'"):
+        people.numbers("grip")
