@@ -19,8 +19,8 @@ from cohort_engine.engine.state import Outlook, People, join_subjects, survey
 from cohort_engine.errors import CohortError, StoreError, TemplateError
 from cohort_engine.io.bids import Study
 from cohort_engine.io.choose import Selection
+from cohort_engine.io.header import judge_header
 from cohort_engine.io.places import local_path
-from cohort_engine.io.volume import judge_header
 from cohort_engine.stages.base import SOURCES, Stage
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.declare import Declaration, declare

@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort_engine.errors import InputError, first_line, warn
+from cohort_engine.errors import InputError, first_line, told, warn
+from cohort_engine.io.gunzip import unpack_head
 from cohort_engine.template.packing import FloatArray, Grid
 
 KINDS = {"Nifti1Header": (b"n+1\0", 344, 348), "Nifti2Header": (b"n+2\0", 4, 540)}
@@ -32,6 +34,9 @@ FLAG = 4
 """Bytes behind the header, of which the first says whether extensions follow."""
 EXTENSIONS = 1 << 20
 """Most bytes of extensions that are looked through for voxels whose place the header does not give."""
+GLANCE = 1 << 16
+"""Bytes of a file that hold its header, compressed or not."""
+ANNEX_POINTER = b"/annex/objects/"
 FLATTEST = 1e-3
 """Smallest volume of a voxel over that of the box with the same edges: below it the axes lie in a plane."""
 UNITS = {1: ("m", 1e3), 2: ("mm", 1.0), 3: ("micrometre", 1e-3)}
@@ -335,3 +340,47 @@ def _believed(
 
 def _size(edges: NDArray[np.float64]) -> str:
     return " x ".join(f"{e:.3g}" for e in edges)
+
+
+def check_slices(shape: tuple[int, ...], what: str) -> None:
+    """Refuse an image without voxels, or of fewer than three axes."""
+    if not shape or min(shape) < 1:
+        raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
+    if len(shape) < 3:
+        raise InputError(expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give the whole stack of slices.")
+
+
+def check_any(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    """Take any number of volumes or components."""
+    check_slices(shape, what)
+    return shape[3:]
+
+
+def judge_header(path: str | Path, *, what: str) -> list[str]:
+    """Say what is to be known of an image by its header alone: what was settled, or why it cannot be used.
+
+    Parameters
+    ----------
+    path : path
+        On this machine. Of a file that is not there, or was not fetched, nothing is said.
+    what : str
+        Words for the image, as in `read_volume`.
+
+    Returns
+    -------
+    list of str
+        Sentences without those words.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(GLANCE)
+    except OSError:
+        return []
+    if ANNEX_POINTER in raw[:200]:
+        return []
+    with told() as notes:
+        try:
+            read_header(unpack_head(raw, LONGEST, what=what), check_any, what=what)
+        except InputError as error:
+            return [str(error).removeprefix(f"{what}: ")]
+    return [note.removeprefix(f"{what}: ") for note in notes]

@@ -17,17 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cohort_engine.errors import GeometryError, InputError, MissingInputError, StorageError, told
+from cohort_engine.errors import GeometryError, InputError, MissingInputError, StorageError
 from cohort_engine.io.grids import REMEDY, require_grid
 from cohort_engine.io.gunzip import unpack, unpack_head
-from cohort_engine.io.header import FLAG, LONGEST, PLACE, Stored, read_header
+from cohort_engine.io.header import ANNEX_POINTER, FLAG, LONGEST, PLACE, Stored, check_any, check_slices, read_header
 from cohort_engine.template.packing import Grid
 
-ANNEX_POINTER = b"/annex/objects/"
 COMPRESSION = 1
 """gzip level of written files: float maps of the cord are mostly NaN, and higher levels gain little for many times the time."""
-GLANCE = 1 << 16
-"""Bytes of a file that hold its header, compressed or not."""
 LARGEST_ROUNDING = 1e-3
 """How far a stored label may be from a whole number."""
 STORED = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
@@ -181,36 +178,6 @@ def read_raw(location: str | Path, *, what: str) -> bytes:
     return raw
 
 
-def judge_header(path: str | Path, *, what: str) -> list[str]:
-    """Say what is to be known of an image by its header alone: what was settled, or why it cannot be used.
-
-    Parameters
-    ----------
-    path : path
-        On this machine. Of a file that is not there, or was not fetched, nothing is said.
-    what : str
-        Words for the image, as in `read_volume`.
-
-    Returns
-    -------
-    list of str
-        Sentences without those words.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(GLANCE)
-    except OSError:
-        return []
-    if ANNEX_POINTER in raw[:200]:
-        return []
-    with told() as notes:
-        try:
-            read_header(unpack_head(raw, LONGEST, what=what), _check_any, what=what)
-        except InputError as error:
-            return [str(error).removeprefix(f"{what}: ")]
-    return [note.removeprefix(f"{what}: ") for note in notes]
-
-
 def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
     """Decode the bytes of a 3-D NIfTI-1 or NIfTI-2 file, compressed or not, and turn it to RAS+.
 
@@ -239,6 +206,20 @@ def decode_volume(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Vo
     """
     data, stored = _decode(raw, what, _check_shape)
     return _volume(data, stored, np.dtype(dtype), what)
+
+
+def decode_voxels(raw: bytes, *, what: str) -> Volume:
+    """Decode the header of an image: its voxels without their values, which are 0 and take no room; errors of a header as of `decode_volume`.
+
+    Examples
+    --------
+    >>> import nibabel as nib
+    >>> decode_voxels(nib.Nifti1Image(np.ones((2, 3, 4, 5), np.float32), np.eye(4)).to_bytes()[:348], what="series").grid.shape
+    (2, 3, 4)
+    """
+    stored = read_header(unpack_head(raw, LONGEST, what=what), check_any, what=what).stored
+    grid = stored.grid
+    return Volume(np.broadcast_to(np.float32(0), grid.shape), np.asarray(grid.affine, np.float64), stored)
 
 
 def decode_mask(raw: bytes, *, what: str, dtype: DTypeLike = np.float32) -> Volume:
@@ -528,20 +509,8 @@ def _not_fetched(what: str) -> MissingInputError:
     )
 
 
-def _check_slices(shape: tuple[int, ...], what: str) -> None:
-    if not shape or min(shape) < 1:
-        raise InputError(expected="voxels", found=f"shape {shape}", where=what, remedy="The file is empty: export the image again.")
-    if len(shape) < 3:
-        raise InputError(expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give the whole stack of slices.")
-
-
-def _check_any(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
-    _check_slices(shape, what)
-    return shape[3:]
-
-
 def _check_series(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
-    _check_slices(shape, what)
+    check_slices(shape, what)
     if any(n > 1 for n in shape[4:]):
         raise InputError(
             expected="volumes along one further axis", found=f"shape {shape}", where=what, remedy="Give the series as the scanner exported it."
@@ -550,7 +519,7 @@ def _check_series(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
 
 
 def _check_shape(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
-    _check_slices(shape, what)
+    check_slices(shape, what)
     if any(n > 1 for n in shape[3:]):
         raise InputError(
             expected="a 3-D image", found=f"shape {shape}", where=what, remedy="Give one volume, for instance with fslroi or sct_image -split t."

@@ -21,7 +21,17 @@ from cohort_engine import schema
 from cohort_engine.config import STAGE_KINDS, Config
 from cohort_engine.errors import InputError, MissingInputError
 from cohort_engine.io.grids import REMEDY
-from cohort_engine.io.volume import Volume, decode_mask, decode_nonzero, decode_series, decode_vectors, decode_volume, on_voxels_of, read_raw
+from cohort_engine.io.volume import (
+    Volume,
+    decode_mask,
+    decode_nonzero,
+    decode_series,
+    decode_vectors,
+    decode_volume,
+    decode_voxels,
+    on_voxels_of,
+    read_raw,
+)
 from cohort_engine.provenance import digest
 from cohort_engine.registry import Registry
 from cohort_engine.schema import VariableSpec
@@ -84,6 +94,10 @@ class StageInput:
         if on is None:
             return mask
         return on_voxels_of(on, mask, what=schema.words(role), like=f"the {schema.words(like)}", remedy=remedy)
+
+    def voxels(self, role: str) -> Volume:
+        """Read the voxels of an image without their values, see `io.volume.decode_voxels`."""
+        return decode_voxels(self.raw(role), what=schema.words(role))
 
     def labels(self, role: str) -> Volume:
         """Read an image of whole numbers; as of a mask."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
+from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
     """
     from cohort_engine.single.fit import fit_cord
 
-    cord = inputs.mask(contrast.mask)
+    cord = cord_of(inputs, contrast)
     source = next(c for c in (schema.CONTRASTS[schema.T2W], contrast) if c.landmarks in inputs.files)
     landmarks = landmarks_of(inputs, source.landmarks, inputs.params["landmarks"])
-    labelled = None if source.name == contrast.name else inputs.mask(source.mask)
+    labelled = None if source.name == contrast.name else cord_of(inputs, source)
     grey = _grey_matter(inputs, contrast) if inputs.params["grey"] else None
     fitted = fit_cord(
         cord, landmarks, inputs.template, labelled=labelled, grey=grey.soft if grey and grey.shown else None,
@@ -84,6 +85,14 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
     )  # fmt: skip
     quality = fitted.quality | ({schema.GREY_CONTRAST: grey.contrast} if grey else {})
     return {schema.fit_spec(contrast.name).path: fitted.packed(inputs.template)} | quality_arrays(fit_quality(contrast.name), quality)
+
+
+def cord_of(inputs: StageInput, contrast: schema.Contrast) -> Volume:
+    """Mask of a contrast, on the voxels of its image where both are on one grid (headers differ by what tools round), else where it says."""
+    cord = inputs.mask(contrast.mask)
+    if contrast.image in inputs.files and (image := inputs.voxels(contrast.image)).grid.same(cord.grid):
+        return on_voxels_of(image, cord, what=schema.words(contrast.mask), like=f"the {schema.words(contrast.image)}")
+    return cord
 
 
 def _grey_matter(inputs: StageInput, contrast: schema.Contrast) -> GreyMatter:
@@ -104,16 +113,21 @@ def fit_params(config: Config) -> dict[str, Any]:
     return chosen.model_dump(mode="json", exclude={"contrasts"}) | ({"weights": content(GREY)} if chosen.grey else {})
 
 
+def levels_of(contrast: schema.Contrast) -> tuple[tuple[str, ...], ...]:
+    """Files that give an image its vertebral levels, best first."""
+    t2w = schema.CONTRASTS[schema.T2W]
+    return ((contrast.landmarks,),) if contrast.name == schema.T2W else ((t2w.mask, t2w.landmarks), (contrast.landmarks,))
+
+
 def fit_stages(config: Config) -> Iterable[Stage]:
     """One stage a contrast."""
     params, grey = fit_params(config), config.stages.fit.grey
-    t2w = schema.CONTRASTS[schema.T2W]
     for name in contrasts_of(config):
         c = schema.CONTRASTS[name]
         yield Stage(
             name=schema.fit_stage(name), version="3", run=partial(run_fit, contrast=c), params=params,
             roles=(c.mask, c.image) if grey else (c.mask,),
-            alternatives=((c.landmarks,),) if name == schema.T2W else ((t2w.mask, t2w.landmarks), (c.landmarks,)),
+            alternatives=tuple((*levels, *image) for levels in levels_of(c) for image in (((),) if grey else ((c.image,), ()))),
             writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),
         )  # fmt: skip
 

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cohort_engine.io.volume import judge_header, read_volume, write_volume
+from cohort_engine.io.header import judge_header
+from cohort_engine.io.volume import read_volume, write_volume
 
 pytestmark = pytest.mark.real
 

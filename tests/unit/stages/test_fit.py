@@ -11,7 +11,7 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.stages.base import StageInput
-from cohort_engine.stages.fit import landmarks_of
+from cohort_engine.stages.fit import cord_of, landmarks_of
 
 ROLE = "t2w_landmarks"
 
@@ -41,3 +41,19 @@ def kind_of(location: str, *, named: str, said: str, made: bool) -> str:
 )
 def test_who_says_what_the_numbers_mean(labels: str, named: str, said: str, made: bool, expected: str) -> None:
     assert kind_of(labels, named=named, said=said, made=made) == expected
+
+
+@pytest.mark.filterwarnings("ignore::cohort_engine.errors.CohortWarning")
+@pytest.mark.parametrize(("shift", "image", "lies"), [(0.3, True, 0.0), (0.3, False, 0.3), (0.7, True, 0.7)])
+def test_a_mask_lies_where_its_image_does(tmp_path: Path, shift: float, image: bool, lies: float) -> None:
+    """A tool moved the header of the mask by a third of a voxel; one on a grid of its own lies where it says: levels need no common grid."""
+    contrast, data = schema.CONTRASTS[schema.MT], np.zeros((4, 4, 30), np.float32)
+    data[1:3, 1:3] = 1
+    moved = np.eye(4)
+    moved[0, 3] = shift
+    write_volume(tmp_path / "mask.nii.gz", Volume(data, moved))
+    write_volume(tmp_path / "image.nii.gz", Volume(data, np.eye(4)))
+    files = {contrast.mask: str(tmp_path / "mask.nii.gz")} | ({contrast.image: str(tmp_path / "image.nii.gz")} if image else {})
+    cord = cord_of(StageInput(files, {}, {}, SimpleNamespace(), lambda path: np.zeros(0)), contrast)  # type: ignore[arg-type]
+    assert cord.affine[0, 3] == pytest.approx(lies)
+    np.testing.assert_array_equal(cord.data, data)
