@@ -392,7 +392,13 @@ PROFILE_TABLES = "tables"
 """Source of profiles: tables that somebody else normalised to the template."""
 Z_LEVEL = "z_level"
 SLICES = "slices"
-SPLIT_SLICES = "split_slices"
+SPLIT_SLICES, MISSING_SLICES, THIN_SLICES = "split_slices", "missing_slices", "thin_slices"
+SLICE_FLAGS: Mapping[str, str] = {
+    SPLIT_SLICES: "slices whose mask is in several pieces, of which one was measured",
+    MISSING_SLICES: "slices without cord between slices with cord, or with nothing but specks and strays: not measured",
+    THIN_SLICES: "slices with less than 0.4 of the area of the slices around them",
+}
+"""What is odd about slices of a mask: `tables/shape/<flag>` counts them by level."""
 
 Z_AXIS: tuple[VariableSpec, ...] = (
     VariableSpec(f"{PROFILES}/{Z}", "height in the template, slice by slice from the bottom", "mm", (Z,), "float64"),
@@ -433,7 +439,7 @@ def shape_specs() -> dict[str, VariableSpec]:
             if name not in SUMMED:
                 yield table(f"{name}_{STD}", f"{text}: population standard deviation over the slices of the level", units, (0.0, math.inf))
         yield table(SLICES, "slices of the level that were measured", "1", (0.0, math.inf))
-        yield table(SPLIT_SLICES, "slices of the level whose mask is in several pieces, of which the largest was measured", "1", (0.0, math.inf))
+        yield from (table(flag, text.replace("slices", "slices of the level", 1), "1", (0.0, math.inf)) for flag, text in SLICE_FLAGS.items())
 
     return {s.path: s for s in every()}
 

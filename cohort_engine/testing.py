@@ -219,7 +219,7 @@ def simulate_store(
         arrays: dict[str, Any] = {path: values.astype(np.float32)}
         if shape:
             groups = group_slices(cords[i] | {schema.LENGTH: slice_lengths(template)}, template.slice_level)
-            arrays |= store_arrays(cords[i], groups, np.zeros(len(groups.groups), np.int64), template)
+            arrays |= store_arrays(cords[i], groups, dict.fromkeys(schema.SLICE_FLAGS, np.zeros(len(groups.groups), np.int64)), template)
         store.write(row_in_store, arrays)
     finalise(url)
     shares = np.array([round(share * len(patterns.healthy)) / len(patterns.healthy) for *_, share, _ in maps])

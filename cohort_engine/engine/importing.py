@@ -150,7 +150,7 @@ def import_morphometry(tables: str | Path, store: str, *, participants: str | Pa
             if isinstance(of, CohortError):
                 arrays, ended = {}, failure(of)
             else:
-                arrays, ended = store_arrays(of, group_slices(of, level), None, template), {"status": schema.DONE}
+                arrays, ended = store_arrays(of, group_slices(of, level), {}, template), {"status": schema.DONE}
             write_subject(store, row, arrays, Entry(row, IMPORT.name, key=key, recipe=recipe, seconds=0.0, **ended), template_digest=template.digest)
         finalise(store, allow_missing=bool(failed))
     with_table = {participant for participant, _ in people}

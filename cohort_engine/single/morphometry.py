@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,10 @@ REACH = 20.0
 """Beyond the outer landmarks a level is a guess, and after this many mm along the cord none."""
 
 
+AROUND, THIN = 15.0, 0.4
+"""A slice with less than this share of the median area within this distance (mm) along the cord is thinner than compressed cords are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Cord:
     """A measured cord.
@@ -70,16 +75,22 @@ class Cord:
         measured = np.flatnonzero(np.isfinite(self.values[schema.AREA]))
         return np.setdiff1d(np.arange(measured[0], measured[-1]), measured) if len(measured) else measured
 
+    @cached_property
+    def flagged(self) -> dict[str, NDArray[np.int64]]:
+        """Slices that are odd, by `schema.SLICE_FLAGS`."""
+        area, measured = self.values[schema.AREA], np.isfinite(self.values[schema.AREA])
+        at = np.flatnonzero(measured)
+        near = [at[(np.abs(self.arc[at] - self.arc[k]) <= AROUND) & (at != k)] for k in at]
+        thin = [k for k, others in zip(at, near, strict=True) if len(others) and area[k] < THIN * np.median(area[others])]
+        return {
+            schema.SPLIT_SLICES: np.flatnonzero(measured & (self.pieces > 1)),
+            schema.MISSING_SLICES: np.union1d(self.missing, np.flatnonzero(~measured & (self.pieces > 0))),
+            schema.THIN_SLICES: np.array(thin, np.int64),
+        }
+
     def notes(self) -> tuple[str, ...]:
         """Say what a reader of the values must know, slices counted from 0 at the bottom."""
-        outside = np.flatnonzero((self.pieces > 0) & np.isnan(self.values[schema.AREA]))
-        said = [
-            f"{text} {listed(slices)}: not measured"
-            for text, slices in (
-                ("no cord in slices", np.setdiff1d(self.missing, outside)), ("nothing but specks, strays or unknown voxels in slices", outside),
-            )
-            if len(slices)
-        ]  # fmt: skip
+        said = [f"{text}: {listed(self.flagged[flag])}" for flag, text in schema.SLICE_FLAGS.items() if len(self.flagged[flag])]
         if len(self.missing):
             worst = float(np.nanmax(self.centreline.standard_error(self.arc[self.missing]), initial=0.0))
             said.append(f"the centreline runs through {len(self.missing)} slices without cord; its standard error there is up to {worst:.2f} mm")
@@ -133,7 +144,9 @@ def measure_cord(mask: Volume, landmarks: Landmarks | None, template: Heights | 
     return Cord(line, arc, values, pieces, level_axis(line, landmarks, template, what=what[1]), template)
 
 
-def store_arrays(profiles: dict[str, FloatArray], groups: Grouped, split: NDArray[np.int64] | None, template: Template) -> dict[str, NDArray[Any]]:
+def store_arrays(
+    profiles: dict[str, FloatArray], groups: Grouped, flagged: Mapping[str, NDArray[np.int64]], template: Template
+) -> dict[str, NDArray[Any]]:
     """Lay profiles and values by level out as one subject's row of a store.
 
     Parameters
@@ -142,8 +155,8 @@ def store_arrays(profiles: dict[str, FloatArray], groups: Grouped, split: NDArra
         On the template's z.
     groups : Grouped
         By level number.
-    split : (group,) int array, optional
-        Slices in several pieces; None where nobody counted.
+    flagged : {flag: (group,) int array}
+        How many slices of each group have a flag of `schema.SLICE_FLAGS`; without those that nobody counted.
     template : Template
 
     Returns
@@ -163,16 +176,15 @@ def store_arrays(profiles: dict[str, FloatArray], groups: Grouped, split: NDArra
     tables = {n: table(v) for n, v in groups.value.items()}
     tables |= {f"{n}_{schema.STD}": table(v) for n, v in groups.std.items() if n not in schema.SUMMED}
     tables[schema.SLICES] = table(groups.n[schema.AREA], 0.0)
-    if split is not None:
-        tables[schema.SPLIT_SLICES] = table(split, 0.0)
+    tables |= {flag: table(n, 0.0) for flag, n in flagged.items()}
     return {schema.profile_spec(n).path: v for n, v in profiles.items()} | {f"{schema.TABLES}/{schema.SHAPE}/{n}": v for n, v in tables.items()}
 
 
 def subject_arrays(cord: Cord, template: Template) -> dict[str, NDArray[Any]]:
     """Return what the stage ``shape`` writes for one subject: see `store_arrays`."""
     groups = group_slices(cord.values, cord.level)
-    split = np.array([int(np.sum((cord.level == n) & (cord.pieces > 1))) for n in groups.groups], np.int64)
-    return store_arrays(cord.profiles(), groups, split, template)
+    flagged = {flag: np.array([int((cord.level[k] == n).sum()) for n in groups.groups], np.int64) for flag, k in cord.flagged.items()}
+    return store_arrays(cord.profiles(), groups, flagged, template)
 
 
 def shape(

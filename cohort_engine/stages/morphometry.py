@@ -47,7 +47,7 @@ def shape_stages(config: Config) -> Iterable[Stage]:
     if chosen.source:
         t2w = schema.CONTRASTS[schema.T2W]
         yield Stage(
-            name=schema.SHAPE, version="3", run=run_shape,
+            name=schema.SHAPE, version="4", run=run_shape,
             params=chosen.model_dump(mode="json") | {LANDMARKS: config.stages.fit.landmarks}, roles=(t2w.mask, t2w.landmarks),
             writes=tuple(s for s in schema.shape_specs().values() if s.stage), memory=300.0,
         )  # fmt: skip

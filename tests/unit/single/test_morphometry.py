@@ -214,8 +214,7 @@ def test_slices_without_cord_have_rows_without_values_and_are_named(make_images,
     mask.data[:, :, 30:33] = 0
     mask.data[2, 2, 31] = 1  # a speck
     found = shape(mask, labels, kind=schema.DISC, template=small_template)
-    assert any("no cord in slices 30, 32: not measured" in text for text in found.notes)
-    assert any("specks, strays or unknown voxels in slices 31: not measured" in text for text in found.notes)
+    assert any("not measured: 30-32" in text for text in found.notes)
     assert any("standard error there is up to" in text for text in found.notes)
     table = found.frame().set_index("Slice (I->S)")
     assert table.index.tolist() == whole.index.tolist()
@@ -233,3 +232,18 @@ def test_landmarks_that_are_left_out_are_named(make_images, small_template: Temp
     mask, labels = make_images()
     labels.data[8, 8, 3] = 49
     assert "left out: disc 49 unknown to template parametric" in shape(mask, labels, kind=schema.DISC, template=small_template).notes
+
+
+def test_slices_that_are_hardly_there_are_named_and_counted(make_images, small_template: Template) -> None:
+    mask, labels = make_images()
+    mask.data[5:, :, 35:37] = 0  # two of ten voxels across
+    mask.data[7, :, 40] = 0  # in two pieces
+    mask.data[:, :, 44] = 0
+    landmarks = read_landmarks(labels, schema.DISC)
+    cord = measure_cord(mask, landmarks, small_template, what=WORDS)
+    assert {flag: k.tolist() for flag, k in cord.flagged.items()} == {
+        schema.SPLIT_SLICES: [40], schema.MISSING_SLICES: [44], schema.THIN_SLICES: [35, 36]
+    }  # fmt: skip
+    assert any("0.4 of the area of the slices around them: 35-36" in text for text in cord.notes())
+    arrays = subject_arrays(cord, small_template)
+    assert [int(arrays[f"tables/shape/{flag}"].sum()) for flag in schema.SLICE_FLAGS] == [1, 1, 2]
