@@ -450,12 +450,8 @@ def native_stage(metric_name: str) -> str:
 
 
 # --- quality numbers --------------------------------------------------------------------------------------------------
-DICE = "dice"
-DICE_GEOMETRY = "dice_geometry"
-RESIDUAL = "landmark_residual"
-JACOBIAN_MIN = "jacobian_min"
-JACOBIAN_MAX = "jacobian_max"
-FIT_COVERAGE = "cord_coverage"
+DICE, DICE_GEOMETRY, RESIDUAL = "dice", "dice_geometry", "landmark_residual"
+JACOBIAN_MIN, JACOBIAN_MAX, FIT_COVERAGE = "jacobian_min", "jacobian_max", "cord_coverage"
 GREY_CONTRAST = "grey_contrast"
 GREY_DICE = "grey_dice"
 GAPS = "cord_gaps"
@@ -487,11 +483,8 @@ WARP_QC: Mapping[str, tuple[str, str]] = {
 }
 """Further quality numbers of a template map that was read from a warp: ``qc/<contrast>_<key>``."""
 
-CORD_LENGTH = "cord_length"
-CONFIDENCE = "cord_confidence"
-LEAST_CONFIDENCE = "cord_confidence_min"
-AREA_JUMP = "area_jump"
-ENDS = "cord_ends"
+CORD_LENGTH, AREA_JUMP, ENDS = "cord_length", "area_jump", "cord_ends"
+CONFIDENCE, LEAST_CONFIDENCE = "cord_confidence", "cord_confidence_min"
 SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     CORD_LENGTH: ("length of the centreline inside the mask", "mm"),
     CONFIDENCE: ("mean over slices of how certain the place of the cord is", "1"),
