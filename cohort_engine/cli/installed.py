@@ -13,7 +13,7 @@ from cohort_engine.cli.words import Command, TemplatePath, app
 
 template_app = typer.Typer(help="Install and inspect templates.", no_args_is_help=True)
 app.add_typer(template_app, name="template")
-train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the networks and the scorecard of quality.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 template_command, train_command = (partial(a.command, cls=Command) for a in (template_app, train_app))
 
@@ -71,6 +71,19 @@ def train_discs(config: TrainingFile, out: RunFolder = Path("runs/discs"), templ
     from cohort_engine.nn.training import train_discs as run
 
     _trained(run(with_template(load_disc_training(config), template_path), out, say=_figures))
+
+
+@train_command("quality")
+def train_quality(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features and the scorecard.")] = Path("runs/quality"),
+    people: Annotated[int, typer.Option("--people", help="Simulated people.", min=1)] = 12,
+    seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 1,
+) -> None:
+    """Fit the scorecard that tells usable subjects from failed ones, on simulated people in whom failures are planted."""
+    from cohort_engine.phantom.usable import train_usable
+    from cohort_engine.template.parametric import parametric_cord
+
+    say(f" {train_usable(out, parametric_cord(spacing=1.0), people=people, seed=seed, say=say)}", head="quality")
 
 
 def _figures(figures: dict[str, Any]) -> None:

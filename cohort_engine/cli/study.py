@@ -165,6 +165,8 @@ def status(store: Store) -> None:
         show(found.failures, "Subjects that did not finish")
     if len(found.notes):
         show(found.notes, "Notes")
+    if found.doubtful:
+        show({"who": list(found.doubtful), "usable": list(found.doubtful.values())}, f"{len(found.doubtful)} are probably not usable")
     if found.left:
         show({"who": list(found.left), "why": list(found.left.values())}, f"{len(found.left)} left the study, and are in no answer")
     if found.withdrawn:

@@ -14,6 +14,7 @@ from cohort_engine.config import Config
 from cohort_engine.engine.state import identities
 from cohort_engine.engine.study import Undertaking
 from cohort_engine.errors import IncompleteError
+from cohort_engine.quality import vocabulary
 from cohort_engine.stages.base import Stage
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.declare import STAGES, declare
@@ -24,6 +25,7 @@ from cohort_engine.store.maintenance import states_of
 from cohort_engine.store.people import rows_of
 from cohort_engine.store.records import Entry, read_entries
 from cohort_engine.store.state import States, judge
+from cohort_engine.store.writer import read_subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +55,8 @@ class Status:
         Process that writes now.
     told : tuple of Entry
         Stages whose inputs left something open.
+    doubtful : mapping of name to str
+        Whose values are probably not usable, with the probability and the reasons: for the screen.
     """
 
     url: str
@@ -63,6 +67,7 @@ class Status:
     finalised: str = ""
     writer: Holder | None = None
     told: tuple[Entry, ...] = ()
+    doubtful: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def counts(self) -> pd.DataFrame:
@@ -142,7 +147,23 @@ def status(store: str | Config, *, stages: Sequence[Stage] | None = None) -> Sta
         url, states, names, tuple(sorted(standing, key=lambda e: (e.subject, e.stage))), str(attributes.get(layout.MIXED, "")),
         str(attributes.get(layout.FINALISED, "")), None if attributes.get(layout.COMPACTED) else holder_of(url),
         tuple(e for e in entries if e.notes and e.stage in states.stages and present[e.subject]),
+        _doubtful(url, root, states, names),
     )  # fmt: skip
+
+
+def _doubtful(url: str, root: Any, states: States, names: Mapping[int, str]) -> dict[str, str]:
+    """Whose values are probably not usable, by name, and why."""
+    usable, reasons = f"{schema.QC}/{vocabulary.USABLE}", f"{schema.QC}/{vocabulary.REASONS}"
+    if usable not in layout.stored_specs(root) or vocabulary.QUALITY_STAGE not in states.stages:
+        return {}
+    out = {}
+    for row in np.flatnonzero(states.rows.present):
+        if (
+            states.of(int(row), vocabulary.QUALITY_STAGE) == schema.DONE
+            and (p := float(read_subject(url, int(row), usable))) < vocabulary.LEAST_USABLE
+        ):
+            out[names.get(int(row), str(row))] = f"{p:.2f}: {read_subject(url, int(row), reasons)}"
+    return out
 
 
 def finalise(store: str | Config, *, allow_missing: bool = False, allow_mixed: bool = False, client: Any = None) -> None:

@@ -101,6 +101,49 @@ def estimate_slicewise(
     return shifts.clip(-max_shift, max_shift)
 
 
+def slice_departures(
+    fixed: FloatArray, moving: FloatArray, mask: FloatArray, spacing: FloatArray | tuple[float, float, float], shifts: FloatArray, *,
+    window: float = 30.0, max_shift: float = 5.0, smooth: float = 0.7, gain: float = 8.0,
+) -> NDArray[np.float64]:  # fmt: skip
+    """How far each slice by itself lies from given shifts: what a smooth estimate has smoothed away.
+
+    Parameters
+    ----------
+    fixed, moving, mask, spacing, window, max_shift, smooth
+        As of `estimate_slicewise`.
+    shifts : (z, 2) array
+        mm, from there.
+    gain : float
+        Log-likelihood that a slice's own best shift must gain over the given one to count.
+
+    Returns
+    -------
+    distance : (z,) float64
+        mm; 0 where the given shift is as good. Missing: NaN in slices without cord or without contrast.
+
+    Examples
+    --------
+    >>> x, y = np.mgrid[-20:21, -20:21]
+    >>> cord = np.repeat(np.exp(-(x**2 + y**2) / 30)[..., None], 3, axis=2)
+    >>> moved = cord.copy()
+    >>> moved[..., 1] = np.roll(cord[..., 1], 3, axis=0)
+    >>> slice_departures(cord, moved, cord > 0.5, (1.0, 1.0, 5.0), np.zeros((3, 2))).tolist()
+    [0.0, 3.0, 0.0]
+    """
+    fixed, moving, cord = np.asarray(fixed, float), np.asarray(moving, float), np.asarray(mask) > 0.5
+    tries = np.arange(-round(max_shift / STEP), round(max_shift / STEP) + 1) * STEP
+    out = np.full(fixed.shape[2], np.nan)
+    for z in np.flatnonzero(cord.any((0, 1))):
+        cost = _slice_cost(fixed[..., z], moving[..., z], cord[..., z], np.asarray(spacing, float), window, smooth, tries)
+        if cost is None:
+            continue
+        here = [int(np.argmin(np.abs(tries - s))) for s in shifts[z]]
+        best = np.unravel_index(int(np.argmin(cost)), cost.shape)
+        away = float(np.hypot(*(tries[list(best)] - shifts[z])))
+        out[z] = away if cost[tuple(here)] - cost[best] >= gain else 0.0
+    return out
+
+
 def apply_shifts(
     moving: FloatArray, shifts: FloatArray, spacing: FloatArray | tuple[float, float, float], order: Literal[0, 1, 3, 5] = 3
 ) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, unknown_name
+from cohort_engine.quality import vocabulary
 from cohort_engine.query.cells import CELL, Cells, Source, ask
 from cohort_engine.query.choice import choose
 from cohort_engine.query.question import BY, KEYS, WHERE, Query, number, unknown_column
@@ -48,7 +49,7 @@ class Answer:
     ----------
     columns : dict of arrays
     notes : tuple of str
-        That rows were made with two settings, that rows are stale, that no less biased value was to be had.
+        That rows were made with two settings, that rows are stale, that no less biased value was to be had, that subjects are doubtful.
     about : mapping
         As of `Cells`: which estimator and space the values are of, among others.
     """
@@ -105,7 +106,22 @@ def notes(cohort: Cohort, cells: Cells) -> tuple[str, ...]:
         f"{len(rows)} subjects have no value here because their native values are not those of the settings asked for: rows "
         f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
     )
-    return tuple(filter(None, (mixed, stale if rows else "", str(cells.about.get("why", "")))))
+    return tuple(filter(None, (mixed, stale if rows else "", str(cells.about.get("why", "")), doubtful(cohort))))
+
+
+def doubtful(cohort: Cohort) -> str:
+    """Say whose values are probably not usable; nothing where nobody's are, or where nobody was judged."""
+    path = f"{schema.QC}/{vocabulary.USABLE}"
+    if not cohort.has(path) or not cohort.subjects:
+        return ""
+    values = np.asarray(cohort.read(path), float)
+    rows = [str(r) for r in cohort.rows[values < vocabulary.LEAST_USABLE]]
+    if not rows:
+        return ""
+    listed = f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
+    return (
+        f'{len(rows)} of {cohort.subjects} subjects are probably not usable, and are in the answer: rows {listed} ("cohort-engine status" says why)'
+    )
 
 
 def chosen(cohort: Cohort, only: Sequence[tuple[str, str]]) -> NDArray[np.intp]:

@@ -17,6 +17,7 @@ from cohort_engine.analysis.compression import Compression, find_compression
 from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
+from cohort_engine.quality import vocabulary
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
 from cohort_engine.query.question import Query, as_query
@@ -220,6 +221,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         for name in people.columns if (word := text_among_numbers(people.column(name)))
     ]  # fmt: skip
     notes += _adjusted(people, config)
+    notes += _doubtful(chosen, people)
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
     rises = frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES))
@@ -422,6 +424,16 @@ def _without(people: People, names: Iterable[str], what: str) -> list[str]:
         return []
     said = [f"{who} (no {', no '.join(columns)})" for who, columns in lost.items()]
     return [f"{len(lost)} people {what}: {', '.join(said[:NAMED])}" + (f" and {len(said) - NAMED} more" if len(said) > NAMED else "")]
+
+
+def _doubtful(ds: xr.Dataset, people: People) -> list[str]:
+    """Name those whose values are probably not usable, and why: they are analysed unless ``analysis.quality`` leaves them out."""
+    if vocabulary.USABLE not in ds:
+        return []
+    usable, reasons = ds[vocabulary.USABLE].to_numpy().astype(float), ds[vocabulary.REASONS].to_numpy()
+    low = np.flatnonzero(usable < vocabulary.LEAST_USABLE)
+    names = people.table[[schema.PARTICIPANT, schema.SESSION]].astype(str).agg(" ".join, axis=1).str.strip().to_numpy()
+    return [f"{names[i]} is probably not usable (probability {usable[i]:.2f}), and is analysed: {reasons[i]}" for i in low]
 
 
 def _harmonised(material: Material, config: AnalysisConfig) -> Material:

@@ -230,7 +230,7 @@ def nothing(config: Config) -> Iterable[Stage]:
 SOURCES.add(
     Source(
         schema.SCT, "takes what the Spinal Cord Toolbox left behind: warps, labels, metric images", index_results, sct_roles,
-        stands_in={"fit": warp_stages, "mtr": mtr_stages, "segment": nothing, "levels": nothing},
+        stands_in={"fit": warp_stages, "mtr": mtr_stages, "segment": nothing, "levels": nothing, "quality": nothing},
         methods="Warps to the template, atlas labels and metric images were taken from results of the Spinal Cord Toolbox [@sct].",
     )
 )  # fmt: skip

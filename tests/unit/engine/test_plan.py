@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 def config(tmp_path: Path, **compute: object) -> Config:
-    stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}}
+    stages = {"reduce": {"spaces": ["template"]}, "segment": {"enabled": False}, "levels": {"enabled": False}, "quality": {"enabled": False}}
     return parse_config({"data": {"bids": "b", "store": str(tmp_path / "s.zarr")}, "compute": compute, "stages": stages})
 
 

@@ -76,7 +76,8 @@ def test_another_contrast_leaves_the_first_ones_key_alone() -> None:
         ({"mtr": {"low_signal": 0.1}}, {"mtr", "mtr_native"}),
         ({"fit": {"seed": 2}}, {"fit_mt", "mtr", "mtr_native"}),
         ({"fit": {"deformable": False}}, {"fit_mt"}),
-        ({"fit": {"landmarks": "disc"}}, {"fit_mt", "levels_t2w"}),
+        ({"fit": {"landmarks": "disc"}}, {"fit_mt", "levels_t2w", "quality"}),
+        ({"quality": {"opinion": False}}, {"quality"}),
         ({"reduce": {"min_coverage": 0.5}}, {"mtr_native"}),
         ({"shape": {"source": "t2w"}}, set()),
     ],
@@ -98,7 +99,7 @@ def test_where_a_stage_runs_changes_no_recipe_and_no_hash() -> None:
 # --- which stages, in which order ---------------------------------------------------------------------------------------
 def test_stages_come_upstream_first() -> None:
     order = list(chosen(fit={"contrasts": ["t2w", "mt"]}))
-    assert sorted(order) == ["fit_mt", "fit_t2w", "levels_t2w", "mtr", "mtr_native", "segment_mt", "segment_t2w"]
+    assert sorted(order) == ["fit_mt", "fit_t2w", "levels_t2w", "mtr", "mtr_native", "quality", "segment_mt", "segment_t2w"]
     assert order.index("fit_mt") < order.index("mtr") < order.index("mtr_native")
 
 

@@ -1,0 +1,187 @@
+"""Fit and test the probability that values are usable, on simulated people who are clean or in whom a failure was planted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from cohort_engine import schema
+from cohort_engine.cord.levels import landmarks_from_labels
+from cohort_engine.io.volume import Volume
+from cohort_engine.nn.weights import load_discs
+from cohort_engine.phantom.compression import GRADES, MaskFaults, draw_patient
+from cohort_engine.phantom.failures import FAILURES, Case, scanned_again
+from cohort_engine.phantom.subject import MT_MASK, T2W_LANDMARKS, T2W_MASK, make_subject
+from cohort_engine.quality import vocabulary
+from cohort_engine.quality.features import Findings, Opinion, of_subject, opinion
+from cohort_engine.quality.judge import SIGNS, badness, judge
+from cohort_engine.single.fit import fit_cord
+from cohort_engine.template.base import Template
+
+CLEAN = "clean"
+AGAIN = 3
+"""Scans of each person that are clean."""
+PRIOR = 0.1
+"""Share of subjects in whom something failed: what the probability refers to."""
+RIDGE = 0.02
+"""Weight of the squared weights in the fit."""
+OFF_CENTRE = 5.0
+"""Standard deviation of how far the cord lies beside the middle of the MT images, mm."""
+
+
+def good_case(template: Template, number: int, seed: int) -> tuple[Case, Opinion | None]:
+    """Simulate a person of one of the grades, with good masks and the map fitted to them; and the discs that a network names in T2w."""
+    rng = np.random.default_rng([seed, number])
+    grade = [*GRADES][number % len(GRADES)]
+    patient = replace(draw_patient(grade, rng), masks=MaskFaults())
+    subject = make_subject(template, number=number, seed=seed, site=0, patient=patient)
+    images = dict(subject.images)
+    side = round(float(rng.normal(0, OFF_CENTRE)) * 2 / float(images[schema.MT_ON].grid.spacing[0]))
+    for role in (schema.MT_ON, schema.MT_OFF, MT_MASK):
+        images[role] = _cropped(images[role], side)
+    labels = images[T2W_LANDMARKS]
+    landmarks = landmarks_from_labels(labels.data, labels.affine, kind=schema.DISC, what="discs")
+    case = Case({r: images[r] for r in (schema.MT_ON, schema.MT_OFF, schema.T2W, MT_MASK, T2W_MASK)}, landmarks, np.zeros((0, 3)))
+    t2w, mask = case.images[schema.T2W], case.images[T2W_MASK]
+    return replace(case, positions=fitted(case, template)), opinion(t2w.data, t2w.affine, mask.data, template, load_discs())
+
+
+def _cropped(image: Volume, side: int) -> Volume:
+    """Take some columns off the right (negative: off the left)."""
+    first, last = max(side, 0), image.data.shape[0] + min(side, 0)
+    affine = np.array(image.affine, float)
+    affine[:3, 3] += affine[:3, 0] * first
+    return Volume(np.ascontiguousarray(image.data[first:last]), affine)
+
+
+def fitted(case: Case, template: Template) -> NDArray[np.float32]:
+    """Fit the template map of the MT mask."""
+    return fit_cord(case.images[MT_MASK], case.landmarks, template, labelled=case.images[T2W_MASK]).packed(template)
+
+
+def cases(template: Template, people: int, seed: int, say: Callable[[str], None]) -> Iterator[tuple[int, str, Findings]]:
+    """Yield (person, what was planted, what is found): clean scans, and every failure once in another scan."""
+    for number in range(people):
+        base, named = good_case(template, number, seed)
+        rng = np.random.default_rng([seed, number, 1])
+        known: dict[tuple[Any, ...], Findings] = {}
+        alive: list[Case] = [base]  # identities are remembered: what was judged must not be freed
+        for again in range(AGAIN):
+            case = scanned_again(base, rng) if again else base
+            alive.append(case)
+            yield number, CLEAN, of_subject(case.images, case.positions, template, case.landmarks, named, known=known)
+        scan = alive[-1]
+        for name, failure in FAILURES.items():
+            case = failure.plant(scan if rng.random() < 0.5 else base, rng)
+            if case.refit:
+                case = replace(case, positions=fitted(case, template))
+            alive.append(case)
+            yield number, name, of_subject(case.images, case.positions, template, case.landmarks, named, known=known)
+        say(f"person {number + 1} of {people}")
+
+
+def simulate_features(template: Template, people: int, seed: int, *, say: Callable[[str], None] = print) -> pd.DataFrame:
+    """Simulate features: a row a scan, with ``person``, ``planted``, and `vocabulary.quality_specs` keys; NaN where there is none."""
+    return pd.DataFrame([{"person": n, "planted": name, **found.values} for n, name, found in cases(template, people, seed, say)])
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, float]]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def fit_weights(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Fit the weights of each kind of failure: scans in which it was planted against clean ones, by maximum likelihood with a ridge.
+
+    Clean scans count so much that failures of any kind are `PRIOR` of all, and the kinds alike. A failure of another kind says nothing: a shifted
+    mask leads the map astray as well.
+    """
+    out: dict[str, dict[str, float]] = {}
+    kind_of = {name: failure.kind for name, failure in FAILURES.items()}
+    kinds = table["planted"].map(kind_of)
+    for kind, signs in SIGNS.items():
+        some = table[(kinds == kind) | (table["planted"] == CLEAN)]
+        bad = np.array([badness(row, kind) for row in _rows(some)])
+        failed = (some["planted"] != CLEAN).to_numpy()
+        share = PRIOR / len(SIGNS)
+        weight = np.where(failed, share / max(failed.sum(), 1), (1 - PRIOR) / max((~failed).sum(), 1)) * len(some)
+
+        def loss(w: NDArray[np.float64], bad: Any = bad, failed: Any = failed, weight: Any = weight) -> float:
+            logit = w[0] + bad @ w[1:]
+            return float((weight * np.logaddexp(0, np.where(failed, -logit, logit))).sum() / weight.sum() + RIDGE / 10 * (w[1:] ** 2).mean() / 10)
+
+        start = np.r_[-4.0, np.full(len(signs), 2.0)]
+        found = minimize(loss, start, method="L-BFGS-B", bounds=[(-7.0, -3.0), *[(0.0, 12.0)] * len(signs)]).x
+        out[kind] = {"": round(float(found[0]), 3), **{k: round(float(w), 3) for k, w in zip(signs, found[1:], strict=True)}}
+    return out
+
+
+def judged(table: pd.DataFrame, weights: Mapping[str, Mapping[str, float]] | None = None) -> pd.DataFrame:
+    """Add to each scan its probability (``usable``), its ``reasons``, and whether the right one is among them (``right``)."""
+    verdicts = [judge(row, weights) for row in _rows(table)]
+    kind_of = {name: failure.kind for name, failure in FAILURES.items()}
+    return table.assign(
+        usable=[v.usable for v in verdicts], reasons=[", ".join(v.reasons) for v in verdicts],
+        right=[kind_of.get(name, "") in v.reasons for name, v in zip(table["planted"], verdicts, strict=True)],
+    )  # fmt: skip
+
+
+def summary(judged_table: pd.DataFrame) -> pd.DataFrame:
+    """Summarise by what was planted: scans, median probability, share flagged (below `vocabulary.LEAST_USABLE`), and flagged for the right reason."""
+    flagged = judged_table["usable"] < vocabulary.LEAST_USABLE
+    table = judged_table.assign(flagged=flagged, rightly=flagged & judged_table["right"])
+    return table.groupby("planted", sort=False).agg(
+        scans=("usable", "size"), usable=("usable", "median"), flagged=("flagged", "mean"), rightly=("rightly", "mean")
+    )  # fmt: skip
+
+
+def reliability(judged_table: pd.DataFrame, edges: tuple[float, ...] = (0.0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> pd.DataFrame:
+    """Hold the probability against how often scans are clean, by bins of it, with failures weighted to be `PRIOR` of all.
+
+    Columns: scans in the bin, their mean probability, and the share of them (weighted) that is clean.
+    """
+    clean = (judged_table["planted"] == CLEAN).to_numpy()
+    weight = np.where(clean, (1 - PRIOR) / max(clean.sum(), 1), PRIOR / max((~clean).sum(), 1))
+    usable = judged_table["usable"].to_numpy()
+    rows = []
+    for low, high in pairwise(edges):
+        here = (usable >= low) & ((usable < high) | (high == edges[-1]))
+        if here.any():
+            rows.append(
+                [f"{low:g}-{high:g}", int(here.sum()), np.average(usable[here], weights=weight[here]), np.average(clean[here], weights=weight[here])]
+            )
+    return pd.DataFrame(rows, columns=["probability", "scans", "said", "clean"])
+
+
+def train_usable(out: str | Path, template: Template, *, people: int = 12, seed: int = 1, say: Callable[[str], None] = print) -> Path:
+    """Simulate, fit, and write the card that `quality.judge` reads: weights, and what they were fitted on.
+
+    Parameters
+    ----------
+    out : path
+        Folder; ``features.csv`` and ``usable.json`` are written there.
+    template : Template
+    people, seed : int
+        Simulated people of each grade of `compression.GRADES` in turn. Seeds of a test must be others.
+    say : callable
+        Told how far it is.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = simulate_features(template, people, seed, say=say)
+    table.to_csv(folder / "features.csv", index=False)
+    card = {
+        "weights": fit_weights(table), "prior": PRIOR, "people": people, "seed": seed, "scans": len(table), "template": template.name,
+        "failures": {name: failure.kind for name, failure in FAILURES.items()}, "made by": "cohort-engine train quality",
+    }  # fmt: skip
+    path = folder / "usable.json"
+    path.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    return path

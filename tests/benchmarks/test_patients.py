@@ -1,0 +1,130 @@
+"""Simulated patients by how much their cord is compressed: error of native `map`, levels, masks and quality, from masks given and from images alone.
+
+Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_patients.py``; ``PATIENTS=n`` takes n people of each grade.
+Masks that are given are ragged, have gaps and lost fronts by grade (`phantom.compression.GRADES`). No tract reaches 30 voxels of 5 mm in one level:
+those of at least 15 are judged.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cohort_engine
+from cohort_engine.config import parse_config
+from cohort_engine.engine.build import build
+from cohort_engine.io.volume import read_volume
+from cohort_engine.phantom.compression import GRADES, draw_patient
+from cohort_engine.phantom.study import LABELS, TRUTH, simulate
+from cohort_engine.phantom.subject import MT_MASK, make_subject
+from cohort_engine.store.layout import open_root
+from cohort_engine.store.records import made_url
+from cohort_engine.template import load_template
+
+SEED = int(os.environ.get("PATIENTS_SEED", "11"))
+COUNT = int(os.environ.get("PATIENTS", "2"))
+CELL = ["participant_id", "level", "region"]
+LEAST_VOXELS = 15
+GIVEN, ALONE = "masks given", "images alone"
+
+
+def built(folder: Path, name: str) -> tuple[str, pd.DataFrame]:
+    """Build one tree in this process; the URL of its store, and the failures."""
+    config = parse_config(
+        {
+            "data": {"bids": str(folder / name), "store": str(folder / f"{name}.zarr")},
+            "template": {"name": "parametric"},
+            "compute": {"cluster": "synchronous"},
+            "stages": {"reduce": {"estimators": ["map"], "spaces": ["native"]}},
+        }
+    )
+    report = build(config)
+    return report.url, report.failures
+
+
+def compared(folder: Path, name: str, truth: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cells of large tracts with their error, and a row a person: what the map and the mask got wrong."""
+    template = load_template("parametric")
+    url, failures = built(folder, name)
+    ds = cohort_engine.open_cohort(url, space="native")
+    cells = ds.cohort.frame("mtr", estimator="map").merge(truth, on=CELL)
+    cells = cells[cells.region.str.match("WM (left|right) ") & (cells.native_voxels >= LEAST_VOXELS)]
+    cells = cells.assign(error=cells.value - cells.raw)[[*CELL, "error", "se"]].merge(people[["participant_id", "grade"]], on="participant_id")
+    root = open_root(url)
+    names = [str(n) for n in np.asarray(ds["participant_id"])]
+    rows = []
+    for person in people.itertuples():
+        row, number = names.index(person.participant_id), int(person.participant_id[-3:]) - 1
+        rng = np.random.default_rng(np.random.SeedSequence(SEED, spawn_key=(4, number)))
+        anatomy = anatomies(template, number, draw_patient(person.grade, rng))
+        found = np.asarray(root["fit/mt"][row], float)
+        there = np.isfinite(found).all(axis=1)
+        off = anatomy.template(found[there]) - template.packing.xyz[there]
+        near = np.abs(template.packing.xyz[there, 2] - anatomy.compressed_z) < 8
+        rows.append({
+            "participant_id": person.participant_id, "grade": person.grade, "levels mm": np.median(np.abs(off[:, 2])) if there.any() else np.nan,
+            "plane mm": np.median(np.hypot(*off[:, :2].T)) if there.any() else np.nan,
+            "plane mm, compressed": np.median(np.hypot(*off[near, :2].T)) if near.any() else np.nan,
+            "dice": dice(folder, name, url, row, person.participant_id),
+            "usable": float(ds["usable"][row]) if "usable" in ds else np.nan,
+            "failed": "; ".join(failures.loc[failures["name"] == person.participant_id, "stage"]) if len(failures) else "",
+        })  # fmt: skip
+    return cells.assign(source=name), pd.DataFrame(rows).assign(source=name)
+
+
+def anatomies(template: Any, number: int, patient: Any) -> Any:
+    """Truth of a person; the images are made again, since the folder does not hold the curve."""
+    subject = make_subject(template, number=number, seed=SEED, site=0, patient=patient)
+    return subject.truth.anatomy
+
+
+def dice(folder: Path, name: str, url: str, row: int, person: str) -> float:
+    """Dice of the MT mask that was used with the good one."""
+    good = read_volume(str(next((folder / GIVEN / TRUTH / person).rglob("*desc-truth_MTmask.nii.gz"))), what="good mask").data > 0.5
+    made = Path(made_url(url, row, MT_MASK))
+    given = [*(folder / name / LABELS / person).rglob("*_mt-on_MTS_label-SC_seg.nii.gz")]
+    used = [made] if made.exists() else given
+    if not used:
+        return np.nan
+    mask = read_volume(str(used[0]), what="mask").data > 0.5
+    return float(2 * (mask & good).sum() / (mask.sum() + good.sum()))
+
+
+def summary(cells: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
+    """A row for each grade and source."""
+    rows = cells.assign(size=cells.error.abs(), covers=(cells.error.abs() <= 1.96 * cells.se).where(cells.error.notna()))
+    by = ["source", "grade"]
+    of_cells = rows.groupby(by).agg(
+        cells=("error", "size"), lost=("error", lambda e: int(e.isna().sum())), mae=("size", "mean"), bias=("error", "mean"), se=("se", "median"),
+        covers=("covers", "mean"),
+    )  # fmt: skip
+    numbers = ["levels mm", "plane mm", "plane mm, compressed", "dice", "usable"]
+    return of_cells.join(people.groupby(by)[numbers].mean()).reindex([(s, g) for s in (GIVEN, ALONE) for g in GRADES])
+
+
+@pytest.mark.timeout(3600)
+def test_error_by_severity(benchmark: Any, tmp_path: Path) -> None:
+    template = load_template("parametric")
+
+    def run() -> tuple[pd.DataFrame, pd.DataFrame]:
+        study = simulate(
+            tmp_path / GIVEN, template=template, patients=COUNT * len(GRADES), controls=0, sites=1, seed=SEED, grades=tuple(GRADES),
+        )  # fmt: skip
+        shutil.copytree(tmp_path / GIVEN, tmp_path / ALONE)
+        shutil.rmtree(tmp_path / ALONE / LABELS)
+        both = [compared(tmp_path, name, study.truth, study.participants) for name in (GIVEN, ALONE)]
+        return pd.concat([b[0] for b in both], ignore_index=True), pd.concat([b[1] for b in both], ignore_index=True)
+
+    cells, people = benchmark.pedantic(run, rounds=1, iterations=1)
+    found = summary(cells, people)
+    print(people.round(3).to_string(), found.round(3).to_string(), sep="\n\n")
+    if out := os.environ.get("PATIENTS_OUT"):
+        cells.to_csv(f"{out}_cells.csv", index=False)
+        people.to_csv(f"{out}_people.csv", index=False)
+    assert set(found.index.get_level_values("grade")) == set(GRADES)
