@@ -64,7 +64,7 @@ def grey_matter(data: NDArray[Any], affine: FloatArray, cord: NDArray[Any], *, n
     Returns
     -------
     GreyMatter
-        In the shape of the template's: its dorsal horns end before the edge of the cord. Empty, with a contrast of NaN, where the mask is.
+        In shapes of nn/butterfly.py: its dorsal horns end near the edge of the cord. Empty, with a contrast of NaN, where the mask is.
 
     Raises
     ------

@@ -114,20 +114,20 @@ def draw(r: Draw, axes: Tensor) -> Tensor:
     hub = (each(0.15, 0.32) * wide, each(0.0, 0.25) * deep)
     front = (hub[0] + each(-0.06, 0.2) * wide, each(0.3, 0.62) * deep)
     flank = (hub[0] + each(0.0, 0.26) * wide, each(0.08, 0.4) * deep)
-    angle, gap = each(math.radians(26), math.radians(55)), each(0, 1) ** 2 * 1.2 - 0.4
+    angle, gap = each(math.radians(26), math.radians(55)), each(0, 1) ** 2 * 1.5 - 0.2
     tip = (wide * angle.sin(), -deep * angle.cos())
     near = 1 - gap / (tip[0] ** 2 + tip[1] ** 2).sqrt()
     tip = (tip[0] * near, tip[1] * near)
     part, bow = each(0.3, 0.7), r.normal(1, 1, 1) * 0.25
     neck = (hub[0] + part * (tip[0] - hub[0]) + bow, hub[1] + part * (tip[1] - hub[1]) + bow)
     bridge = (torch.zeros_like(x), hub[1].mean((-2, -1), keepdim=True) + r.uniform(-0.12, 0.08, 1, 1, 1) * deep)
-    body, waist = each(0.32, 0.75) * stout, each(0.2, 0.5) * stout
+    body, waist = each(0.38, 0.8) * stout, each(0.24, 0.52) * stout
     strokes = (
         stroke(hub, front, body, each(0.32, 0.85) * stout),
         stroke(hub, flank, body, each(0.15, 0.75) * stout),
         stroke(hub, neck, body, waist),
-        stroke(neck, tip, waist, each(0.2, 0.48) * stout),
-        stroke(bridge, hub, r.uniform(0.2, 0.55, 1, 1, 1) * stout, 0.7 * body),
+        stroke(neck, tip, waist, each(0.2, 0.5) * stout),
+        stroke(bridge, hub, r.uniform(0.15, 0.45, 1, 1, 1) * stout, 0.7 * body),
     )
     grey = torch.logsumexp(torch.stack(strokes) / BLEND, 0) * BLEND
     middle = torch.zeros_like(x)

@@ -176,7 +176,6 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
         ("pressed", {"pressed"}),
         ("grey", {"grey"}),
         ("horns", {"grey"}),
-        ("horns_more", {"grey"}),
         ("cord_long", {"coarse", "fine"}),
     ],
 )
