@@ -491,8 +491,8 @@ def spline_error(u: FloatArray, residual: FloatArray, spacing: float, wavelength
     -----
     The spline is the posterior mean of a line with a random bend: with W the knots among the slices and lambda K the penalty, the covariance is
     s^2 (W + lambda K)^-1, s^2 the residual variance over its degrees of freedom. Neighbouring slices err alike: s^2 is multiplied by
-    (1 + r) / (1 - r), r the correlation of neighbours' residuals (0 to 0.8). On five real masks with 3 to 40 mm taken out, the curve moved there by
-    0.3 to 2.0 times this error (root mean square; ``tests/real/test_gaps.py``).
+    (1 + r) / (1 - r), r the correlation of neighbours' residuals (0 to 0.8). On four real masks with 3 to 40 mm taken out, the curve moved there by
+    0.3 to 2.5 times this error (root mean square; ``tests/real/test_gaps.py``).
 
     References
     ----------
