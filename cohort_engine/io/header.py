@@ -362,7 +362,7 @@ def judge_header(path: str | Path, *, what: str) -> list[str]:
     Parameters
     ----------
     path : path
-        On this machine. Of a file that is not there, or was not fetched, nothing is said.
+        On this machine. Of a file that is not there, is empty or was not fetched, nothing is said.
     what : str
         Words for the image, as in `read_volume`.
 
@@ -376,7 +376,7 @@ def judge_header(path: str | Path, *, what: str) -> list[str]:
             raw = file.read(GLANCE)
     except OSError:
         return []
-    if ANNEX_POINTER in raw[:200]:
+    if not raw or ANNEX_POINTER in raw[:200]:
         return []
     with told() as notes:
         try:

@@ -457,11 +457,14 @@ def on_voxels_of(image: Volume, other: Volume, *, what: str, like: str, remedy: 
     GeometryError
         See `io.grids.require_grid`.
     """
-    mine, its = image.stored, other.stored
-    if mine is not None and its is not None and Grid(its.shape, its.affine).same(Grid(mine.shape, mine.affine)):
-        other = Volume(mine.turned(its.restored(other.data)), other.affine)  # near 45 degrees, rounding decides which axis is which
-    require_grid(other.grid, image.grid, what=what, like=like, remedy=remedy)
-    return image.with_data(other.data)
+    data, its, mine = other.data, other.grid, image.grid
+    if image.stored is not None and other.stored is not None:
+        here, there = image.stored, other.stored
+        if Grid(here.shape, here.affine).same(Grid(there.shape, there.affine)):  # near 45 degrees, rounding decides which axis is which
+            its, mine = Grid(there.shape, there.affine), Grid(here.shape, here.affine)
+            data = here.turned(there.restored(data))
+    require_grid(its, mine, what=what, like=like, remedy=remedy)
+    return image.with_data(np.ascontiguousarray(data))
 
 
 def require_signal(volume: Volume, *, what: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
+from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
 
@@ -90,9 +91,15 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
 def cord_of(inputs: StageInput, contrast: schema.Contrast) -> Volume:
     """Mask of a contrast, on the voxels of its image where both are on one grid (headers differ by what tools round), else where it says."""
     cord = inputs.mask(contrast.mask)
-    if contrast.image in inputs.files and (image := inputs.voxels(contrast.image)).grid.same(cord.grid):
-        return on_voxels_of(image, cord, what=schema.words(contrast.mask), like=f"the {schema.words(contrast.image)}")
-    return cord
+    if contrast.image not in inputs.files:
+        return cord
+    try:
+        image = inputs.voxels(contrast.image)
+    except InputError:  # the stages that need its values will say what is wrong with it
+        return cord
+    if not image.grid.same(cord.grid):
+        return cord
+    return on_voxels_of(image, cord, what=schema.words(contrast.mask), like=f"the {schema.words(contrast.image)}")
 
 
 def _grey_matter(inputs: StageInput, contrast: schema.Contrast) -> GreyMatter:

@@ -113,6 +113,15 @@ def test_an_answer_with_many_covariates_is_whole_in_a_pipe(make_finished_study: 
         run("query", url, C3, "--columns", "agee", catch_exceptions=False)
 
 
+@pytest.mark.parametrize("words", [(), ("--csv", "-")])
+def test_an_answer_without_a_value_is_no_success(finished: str, words: tuple[str, ...]) -> None:
+    """Nobody's solidity was measured: the table is printed, with a sentence and exit code 1."""
+    result = run("query", finished, "solidity level=C3", *words)
+    assert result.exit_code == 1
+    assert "sub-000" in result.stdout
+    assert "not one value in 6 rows" in result.stderr
+
+
 def test_an_answer_as_csv(finished: str, tmp_path: Path) -> None:
     printed = list(csv.DictReader(io.StringIO(run("query", finished, C3, "--csv", "-").stdout)))
     assert [row["participant_id"] for row in printed] == [f"sub-{i:03d}" for i in range(6)]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cohort_engine.io.volume import Volume, read_volume, write_volume
+from cohort_engine.io.volume import Volume, on_voxels_of, read_volume, write_volume
 
 SHAPE = (3, 4, 5)
 ORIENTATIONS = [(order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]
@@ -135,3 +135,16 @@ def test_a_mask_of_an_oblique_or_sheared_scan_is_on_its_own_voxels(path, rotatio
     if mirror:
         affine[:3, 0] *= -1
     check_own_voxels(path, kind(data, affine), bool)
+
+
+@pytest.mark.parametrize("rounding", [1e-5, -1e-5])
+def test_a_rounded_header_at_45_degrees_does_not_swap_the_axes_of_a_mask(path, rounding):
+    """Between two axes rounding decides which of them is which: mask and image are one grid in their files, and stay one."""
+    data = np.random.default_rng(4).permutation(np.prod(SHAPE)).astype(np.float32).reshape(SHAPE)
+    volumes = []
+    for degrees in (45 - rounding * 10, 45 + rounding * 10):
+        nib.Nifti1Image(data, affine_of(Rotation.from_euler("x", degrees, degrees=True).as_matrix(), (1, 1, 1), (0, 0, 0))).to_filename(path)
+        volumes.append(read_volume(path, what="image"))
+    image, mask = volumes
+    assert image.data.shape != mask.data.shape  # what would have been refused
+    np.testing.assert_array_equal(on_voxels_of(image, mask, what="cord mask", like="the image").data, image.data)
