@@ -29,7 +29,7 @@ SMALLEST = 15.0
 """Area of the smallest cross-section that counts, mm2 (the cone's tip is thinner)."""
 AGREES = 0.65
 """Least overlap with the nearest whole slices (soft Dice) of what is drawn at a second look."""
-STRAY, SLOPE = 3.0, 0.6
+STRAY, SLOPE = 2.0, 0.6
 """From one slice to the next the middle moves by no more than this, mm, and this part of their distance."""
 SIZES = (0.8, 1.25)
 """How many times as large a pixel is at a second look."""

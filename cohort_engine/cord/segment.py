@@ -4,8 +4,8 @@
    a cord in most of them also with bright and dark swapped, and gives a heat map of the cord's centre in each.
 2. One optimal curve through all of them is the centreline, and all of them together say where along it a cord is (`cord.curve`).
 3. A fine network looks at a window around the curve in every slice, as it is and mirrored, and gives the part of each pixel that is cord;
-   slices that lie close together are smoothed along the curve. Where it draws much less than above and below, a network that learnt cords that
-   touch a disc is asked as well; slices in which nothing is drawn although the curve is sure are looked at again (`cord.recover`).
+   slices in which nothing is drawn although the curve is sure are looked at again (`cord.recover`). Slices that lie close together are smoothed
+   along the curve.
 
 An image without a cord gives an empty mask and a flag, never scattered voxels; slices that are not segmented are named.
 """
@@ -13,7 +13,7 @@ An image without a cord gives an empty mask and a flag, never scattered voxels; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,8 +45,6 @@ SHORTEST = 20.0
 """Length of the shortest cord that counts, mm; in an image of less than twice that, half its height."""
 BRIDGE = 20.0
 """Slices without cord over at most this length do not part a cord, mm."""
-THIN, LOCAL = 0.75, 15.0
-"""Where less than this part of the median area within so many mm above and below is drawn, another network is asked."""
 ALONG = 1.5
 """Standard deviation of the smoothing along the curve, mm: nothing between slices of 5 mm."""
 WHOLE = 0.5
@@ -190,8 +188,7 @@ def segment_all(
         last = first + len(where.slices)
         soft = np.zeros(where.shape, np.float32)
         if drawn is not None and last > first:
-            maps = drawn[first:last] if nets.pressed is None else _asked_again(drawn[first:last], where, image.data, nets.pressed)
-            sections = Sections.of(maps, where)
+            sections = Sections.of(drawn[first:last], where)
             image = image._replace(presence=_presence(image, where.slices[sections.whole]))
             if image.presence.max() >= HALF:
                 maps, places = recover(sections, image.data, image.curve, image.signal & (image.presence >= HALF), nets.fine)
@@ -225,7 +222,7 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     """Find the curve of the cord, and the slices that may hold it."""
     import torch
 
-    from cohort_engine.nn.image import evened
+    from cohort_engine.nn.image import evened, swapped
     from cohort_engine.nn.infer import neighbours, resampling
 
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -241,7 +238,8 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     height = np.arange(depth) * spacing[2]
     found = optimal_curve(heat, coarse.spacing, height[seen])
     if np.median(found.confidence) < SURE:
-        heat = np.maximum(heat, coarse.wide(stack, -1)[:, 1].numpy())
+        other = swapped(stack)
+        heat = np.maximum(heat, torch.maximum(coarse.wide(other), coarse.wide(evened(other, coarse.spacing)))[:, 1].numpy())
         found = optimal_curve(heat, coarse.spacing, height[seen])
     x, y, confidence = found.at(height)
     curve = Curve(height, x + float(target[0][0]), y + float(target[1][0]), confidence)
@@ -261,26 +259,6 @@ def _windows(image: _Located, fine: Network) -> Windows:
     """Windows around the curve."""
     x, y = image.curve.x[image.slices], image.curve.y[image.slices]
     return Windows.around(image.data, image.spacing, image.slices, x, y, fine)
-
-
-def _asked_again(drawn: Tensor, where: Windows, data: NDArray[np.float32], second: Network) -> Tensor:
-    """Ask another network where much less is drawn (n, y, x) than above and below, and take what it draws where that is more."""
-    import torch
-
-    spacing, area = float(where.spacing[2]), (drawn >= HALF).sum((1, 2)).numpy() * where.pixel**2
-    low = area < THIN * ndimage.median_filter(area, 2 * round(LOCAL / spacing) + 1, mode="nearest")
-    seen = np.flatnonzero(~low & (area >= SMALLEST))
-    if not low.any() or len(seen) < 2:
-        return drawn
-    low = ndimage.binary_dilation(low, iterations=max(1, round(2.0 / spacing)))
-    low[: seen[0]] = low[seen[-1] + 1 :] = False  # beyond the ends there is nothing to compare with
-    again = np.flatnonzero(low)
-    part = replace(where, slices=where.slices[again], x=where.x[again], y=where.y[again])
-    other = look(second, part.cut(data))[:, 0]
-    more = ((other >= HALF).sum((1, 2)) > (drawn[again] >= HALF).sum((1, 2)))[:, None, None]
-    out = drawn.clone()
-    out[again] = torch.where(more, other, drawn[again])
-    return out
 
 
 def _smoothed(drawn: Tensor, where: Windows) -> Tensor:

@@ -118,6 +118,21 @@ def boxed(image: Tensor, width: float, spacing: float) -> Tensor:
     return image
 
 
+def swapped(image: Tensor) -> Tensor:
+    """Turn bright into dark, up to the 98th percentile of each sample (n, channel, y, x).
+
+    Examples
+    --------
+    >>> import torch
+    >>> swapped(torch.tensor([[[[0.0, 1.0, 4.0]]]])).flatten().tolist()
+    [4.0, 3.0, 0.0]
+    """
+    flat = image.flatten(1)
+    ordered = flat[:, :: max(1, flat.shape[1] // MOST) | 1].sort(1).values
+    top = ordered[:, round(HIGH * (ordered.shape[1] - 1))]
+    return (top[:, None, None, None] - image).clamp(min=0)
+
+
 def local_scale(image: Tensor, spacing: float, width: float) -> Tensor:
     """Scale as `robust_scale`, each pixel by the tissue within a window around it: what lies further away, air or body, does not matter.
 

@@ -41,9 +41,9 @@ class Network:
     spacing: float
     multiple: int
 
-    def wide(self, slices: Tensor, sign: int = 1) -> Tensor:
-        """Probabilities of slices wider than in training: each pixel is scaled by what is as near as it was there. -1 swaps bright and dark."""
-        return self(slices, lambda part: sign * local_scale(part, self.spacing, self.size * self.spacing))
+    def wide(self, slices: Tensor) -> Tensor:
+        """Probabilities of slices wider than in training: each pixel is scaled by what is as near as it was there."""
+        return self(slices, lambda part: local_scale(part, self.spacing, self.size * self.spacing))
 
     def __call__(self, slices: Tensor, scale: Callable[[Tensor], Tensor] = robust_scale) -> Tensor:
         """Probabilities (n, output, y, x), float32 on the CPU, of slices (n, 3, y, x) that are not scaled yet; any size."""

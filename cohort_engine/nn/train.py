@@ -115,6 +115,8 @@ class TrainingConfig(Section):
     """Decay of the moving average of weights, which is what is exported."""
     start: str | None = None
     """Weights to go on from: ``package``, or the folder of an earlier training; by default random ones."""
+    keep: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the weights to go on from that is kept in the end: what is exported is this mean of both, which forgets less of what they knew."""
 
 
 class CordTraining(TrainingConfig):
@@ -173,6 +175,7 @@ class Run:
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=1e-4)
         self.step, self._made = 0, 0
         self.start: str | None = None
+        self.before: dict[str, Tensor] = {}
         self.shift = 0.0
         self._ring: list[synth.Batch] = []
 
@@ -185,7 +188,15 @@ class Run:
                 if key in given:
                     given[key] = self.torch.cat([given[key].to(self.device), own[key][len(given[key]) :]])
             net.load_state_dict(given)
+        self.before = {k: v.clone() for k, v in self.mean.state_dict().items()}
         self.start = content
+
+    def blend(self) -> None:
+        """Go back part of the way to the weights that the training started from, as the configuration says."""
+        with self.torch.no_grad():
+            for key, now in self.mean.state_dict().items():
+                if key in self.before and now.is_floating_point():
+                    now.lerp_(self.before[key], self.config.keep)
 
     def _build(self) -> nn.Module:
         net = seeded(self.net_config.channels, self.net_config.outputs, self.config.seed)
@@ -280,7 +291,7 @@ class Run:
     def describe(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """Say what these weights are: what a network is built from, and how far its training went."""
         config, net = self.config, self.net_config
-        facts = config.model_dump(include={"seed", "batch", "reuse", "rate", "average", "half"})
+        facts = config.model_dump(include={"seed", "batch", "reuse", "rate", "average", "half", "keep"})
         made = config.batch * (RING // 4 + 1 + self.step // config.reuse)
         return {
             **net.model_dump(mode="json"), "outputs": net.outputs, "template": config.template.name, **facts, "step": self.step,

@@ -148,6 +148,7 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
         _export(run, folder, name, say, {"seconds": round(time.monotonic() - started, 1), "loss": float(np.mean(losses[-200:]))})
         saved = time.monotonic()
     run.finish()
+    run.blend()
     _export(run, folder, name, say, {"seconds": round(time.monotonic() - started, 1)})
 
 

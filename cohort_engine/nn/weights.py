@@ -24,13 +24,10 @@ DESCRIPTION = "description"
 
 
 class CordNetworks(NamedTuple):
-    """`coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border; `pressed` learnt cords that touch a disc, and is asked
-    where `fine` draws less than around.
-    """
+    """`coarse` (cord and heat map of its centre) finds the cord, `fine` draws its border."""
 
     coarse: Network
     fine: Network
-    pressed: Network | None = None
 
 
 def card(task: str = CORD) -> dict[str, Any]:
@@ -39,7 +36,7 @@ def card(task: str = CORD) -> dict[str, Any]:
     Examples
     --------
     >>> sorted(card()["nets"]), sorted(card("discs")["nets"])
-    (['coarse', 'fine', 'pressed'], ['discs'])
+    (['coarse', 'fine'], ['discs'])
     """
     loaded: dict[str, Any] = json.loads(resources.files(__package__).joinpath(FOLDER, CARD.format(task)).read_text())
     return loaded
@@ -55,8 +52,7 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
     half : bool, optional
         Compute in bfloat16. By default on a GPU only: on a CPU the result would depend on whether its processor can.
     folder : path, optional
-        Of other weights: ``coarse.safetensors``, ``fine.safetensors`` and, if there, ``pressed.safetensors``, as a training leaves them; by
-        default those of the package.
+        Of other weights: ``coarse.safetensors`` and ``fine.safetensors``, as a training leaves them; by default those of the package.
 
     Returns
     -------
@@ -68,9 +64,7 @@ def load_cord(*, device: str = "auto", half: bool | None = None, folder: str | P
     ConfigError
         The device does not exist here.
     """
-    optional_ones = CordNetworks._field_defaults
-    names = [n for n in CordNetworks._fields if folder is None or n not in optional_ones or (Path(folder) / f"{n}.safetensors").exists()]
-    return CordNetworks(*(_load(name, device, half, None if folder is None else str(folder)) for name in names))
+    return CordNetworks(*(_load(name, device, half, None if folder is None else str(folder)) for name in CordNetworks._fields))
 
 
 def load_discs(*, device: str = "auto", half: bool | None = None, folder: str | Path | None = None) -> Network:

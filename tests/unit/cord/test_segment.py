@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, _asked_again, segment, segment_all
-from cohort_engine.cord.windows import Windows
+from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, segment, segment_all
 from cohort_engine.errors import ConfigError, CordError, InputError
 from cohort_engine.nn.weights import CORD, DISCS, GREY, card, load_cord
 from cohort_engine.phantom import spoil
-
-if TYPE_CHECKING:
-    from cohort_engine.nn.infer import Network
 
 pytest.importorskip("torch")
 
@@ -227,35 +223,3 @@ def test_the_card_belongs_to_the_weights(task: str) -> None:
         raw = resources.files("cohort_engine.nn").joinpath("data", f"{name}.safetensors").read_bytes()
         assert hashlib.sha256(raw).hexdigest() == facts["sha256"]
         assert len(raw) < 5e6
-
-
-class Constant:
-    """A network that gives the same map for each window."""
-
-    size, spacing, multiple = 32, 0.5, 1
-
-    def __init__(self, radius: float) -> None:
-        import torch
-
-        x = (torch.arange(32) - 15.5) * 0.5
-        self.map = (torch.hypot(x[:, None], x[None]) < radius).float()
-
-    def __call__(self, windows: Any) -> Any:
-        return self.map.expand(len(windows), 1, 32, 32)
-
-
-@pytest.mark.parametrize("second", [5.0, 1.0])
-def test_another_network_is_asked_where_the_cord_gets_lost(second: float) -> None:
-    """Slices 9 and 10 of 24 are lost, 0 and 1 lie beyond the end: only the former are drawn again; beside them more is drawn already."""
-    first, other = Constant(5.0).map.expand(24, 32, 32).clone(), Constant(second)
-    first[[0, 1, 9, 10]] = 0
-    where = Windows((40, 40, 24), np.ones(3), np.arange(24), np.full(24, 20.0), np.full(24, 20.0), 32, 0.5)
-    out = _asked_again(first, where, np.ones((40, 40, 24), np.float32), cast("Network", other))
-    assert (out[[9, 10]] == other.map).all()
-    assert np.flatnonzero((out != first).any(2).any(1).numpy()).tolist() == [9, 10]
-
-
-def test_a_cord_of_even_width_is_not_asked_about_again() -> None:
-    even = Constant(5.0).map.expand(24, 32, 32)
-    where = Windows((40, 40, 24), np.ones(3), np.arange(24), np.full(24, 20.0), np.full(24, 20.0), 32, 0.5)
-    assert _asked_again(even, where, np.ones((40, 40, 24), np.float32), cast("Network", None)) is even

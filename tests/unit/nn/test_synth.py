@@ -85,6 +85,20 @@ def test_what_does_not_happen_draws_nothing(anatomy: Anatomy) -> None:
     assert not torch.equal(plain.label[:, 1], other.label[:, 1])
 
 
+@pytest.mark.parametrize("odds", [{"mt": 1.0}, {"epi": 1.0}, {"dented": 1.0}], ids=str)
+def test_what_patients_show_changes_the_image(anatomy: Anatomy, odds: dict[str, float]) -> None:
+    """A contrast changes the image alone, a dent takes some of the cord away and adds none."""
+    plain, changed = (Generator(anatomy, FRAME, replace(ALWAYS_CORD, **o)).batch(16, seed=7) for o in ({}, odds))
+    assert not torch.equal(plain.image, changed.image)
+    if "dented" in odds:
+        area = [b.label[:, 0].sum((1, 2)) for b in (plain, changed)]
+        there = area[0] > 20
+        assert float((area[1] / area[0])[there].median()) < 0.97
+        assert bool((area[1][there] <= area[0][there] + 0.5).all())
+    elif "epi" in odds:
+        assert torch.equal(plain.label, changed.label)
+
+
 def test_without_vertebrae_and_with_them(anatomy: Anatomy) -> None:
     z, _, y, x = anatomy.section.shape
     bone = np.zeros((2, z, y, x), np.float32)

@@ -150,6 +150,11 @@ def test_a_training_starts_from_earlier_weights(tmp_path: Path) -> None:
     second = train_cord(load_training(still), tmp_path / "more")["fine"]
     before, after = load_file(first), load_file(second)
     assert all((before[k] == after[k]).all() for k in before if k.endswith("weight") and before[k].ndim == 4)  # nothing was learnt
+    kept = study(tmp_path, start=str(tmp_path / "run"), rate=0.05, average=0.001, keep=0.9999)
+    near = load_file(train_cord(load_training(kept), tmp_path / "kept")["fine"])
+    far = load_file(train_cord(load_training(study(tmp_path, start=str(tmp_path / "run"), rate=0.05, average=0.001)), tmp_path / "far")["fine"])
+    name = "down.0.0.weight"
+    assert (near[name].float() - before[name].float()).abs().max() < 0.01 < (far[name].float() - before[name].float()).abs().max()
     other = study(tmp_path, start=str(tmp_path / "run"), rate=1e-30, average=0.001, nets={"border": {**NET, "steps": 3, "origin": "fine"}})
     assert (load_file(train_cord(load_training(other), tmp_path / "other")["border"])["head.weight"] == after["head.weight"]).all()
     wide = study(tmp_path, start=str(tmp_path / "run"), nets={"fine": {**NET, "channels": [4, 8]}})
@@ -173,7 +178,7 @@ def test_what_is_wrong_with_a_training_file_is_said(tmp_path: Path, anatomy: Ana
     [
         ("cord", {"coarse", "fine"}),
         ("cord_more", {"fine"}),
-        ("pressed", {"pressed"}),
+        ("patients", {"fine"}),
         ("grey", {"grey"}),
         ("horns", {"grey"}),
         ("cord_long", {"coarse", "fine"}),
