@@ -455,6 +455,7 @@ JACOBIAN_MIN, JACOBIAN_MAX, FIT_COVERAGE = "jacobian_min", "jacobian_max", "cord
 GREY_CONTRAST = "grey_contrast"
 GREY_DICE = "grey_dice"
 GAPS = "cord_gaps"
+TAKEN = "slices_taken"
 CENTRELINE_ERROR = "centreline_error"
 SHIFT = "shift_max"
 FLAGGED = "flagged_fraction"
@@ -491,6 +492,7 @@ SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     LEAST_CONFIDENCE: ("least over slices of how certain the place of the cord is", "1"),
     AREA_JUMP: ("largest change of the area from a slice to the next, over their mean", "1"),
     GAPS: ("slices without cord between slices with cord", "1"),
+    TAKEN: ("slices whose outline is that of the T2w image of the person, since this image left them open", "1"),
     ENDS: ("ends of the cord inside the image: 0 to 2", "1"),
 }
 """Quality numbers of a mask that was segmented here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""

@@ -56,10 +56,12 @@ ABSENT = "no cord"
 BROKEN = "broken"
 UNCERTAIN = "uncertain"
 PARTIAL = "partial"
+TAKEN = "taken"
 FLAGS = {
     ABSENT: "no cord was found: the mask is empty",
     BROKEN: "slices without cord lie between slices with cord",
     UNCERTAIN: "the cord hardly shows in more than a fifth of its slices",
+    TAKEN: "the outline is that of another image of the person",
     PARTIAL: "the cord ends inside the image, or is not seen to its end",
 }
 """Flag -> what it means."""
@@ -90,6 +92,8 @@ class Segmentation:
     flags: tuple[str, ...]
     presence: FloatArray
     """Probability by slice (z,) that the cord is on the curve, all slices considered (`cord.curve.presence`)."""
+    taken: tuple[int, ...] = ()
+    """Indices on axis 2 of slices whose outline is another image's (`cord.prior.completed`)."""
 
     @cached_property
     def slices(self) -> NDArray[np.int64]:
@@ -105,9 +109,14 @@ class Segmentation:
         between = (none > self.slices[0]) & (none < self.slices[-1])
         return {BROKEN: none[between], PARTIAL: none[~between]}
 
+    @property
+    def named(self) -> dict[str, NDArray[np.int64]]:
+        """Flag -> the slices that it is about."""
+        return self.missing | {TAKEN: np.array(self.taken, np.int64)}
+
     def told(self) -> dict[str, str]:
         """Say what is odd, by flag; slices are named by their number (from 0 at the bottom)."""
-        return {f: FLAGS[f] + (f" (slices {_named(self.missing[f])})" if f in self.missing else "") for f in self.flags}
+        return {f: FLAGS[f] + (f" (slices {_named(self.named[f])})" if f in self.named else "") for f in self.flags}
 
     @cached_property
     def confidence(self) -> FloatArray:
@@ -381,5 +390,6 @@ def quality(found: Segmentation) -> dict[str, float]:
     return {
         schema.CORD_LENGTH: float(steps.sum()), schema.CONFIDENCE: float(found.confidence[inside].mean()),
         schema.LEAST_CONFIDENCE: float(found.confidence[inside].min()), schema.AREA_JUMP: float(change.max(initial=0)),
-        schema.GAPS: float(len(inside) - len(slices)), schema.ENDS: float((slices[0] > 1) + (slices[-1] < found.mask.shape[2] - 2)),
+        schema.TAKEN: float(len(found.taken)), schema.GAPS: float(len(inside) - len(slices)),
+        schema.ENDS: float((slices[0] > 1) + (slices[-1] < found.mask.shape[2] - 2)),
     }  # fmt: skip

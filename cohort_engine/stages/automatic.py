@@ -54,7 +54,7 @@ def levels_quality(contrast: str) -> dict[str, schema.VariableSpec]:
 
 
 def run_segment(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array | Volume]:
-    """Segment the cord of a contrast, and say how sure it is.
+    """Segment the cord of a contrast, and say how sure it is. Slices that the image leaves open are filled from the T2w mask of the subject.
 
     Raises
     ------
@@ -67,6 +67,12 @@ def run_segment(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, A
     image = inputs.volume(contrast.image)
     require_signal(image, what=what)
     found = segment(image.data, image.affine, what=what)
+    other = schema.CONTRASTS[schema.T2W].mask
+    if ABSENT not in found.flags and other in inputs.files and other != contrast.mask:
+        from cohort_engine.cord.prior import completed, onto
+
+        mask = inputs.mask(other)
+        found = completed(found, onto(mask.data, mask.affine, image.data.shape, image.affine), image.data)
     if ABSENT in found.flags:
         raise CordError(
             expected="a cord", found=FLAGS[ABSENT], where=what,
@@ -130,7 +136,8 @@ def segment_stages(config: Config) -> Iterable[Stage]:
         for name in dict.fromkeys((*contrasts_of(config), schema.T2W)):
             c = schema.CONTRASTS[name]
             yield Stage(
-                name=schema.segment_stage(name), version="1", run=partial(run_segment, contrast=c), params=network_params(CORD), roles=(c.image,),
+                name=schema.segment_stage(name), version="2", run=partial(run_segment, contrast=c), params=network_params(CORD), roles=(c.image,),
+                alternatives=((),) if name == schema.T2W else ((schema.CONTRASTS[schema.T2W].mask,), ()),
                 makes=c.mask, writes=tuple(segment_quality(name).values()), memory=SEGMENT_MEMORY, gpu=True,
             )  # fmt: skip
 
