@@ -82,7 +82,7 @@ class Agreement:
     @property
     def distance(self) -> FloatArray:
         """Of the middles (z,), mm."""
-        return np.hypot(*self.shift.T)
+        return np.asarray(np.hypot(self.shift[:, 0], self.shift[:, 1]))
 
 
 def agreement(first: NDArray[Any], second: NDArray[Any], spacing: FloatArray) -> Agreement:
