@@ -455,7 +455,6 @@ JACOBIAN_MIN, JACOBIAN_MAX, FIT_COVERAGE = "jacobian_min", "jacobian_max", "cord
 GREY_CONTRAST = "grey_contrast"
 GREY_DICE = "grey_dice"
 GAPS = "cord_gaps"
-TAKEN = "slices_taken"
 CENTRELINE_ERROR = "centreline_error"
 SHIFT = "shift_max"
 FLAGGED = "flagged_fraction"
@@ -484,8 +483,8 @@ WARP_QC: Mapping[str, tuple[str, str]] = {
 }
 """Further quality numbers of a template map that was read from a warp: ``qc/<contrast>_<key>``."""
 
-CORD_LENGTH, AREA_JUMP, ENDS = "cord_length", "area_jump", "cord_ends"
-CONFIDENCE, LEAST_CONFIDENCE = "cord_confidence", "cord_confidence_min"
+CORD_LENGTH, CONFIDENCE, LEAST_CONFIDENCE = "cord_length", "cord_confidence", "cord_confidence_min"
+AREA_JUMP, ENDS, TAKEN = "area_jump", "cord_ends", "slices_taken"
 SEGMENT_QC: Mapping[str, tuple[str, str]] = {
     CORD_LENGTH: ("length of the centreline inside the mask", "mm"),
     CONFIDENCE: ("mean over slices of how certain the place of the cord is", "1"),
