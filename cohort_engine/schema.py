@@ -145,11 +145,14 @@ class Contrast:
         ``"MT image"``.
     image : str
         Role of the image that its mask and landmarks belong to.
+    grey : bool
+        Whether such images may show grey matter, and so refine their map.
     """
 
     name: str
     words: str
     image: str
+    grey: bool = True
 
     @property
     def mask(self) -> str:
@@ -452,14 +455,10 @@ def native_stage(metric_name: str) -> str:
 # --- quality numbers --------------------------------------------------------------------------------------------------
 DICE, DICE_GEOMETRY, RESIDUAL = "dice", "dice_geometry", "landmark_residual"
 JACOBIAN_MIN, JACOBIAN_MAX, FIT_COVERAGE = "jacobian_min", "jacobian_max", "cord_coverage"
-GREY_CONTRAST = "grey_contrast"
-GREY_DICE = "grey_dice"
-GAPS = "cord_gaps"
-CENTRELINE_ERROR = "centreline_error"
-SHIFT = "shift_max"
-FLAGGED = "flagged_fraction"
-NEGATIVE = "negative_fraction"
-CORD_MEDIAN = "cord_median"
+GREY_CONTRAST, GREY_DICE, GAPS, CENTRELINE_ERROR = "grey_contrast", "grey_dice", "cord_gaps", "centreline_error"
+EXPLAINED, EXPLAINED_BEFORE, WHITE_BELOW_GREY = "explained", "explained_before", "white_below_grey"
+REFINED_AREA_MIN, REFINED_SHIFT, SHIFT = "refined_area_min", "refined_shift_max", "shift_max"
+FLAGGED, NEGATIVE, CORD_MEDIAN = "flagged_fraction", "negative_fraction", "cord_median"
 
 FIT_QC: Mapping[str, tuple[str, str]] = {
     DICE: ("Dice of the warped cord mask with the template cord, over the slices both have", "1"),
@@ -472,11 +471,15 @@ FIT_QC: Mapping[str, tuple[str, str]] = {
     GREY_DICE: ("Dice of the image's grey matter with the template's, where it guided the map", "1"),
     GAPS: ("slices without cord between slices with cord", "1"),
     CENTRELINE_ERROR: ("largest standard error of the centreline in slices without cord between slices with cord", "mm"),
+    EXPLAINED: ("share of the image's variance in and next to the cord that the tissues explain, mean over slices", "1"),
+    EXPLAINED_BEFORE: ("the same share before the image refined the map", "1"),
+    WHITE_BELOW_GREY: ("fraction of slices in which white matter is darker than grey matter", "1"),
+    REFINED_AREA_MIN: ("smallest area change inside the cord by the refinement", "1"),
+    REFINED_SHIFT: ("largest shift inside the cord by the refinement, in the template", "mm"),
 }
 """Quality numbers of a template map: ``qc/<contrast>_<key>``."""
 
-INVERSE_RESIDUAL = "inverse_residual"
-LABEL_DICE = "label_dice"
+INVERSE_RESIDUAL, LABEL_DICE = "inverse_residual", "label_dice"
 WARP_QC: Mapping[str, tuple[str, str]] = {
     INVERSE_RESIDUAL: ("distance between a template voxel and where the image's warp puts its place, 95th percentile", "mm"),
     LABEL_DICE: ("Dice of the label folder's cord with the template cord brought there by the warp", "1"),
@@ -497,8 +500,7 @@ SEGMENT_QC: Mapping[str, tuple[str, str]] = {
 """Quality numbers of a mask that was segmented here: ``qc/<contrast>_<key>``; NaN where the study has the mask."""
 
 
-DISC_COUNT = "disc_count"
-DISC_CONFIDENCE = "disc_confidence_min"
+DISC_COUNT, DISC_CONFIDENCE = "disc_count", "disc_confidence_min"
 LEVELS_QC: Mapping[str, tuple[str, str]] = {
     DISC_COUNT: ("discs that were found and named", "1"),
     DISC_CONFIDENCE: ("least probability of name and place among them", "1"),
@@ -539,10 +541,8 @@ def qc_specs(prefix: str, quantities: Mapping[str, tuple[str, str]], stage: str)
 
 
 # --- subjects, voxels, atlas, stages ----------------------------------------------------------------------------------
-PARTICIPANT = "participant_id"
-SESSION = "session_id"
-GROUP = "group"
-SITE = "site"
+PARTICIPANT, SESSION = "participant_id", "session_id"
+GROUP, SITE = "group", "site"
 AGE = "age"
 SEX = "sex"
 
@@ -595,6 +595,6 @@ FIXED: tuple[VariableSpec, ...] = (
 """Variables every store has, whatever its metrics."""
 
 # --- the contrasts and images that every study may have ----------------------------------------------------------------
-add_contrast(Contrast(T2W, "T2w image", T2W), Role(T2W, "T2w image", ("T2w",)))
+add_contrast(Contrast(T2W, "T2w image", T2W, grey=False), Role(T2W, "T2w image", ("T2w",)))
 add_contrast(Contrast(MT, "MT image", MT_ON), Role(MT_ON, "MT-on image", ("MTS", "MTR"), ({"mt": "on"}, {"acq": "MTon"})))
 ROLES.add(Role(MT_OFF, "MT-off image", ("MTS", "MTR"), ({"mt": "off"}, {"acq": "MToff"}), beside=MT_ON))

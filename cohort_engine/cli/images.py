@@ -21,6 +21,7 @@ def register(
         str, typer.Option("--kind", help="disc: point n lies above vertebra n (3 = C2/C3); body: point n is vertebra n; auto reads the file name.")
     ] = "auto",
     grey: Annotated[Path | None, typer.Option("--grey", help="Grey matter of the image (command grey): moves the inside of the cord.")] = None,
+    refine: Annotated[bool, typer.Option(help="Let the image refine the map, if it shows grey matter.")] = True,
     template: TemplateName = "PAM50",
     template_path: TemplatePath = None,
     deformable: Annotated[bool, typer.Option(help="Run SyN after the geometric steps.")] = True,
@@ -31,8 +32,8 @@ def register(
     from cohort_engine.template import load_template
 
     quality = register_image(
-        image, mask=mask, levels=levels, out=out, kind=kind, grey=grey, template=load_template(template, path=template_path), deformable=deformable,
-        seed=seed,
+        image, mask=mask, levels=levels, out=out, kind=kind, grey=grey, refine=refine, template=load_template(template, path=template_path),
+        deformable=deformable, seed=seed,
     )  # fmt: skip
     show(quality, str(out), digits=3)
 

@@ -20,7 +20,9 @@ STEPS = 10
 """Of Newton's method, at most: four are enough for all but some places at the rim of the block in thick slices."""
 
 
-def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def invert(
+    fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int], *, where: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Template position of the voxels of the image.
 
     Parameters
@@ -30,11 +32,13 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     affine : (4, 4) array
     shape : (3,) tuple
         Grid of the image.
+    where : (x, y, z) bool array, optional
+        Voxels that are asked for; by default all.
 
     Returns
     -------
     (x, y, z, 3) float32 array
-        Template world, RAS+ mm; NaN for voxels that the map's block does not reach, and where it does not cover the slice.
+        Template world, RAS+ mm; NaN for voxels that the map's block does not reach, that are not asked for, and where it does not cover the slice.
 
     Notes
     -----
@@ -49,7 +53,10 @@ def invert(fitted: TemplateMap, template: Template, affine: FloatArray, shape: t
     guess = np.full(tuple(np.minimum(home.max(axis=0) + reach, last) - low + 1), -1, np.int32)
     guess[tuple((home - low).T)] = np.arange(len(home))
     guess = np.where(guess >= 0, guess, ndimage.maximum_filter(guess, tuple(2 * reach + 1), mode="constant", cval=-1))
-    ijk = np.argwhere(guess >= 0)
+    wanted = guess >= 0
+    if where is not None:
+        wanted &= where[tuple(slice(a, a + n) for a, n in zip(low, guess.shape, strict=True))]
+    ijk = np.argwhere(wanted)
     start = np.stack(np.unravel_index(guess[tuple(ijk.T)], slab.shape[:3]), axis=1)
     ijk += low
     at, miss = refine(slab, grid.world(ijk.astype(float)), start, steps=STEPS)

@@ -49,6 +49,12 @@ class Explained:
         return float(self.share[known].mean()) if known.any() else float("nan")
 
     @property
+    def white_darker(self) -> float:
+        """Fraction of the slices that can tell in which white matter is darker than grey matter; NaN where none can."""
+        known = self.white_below_grey[np.isfinite(self.white_below_grey)]
+        return float(known.mean()) if len(known) else float("nan")
+
+    @property
     def white_below_grey(self) -> FloatArray:
         """1 where white matter is darker than grey matter (as in MT-on and T2*), 0 where it is not, NaN where one of them has no value: (z,)."""
         step = self.means[:, GREY] - self.means[:, WHITE]

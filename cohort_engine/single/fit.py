@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import Landmarks, level_axis, transfer
 from cohort_engine.io.volume import Volume
@@ -15,7 +17,7 @@ from cohort_engine.template.base import Template
 
 def fit_cord(
     cord: Volume, landmarks: Landmarks, template: Template, *, labelled: Volume | None = None, grey: NDArray[Any] | None = None,
-    deformable: bool = True, seed: int = 1, what: str = "cord mask", labelled_what: str = "cord mask",
+    image: Volume | None = None, deformable: bool = True, seed: int = 1, what: str = "cord mask", labelled_what: str = "cord mask",
 ) -> TemplateMap:  # fmt: skip
     """Fit the template map of an image.
 
@@ -28,6 +30,8 @@ def fit_cord(
     template : Template
     labelled : Volume, optional
         Cord mask of the image that the landmarks were placed on, where that is another one: its levels travel through scanner coordinates.
+    image : Volume, optional
+        On the grid of the mask: refines the map where it shows grey matter (`by_image`).
     grey, deformable, seed
         See `mapping.template_map.fit_template_map`.
     what, labelled_what : str
@@ -43,4 +47,39 @@ def fit_cord(
         levels = level_axis(own, landmarks, template)
     else:
         levels = transfer(level_axis(centreline_from_mask(labelled.data, labelled.affine, what=labelled_what), landmarks, template), own)
-    return fit_template_map(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    fitted = fit_template_map(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    return fitted if image is None else by_image(fitted, image, cord, template)
+
+
+def by_image(fitted: TemplateMap, image: Volume, cord: Volume, template: Template) -> TemplateMap:
+    """Refine a template map by its image where that shows grey matter; else only the quality tells of the image.
+
+    Parameters
+    ----------
+    fitted : TemplateMap
+    image, cord : Volume
+        (x, y, z) on one grid.
+    template : Template
+
+    Returns
+    -------
+    TemplateMap
+        Its quality tells what the tissues explain of the image. Grey matter is shown where its contrast (`cord.grey.grey_contrast`), by the tissues
+        of the refined map, reaches `cord.grey.SHOWN`.
+    """
+    from cohort_engine.cord.grey import SHOWN, grey_contrast
+    from cohort_engine.mapping.refine import refine_map
+
+    found = refine_map(fitted, template, image.data, image.affine, cord.data)
+    if found is None:
+        return fitted
+    tissues = np.nan_to_num(found.tissues)
+    contrast = grey_contrast(image.data, tissues[..., :2].sum(axis=-1), tissues[..., 1])
+    shown = abs(contrast) >= SHOWN
+    judged = found.after if shown else found.before
+    quality = fitted.quality | {
+        schema.GREY_CONTRAST: contrast, schema.EXPLAINED: judged.mean, schema.EXPLAINED_BEFORE: found.before.mean,
+        schema.WHITE_BELOW_GREY: judged.white_darker, schema.REFINED_AREA_MIN: found.area[0] if shown else np.nan,
+        schema.REFINED_SHIFT: found.shift if shown else np.nan,
+    }  # fmt: skip
+    return TemplateMap(found.fitted.block if shown else fitted.block, quality)

@@ -30,14 +30,14 @@ MASK = "cord mask"
 
 def register_image(
     image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = AUTO,
-    grey: str | Path | None = None, deformable: bool = True, seed: int = 1,
+    grey: str | Path | None = None, refine: bool = True, deformable: bool = True, seed: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Register one image to the template.
 
     Parameters
     ----------
     image, mask : path
-        Image, and its cord mask on the same grid. Only the geometry of the image is used; its intensities are not.
+        Image, and its cord mask on the same grid.
     levels : path
         Point labels (discs or vertebral bodies) or a cord mask labelled by level, in the image's world; the grid may be another.
     out : path
@@ -49,6 +49,8 @@ def register_image(
         ``disc``, ``body``, or ``auto``: from the file name.
     grey : path, optional
         Part of each voxel that is grey matter, 0 to 1, on the same grid (command ``grey``): it moves the inside of the cord.
+    refine : bool
+        Let the image refine the map, if it shows grey matter; without it only its geometry is used.
     deformable : bool
         Run SyN after the geometric steps.
     seed : int
@@ -80,7 +82,10 @@ def register_image(
     landmarks = read_landmarks(levels, kind)
     Workplace(seed=seed).apply()
     with task_folder(0):
-        fitted = fit_cord(cord, landmarks, template, grey=None if butterfly is None else butterfly.data, deformable=deformable, seed=seed, what=MASK)
+        fitted = fit_cord(
+            cord, landmarks, template, grey=None if butterfly is None else butterfly.data, image=moving if refine else None, deformable=deformable,
+            seed=seed, what=MASK,
+        )  # fmt: skip
 
     folder = Path(out)
     with storage_errors("output folder"):
@@ -89,8 +94,9 @@ def register_image(
     write_registration(folder, fitted, template, moving)
     straight = mapping.sample(moving.data, moving.affine, fitted.block)
     write_volume(folder / STRAIGHT, Volume(straight, np.asarray(template.block_grid.affine, np.float64)))
-    contrast = np.nan if butterfly is None else grey_contrast(moving.data, cord.data, butterfly.data)
-    figures = fitted.quality | {schema.GREY_CONTRAST: contrast}
+    figures = dict.fromkeys(schema.FIT_QC, np.nan) | fitted.quality
+    if butterfly is not None:
+        figures[schema.GREY_CONTRAST] = grey_contrast(moving.data, cord.data, butterfly.data)
     rows = [(key, figures[key], unit, text) for key, (text, unit) in schema.FIT_QC.items()]
     quality = {key: None if np.isnan(value) else round(value, 6) for key, value, _, _ in rows}
     with storage_errors("output folder"):

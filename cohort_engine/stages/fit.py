@@ -34,6 +34,9 @@ class FitConfig(Section):
     """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
     deformable: bool = True
     """Run SyN after the geometric steps."""
+    refine: bool = True
+    """Let the image refine the map where it shows grey matter (MT, T2*, FA, mean diffusion-weighted images; never T2w): white matter, grey matter and
+    CSF are to explain it best."""
     grey: bool = False
     """Move the inside of the cord by its grey matter where the image shows it (T2*, MT); a network segments it."""
     seed: int = 1
@@ -80,9 +83,13 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
     landmarks = landmarks_of(inputs, source.landmarks, inputs.params["landmarks"])
     labelled = None if source.name == contrast.name else cord_of(inputs, source)
     grey = _grey_matter(inputs, contrast) if inputs.params["grey"] else None
+    image = inputs.volume(contrast.image) if inputs.params["refine"] and contrast.grey and contrast.image in inputs.files else None
+    if image is not None and not image.grid.same(cord.grid):
+        image = None  # the mask was drawn on another grid: the map follows it alone
     fitted = fit_cord(
         cord, landmarks, inputs.template, labelled=labelled, grey=grey.soft if grey and grey.shown else None,
-        deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.words(contrast.mask), labelled_what=schema.words(source.mask),
+        image=image, deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.words(contrast.mask),
+        labelled_what=schema.words(source.mask),
     )  # fmt: skip
     quality = fitted.quality | ({schema.GREY_CONTRAST: grey.contrast} if grey else {})
     return {schema.fit_spec(contrast.name).path: fitted.packed(inputs.template)} | quality_arrays(fit_quality(contrast.name), quality)
@@ -132,7 +139,7 @@ def fit_stages(config: Config) -> Iterable[Stage]:
     for name in contrasts_of(config):
         c = schema.CONTRASTS[name]
         yield Stage(
-            name=schema.fit_stage(name), version="3", run=partial(run_fit, contrast=c), params=params,
+            name=schema.fit_stage(name), version="4", run=partial(run_fit, contrast=c), params=params,
             roles=(c.mask, c.image) if grey else (c.mask,),
             alternatives=tuple((*levels, *image) for levels in levels_of(c) for image in (((),) if grey else ((c.image,), ()))),
             writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),
@@ -148,7 +155,12 @@ def fit_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
         "landmarks the place along the cord, and the second moments of the two cords shift, scale and rotation of each slice"
     )
     syn = f"; the outline was then matched by symmetric diffeomorphic registration (SyN) of the straightened cords [@syn], seed {fit['seed']}"
-    return text + (syn if fit["deformable"] else "") + "."
+    refined = (
+        " Where an image showed grey matter its map was then refined: shift, turn, scale and low-order bends of each slice, and of the inside "
+        "against the outline, were those of greatest posterior probability under a mixture of white matter, grey matter, CSF and the rest, with a "
+        "Gaussian prior that ties them along the cord."
+    )
+    return text + (syn if fit["deformable"] else "") + "." + (refined if fit.get("refine") else "")
 
 
 register(StageKind(schema.FIT, FitConfig, fit_stages, fit_methods))

@@ -17,6 +17,7 @@ from cohort_engine.mapping.native import native_atlas
 from cohort_engine.mapping.template_map import fit_template_map, sample
 from cohort_engine.qmri.mt import mtr
 from cohort_engine.reduce.native import reduce_group, signal_weights
+from cohort_engine.single.fit import by_image
 from cohort_engine.template.pam50 import load_pam50
 
 pytestmark = pytest.mark.real
@@ -53,7 +54,9 @@ def positions(anat: Path, template):
     landmarks = landmarks_from_labels(points.data, points.affine, kind="disc", what="discs")
     levels = level_axis(centreline_from_mask(t2w.data, t2w.affine, what="cord mask of T2w"), landmarks, template)
     own = centreline_from_mask(cord.data, cord.affine, what="cord mask")
-    return fit_template_map(cord.data, cord.affine, transfer(levels, own), template, what="cord mask").packed(template)
+    fitted = fit_template_map(cord.data, cord.affine, transfer(levels, own), template, what="cord mask")
+    on = read_volume(anat / f"MTS/{PREFIX}acq-MTon_MTS.nii.gz", what="MT-on image")
+    return {"mask": fitted.packed(template), "refined": by_image(fitted, on, cord, template).packed(template)}
 
 
 def published(folder: Path, regions: dict[str, object]) -> list[dict[str, str]]:
@@ -67,15 +70,18 @@ def slices(text: str) -> list[int]:
     return [k for e in ends for k in range(e[0], e[-1] + 1)]
 
 
-@pytest.mark.parametrize(("how", "mean", "largest"), [("interpolate", 0.75, 4.5), ("signal", 1.6, 5.5)])
-def test_map_against_published_values(anat: Path, template, image: tuple[Volume, np.ndarray], positions, how, mean, largest) -> None:
+@pytest.mark.parametrize(
+    ("by", "how", "mean", "largest"),
+    [("mask", "interpolate", 0.75, 4.5), ("mask", "signal", 1.6, 5.5), ("refined", "interpolate", 1.5, 6.0), ("refined", "signal", 2.5, 7.0)],
+)
+def test_map_against_published_values(anat: Path, template, image: tuple[Volume, np.ndarray], positions, by, how, mean, largest) -> None:
     """Hold what was reached. SCT's way, weights at voxel centres: 0.67 points apart (bias -0.39), the largest in a cell of 3.4 voxels.
 
     Our way, integrated weights as shares of the signal, is higher by design: simulated cords, whose truth is known, come out 2.5 points too low with
     weights at voxel centres and the true map (`tests/benchmarks/test_native_space.py`).
     """
     volume, off = image
-    atlas = native_atlas(positions, template, volume.affine, volume.data.shape, how="integral" if how == "signal" else how)
+    atlas = native_atlas(positions[by], template, volume.affine, volume.data.shape, how="integral" if how == "signal" else how)
     regions, clusters = {r.name.lower(): r for r in template.atlas.regions}, tuple(template.atlas.clusters.values())
     values = volume.data.reshape(-1)[atlas.voxel].astype(float)
     places = np.stack(np.unravel_index(atlas.voxel, volume.data.shape), axis=-1)
@@ -90,15 +96,16 @@ def test_map_against_published_values(anat: Path, template, image: tuple[Volume,
     error = ours - theirs
     ratio = our_size.sum() / their_size.sum()
     figures = (
-        f"{how}: {len(error)} values, mean |difference| {np.abs(error).mean():.3f}, largest {np.abs(error).max():.2f}, bias {error.mean():+.3f}, "
-        f"r {np.corrcoef(theirs, ours)[0, 1]:.3f}, within 1.96 se {np.mean(np.abs(error) <= 1.96 * se):.2f}, size ratio {ratio:.3f}, "
+        f"{by}, {how}: {len(error)} values, mean |difference| {np.abs(error).mean():.3f}, largest {np.abs(error).max():.2f}, "
+        f"bias {error.mean():+.3f}, r {np.corrcoef(theirs, ours)[0, 1]:.3f}, "
+        f"within 1.96 se {np.mean(np.abs(error) <= 1.96 * se):.2f}, size ratio {ratio:.3f}, "
         f"cells {np.percentile(our_size / their_size, [5, 50, 95]).round(3)}"
     )
     print(figures)
     assert len(error) == 51
     assert np.abs(error).mean() < mean, figures
     assert np.abs(error).max() < largest, figures
-    assert np.corrcoef(theirs, ours)[0, 1] > 0.965, figures
+    assert np.corrcoef(theirs, ours)[0, 1] > (0.965 if by == "mask" else 0.9), figures
     assert ratio == pytest.approx(1, abs=0.04), figures
 
 

@@ -13,7 +13,7 @@ from cohort_engine.mapping.ants import OUTSIDE, TO_LPS, displacement_field
 from cohort_engine.mapping.fractions import atlas_columns, native_fractions, scatter, tissue_columns
 from cohort_engine.mapping.inverse import interpolate, invert, locate, refine
 from cohort_engine.mapping.straighten import block_depth
-from cohort_engine.mapping.template_map import TemplateMap, _template_depth
+from cohort_engine.mapping.template_map import TemplateMap, template_depth
 from cohort_engine.template.packing import Grid
 from cohort_engine.template.parametric import parametric_cord
 
@@ -149,7 +149,7 @@ def test_the_depth_of_a_template_is_computed_once(cord, monkeypatch):
     whole = block_depth(template.cord, template.block_grid.spacing[:2])
     near = whole > -2.5  # beyond -3 mm it is only known to be outside
     for first, last in ((1, 5), (3, 8)):
-        found = _template_depth(template, first, last)
+        found = template_depth(template, first, last)
         assert (np.abs(found - whole[:, :, first:last])[near[:, :, first:last]] == 0).all()
     monkeypatch.setattr("cohort_engine.mapping.template_map.block_depth", None)
-    assert _template_depth(template, 1, 8).shape == (*template.cord.shape[:2], 7)
+    assert template_depth(template, 1, 8).shape == (*template.cord.shape[:2], 7)
