@@ -117,7 +117,7 @@ def mtr(
     out: Annotated[Path, typer.Option("--out", "-o", help="MTR map to write, percent, on the voxels of MT-on; beside it a JSON file that says how.")],
     mask: Annotated[Path | None, typer.Option("--mask", help="Cord mask of MT-on; by default the cord is segmented there.")] = None,
     coregister: Annotated[
-        str, typer.Option("--coregister", help="How MT-off is brought onto MT-on: none; slicewise, shifts in the plane; deformable, SyN after those.")
+        str, typer.Option("--coregister", help="none; slicewise, shifts in the plane; deformable, SyN after those, not better in every scan.")
     ] = "slicewise",
     low_signal: Annotated[float, typer.Option("--low-signal", help="NaN where MT-off is at or below this share of the cord's median.")] = 0.05,
     seed: int = 1,
@@ -129,6 +129,8 @@ def mtr(
     cord, moved = found["Cord"], found["Coregistration"]["LargestMovement_mm"]
     say(f"median {cord['Median']:.1f} % in the cord ({found['CordMask']}), {100 * cord['Missing']:.1f} % of it without a value")
     say(f"MT-off moved by up to {moved:.2f} mm ({coregister})")
+    if coregister == "deformable":
+        note("SyN is not better than slicewise in every scan: compare both, see docs/how-to/mtr-and-warp.md")
 
 
 @command()

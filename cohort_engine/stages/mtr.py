@@ -21,7 +21,9 @@ class MtrConfig(Section):
     """Magnetization transfer ratio (stage ``mtr``)."""
 
     coregister: Coregister = "slicewise"
-    """How MT-off is brought onto MT-on: not at all, by in-plane shifts that vary smoothly along z, or with SyN after that."""
+    """How MT-off is brought onto MT-on: not at all, by in-plane shifts that vary smoothly along z, or with SyN after that. SyN takes twenty times as
+    long, has no truth here to be judged by, and was not better in every scan (docs/how-to/mtr-and-warp.md): for images between which tissue changed
+    its form."""
     low_signal: float = Field(default=LOW_SIGNAL, ge=0, lt=1)
     """A voxel is NaN where MT-off is at or below this fraction of the cord's median MT-off."""
 
