@@ -43,7 +43,8 @@ SIGNS: Mapping[str, Mapping[str, Sign]] = {
     vocabulary.MASK_FAULT: {
         f"{schema.MT}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 1.2), f"{schema.MT}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         f"{schema.T2W}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 1.2), f"{schema.T2W}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
-        vocabulary.OTHER_DICE: Sign(0.5, 0.2), f"{schema.MT}_{vocabulary.AREA_STEP}": Sign(0.45, 0.8),
+        vocabulary.OTHER_DICE: Sign(0.5, 0.2),
+        f"{schema.MT}_{vocabulary.BORDER_SEEN}": Sign(0.78, 0.55), f"{schema.MT}_{vocabulary.AREA_STEP}": Sign(0.45, 0.8),
     },
     vocabulary.SIDES_FAULT: {vocabulary.MIRROR_PLACE: Sign(0.05, 0.25), vocabulary.MIRROR_IMAGE: Sign(0.03, 0.12)},
     vocabulary.MOTION_FAULT: {
