@@ -456,7 +456,7 @@ def native_stage(metric_name: str) -> str:
 DICE, DICE_GEOMETRY, RESIDUAL = "dice", "dice_geometry", "landmark_residual"
 JACOBIAN_MIN, JACOBIAN_MAX, FIT_COVERAGE = "jacobian_min", "jacobian_max", "cord_coverage"
 GREY_CONTRAST, GREY_DICE, GAPS, CENTRELINE_ERROR = "grey_contrast", "grey_dice", "cord_gaps", "centreline_error"
-EXPLAINED, EXPLAINED_BEFORE, WHITE_BELOW_GREY = "explained", "explained_before", "white_below_grey"
+EXPLAINED, EXPLAINED_BEFORE, WHITE_BELOW_GREY = "refined_explained", "outline_explained", "refined_order"
 REFINED_AREA_MIN, REFINED_SHIFT, SHIFT = "refined_area_min", "refined_shift_max", "shift_max"
 FLAGGED, NEGATIVE, CORD_MEDIAN = "flagged_fraction", "negative_fraction", "cord_median"
 
