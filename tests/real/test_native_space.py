@@ -113,13 +113,14 @@ def test_the_default_value_is_nearer_to_published_ones_than_those_in_template_sp
     """Of the same slices: native `map`, as a store answers by default, and `wa` and `map` of the map sampled in the template."""
     volume, off = image
     regions, clusters = {r.name.lower(): r for r in template.atlas.regions}, tuple(template.atlas.clusters.values())
-    atlas = native_atlas(positions, template, volume.affine, volume.data.shape)
+    xyz = positions["mask"]
+    atlas = native_atlas(xyz, template, volume.affine, volume.data.shape)
     places = np.stack(np.unravel_index(atlas.voxel, volume.data.shape), axis=-1)
     values = volume.data.reshape(-1)[atlas.voxel].astype(float)
     native = values, signal_weights(atlas.weights, off.reshape(-1)[atlas.voxel], places[:, 2], clusters), places[:, 2]
-    seen = np.isfinite(positions).all(axis=1)
-    packed = sample(volume.data, volume.affine, positions[seen]).astype(float)
-    at = np.rint(volume.grid.voxel(positions[seen].astype(float))[:, 2]).astype(int)
+    seen = np.isfinite(xyz).all(axis=1)
+    packed = sample(volume.data, volume.affine, xyz[seen]).astype(float)
+    at = np.rint(volume.grid.voxel(xyz[seen].astype(float))[:, 2]).astype(int)
     there = packed, template.atlas.weights.toarray()[:, seen].astype(float), at
     errors: dict[str, list[float]] = {"native map": [], "template map": [], "template wa": []}
     for row in published(anat / "MTS", regions):
