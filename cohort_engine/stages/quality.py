@@ -81,7 +81,7 @@ def quality_stages(config: Config) -> Iterable[Stage]:
     others = ((t2w.image, t2w.mask, t2w.landmarks), (t2w.mask, t2w.landmarks), (t2w.image, t2w.mask), (t2w.mask,), ())
     yield Stage(
         name=vocabulary.QUALITY_STAGE, version="1", run=run_quality, params=quality_params(config), roles=(mt.image, mt.mask),
-        alternatives=tuple((*off, *more) for more in others for off in ((schema.MT_OFF,), ())), needs=(schema.fit_stage(mt.name),),
+        alternatives=tuple((*off, *more) for more in others for off in ((schema.MT_OFF,), ())), needs=(schema.fit_stage(mt.name), schema.MTR),
         writes=tuple(vocabulary.quality_specs().values()), memory=QUALITY_MEMORY,
     )  # fmt: skip
 

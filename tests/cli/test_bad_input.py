@@ -110,7 +110,7 @@ class Case:
 
 
 CASES = {
-    "truncated": Case(truncated, "mtr", "InputError", "MT-on image", "truncated|cut|short|damaged|end"),
+    "truncated": Case(truncated, "fit_mt", "InputError", "MT-on image", "truncated|cut|short|damaged|end"),
     "four": Case(four_d, "mtr", "InputError", "MT-off image", "shape"),
     "zero": Case(all_zero, "mtr", "InputError", "MT-on image", "zero"),
     "nan": Case(nan_affine, "mtr", "InputError", "MT-off image", "nan|NaN"),
