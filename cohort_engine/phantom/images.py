@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.special import expit
 
 from cohort_engine import schema
@@ -23,6 +24,10 @@ ON, OFF, T2 = schema.MT_ON, schema.MT_OFF, schema.T2W
 INSIDE, CORD = "inside", "cord"
 FINE = (3, 3)
 """Points in plane per voxel edge, where a voxel is split."""
+
+HALF = 0.5
+RIND, FLUID_ROOM = 1.5, 3.0
+"""A cord whose tissue reaches beyond its mask is drawn out over its outermost, and into its nearest, so many mm."""
 
 # Surroundings: MT-off and T2w signal, MTR in percent.
 BONE, DISC, MUSCLE, FAT, LIGAMENT = (700.0, 420.0, 18.0), (1050.0, 260.0, 30.0), (980.0, 140.0, 38.0), (1700.0, 620.0, 2.0), (420.0, 90.0, 25.0)
@@ -51,10 +56,11 @@ class Section:
     channels: Mapping[str, NDArray[np.float32]]
 
 
-def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None) -> Section:
+def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None, *, rim: float = 0.0) -> Section:
     """Mix each template voxel's signals by its label weights, MT-on and MT-off apart, so that partial volume weighs by signal.
 
-    Of a deformed cord (`anatomy`), part of the fluid is gone, and grey matter is less unlike white.
+    Of a deformed cord (`anatomy`), part of the fluid is gone, and grey matter is less unlike white. The tissue ends `rim` mm outside the cord of the
+    template, which masks follow.
     """
     grid, packing, weights = template.block_grid, template.packing, template.atlas.weights
     label = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
@@ -86,7 +92,30 @@ def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None) 
         OFF: mix(off) + rest * fluid[0], ON: mix(on) + rest * fluid[1], T2: mix(t2w) + rest * fluid[2],
         INSIDE: inside, CORD: np.clip(template.cord, 0, 1),
     }  # fmt: skip
+    if rim > 0:
+        at = _outgrown(template.cord, grid.spacing[:2], rim)
+        channels |= {name: _taken(channels[name], at) for name in (OFF, ON, T2, INSIDE)}
     return Section(grid, {name: c.astype(np.float32) for name, c in channels.items()})
+
+
+def _outgrown(cord: NDArray[np.floating[Any]], spacing: FloatArray, rim: float) -> NDArray[np.float64]:
+    """Index (2, x, y, z) at which each voxel finds its signal where the outermost `RIND` of the cord reaches `rim` mm farther; none beyond `FLUID_ROOM`."""
+    index = np.indices(cord.shape, float)[:2]
+    for k in np.flatnonzero((cord >= HALF).any(axis=(0, 1))):
+        solid = cord[:, :, k] >= HALF
+        depth = distance_transform_edt(solid, sampling=spacing) - distance_transform_edt(~solid, sampling=spacing)
+        depth = gaussian_filter(depth, 1.0)
+        slope = np.stack(np.gradient(depth, *spacing))
+        inward = slope / np.maximum(np.linalg.norm(slope, axis=0), 1e-9)
+        share = np.interp(depth, (-FLUID_ROOM, -FLUID_ROOM / 2, 0.0, RIND), (0.0, 1.0, 1.0, 0.0))
+        index[:, :, :, k] += rim * share * inward / np.reshape(spacing, (2, 1, 1))
+    return index
+
+
+def _taken(channel: FloatArray, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Look a channel (x, y, z) up at indices (2, x, y, z) in each slice."""
+    planes = [map_coordinates(channel[:, :, k], at[..., k], order=1, mode="nearest") for k in range(channel.shape[2])]
+    return np.asarray(np.stack(planes, axis=-1), np.float64)
 
 
 @dataclass(frozen=True, eq=False)

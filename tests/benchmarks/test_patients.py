@@ -1,6 +1,7 @@
 """Simulated patients by how much their cord is compressed: error of native `map`, levels, masks and quality, from masks given and from images alone.
 
-Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_patients.py``; ``PATIENTS=n`` takes n people of each grade.
+Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_patients.py``; ``PATIENTS=n`` takes n people of each grade,
+``PATIENTS_RIM=mm`` another distance of the tissue's end from the masks' than in real scans.
 Masks that are given are ragged, have gaps and lost fronts by grade (`phantom.compression.GRADES`). No tract reaches 30 voxels of 5 mm in one level:
 those of at least 15 are judged.
 """
@@ -22,13 +23,14 @@ from cohort_engine.engine.build import build
 from cohort_engine.io.volume import read_volume
 from cohort_engine.phantom.compression import GRADES, draw_patient
 from cohort_engine.phantom.study import LABELS, TRUTH, simulate
-from cohort_engine.phantom.subject import MT_MASK, make_subject
+from cohort_engine.phantom.subject import MT_MASK, Imperfection, make_subject
 from cohort_engine.store.layout import open_root
 from cohort_engine.store.records import made_url
 from cohort_engine.template import load_template
 
 SEED = int(os.environ.get("PATIENTS_SEED", "11"))
 COUNT = int(os.environ.get("PATIENTS", "2"))
+SCANS = Imperfection(rim=float(os.environ.get("PATIENTS_RIM", "0.25")))
 CELL = ["participant_id", "level", "region"]
 LEAST_VOXELS = 15
 GIVEN, ALONE = "masks given", "images alone"
@@ -114,7 +116,7 @@ def test_error_by_severity(benchmark: Any, tmp_path: Path) -> None:
 
     def run() -> tuple[pd.DataFrame, pd.DataFrame]:
         study = simulate(
-            tmp_path / GIVEN, template=template, patients=COUNT * len(GRADES), controls=0, sites=1, seed=SEED, grades=tuple(GRADES),
+            tmp_path / GIVEN, template=template, patients=COUNT * len(GRADES), controls=0, sites=1, seed=SEED, grades=tuple(GRADES), imperfection=SCANS,
         )  # fmt: skip
         shutil.copytree(tmp_path / GIVEN, tmp_path / ALONE)
         shutil.rmtree(tmp_path / ALONE / LABELS)

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cohort_engine.errors import InputError
 from cohort_engine.phantom.anatomy import draw_anatomy
 from cohort_engine.phantom.compression import FRONT, GRADES, Inside, MaskFaults, Patient, Press, draw_patient
-from cohort_engine.phantom.subject import PERFECT, make_subject
+from cohort_engine.phantom.subject import MT_MASK, PERFECT, T2W_MASK, Imperfection, make_subject
+from cohort_engine.quality.border import border
 from cohort_engine.template.parametric import parametric_cord
 
 
@@ -95,7 +98,7 @@ def test_the_inside_moves_by_known_amounts_and_the_outline_stays(cord):
 
 def test_without_a_patient_nothing_changed(cord):
     """The phantom that all other tests know: the images' sums, of before there were deformities."""
-    subject = make_subject(cord, number=2, seed=5)
+    subject = make_subject(cord, number=2, seed=5, imperfection=Imperfection(rim=0.0))
     assert subject.truth.anatomy.deformity is None
     sums = {"mt_on": 81534685, "mt_off": 103700621, "t2w": 92723740, "mt_mask": 2086, "t2w_mask": 9525, "t2w_landmarks": 35}
     assert {k: int(v.data.astype(np.int64).sum()) for k, v in subject.images.items()} == pytest.approx(sums, rel=1e-6)
@@ -134,3 +137,14 @@ def test_fluid_is_gone_where_it_was_asked_for(cord):
 def test_an_unknown_grade_is_told():
     with pytest.raises(InputError, match="none, mild, moderate, severe"):
         draw_patient("grave", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("rim", [0.0, 0.25, 0.5])
+def test_tissue_ends_outside_the_mask_by_the_rim(cord, rim):
+    """The edge of the image lies where the tissue ends; masks stay."""
+    scans = replace(PERFECT, rim=rim)
+    images = make_subject(cord, group="HC", imperfection=scans).images
+    for image, mask in (("mt_on", MT_MASK), ("t2w", T2W_MASK)):
+        found = border(images[image].data, images[mask].data, images[image].grid.spacing)
+        assert np.nanmedian(found.offset) == pytest.approx(rim, abs=0.13)
+        assert images[mask].data.sum() == make_subject(cord, group="HC", imperfection=PERFECT).images[mask].data.sum()
