@@ -24,7 +24,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     --------
     >>> from cohort_engine.config import parse_config
     >>> [s.name for s in stages_of(parse_config({"data": {"bids": "b", "store": "s"}}))]
-    ['segment_mt', 'segment_t2w', 'levels_t2w', 'fit_mt', 'mtr', 'mtr_native']
+    ['segment_t2w', 'segment_mt', 'levels_t2w', 'fit_mt', 'mtr', 'mtr_native', 'quality']
     """
     source = SOURCES.find(config.data.source, where="data.source")
     found: dict[str, Stage] = {}

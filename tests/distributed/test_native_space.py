@@ -68,7 +68,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len([f for f in own if f.endswith(".nii.gz")]) == 2 * 6, "every file is read once, whatever stages want it"
     assert len([f for f in own if f.endswith(".json")]) == len(own) - 2 * 6 <= 2 * 2, "and the index looks into sidecars alone"
     assert len(seen) == 2, "the native stage takes the image that the metric's stage has made"
-    assert list(report.counts) == ["segment_t2w", "segment_mt", "levels_t2w", "fit_mt", "mtr", "quality", "mtr_native"]
+    assert list(report.counts) == ["segment_t2w", "segment_mt", "levels_t2w", "fit_mt", "mtr", "mtr_native", "quality"]
     again = build(config)
     assert [c["cached"] + c["not_needed"] for c in again.counts.values()] == [2] * 7
     return root

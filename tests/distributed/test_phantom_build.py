@@ -176,8 +176,8 @@ def objects(root: Path) -> int:
     return sum(p.suffix != ".log" for p in files)
 
 
-def test_a_subject_is_twelve_objects_before_it_is_gathered(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From images alone, with native space and morphometry: seven records, three files that were made, template map and map."""
+def test_a_subject_is_thirteen_objects_before_it_is_gathered(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From images alone, with native space and morphometry: eight records, three files that were made, template map and map."""
     shutil.copytree(study / "bids", tmp_path / "bids", ignore=shutil.ignore_patterns("labels"))
     for path in (study / "bids").rglob("*label-discs*"):  # the levels of these simulated images are not always certain
         place = tmp_path / path.relative_to(study)
@@ -192,7 +192,7 @@ def test_a_subject_is_twelve_objects_before_it_is_gathered(study: Path, tmp_path
             report = build(config(tmp_path, stages=wanted, include=people))
             assert report.exit_code == 0, report.failures.to_string()
             counts.append(objects(tmp_path))
-    assert counts[1] - counts[0] == 12
+    assert counts[1] - counts[0] == 13
     assert build(config(tmp_path, stages=wanted)).exit_code == 0
     assert not list((tmp_path / "study.zarr.ledger").rglob("*.record"))
     assert verify(str(tmp_path / "study.zarr")) == []
