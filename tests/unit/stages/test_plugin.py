@@ -109,7 +109,7 @@ def test_metrics_of_another_package_and_of_a_study_file_are_like_any_other(insta
     assert len(values) == 4
     assert all(0.2 < v < 5 for v in values)
     for space in ("template", "native"):
-        ready = run("query", store, "t1 tract='spinal cord' level=C4", "--csv", "-", "--space", space)
+        ready = run("query", store, "t1 tract='spinal cord' level=C4 estimator=wa", "--csv", "-", "--space", space)
         assert [float(row["value"]) for row in csv.DictReader(io.StringIO(ready))] == pytest.approx([1.25] * 4)
     assert "0 problems" in run("verify", store)
     run("analyse", study.study_file, "--quiet", "--out", tmp_path / "out")
