@@ -22,7 +22,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def entry(**fields: object) -> SimpleNamespace:
-    return SimpleNamespace(**{"status": schema.DONE, "seconds": 1.234, "peak_memory": 200.0, "kind": "", "message": "", "remedy": "", "notes": ()} | fields)
+    return SimpleNamespace(
+        **{"status": schema.DONE, "seconds": 1.234, "peak_memory": 200.0, "kind": "", "message": "", "remedy": "", "notes": ()} | fields
+    )
 
 
 def result(row: int, entry: object, *, done: bool, cached: bool = False) -> Any:
