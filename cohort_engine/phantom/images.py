@@ -99,7 +99,7 @@ def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None, 
 
 
 def _outgrown(cord: NDArray[np.floating[Any]], spacing: FloatArray, rim: float) -> NDArray[np.float64]:
-    """Index (2, x, y, z) at which each voxel finds its signal where the outermost `RIND` of the cord reaches `rim` mm farther; none beyond `FLUID_ROOM`."""
+    """Index (2, x, y, z) where a voxel finds its signal: the outermost `RIND` of the cord reaches `rim` mm farther; beyond `FLUID_ROOM` all stays."""
     index = np.indices(cord.shape, float)[:2]
     for k in np.flatnonzero((cord >= HALF).any(axis=(0, 1))):
         solid = cord[:, :, k] >= HALF

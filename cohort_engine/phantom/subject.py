@@ -76,8 +76,8 @@ class Imperfection:
     mask_jitter : float
         Wobble of the mask's border: cord fraction that counts as cord is ``0.5 +- mask_jitter``.
     rim : float
-        How far outside the masks, and outside the template's cord, the tissue ends, mm. In real scans masks that people drew end 0.2 mm, the template's
-        cord 0.3 mm inside the half height of the cord's edge (``tests/real/test_border.py``).
+        How far outside the masks, and outside the template's cord, the tissue ends, mm. In real scans masks that people drew end 0.2 mm, the
+        template's cord 0.3 mm inside the half height of the cord's edge (``tests/real/test_border.py``).
     """
 
     snr: float = 60.0

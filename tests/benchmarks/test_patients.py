@@ -116,7 +116,8 @@ def test_error_by_severity(benchmark: Any, tmp_path: Path) -> None:
 
     def run() -> tuple[pd.DataFrame, pd.DataFrame]:
         study = simulate(
-            tmp_path / GIVEN, template=template, patients=COUNT * len(GRADES), controls=0, sites=1, seed=SEED, grades=tuple(GRADES), imperfection=SCANS,
+            tmp_path / GIVEN, template=template, patients=COUNT * len(GRADES), controls=0, sites=1, seed=SEED, grades=tuple(GRADES),
+            imperfection=SCANS,
         )  # fmt: skip
         shutil.copytree(tmp_path / GIVEN, tmp_path / ALONE)
         shutil.rmtree(tmp_path / ALONE / LABELS)
