@@ -151,7 +151,8 @@ def _records(lines: Sequence[str], first: int, separator: str) -> Iterator[Row]:
         fields = _cut(lines[at], separator)
         if fields is None:
             for more in range(at + 1, min(at + LONGEST_RECORD, len(lines))):
-                if lines[more].count(separator) + 1 == width:
+                alone = _cut(lines[more], separator)
+                if len(lines[more].split(separator) if alone is None else alone) == width:
                     break
                 joined = _cut("\n".join(lines[at : more + 1]), separator)
                 if joined is not None:

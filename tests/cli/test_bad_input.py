@@ -186,7 +186,9 @@ def test_duplicate_participants(make_study: Callable[..., Path]) -> None:
     study = make_study("a")
     table = study / "participants.tsv"
     table.write_text(table.read_text() + table.read_text().splitlines()[1] + "\n")
-    assert "participants.tsv" in run("build", study.with_suffix(".yaml"), "--quiet")[1]
+    result = CliRunner().invoke(app, ["plan", str(study.with_suffix(".yaml"))])
+    assert result.exit_code == 0, result.output
+    assert "participants.tsv: lines 2, 3 are of one person, which agree" in " ".join(result.output.split())
 
 
 def test_missing_participants(make_study: Callable[..., Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_likelihood import SCANS, figures, load_scan
+from scans import SCANS, figures, load_scan
 
 from cohort_engine import schema
 from cohort_engine.io.volume import read_volume
