@@ -112,7 +112,7 @@ class VariableSpec:
         dims = self.dims if dims is None else dims
         if array.ndim != len(dims):
             raise StoreError(
-                expected=f"dims {dims}", found=f"shape {array.shape}", where=self.path, remedy="Write arrays with the dims of schema.py."
+                expected=f"dims {dims}", found=f"shape {array.shape}", where=self.path, remedy="Write arrays with the dims of the schema."
             )
         if self.dtype != "str" and not np.can_cast(array.dtype, np.dtype(self.dtype), "same_kind"):
             raise StoreError(expected=f"dtype {self.dtype}", found=str(array.dtype), where=self.path, remedy="Convert before writing.")

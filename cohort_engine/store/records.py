@@ -109,7 +109,7 @@ class Entry:
         if self.status not in _STATUSES:
             raise StoreError(
                 expected=f"a status of {', '.join(_STATUSES)}", found=repr(self.status), where=f"ledger, stage {self.stage}",
-                remedy="Use the constants of schema.py.",
+                remedy="Use the constants of the schema.",
             )  # fmt: skip
 
 

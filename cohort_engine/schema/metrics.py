@@ -1,0 +1,182 @@
+"""Metrics, template maps and tables: the arrays that hold values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cohort_engine.registry import Registry
+from cohort_engine.schema.quality import METRIC_QC
+from cohort_engine.schema.words import (
+    AXIS,
+    COMPANIONS,
+    COVERAGE,
+    ESTIMATORS,
+    FIT,
+    LEVEL,
+    MAPS,
+    REGION,
+    SE,
+    SE_NATIVE,
+    SPACE_NATIVE,
+    SPACE_TEMPLATE,
+    STD,
+    SUM,
+    TABLES,
+    VOXEL,
+    N,
+)
+from cohort_engine.variable import SUBJECT, VariableSpec
+
+# --- variables --------------------------------------------------------------------------------------------------------
+SUBJECT_BLOCK = 64
+"""Subjects in one chunk of a table: a reduction task owns whole blocks."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A scalar map that is sampled in template space.
+
+    Attributes
+    ----------
+    name : str
+    label : str
+        How it is written: ``"MTR"``.
+    long_name, units, valid_range : as in `VariableSpec`
+    contrast : str
+        Whose template map samples it.
+    rises : bool
+        Whether disease raises it; most metrics fall.
+    """
+
+    name: str
+    label: str
+    long_name: str
+    units: str
+    valid_range: tuple[float, float]
+    contrast: str
+    rises: bool = False
+
+    @property
+    def map(self) -> VariableSpec:
+        """``maps/<metric>`` (subject, voxel): one chunk a subject, so that a task owns what it writes."""
+        more = {LABEL: self.label, CONTRAST: self.contrast, RISES: self.rises}
+        return VariableSpec(
+            f"{MAPS}/{self.name}", self.long_name, self.units, (SUBJECT, VOXEL), valid_range=self.valid_range, chunks={SUBJECT: 1}, stage=self.name,
+            more=more,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, spec: VariableSpec) -> Metric:
+        """Read a metric back from the spec of its map: what a store holds says what it is.
+
+        Examples
+        --------
+        >>> fa = Metric("fa", "FA", "fractional anisotropy", "1", (0.0, 1.0), "dwi")
+        >>> Metric.of(fa.map) == fa
+        True
+        """
+        low, high = spec.valid_range or (-math.inf, math.inf)
+        return cls(
+            spec.name, str(spec.more.get(LABEL, spec.name)), spec.long_name, spec.units, (low, high), str(spec.more.get(CONTRAST, "")),
+            bool(spec.more.get(RISES, False)),
+        )  # fmt: skip
+
+    @property
+    def quality(self) -> dict[str, tuple[str, str]]:
+        """Its quality numbers, in its own unit: ``qc/<metric>_<key>``."""
+        return {key: (text, units or self.units) for key, (text, units) in METRIC_QC.items()}
+
+
+METRICS: Registry[Metric] = Registry("metric", "cohort_engine.stages")
+"""Metrics that stages make. Those of a store are what it holds: `Metric.of`."""
+
+
+def label_of(name: str) -> str:
+    """How a metric is written; one that only a study file knows, in capitals.
+
+    Examples
+    --------
+    >>> label_of("mtr"), label_of("t1")
+    ('MTR', 'T1')
+    """
+    return METRICS[name].label if name in METRICS else name.upper().replace("_", " ")
+
+
+LABEL, CONTRAST, RISES = "label", "contrast", "rises"
+
+
+def native_stage(metric_name: str) -> str:
+    """Name of the stage that fills a metric's native tables."""
+    return f"{metric_name}_{SPACE_NATIVE}"
+
+
+def fit_stage(contrast: str) -> str:
+    """Name of the stage that makes ``fit/<contrast>``."""
+    return f"fit_{contrast}"
+
+
+def fit_spec(contrast: str) -> VariableSpec:
+    """``fit/<contrast>`` (subject, voxel, axis): where each template voxel lies in the native image, RAS+ mm."""
+    return VariableSpec(
+        f"{FIT}/{contrast}", f"template map: position of each template voxel in the {contrast} image (x, y, z, RAS+)", "mm",
+        (SUBJECT, VOXEL, AXIS), chunks={SUBJECT: 1}, stage=fit_stage(contrast),
+    )  # fmt: skip
+
+
+def table_name(metric_name: str, estimator: str, companion: str | None = None) -> str:
+    """``mtr_wa``, ``mtr_wa_std`` ..."""
+    return "_".join(filter(None, (metric_name, estimator, companion)))
+
+
+class Quantity(Protocol):
+    """What tables need to know of what they hold: a `Metric`, or the spec of ``maps/<metric>`` that a store keeps."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def long_name(self) -> str: ...
+    @property
+    def units(self) -> str: ...
+    @property
+    def valid_range(self) -> tuple[float, float] | None: ...
+
+
+def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
+    """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
+
+    The estimator says which companions it has, and whether its values stay within the range of the metric. A metric of this package may be given by
+    its name. A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
+    """
+    m = METRICS.find(quantity, where="metric") if isinstance(quantity, str) else quantity
+    kernel = ESTIMATORS.find(estimator, where="estimator")
+    template = space == SPACE_TEMPLATE
+    base = VariableSpec(
+        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGION),
+        valid_range=m.valid_range if kernel.bounded else None, chunks={SUBJECT: SUBJECT_BLOCK} if template else {},
+        stage="" if template else native_stage(m.name),
+    )  # fmt: skip
+    meaning = {**COMPANIONS, SE: SE_NATIVE} if space == SPACE_NATIVE else COMPANIONS
+    units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
+    ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
+    return {VALUE: base} | {
+        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units[c], valid_range=ranges[c])
+        for c in kernel.companions
+    }
+
+
+SUMS = "sums"
+
+
+def sums_spec(quantity: Quantity) -> VariableSpec:
+    """``tables/native/<metric>_sums`` (subject, level, sum): what native cells of any levels and regions follow from (`reduce.sums`)."""
+    return VariableSpec(
+        f"{TABLES}/{SPACE_NATIVE}/{table_name(quantity.name, SUMS)}", f"{quantity.long_name}: sums of each level, for pooled cells",
+        "1", (SUBJECT, LEVEL, SUM), "float64", chunks={LEVEL: 1}, stage=native_stage(quantity.name),
+    )  # fmt: skip
+
+
+VALUE = "value"
+FEATURE = ("metric", REGION, LEVEL, "estimator")
+"""What names a feature of an analysis."""
