@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
@@ -144,20 +144,6 @@ class ReduceConfig(Section):
     its value at the centre of each voxel (``interpolate``)."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""
-
-
-class StageSettings(Protocol):
-    """What a kind of stage says of its section of the study file."""
-
-    @property
-    def name(self) -> str:
-        """Key below ``stages:``."""
-        ...
-
-    @property
-    def settings(self) -> Any:
-        """Type of what stands there: a `Section`, or a mapping of them. Called without arguments it gives the default."""
-        ...
 
 
 STAGE_KINDS: Registry[Any] = Registry("kind of stage", "cohort_engine.stages")

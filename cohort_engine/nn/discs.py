@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-NET = "discs"
 FOUND = 0.5
 """A row is named right where the likeliest coordinate is less than this from the truth."""
 
