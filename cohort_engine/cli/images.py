@@ -134,6 +134,51 @@ def mtr(
 
 
 @command()
+def mtsat(
+    on: Annotated[Path, typer.Option("--on", help="MT-on image.")],
+    off: Annotated[Path, typer.Option("--off", help="MT-off image, on the grid of MT-on.")],
+    t1w: Annotated[Path, typer.Option("--t1w", help="T1w image of the MT protocol, on the grid of MT-on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="MTsat map to write, percent; beside it a JSON file that says how.")],
+    t1: Annotated[Path | None, typer.Option("--t1", help="T1 map to write as well, s.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Cord mask of MT-on; by default the cord is segmented there.")] = None,
+    b1: Annotated[Path | None, typer.Option("--b1", help="Map of the transmit field: actual over nominal flip angle.")] = None,
+    tr: Annotated[
+        str | None, typer.Option("--tr", help="Repetition times of MT-on, MT-off, T1w in s (0.035,0.035,0.015); by default of the JSON beside each.")
+    ] = None,
+    flip: Annotated[str | None, typer.Option("--flip", help="Flip angles likewise, degrees (9,9,15).")] = None,
+    coregister: Annotated[
+        str, typer.Option("--coregister", help="none; slicewise, shifts in the plane; deformable, SyN after those, not better in every scan.")
+    ] = "slicewise",
+    low_signal: Annotated[float, typer.Option("--low-signal", help="NaN where MT-off is at or below this share of the cord's median.")] = 0.05,
+    seed: int = 1,
+) -> None:
+    """Make maps of magnetization transfer saturation and T1 of three images."""
+    from cohort_engine.single.mtsat import mtsat_image
+
+    found = mtsat_image(
+        on, off, t1w, out, t1=t1, mask=mask, b1=b1, tr=_three(tr, "--tr"), flip=_three(flip, "--flip"), coregister=coregister,
+        low_signal=low_signal, seed=seed,
+    )  # fmt: skip
+    cord, t1_cord, moved = found["Cord"], found["T1"], found["Coregistration"]["LargestMovement_mm"]
+    say(f"median MTsat {cord['Median']:.2f} %, T1 {t1_cord['Median']:.2f} s in the cord ({found['CordMask']})")
+    say(f"{100 * cord['Missing']:.1f} % of the cord without a value")
+    say(f"MT-off moved by up to {moved['MT-off']:.2f} mm, T1w by up to {moved['T1w']:.2f} mm ({coregister})")
+
+
+def _three(text: str | None, option: str) -> list[float] | None:
+    """Three numbers, of MT-on, MT-off and T1w."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3:
+        raise typer.BadParameter(f"three numbers, of MT-on, MT-off and T1w (found {text!r})", param_hint=option)
+    return numbers
+
+
+@command()
 def warp(
     images: Annotated[list[Path], typer.Argument(help="Images, masks or labels; of a folder, all in it.")],
     by: Annotated[str, typer.Option("--by", help="Folder of register; a warp of it, of ANTs or of the Spinal Cord Toolbox; or a cohort store.")],

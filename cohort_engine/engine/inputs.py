@@ -20,7 +20,7 @@ import obstore
 
 from cohort_engine import schema
 from cohort_engine.errors import CohortError, MissingInputError
-from cohort_engine.io.places import local_path, object_store, storage_errors
+from cohort_engine.io.places import apart, local_path, object_store, storage_errors
 from cohort_engine.io.volume import read_raw
 from cohort_engine.provenance import digest
 
@@ -79,6 +79,10 @@ def read_content(location: str, *, what: str) -> Content:
     InputError, StorageError
         It cannot be read.
     """
+    if len(several := apart(location)) > 1:
+        every = [read_content(one, what=what) for one in several]
+        data = b"\n".join(c.data or b"" for c in every)
+        return Content(hashlib.sha256(data).hexdigest(), sum(c.size for c in every), _whole(c.stamp for c in every), data)
     path = local_path(location)
     if path is None:
         base, _, name = location.rpartition("/")
@@ -115,6 +119,9 @@ def stamp_of(location: str) -> tuple[int, str] | None:
     StorageError
         A bucket does not answer.
     """
+    if len(several := apart(location)) > 1:
+        stamps = [one for one in map(stamp_of, several) if one is not None]
+        return (sum(size for size, _ in stamps), _whole(stamp for _, stamp in stamps)) if len(stamps) == len(several) else None
     path = local_path(location)
     if path is None:
         base, _, name = location.rpartition("/")
@@ -127,12 +134,18 @@ def stamp_of(location: str) -> tuple[int, str] | None:
     try:
         if path.is_dir():
             looked = [(p.relative_to(path).as_posix(), p.stat()) for p in sorted(path.rglob("*")) if p.is_file()]
-            stamps = [(name, s.st_size, _settled(s)) for name, s in looked]
-            return sum(s.st_size for _, s in looked), digest(stamps) if all(stamp for *_, stamp in stamps) else ""
+            stamped = [(name, s.st_size, _settled(s)) for name, s in looked]
+            return sum(s.st_size for _, s in looked), digest(stamped) if all(stamp for *_, stamp in stamped) else ""
         found = path.stat()
     except OSError:
         return None
     return found.st_size, _settled(found)
+
+
+def _whole(stamps: Iterable[str]) -> str:
+    """Stamp of several files together: empty where one is not trusted."""
+    stamps = list(stamps)
+    return digest(stamps) if all(stamps) else ""
 
 
 def _tag(meta: Mapping[str, Any]) -> str:
@@ -270,5 +283,5 @@ class Looked:
 
 def file_bytes(locations: Iterable[str]) -> int:
     """Add up local files, and those of folders; what is not there is left to the stage that needs it."""
-    paths = [p for p in map(local_path, locations) if p is not None]
+    paths = [p for location in locations for p in map(local_path, apart(location)) if p is not None]
     return sum(os.path.getsize(f) for p in paths for f in (p.rglob("*") if p.is_dir() else (p,)) if f.is_file())

@@ -21,7 +21,7 @@ from cohort_engine.io import near, places
 from cohort_engine.io.choose import Choice, Selection, holds, image_rules, match, names_of
 from cohort_engine.io.names import PRODUCTS, SUFFIX, ImageFile, natural, split_name, without_ending
 from cohort_engine.io.participants import Person, Told, read_participants, sidecar_covariates
-from cohort_engine.io.sidecars import Sidecars
+from cohort_engine.io.sidecars import JSON, Sidecars
 from cohort_engine.io.tree import Tree, place
 from cohort_engine.schema import Role
 
@@ -131,11 +131,11 @@ def kind_column(role: str) -> str:
 
 # --- index ------------------------------------------------------------------------------------------------------------
 def _sidecars(sidecars: Sidecars, choice: Choice) -> dict[str, str]:
-    """Files that say more of a chosen image, the nearest of each role."""
+    """Files that say more of a chosen image: of each role the nearest, of JSON files all that apply (`places.together`)."""
     found = {}
     for role in schema.ROLES.values():
         if (image := choice.images.get(role.sidecar_of)) is not None and (of := sidecars.of(image, role.endings)):
-            found[role.name] = sidecars.tree.location(of[0])
+            found[role.name] = places.together(map(sidecars.tree.location, of if role.endings == (JSON,) else of[:1]))
     return found
 
 

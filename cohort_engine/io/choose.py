@@ -18,7 +18,7 @@ from cohort_engine.io.names import DESCRIPTIONS, MANUAL, PRODUCTS, REPEATS, SUFF
 from cohort_engine.schema import Role
 
 PAIRED = ("flip",)
-"""An MTR of images with different flip angles means nothing."""
+"""An MTR of images with different flip angles means nothing: of images with one suffix."""
 
 NO_MAGNITUDE = frozenset({"phase", "ph", "real", "imag", "imaginary", "im"})
 """Values of ``part-`` (and of ``rec-`` or ``acq-``, where people write it there) of images that are no magnitude."""
@@ -26,8 +26,8 @@ PARTS = ("part", "rec", "acq")
 
 
 def image_rules() -> list[Role]:
-    """Roles of images that a name tells. ``flip-2_mt-off_MTS`` is the T1-weighted image of an MTsat protocol: its flip angle differs from the MT-on
-    image, so it is never the MT-off image of an MTR.
+    """Roles of images that a name tells. ``flip-2_mt-off_MTS`` is the T1-weighted image of an MTsat protocol: its flip angle differs from that of the
+    MT-on image, so it is never the MT-off image of an MTR.
     """
     return [role for role in schema.ROLES.values() if role.suffixes]
 
@@ -250,7 +250,8 @@ def _difference(base: _Found, f: ImageFile, other: _Found, o: ImageFile) -> str:
     apart = {SUFFIX, *(state_of(base.role, f) or {}), *(state_of(other.role, o) or {})}
     both = set(REPEATS) if named else {k for k, _ in f.image | o.image} - apart
     keys = [k for k in sorted(both) if f.entity(k) and o.entity(k) and f.entity(k) != o.entity(k)]
-    keys += [k for k in PAIRED if not named and k not in keys and f.entity(k) != o.entity(k)]
+    alike = not named and f.entity(SUFFIX) == o.entity(SUFFIX)
+    keys += [k for k in PAIRED if alike and k not in {*keys, *apart} and f.entity(k) != o.entity(k)]
     return ", ".join(keys)
 
 

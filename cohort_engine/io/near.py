@@ -121,7 +121,7 @@ def _mentions(name: str, role: Role) -> bool:
     split = split_name(name)
     words = {w.lower() for w in re.split(r"[^A-Za-z0-9]+", re.split(r"(?i)\.nii", name)[0])}
     plain = split is None or not split.tail or not any(re.fullmatch(r.words, split.tail) for r in PRODUCTS)
-    states = [s for other in schema.ROLES.values() for s in other.states if other.suffixes == role.suffixes]
+    states = [s for other in schema.ROLES.values() for s in other.states if set(other.suffixes) & set(role.suffixes)]
     told = split is not None and any(all(split.entity(k).lower() == v.lower() for k, v in s.items()) for s in states if s)
     return plain and not told and not (split and split.description) and any(s.lower() in words for s in role.suffixes)
 

@@ -15,7 +15,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -54,6 +54,22 @@ def local_path(url: str) -> Path | None:
         return Path(os.path.abspath(url))
     parts = urlsplit(url)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def together(locations: Iterable[str]) -> str:
+    """Make one location of several files that are read as one, in this order: `apart` takes it apart.
+
+    Examples
+    --------
+    >>> apart(together(["sub-01/anat/sub-01_T2w.json", "T2w.json"])), apart("T2w.json")
+    (['sub-01/anat/sub-01_T2w.json', 'T2w.json'], ['T2w.json'])
+    """
+    return "\n".join(locations)
+
+
+def apart(location: str) -> list[str]:
+    """Return the files that a location stands for; see `together`."""
+    return location.split("\n")
 
 
 def join(url: str, *parts: str) -> str:

@@ -11,10 +11,43 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cohort_engine import schema
+from cohort_engine.errors import InputError
 from cohort_engine.io.names import entities_of
 from cohort_engine.io.tree import Tree
 
 JSON = ".json"
+
+
+def decode_json(text: str, *, what: str) -> dict[str, Any]:
+    r"""Decode JSON mappings, one after the other: the first to say a thing holds.
+
+    Parameters
+    ----------
+    text : str
+    what : str
+        Words for the file in messages.
+
+    Raises
+    ------
+    InputError
+        No JSON, or no mapping.
+
+    Examples
+    --------
+    >>> decode_json('{"RepetitionTime": 0.035}\n{"RepetitionTime": 1, "FlipAngle": 9}', what="sidecar")
+    {'RepetitionTime': 0.035, 'FlipAngle': 9}
+    """
+    decoder, text = json.JSONDecoder(), text.lstrip("\ufeff \t\r\n")
+    found: dict[str, Any] = {}
+    while text:
+        try:
+            one, end = decoder.raw_decode(text)
+        except ValueError as error:
+            raise InputError(expected="JSON", found=f"something else ({error})", where=what, remedy="Repair the file.") from error
+        if not isinstance(one, dict):
+            raise InputError(expected="a JSON mapping", found=type(one).__name__, where=what, remedy="Repair the file.")
+        found, text = one | found, text[end:].lstrip("\ufeff \t\r\n")
+    return found
 
 
 @dataclass(frozen=True)

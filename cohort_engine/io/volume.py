@@ -145,7 +145,7 @@ def read_raw(location: str | Path, *, what: str) -> bytes:
     Parameters
     ----------
     location : str or Path
-        File, or URL (``s3://...``).
+        File, or URL (``s3://...``); several that are read as one (`places.together`).
     what : str
         Words for the image in messages.
 
@@ -172,7 +172,7 @@ def read_raw(location: str | Path, *, what: str) -> bytes:
     >>> len(raw) < 200, decode_volume(raw, what="T2w image").data.sum()
     (True, np.float32(24.0))
     """
-    raw = _read(location, what)
+    raw = b"\n".join(_read(one, what) for one in str(location).split("\n"))
     if ANNEX_POINTER in raw[:200] and len(raw) < 32768:
         raise _not_fetched(what)
     return raw

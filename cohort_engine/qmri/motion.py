@@ -25,7 +25,7 @@ _TINY = 1e-12
 
 def estimate_slicewise(
     fixed: FloatArray, moving: FloatArray, mask: FloatArray, spacing: FloatArray | tuple[float, float, float], *,
-    window: float = 30.0, max_shift: float = 3.0, length: float = 30.0, amplitude: float = 0.6, smooth: float = 0.7,
+    window: float = 30.0, max_shift: float = 3.0, length: float = 30.0, amplitude: float = 0.6, smooth: float = 0.7, either: bool = False,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Find the in-plane shift of every slice of `moving` against `fixed`.
 
@@ -45,6 +45,9 @@ def estimate_slicewise(
         Correlation length along z and standard deviation of the shifts about their mean, both mm: the prior.
     smooth : float
         Standard deviation of the in-plane smoothing of the gradients, mm; it quiets noise and the interpolation's imprint.
+    either : bool
+        Whether the tissues may be in the opposite order in the two images (bright fluid in one, dark in the other): of the two signs of the
+        correlation, that which all slices together explain better is taken.
 
     Returns
     -------
@@ -85,7 +88,12 @@ def estimate_slicewise(
     spacing = np.asarray(spacing, float)
     slices = np.flatnonzero(cord.any((0, 1)))
     tries = np.arange(-round(max_shift / STEP), round(max_shift / STEP) + 1) * STEP
-    costs = {int(z): c for z in slices if (c := _slice_cost(fixed[..., z], moving[..., z], cord[..., z], spacing, window, smooth, tries)) is not None}
+
+    def of_slices(sign: float) -> dict[int, FloatArray]:
+        found = {int(z): _slice_cost(fixed[..., z], sign * moving[..., z], cord[..., z], spacing, window, smooth, tries) for z in slices}
+        return {z: cost for z, cost in found.items() if cost is not None}
+
+    costs = min((of_slices(sign) for sign in ((1.0, -1.0) if either else (1.0,))), key=lambda c: sum(float(cost.min()) for cost in c.values()))
     if not costs:
         raise CordError(
             expected="a cord mask with image contrast around it", found=f"{len(slices)} slices with cord, none with contrast in both images",

@@ -15,7 +15,12 @@ MT_ON = "mt_on"
 MT_OFF = "mt_off"
 MASK = "mask"
 LANDMARKS = "landmarks"
+MT_T1W = "mt_t1w"
+MT_B1 = "mt_b1"
 MTR: Final = "mtr"
+MTSAT: Final = "mtsat"
+T1: Final = "t1"
+SIDECAR = "json"
 IMAGE_ENDINGS = (".nii.gz", ".nii")
 
 
@@ -44,7 +49,8 @@ class Role:
     file : str
         Words that end the file's name, where a study file gives them: ``desc-t1_map``.
     sidecar_of : str
-        Role of the image that this file lies beside, with the same name but for its ending: ``.json``, ``.bval``.
+        Role of the image that this file says more of: ``.json``, ``.bval``. It is found by the inheritance principle of BIDS; of JSON files all that
+        apply are one file, in which what the nearest says holds.
     """
 
     name: str
@@ -115,3 +121,7 @@ def add_contrast(contrast: Contrast, image: Role) -> None:
 add_contrast(Contrast(T2W, "T2w image", T2W, grey=False), Role(T2W, "T2w image", ("T2w",)))
 add_contrast(Contrast(MT, "MT image", MT_ON), Role(MT_ON, "MT-on image", ("MTS", "MTR"), ({"mt": "on"}, {"acq": "MTon"})))
 ROLES.add(Role(MT_OFF, "MT-off image", ("MTS", "MTR"), ({"mt": "off"}, {"acq": "MToff"}), beside=MT_ON))
+ROLES.add(Role(MT_T1W, "T1w image of the MT protocol", ("MTS",), ({"mt": "off", "flip": "2"}, {"acq": "T1w"}), beside=MT_ON))
+ROLES.add(Role(MT_B1, "map of the transmit field", ("TB1map",), beside=MT_ON))
+for _name, _words in ((MT_ON, "MT-on image"), (MT_OFF, "MT-off image"), (MT_T1W, "T1w image of the MT protocol")):
+    ROLES.add(Role(role(_name, SIDECAR), f"sidecar of the {_words}", endings=(".json",), sidecar_of=_name))

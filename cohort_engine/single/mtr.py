@@ -64,7 +64,7 @@ def ratio(on: Volume, off: Volume, cord: Volume, *, coregister: str = "slicewise
     on, off, cord : Volume
         MT-on, MT-off, and the cord mask of MT-on (cord where above a half), all on one grid.
     coregister : str
-        How MT-off is brought onto MT-on, one of `COREGISTER`: see `coregister_off`.
+        How MT-off is brought onto MT-on, one of `COREGISTER`: see `bring_onto`.
     low_signal : float
         A voxel is NaN where MT-off is at or below this share of the cord's median MT-off.
     seed : int
@@ -82,24 +82,32 @@ def ratio(on: Volume, off: Volume, cord: Volume, *, coregister: str = "slicewise
     for role, volume in ((schema.MT_ON, on), (schema.MT_OFF, off)):
         require_signal(volume, what=schema.words(role))
     mask = cord.data > 0.5
-    moved, shift = coregister_off(on, off, cord, coregister, seed=seed)
+    moved, shift = bring_onto(on, off, cord, coregister, seed=seed)
     floor = cord_floor(moved, mask, low_signal)
     values = mtr(moved, on.data, floor=floor)[0]
     check_not_swapped(values, mask)
     return Ratio(values, moved, shift, floor, mask)
 
 
-def coregister_off(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1) -> tuple[Array, float]:
-    """Bring the MT-off image onto the MT-on image.
+def check_coregister(how: str) -> None:
+    """Refuse a way of registration that does not exist."""
+    if how not in COREGISTER:
+        raise unknown_name("way of registration", how, list(COREGISTER), where="images onto MT-on")
+
+
+def bring_onto(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1, either: bool = False) -> tuple[Array, float]:
+    """Bring an image of the same slices onto the MT-on image.
 
     Parameters
     ----------
     on, off, cord : Volume
         On one grid.
     how : str
-        ``none``; ``slicewise``, in-plane shifts; ``deformable``, SyN in-plane after those, near the cord. MT-off is interpolated once.
+        ``none``; ``slicewise``, in-plane shifts; ``deformable``, SyN in-plane after those, near the cord. The image is interpolated once.
     seed : int
         Of ANTs.
+    either : bool
+        Whether it may show the tissues in the opposite order, see `qmri.motion.estimate_slicewise`.
 
     Returns
     -------
@@ -107,14 +115,13 @@ def coregister_off(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int
     shift : float
         Largest in-plane movement of a cord voxel, mm.
     """
-    if how not in COREGISTER:
-        raise unknown_name("way of registration", how, list(COREGISTER), where="MT-off onto MT-on")
+    check_coregister(how)
     if how == "none":
         return off.data, 0.0
     from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
 
     spacing = on.grid.spacing
-    shifts = estimate_slicewise(on.data, off.data, cord.data > 0.5, spacing)
+    shifts = estimate_slicewise(on.data, off.data, cord.data > 0.5, spacing, either=either)
     moved = apply_shifts(off.data, shifts, spacing)
     if how == "slicewise":
         return moved, float(np.max(np.linalg.norm(shifts, axis=-1)))
@@ -167,10 +174,9 @@ def mtr_image(
     """
     from cohort_engine.single.process import Workplace, task_folder
 
-    if coregister not in COREGISTER:
-        raise unknown_name("way of registration", coregister, list(COREGISTER), where="MT-off onto MT-on")
+    check_coregister(coregister)
     first, second = (read_volume(path, what=schema.words(role)) for path, role in ((on, schema.MT_ON), (off, schema.MT_OFF)))
-    cord = _cord(first) if mask is None else read_mask(mask, what=schema.words(MT_MASK))
+    cord = cord_of(first) if mask is None else read_mask(mask, what=schema.words(MT_MASK))
     Workplace(seed=seed).apply()
     with task_folder(0):
         found = ratio(first, second, cord, coregister=coregister, low_signal=low_signal, seed=seed)
@@ -207,7 +213,8 @@ def sidecar(image: str | Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def _cord(on: Volume) -> Volume:
+def cord_of(on: Volume) -> Volume:
+    """Segment the cord in MT-on; a cord mask, or an error where there is none."""
     from cohort_engine.cord.segment import ABSENT, FLAGS, segment
 
     found = segment(on.data, on.affine, what=schema.words(schema.MT_ON))

@@ -9,7 +9,6 @@ it), the `schema.Metric`, `schema.Contrast` and `schema.Role` that these make or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from cohort_engine import schema
 from cohort_engine.config import STAGE_KINDS, Config
 from cohort_engine.errors import InputError, MissingInputError
 from cohort_engine.io.grids import REMEDY
+from cohort_engine.io.sidecars import decode_json
 from cohort_engine.io.volume import (
     Volume,
     decode_mask,
@@ -123,14 +123,8 @@ class StageInput:
             raise InputError(expected="text in UTF-8", found="other bytes", where=schema.words(role), remedy="Export the file again.") from error
 
     def json(self, role: str) -> dict[str, Any]:
-        """Read a JSON file that holds a mapping: the sidecar of an image."""
-        try:
-            found = json.loads(self.text(role))
-        except ValueError as error:
-            raise InputError(expected="JSON", found="something else", where=schema.words(role), remedy="Repair the file.") from error
-        if not isinstance(found, dict):
-            raise InputError(expected="a JSON mapping", found=type(found).__name__, where=schema.words(role), remedy="Repair the file.")
-        return found
+        """Read the sidecar of an image: a JSON mapping; of several that apply (`io.places.together`) the nearest to say a thing holds."""
+        return decode_json(self.text(role), what=schema.words(role))
 
 
 @dataclass(frozen=True)

@@ -79,13 +79,13 @@ def map_stages(config: Config) -> Iterable[Stage]:
     Raises
     ------
     ConfigError
-        A map has the name of a metric that a stage computes.
+        A map has the name of a metric that a stage of this study computes.
     """
     for name, chosen in config.stages.maps.items():
-        if name in schema.METRICS:
+        if name in config.stages.metrics:
             raise ConfigError(
                 expected="a name of its own for a ready-made map", found=f"{name!r}, which a stage computes", where=f"stages.maps.{name}",
-                remedy="Call it otherwise.",
+                remedy="Call it otherwise, or take it out of stages.metrics.",
             )  # fmt: skip
         contrast = schema.CONTRASTS.find(chosen.contrast, where=f"stages.maps.{name}.contrast")
         yield from metric_stages(

@@ -19,8 +19,8 @@ from cohort_engine.stages.maps import map_roles
 T1 = {"file": "desc-t1_map", "contrast": "mt", "units": "s", "valid_range": [0, 4]}
 
 
-def config(**maps: object):
-    return parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"metrics": [], "maps": maps}})
+def config(metrics: tuple[str, ...] = (), **maps: object):
+    return parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"metrics": metrics, "maps": maps}})
 
 
 def test_it_has_the_stages_of_any_metric() -> None:
@@ -86,6 +86,7 @@ def test_another_grid_is_refused(run) -> None:
 
 def test_names_that_are_taken_or_unknown() -> None:
     with pytest.raises(ConfigError, match=r"stages\.maps\.mtr.*which a stage computes"):
-        stages_of(config(mtr=T1))
+        stages_of(config(("mtr",), mtr=T1))
+    assert "mtr_native" in {s.name for s in stages_of(config(mtr=T1))}, "ready-made in a study that does not compute it"
     with pytest.raises(UnknownNameError, match=r"contrast"):
         stages_of(config(t1={**T1, "contrast": "mtt"}))

@@ -13,7 +13,7 @@ from scipy import ndimage
 from cohort_engine.config import parse_config
 from cohort_engine.errors import GeometryError, InputError
 from cohort_engine.io.volume import Volume, write_volume
-from cohort_engine.single.mtr import coregister_off
+from cohort_engine.single.mtr import bring_onto
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of
 
@@ -102,7 +102,7 @@ def test_syn_undoes_a_bend_that_shifts_cannot() -> None:
     inside = mask > 0
 
     def error(how: str) -> float:
-        moved, _ = coregister_off(on, off, cord, how)
+        moved, _ = bring_onto(on, off, cord, how)
         return float(np.sqrt(np.mean((moved - texture)[inside] ** 2)))
 
     assert error("deformable") < 0.5 * error("slicewise") < 0.25 * error("none")
