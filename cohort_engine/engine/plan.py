@@ -197,7 +197,8 @@ def _given(subject: Subject, stages: Sequence[Stage]) -> Iterator[tuple[Mapping[
     """Files that each stage of a subject would have, with those that are made for it."""
     for stage in stages:
         if not stage.makes or stage.makes in subject.make:
-            yield subject.files if not stage.lacking(subject.files) else {**dict.fromkeys(subject.make, ""), **subject.files}, stage
+            made = subject.make if stage.lacking(subject.files) else subject.make.intersection(stage.optional)
+            yield {**dict.fromkeys(made, ""), **subject.files}, stage
 
 
 def lacking(subject: Subject, stages: Sequence[Stage]) -> frozenset[str]:

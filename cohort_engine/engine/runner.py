@@ -66,7 +66,7 @@ class Subject:
         What people made goes first, unless it was completed. Landmarks that a stage made are discs, whatever the study's are.
         """
         if not stage.lacking(self.files):
-            places = {role: place for role, place in places.items() if role in self.files}
+            places = {role: place for role, place in places.items() if role in self.files or role in stage.optional}
         kinds = {role: schema.DISC for role in places if role.endswith(f"_{schema.LANDMARKS}")}
         return replace(self, files={**self.files, **places}, kinds={**self.kinds, **kinds})
 
@@ -184,7 +184,8 @@ class _Task:
         self.reader = reader = Reader(job.build, row, subject.files, subject.kinds)
         if stage.makes and stage.makes not in subject.make and not self._completes(subject):
             return self._not_needed()
-        if any(not u.done and (not u.makes or u.makes in stage.wanting(subject.files)) for u in self.upstream):
+        due = {*stage.wanting(subject.files), *(r for r in stage.optional if r in subject.make)}
+        if any(not u.done and (not u.makes or u.makes in due) for u in self.upstream):
             return self._blocked()
         for role in stage.lacking(subject.files):
             if role in subject.problems:

@@ -36,7 +36,7 @@ NOTE_COLUMNS = [schema.PARTICIPANT, schema.SESSION, ROLE, NOTE]
 def bids_roles() -> tuple[str, ...]:
     """Return what a BIDS dataset can give."""
     products = {schema.role(c, p.product) for c in schema.CONTRASTS for p in PRODUCTS}
-    return tuple(r.name for r in schema.ROLES.values() if r.suffixes or r.sidecar_of or r.name in products)
+    return tuple(r.name for r in schema.ROLES.values() if r.suffixes or r.sidecar_of or r.name in products or r.name == schema.DWI_REVERSE)
 
 
 COVARIATES_EXPECTED = (schema.GROUP, schema.SITE, schema.AGE, schema.SEX)
@@ -208,14 +208,16 @@ def index_study(
     selection = selection or Selection()
     check_selection(selection, names, [f for listing in listed for f in listing.images])
     sidecars = Sidecars(tree)
+    called = {p for c in schema.CONTRASTS.values() for p in (c.mask, c.landmarks)}
+    findable = [r for r in schema.ROLES.values() if r.suffixes or r.name in called]
     others: defaultdict[Person, list[str]] = defaultdict(list)
     for listing in listed:
         for person, paths in listing.others.items():
             others[person] += paths
 
     def choose(person: Person) -> Choice:
-        choice = match(images[person], products[person], roles, selection)
-        lacking = [schema.ROLES[n] for n in names if n in schema.ROLES and n not in choice.files]
+        choice = match(images[person], products[person], roles, selection, sidecars)
+        lacking = [r for r in findable if r.name not in choice.files]
         missed = near.near_misses(_unused(products[person], others[person], choice), person, lacking, list(map(_stem, choice.images.values())))
         return replace(choice, files=choice.files | _sidecars(sidecars, choice), notes=[*choice.notes, *missed])
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError
-from cohort_engine.io.names import DESCRIPTIONS, MANUAL, PRODUCTS, REPEATS, SUFFIX, ImageFile, is_called, kind_of_landmarks, split_tail
+from cohort_engine.io.fieldmaps import reverse_of
+from cohort_engine.io.names import DESCRIPTIONS, MADE_FIRST, MANUAL, PRODUCTS, REPEATS, SUFFIX, ImageFile, is_called, kind_of_landmarks, split_tail
+from cohort_engine.io.sidecars import Sidecars
 from cohort_engine.schema import Role
 
 PAIRED = ("flip",)
@@ -85,7 +87,25 @@ def state_of(role: Role, f: ImageFile) -> Mapping[str, str] | None:
 
 def is_image(role: Role, f: ImageFile) -> bool:
     """Whether a name says that a file is an image of this role."""
-    return not (f.tail or f.description or f.free) and f.entity(SUFFIX) in role.suffixes and state_of(role, f) is not None
+    named = not (f.tail or f.description or f.free) and f.entity(SUFFIX) in role.suffixes
+    return named and state_of(role, f) is not None and not unlike(role, f)
+
+
+def unlike(role: Role, f: ImageFile) -> str:
+    """Return the entity, with its value, that an image of a role does not have; empty where there is none.
+
+    Examples
+    --------
+    >>> from cohort_engine.io.names import split_name
+    >>> unlike(schema.ROLES["dwi"], split_name("sub-01_rec-average_dwi.nii.gz"))
+    'rec-average'
+    """
+    return next((f"{key}-{f.entity(key)}" for key, values in role.without.items() if f.entity(key).lower() in values), "")
+
+
+def owner_of(image: Role) -> Role:
+    """Role of the image after which what belongs to an image is called: its own, or that of the image it is made of."""
+    return schema.ROLES[image.made_of] if image.made_of else image
 
 
 def is_magnitude(f: ImageFile) -> bool:
@@ -126,8 +146,8 @@ class _Found:
 class _Choosing:
     """Everything of one person, while roles are given out."""
 
-    def __init__(self, raw: Sequence[ImageFile], products: Sequence[ImageFile], selection: Selection) -> None:
-        self.raw, self.products, self.selection = raw, products, selection
+    def __init__(self, raw: Sequence[ImageFile], products: Sequence[ImageFile], selection: Selection, sidecars: Sidecars | None) -> None:
+        self.raw, self.products, self.selection, self.sidecars = raw, products, selection, sidecars
         self.chosen: dict[str, ImageFile] = {}
         self.notes: list[tuple[str, str]] = []
 
@@ -146,6 +166,8 @@ class _Choosing:
         else:
             files = [f for f in self.raw if is_image(role, f)]
         out = [(f, "no magnitude") for f in files if patterns is None and not is_magnitude(f)]
+        if patterns is None and role.without:
+            out += [(f, f"made by the scanner: {why}") for f in self.raw if (why := unlike(role, f)) and is_image(replace(role, without={}), f)]
         files = [f for f in files if patterns is not None or is_magnitude(f)]
         for key, wanted in self.selection.of(role.name).items():
             lost = [f for f in files if not _kept(f, key, wanted, files)]
@@ -155,23 +177,36 @@ class _Choosing:
 
     def labels(self, role: Role, image: ImageFile) -> tuple[int, int]:
         """Masks and landmarks that people made of an image, and all that there are: kinds of them."""
-        made = [p for c in schema.CONTRASTS.values() if c.image == role.name for p in (schema.MASK, schema.LANDMARKS)]
-        of = {p: self.of_image(p, image) for p in made}
-        return sum(any(f.description == MANUAL for f in fs) for fs in of.values()), sum(map(bool, of.values()))
+        images = [schema.ROLES[c.image] for c in schema.CONTRASTS.values()]
+        of = [self.of_image(p, image, i) for i in images if owner_of(i) is role for p in (schema.MASK, schema.LANDMARKS)]
+        return sum(any(f.description == MANUAL for f in fs) for fs in of), sum(map(bool, of))
+
+    def volumes(self, role: Role, image: ImageFile) -> int:
+        """Volumes of which the gradients are known, of an image that has gradients beside it (b-values and directions); else 0."""
+        beside = [r.endings for r in schema.ROLES.values() if r.sidecar_of == role.name and r.name in (schema.DWI_BVAL, schema.DWI_BVEC)]
+        if self.sidecars is None or not beside:
+            return 0
+        found = [self.sidecars.of(image.path, endings)[:1] for endings in beside]
+        if not all(found):
+            return 0
+        texts = self.sidecars.tree.read_many(found[0], what=schema.words(schema.DWI_BVAL))
+        return max(1, len(re.findall(rb"[^\s,;]+", texts[0] or b"")))
 
     def take_images(self, base: _Found, beside: Sequence[_Found]) -> None:
         """Choose an image together with those that are compared with it."""
         partners = {f: [_partners(base, f, other) for other in beside] for f in base.files}
+        volumes = {f: self.volumes(base.role, f) for f in base.files} if len(base.files) > 1 else {}
 
-        def key(f: ImageFile) -> tuple[int, tuple[int, ...], tuple[Any, ...]]:
-            """All partners first, then what people labelled, then the plainest name with the lowest run."""
-            return -sum(map(bool, partners[f])), tuple(-n for n in self.labels(base.role, f)), f.rank
+        def key(f: ImageFile) -> tuple[int, int, tuple[int, ...], tuple[Any, ...]]:
+            """All partners first, then the most volumes, then what people labelled, then the plainest name with the lowest run."""
+            return -sum(map(bool, partners[f])), -volumes[f], tuple(-n for n in self.labels(base.role, f)), f.rank
 
         order = sorted(base.files, key=key) if len(base.files) > 1 else base.files
         why: dict[ImageFile, str] = {}
         for f in order[1:]:
-            (lost, labels, _), (least, most, _) = key(f), key(order[0])
-            why[f] = "without its partner" if lost > least else "fewer labels" if labels > most else ""
+            (lost, _, labels, _), (least, _, most, _) = key(f), key(order[0])
+            fewer = "" if volumes[f] == volumes[order[0]] else "without gradients" if not volumes[f] else f"{volumes[f]} volumes"
+            why[f] = "without its partner" if lost > least else fewer or ("fewer labels" if labels > most else "")
         self.take(base.role.name, order, base.out, why)
         for i, other in enumerate(beside):
             ranked = sorted(other.files, key=lambda o: o.rank)
@@ -196,26 +231,34 @@ class _Choosing:
             self.notes.append((role, f"took {files[0].short} of {1 + len(others)}; left out: {left}" if files else f"took none; left out: {left}"))
 
     # what was made of images
-    def of_image(self, product: str, image: ImageFile) -> list[ImageFile]:
-        """Products of an image, best first."""
+    def of_image(self, product: str, image: ImageFile, role: Role) -> list[ImageFile]:
+        """Products of an image, best first; of a role that is `made_of` another, also what was made of that in between (``desc-moco_dwi_seg``)."""
         rules = [r for r in PRODUCTS if r.product == product]
-        found: dict[ImageFile, tuple[int, int, int, str]] = {}
+        found: dict[ImageFile, tuple[int, int, int, int, str]] = {}
         for f in self.products:
-            tail, description = f.tail, f.description
+            tail, description, between = f.tail, f.description, 0
             if image.free or f.free:
                 if not f.stem.startswith(f"{image.stem}_"):
                     continue
                 tail, description = split_tail(f.stem.removeprefix(f"{image.stem}_").split("_"))
             elif f.image != image.image:
-                continue
+                more = dict(f.image - image.image)
+                if not role.made_of or not image.image <= f.image or not more.keys() <= {"desc", *owner_of(role).without}:
+                    continue
+                if unlike(owner_of(role), f) and not tail:
+                    continue  # what a scanner made is nothing that was made of it here
+                between, tail = len(more), "_".join(filter(None, [f"desc-{more['desc'].lower()}" if "desc" in more else "", tail]))
+            if role.made_of and product in (schema.MASK, schema.LANDMARKS):
+                tail = MADE_FIRST.sub("", tail, count=1) if MADE_FIRST.match(tail) else tail
             rule = next((i for i, r in enumerate(rules) if re.fullmatch(r.words, tail)), None)
             if rule is not None:
                 described = DESCRIPTIONS.index(description) if description in DESCRIPTIONS else len(DESCRIPTIONS)
-                found[f] = described, rule, f.order, f.path
+                found[f] = described, between, rule, f.order, f.path
         return sorted(found, key=lambda f: found[f])
 
-    def take_product(self, role: str, product: str, image: Role) -> None:
+    def take_product(self, role: str, product: str, made: Role) -> None:
         """Choose what was made of the chosen image; where that is absent, of the image that would have been chosen."""
+        image = owner_of(made)
         owner = self.chosen.get(image.name)
         if (patterns := self.selection.files.get(role)) is not None:
             at = {f: next((i for i, p in enumerate(patterns) if is_called(p, f.path)), None) for f in self.products}
@@ -228,12 +271,23 @@ class _Choosing:
         if owner is None:
             fits = sorted((h for h in heads.values() if is_image(image, h) and is_magnitude(h)), key=lambda h: h.rank)
             owner = fits[0] if fits else None
-        found = self.of_image(product, owner) if owner is not None else []
+        found = self.of_image(product, owner, made) if owner is not None else []
         self.take(role, found)
         orphans = [f for f in every if is_image(image, heads[f]) and owner is not None and f.image != owner.image]
         if orphans and not found and owner is not None:
             names = ", ".join(f.short for f in orphans)
             self.notes.append((role, f"none belongs to {owner.short}; left out: {names}"))
+
+    def take_reverse(self) -> None:
+        """Choose the image of opposite phase encoding that goes with the diffusion series."""
+        owner, patterns = self.chosen.get(schema.DWI), self.selection.files.get(schema.DWI_REVERSE)
+        if patterns is not None:
+            named = [f for pattern in patterns for f in self.products if is_called(pattern, f.path)]
+            self.take(schema.DWI_REVERSE, list(dict.fromkeys(named)))
+        elif owner is not None and self.sidecars is not None:
+            series = [f for f in self.raw if is_image(schema.ROLES[schema.DWI], f) and f is not owner]
+            epi = [f for f in self.raw if f.entity(SUFFIX) == "epi" and not (f.tail or f.description or f.free)]
+            self.take(schema.DWI_REVERSE, *reverse_of(owner, [*epi, *series], self.sidecars))
 
 
 def _partners(base: _Found, f: ImageFile, other: _Found) -> list[ImageFile]:
@@ -255,7 +309,10 @@ def _difference(base: _Found, f: ImageFile, other: _Found, o: ImageFile) -> str:
     return ", ".join(keys)
 
 
-def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequence[Role] = (), selection: Selection | None = None) -> Choice:
+def match(
+    raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequence[Role] = (), selection: Selection | None = None,
+    sidecars: Sidecars | None = None,
+) -> Choice:  # fmt: skip
     """Give each image, mask and landmark role its file, and each of `roles`, which a study file names.
 
     Parameters
@@ -267,8 +324,10 @@ def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequen
     roles : sequence of Role
         Further files, by `Role.file`.
     selection : Selection, optional
+    sidecars : Sidecars, optional
+        Of the dataset: without, nothing is known of gradients and phase encoding.
     """
-    choosing = _Choosing(raw, products, selection or Selection())
+    choosing = _Choosing(raw, products, selection or Selection(), sidecars)
     rules = image_rules()
     found = {rule.name: choosing.find(rule) for rule in rules}
     for rule in rules:
@@ -277,6 +336,10 @@ def match(raw: Sequence[ImageFile], products: Sequence[ImageFile], roles: Sequen
     for extra in roles:
         named = (f for f in products if is_called(extra.file, f.path))
         choosing.take(extra.name, sorted(named, key=lambda f: (len(f.stem), f.order, f.path)))
+    choosing.take_reverse()
+    for made in schema.ROLES.values():
+        if made.made_of and (product := made.name.removeprefix(f"{made.made_of}_")) in {r.product for r in PRODUCTS}:
+            choosing.take_product(made.name, product, made)
     for contrast in schema.CONTRASTS.values():
         for product in (schema.MASK, schema.LANDMARKS):
             choosing.take_product(schema.role(contrast.name, product), product, schema.ROLES[contrast.image])

@@ -24,7 +24,7 @@ class ProductRule:
     Attributes
     ----------
     product : str
-        ``schema.MASK`` or ``schema.LANDMARKS``.
+        ``schema.MASK``, ``schema.LANDMARKS``, or an image that is made of the image (`Role.made_of`).
     words : str
         Regular expression for the whole tail in lower case, after ``desc-...`` and ``-manual`` were taken off.
     """
@@ -40,8 +40,15 @@ PRODUCTS: tuple[ProductRule, ...] = (
     ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled_discs"),
     ProductRule(schema.LANDMARKS, r"labels?-(vertebrae|vertebra|vertebral|vert|body|bodies)(_(dlabel|label|dseg|seg))?"),
     ProductRule(schema.LANDMARKS, r"(label-sc_)?seg_labeled"),
+    ProductRule(schema.MOCO, r"desc-(moco|preproc|corrected)"),
+    ProductRule(schema.MOCO, r"(crop_)?moco"),
+    ProductRule(schema.MEAN, r"desc-(moco)?(dwi)?mean"),
+    ProductRule(schema.MEAN, r"(crop_)?(moco_)?dwi_mean"),
 )
 """In order of preference, within the same `DESCRIPTIONS` rank."""
+
+MADE_FIRST = re.compile(r"(desc-(moco|preproc|corrected|(moco)?(dwi)?mean)|(crop_)?(moco_dwi_mean|moco|dwi_mean))_")
+"""What a mask's name may have before its own words, where it was drawn on what was made of the image."""
 
 DESCRIPTIONS = (MANUAL, "")
 """What ``desc-`` may say, best first: drawn or corrected by hand, nothing, then anything else (``desc-warp``)."""

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import PurePosixPath
 
 from cohort_engine import schema
-from cohort_engine.io.choose import is_image
+from cohort_engine.io.choose import is_image, unlike
 from cohort_engine.io.names import LEGAL_SUFFIXES, PRODUCTS, entities_of, split_name
 from cohort_engine.io.tree import Tree, place
 from cohort_engine.schema import Role
@@ -123,6 +123,7 @@ def _mentions(name: str, role: Role) -> bool:
     plain = split is None or not split.tail or not any(re.fullmatch(r.words, split.tail) for r in PRODUCTS)
     states = [s for other in schema.ROLES.values() for s in other.states if set(other.suffixes) & set(role.suffixes)]
     told = split is not None and any(all(split.entity(k).lower() == v.lower() for k, v in s.items()) for s in states if s)
+    told = told or (split is not None and bool(unlike(role, split)))
     return plain and not told and not (split and split.description) and any(s.lower() in words for s in role.suffixes)
 
 

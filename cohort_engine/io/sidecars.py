@@ -73,7 +73,7 @@ class Sidecars:
         image : str
             Path from the root of the tree.
         endings : sequence of str
-            Of the sidecar.
+            Of the sidecar. One that is no JSON and lies beside an image of its very name says nothing of the others in the folder.
 
         Examples
         --------
@@ -94,10 +94,13 @@ class Sidecars:
                 ending = next((e for e in endings if other.endswith(suffix + e)), None)
                 if ending is not None:
                     entities, last = entities_of(other.removesuffix(ending))
-                    if last == suffix and entities <= own:
+                    if last == suffix and entities <= own and (ending == JSON or entities == own or not self._has_image(folder, other, ending)):
                         fits.append((-len(entities), str(folder / other)))
             found += [name for _, name in sorted(fits)]
         return found
+
+    def _has_image(self, folder: PurePosixPath, name: str, ending: str) -> bool:
+        return any(str(folder / f"{name.removesuffix(ending)}{e}") in self.tree.names for e in schema.IMAGE_ENDINGS)
 
     def say(self, images: Sequence[Sequence[str]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """Return what the sidecars of several images of each person say, the first image first, and what is wrong with those that are no JSON."""

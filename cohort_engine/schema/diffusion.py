@@ -1,20 +1,31 @@
-"""Diffusion: roles of its files, and what is kept of the motion of each volume and slice."""
+"""Diffusion: roles of its files, its metrics, and what is kept of the motion of each volume and slice."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Final
+
+from cohort_engine.schema.files import MASK, ROLES, Contrast, Role, add_contrast, role
+from cohort_engine.variable import SUBJECT, VariableSpec
 
 DWI: Final = "dwi"
 """The series of volumes as it was scanned, and the contrast whose image is the mean of its diffusion-weighted volumes."""
 DWI_BVAL, DWI_BVEC, DWI_JSON = "dwi_bval", "dwi_bvec", "dwi_json"
 DWI_REVERSE = "dwi_reverse"
 """An image of the same slices with the opposite phase encoding."""
-DWI_MOCO = "dwi_moco"
+DWI_REVERSE_BVAL = "dwi_reverse_bval"
+MOCO, MEAN = "moco", "mean"
+"""What is made of a series: ``role(DWI, MOCO)``."""
+DWI_MOCO = role(DWI, MOCO)
 """The series after correction of motion and distortion: NaN where a slice of a volume was lost."""
-DWI_MEAN = "dwi_mean"
+DWI_MOCO_BVAL, DWI_MOCO_BVEC = f"{DWI_MOCO}_bval", f"{DWI_MOCO}_bvec"
+"""Gradients of a corrected series that the study has, where they lie beside it: a tool may have turned directions, or left volumes out."""
+DWI_MEAN = role(DWI, MEAN)
 """Mean of its diffusion-weighted volumes."""
 DWI_TENSOR = "dwi_tensor"
 """What the tensor fit gives, one channel each (x, y, z, channel)."""
+DWI_MASK = role(DWI, MASK)
 
 FA: Final = "fa"
 MD: Final = "md"
@@ -23,3 +34,48 @@ RD: Final = "rd"
 S0 = "s0"
 DIFFUSIVITY = "um2/ms"
 """Unit of MD, AD and RD: 1 um2/ms is 1e-3 mm2/s."""
+
+SCANNER_MADE = ("average", "mean", "trace", "tracew", "adc", "fa", "colfa", "tensor")
+"""Values of ``rec-`` of images that a scanner made of a series: no series themselves."""
+
+ROLES.add(Role(DWI, "diffusion series", ("dwi",), without={"rec": SCANNER_MADE}))
+ROLES.add(Role(DWI_BVAL, "b-values of the diffusion series", endings=(".bval", ".bvals"), sidecar_of=DWI))
+ROLES.add(Role(DWI_BVEC, "directions of the diffusion series", endings=(".bvec", ".bvecs"), sidecar_of=DWI))
+ROLES.add(Role(DWI_JSON, "sidecar of the diffusion series", endings=(".json",), sidecar_of=DWI))
+ROLES.add(Role(DWI_REVERSE, "diffusion image with reverse phase encoding"))
+ROLES.add(Role(DWI_REVERSE_BVAL, "b-values of the diffusion image with reverse phase encoding", endings=(".bval", ".bvals"), sidecar_of=DWI_REVERSE))
+ROLES.add(Role(DWI_MOCO, "corrected diffusion series", made_of=DWI))
+ROLES.add(Role(DWI_MOCO_BVAL, "b-values of the corrected diffusion series", endings=(".bval", ".bvals"), sidecar_of=DWI_MOCO))
+ROLES.add(Role(DWI_MOCO_BVEC, "directions of the corrected diffusion series", endings=(".bvec", ".bvecs"), sidecar_of=DWI_MOCO))
+add_contrast(Contrast(DWI, "mean diffusion-weighted image", DWI_MEAN), Role(DWI_MEAN, "mean diffusion-weighted image", made_of=DWI))
+ROLES.add(Role(DWI_TENSOR, "diffusion tensor"))
+
+# --- motion -----------------------------------------------------------------------------------------------------------
+MOTION = "motion"
+"""Group of the store: what was found of the motion of each volume and slice of a series."""
+VOLUME, SLICE, PLANE = "volume", "slice", "plane"
+GROWN: Mapping[str, int] = {VOLUME: 64, SLICE: 32}
+"""Dimensions as long as the longest series of the cohort, and the length of their chunks: shorter series are filled up."""
+MOVED, DROPPED, UNCERTAIN = 1, 2, 4
+MOTION_FLAGS: Mapping[int, str] = {MOVED: "moved", DROPPED: "dropped", UNCERTAIN: "uncertain"}
+"""Bits of a flag of a volume's slice: it moved much (a jump from the volumes around it), its signal was lost and it is left out, or the image
+does not tell how it moved and its neighbours do."""
+MOTION_SHIFT, MOTION_STRETCH, MOTION_SHEAR = "shift", "stretch", "shear"
+MOTION_FLAG, MOTION_AGREEMENT, MOTION_B = "flag", "agreement", "b"
+
+
+def _spec(name: str, text: str, units: str, dims: tuple[str, ...], **more: object) -> VariableSpec:
+    return VariableSpec(f"{MOTION}/{DWI}_{name}", text, units, (SUBJECT, *dims), stage=f"{MOCO}_{DWI}", **more)  # type: ignore[arg-type]
+
+
+MOTION_SPECS: Mapping[str, VariableSpec] = {
+    MOTION_SHIFT: _spec(MOTION_SHIFT, "in-plane displacement that was corrected, to the right and to the front", "mm", (VOLUME, SLICE, PLANE)),
+    MOTION_STRETCH: _spec(MOTION_STRETCH, "stretch along phase encoding that was corrected (eddy currents)", "1", (VOLUME, SLICE)),
+    MOTION_SHEAR: _spec(MOTION_SHEAR, "shear along phase encoding that was corrected (eddy currents)", "1", (VOLUME, SLICE)),
+    MOTION_FLAG: _spec(
+        MOTION_FLAG, "what is odd about a slice of a volume", "1", (VOLUME, SLICE), dtype="int8", fill=-1,
+        more={"flag_masks": list(MOTION_FLAGS), "flag_meanings": " ".join(MOTION_FLAGS.values())}),
+    MOTION_AGREEMENT: _spec(MOTION_AGREEMENT, "correlation of a slice with the target after correction", "1", (VOLUME, SLICE)),
+    MOTION_B: _spec(MOTION_B, "b-value of the volume", "s/mm2", (VOLUME,), valid_range=(0.0, math.inf)),
+}  # fmt: skip
+"""``motion/dwi_<name>`` (subject, volume, slice, ...): ragged, NaN (flags: -1) behind the last volume and slice of a subject."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cohort_engine.registry import Registry
@@ -51,6 +51,10 @@ class Role:
     sidecar_of : str
         Role of the image that this file says more of: ``.json``, ``.bval``. It is found by the inheritance principle of BIDS; of JSON files all that
         apply are one file, in which what the nearest says holds.
+    made_of : str
+        Role of the image that this one is made of (a mean of a series): it is called after that, and so is what belongs to it.
+    without : mapping of str to tuple of str
+        Values of an entity, in lower case, that it does not have.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Role:
     endings: tuple[str, ...] = IMAGE_ENDINGS
     file: str = ""
     sidecar_of: str = ""
+    made_of: str = ""
+    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 ROLES: Registry[Role] = Registry("role", "cohort_engine.stages")

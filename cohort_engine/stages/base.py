@@ -179,6 +179,8 @@ class Stage:
         What the study file says to it, resolved.
     alternatives : tuple of tuple of str
         Further files, in order of preference: the first set that is complete is used. End with ``()`` to make them optional.
+    optional : tuple of str
+        Further files, each of which is used where a subject has it or a stage makes it.
     needs : tuple of str
         Stages whose output it loads.
     makes : str
@@ -210,6 +212,7 @@ class Stage:
     writes: tuple[VariableSpec, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[tuple[str, ...], ...] = ((),)
+    optional: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     makes: str = ""
     completes: Callable[[StageInput], bool] | None = None
@@ -245,8 +248,9 @@ class Stage:
         return [r for r in self.wanting(files) if r not in files]
 
     def wanting(self, files: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the set of roles to be used: the first that is complete, else the one that lacks least."""
-        return min(self.sets, key=lambda roles: sum(r not in files for r in roles))
+        """Return the roles to be used: the first set that is complete, else the one that lacks least, and what is optional and there."""
+        best = min(self.sets, key=lambda roles: sum(r not in files for r in roles))
+        return (*best, *(r for r in self.optional if r in files and r not in best))
 
     @property
     def sets(self) -> list[tuple[str, ...]]:
@@ -256,7 +260,7 @@ class Stage:
     @property
     def reads(self) -> tuple[str, ...]:
         """Every role that it may read."""
-        return tuple(dict.fromkeys(role for roles in self.sets for role in roles))
+        return tuple(dict.fromkeys((*(role for roles in self.sets for role in roles), *self.optional)))
 
     def recipe(self, template: str) -> Recipe:
         """Return what it does with a template of this content hash."""

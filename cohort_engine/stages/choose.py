@@ -98,9 +98,10 @@ def to_make(files: Mapping[str, str], stages: Sequence[Stage]) -> frozenset[str]
     while queue:
         stage = queue.pop()
         possible = [roles for roles in stage.sets if obtainable.issuperset(roles)]
-        if not stage.lacking(files) or not possible:
+        if not possible:
             continue
-        made = set(possible[0]).difference(files, out)
+        wanted = {*(possible[0] if stage.lacking(files) else ()), *(r for r in stage.optional if r in obtainable)}
+        made = wanted.difference(files, out)
         out |= made
         queue += [makers[r] for r in made]
     return frozenset(out)

@@ -141,7 +141,7 @@ def fit_stages(config: Config) -> Iterable[Stage]:
         yield Stage(
             name=schema.fit_stage(name), version="4", run=partial(run_fit, contrast=c), params=params,
             roles=(c.mask, c.image) if grey else (c.mask,),
-            alternatives=tuple((*levels, *image) for levels in levels_of(c) for image in (((),) if grey else ((c.image,), ()))),
+            alternatives=levels_of(c), optional=(c.image,),
             writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),
         )  # fmt: skip
 

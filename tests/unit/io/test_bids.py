@@ -85,7 +85,9 @@ def test_other_products_are_nobody(make_bids, other):
     assert list(names(index(make_bids(["sub-01_T2w"], {"labels": [f"sub-01_T2w_{other}"]})))) == [schema.T2W]
 
 
-@pytest.mark.parametrize("other", ["sub-01_T1w", "sub-01_T2star", "sub-01_acq-T1w_MTS", "sub-01_dwi", "sub-01_desc-preproc_T2w.json", "notes_T2w"])
+@pytest.mark.parametrize(
+    "other", ["sub-01_T1w", "sub-01_T2star", "sub-01_acq-T1w_MTS", "sub-01_rec-average_dwi", "sub-01_desc-preproc_T2w.json", "notes_T2w"]
+)
 def test_other_images_are_nobody(make_bids, other):
     assert names(index(make_bids(["sub-01_flip-1_mt-on_MTS", other], participants="participant_id\nsub-01"))).keys() == {schema.MT_ON}
 
