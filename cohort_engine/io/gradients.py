@@ -4,8 +4,8 @@ The texts are those of FSL, which dcm2niix and every scanner's converter write: 
 Columns in place of rows are taken too, with blanks, tabs, commas or semicolons between numbers, and what follows a ``#`` is not read.
 
 Components are along the axes of the image *as its file stores it*. By FSL's rule the first is turned round where those axes are right-handed
-(determinant of the affine above zero). An image turned to RAS+ at reading remembers how it was stored (`Volume.stored`), so directions come out in the
-scanner's frame whatever the order, direction and obliquity of the stored axes.
+(determinant of the affine above zero). An image turned to RAS+ at reading remembers how it was stored (`Volume.stored`), so directions come out in
+the scanner's frame whatever the order, direction and obliquity of the stored axes.
 
 What cannot be understood is refused, and what would have to be guessed is not corrected.
 """
