@@ -56,10 +56,12 @@ MOTION = "motion"
 VOLUME, SLICE, PLANE = "volume", "slice", "plane"
 GROWN: Mapping[str, int] = {VOLUME: 64, SLICE: 32}
 """Dimensions as long as the longest series of the cohort, and the length of their chunks: shorter series are filled up."""
-MOVED, DROPPED, UNCERTAIN = 1, 2, 4
-MOTION_FLAGS: Mapping[int, str] = {MOVED: "moved", DROPPED: "dropped", UNCERTAIN: "uncertain"}
-"""Bits of a flag of a volume's slice: it moved much (a jump from the volumes around it), its signal was lost and it is left out, or the image
-does not tell how it moved and its neighbours do."""
+MOVED, DROPPED, UNCERTAIN, LIMIT = 1, 2, 4, 8
+MOTION_FLAGS: Mapping[int, str] = {MOVED: "moved", DROPPED: "dropped", UNCERTAIN: "uncertain", LIMIT: "beyond"}
+"""Bits of a flag of a volume's slice: it moved much (a jump from the volumes around it), its signal was lost and it is left out, the image
+does not tell how it moved and its neighbours do, or it lies beyond the range that was searched and is left out."""
+LOST = DROPPED | LIMIT
+"""Bits of slices that have no value after correction."""
 MOTION_SHIFT, MOTION_STRETCH, MOTION_SHEAR = "shift", "stretch", "shear"
 MOTION_FLAG, MOTION_AGREEMENT, MOTION_B = "flag", "agreement", "b"
 

@@ -1,0 +1,333 @@
+"""Motion of a series of volumes of the cord: an in-plane shift of every slice of every volume, all to one target.
+
+1. Volumes of one contrast (b0, each shell) have a template, their mean. Every shift of every slice is compared with it by windowed correlation;
+   the slices of a volume (of its odd and its even slices, where these differ) vote on where it lies, so that a jump of many millimetres is found
+   before anything is refined. A volume that cannot tell asks its neighbours in time: groups of volumes for low signal.
+2. From there each slice measures its own shift, with its precision, by least squares on the template, its gain and an offset. The measurements
+   are reconciled along the cord and in time by a Gaussian process, and the template is made anew. A few rounds.
+3. Templates of different contrast are brought together by the orientation of their edges, which bright and dark may swap.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort_engine.errors import GeometryError, InputError
+from cohort_engine.qmri.correlation import shifted_correlation
+from cohort_engine.qmri.search import JUMP, jumps_of, search, steps_of, vertex, voids, vote
+from cohort_engine.qmri.slices import View, edges, sample, targets, view_of, wider
+from cohort_engine.qmri.trajectory import Term, exponential, posterior, squared_exponential
+from cohort_engine.schema.diffusion import DROPPED, LIMIT, MOVED
+
+FloatArray = NDArray[Any]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.intp]
+
+MAX_SHIFT = 12.0
+"""Largest displacement that is looked for, mm."""
+SMOOTH = 0.7
+"""Standard deviation of the smoothing of what is compared, mm."""
+ROUNDS = 5
+"""Times that all slices are measured and reconciled."""
+ODD_EVEN = 0.15
+"""Half the distance of odd and even slices from which on motion counts as interleaved, mm."""
+STRETCH = 0.02
+"""Standard deviation of stretch and shear, prior."""
+_TINY = 1e-12
+
+
+class Motion(NamedTuple):
+    """Motion of a series.
+
+    Attributes
+    ----------
+    shifts : (t, z, 2) float64 array
+        mm along the first two array axes: ``target(p) = series(p + shift)``, see `qmri.series.resample_series`. Of each slice the median over the
+        volumes is 0: the target lies where the slice lay most of the time.
+    scale : (t, z, 2) float64 array
+        Stretch and shear along phase encoding about the middle of the slice; zeros where they were not asked for.
+    flags : (t, z) int8 array
+        Bits `schema.MOVED`, `schema.DROPPED`, `schema.LIMIT`.
+    agreement : (t, z) float64 array
+        Correlation with the target of its contrast after correction, within the region. Missing: NaN in slices without region or signal.
+    interleaved : bool
+        Whether odd and even slices were let move apart.
+    """
+
+    shifts: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    flags: NDArray[np.int8]
+    agreement: NDArray[np.float64]
+    interleaved: bool
+
+
+def estimate_motion(
+    series: FloatArray, b0: BoolArray, bvals: FloatArray, weight: FloatArray, spacing: FloatArray | tuple[float, float, float], *,
+    interleaved: bool | None = None, eddy: bool = False, phase_axis: int = 1, max_shift: float = MAX_SHIFT, smooth: float = SMOOTH,
+    length: float = 30.0, memory: float = 8.0,
+) -> Motion:  # fmt: skip
+    """Estimate the motion of a series around the cord.
+
+    Parameters
+    ----------
+    series : (x, y, z, t) array
+        NaN counts as no data.
+    b0 : (t,) bool array
+        Volumes without diffusion weighting.
+    bvals : (t,) array
+        s/mm2.
+    weight : (x, y, z) array
+        Region that is compared, 0 to 1: 1 in and around the cord, falling softly to 0. Slices without region follow the others.
+    spacing : (3,) floats
+        Voxel size, mm.
+    interleaved : bool, optional
+        Whether odd and even slices of a volume may lie apart, as where they were scanned one after the other; by default the series says.
+    eddy : bool
+        Estimate stretch and shear along phase encoding of each slice of the diffusion-weighted volumes as well.
+    phase_axis : int
+        Array axis of the phase encoding, 0 or 1.
+    max_shift : float
+        Largest displacement from the median that is looked for, mm.
+    smooth : float
+        Standard deviation of the in-plane smoothing of what is compared, mm.
+    length : float
+        How far along the cord motion is alike, mm.
+    memory : float
+        For how many volumes drift is alike.
+
+    Returns
+    -------
+    Motion
+
+    Raises
+    ------
+    GeometryError
+        Arrays that do not fit.
+    InputError
+        Fewer than two volumes.
+    CordError
+        An empty region, or no signal in it.
+
+    Notes
+    -----
+    A slice's measurement is the least-squares fit of ``gain target + offset - gain grad(target) . shift`` to it, weighted by the region; its inverse
+    covariance is the normal matrix of the shift over the residual variance, times the part of the samples that are independent after smoothing.
+    The target contains the volume itself, which pulls a measurement to zero by 1/n: undone. The prior along the cord and in time is that of
+    `qmri.trajectory` with a part that every volume has for itself and a part that drifts.
+
+    Examples
+    --------
+    >>> x, y = np.mgrid[-20:21, -20:21]
+    >>> moves = np.linspace(-1, 1, 9)
+    >>> series = np.stack([np.repeat(np.exp(-((x - m) ** 2 + y**2) / 30)[..., None], 3, axis=2) for m in moves], -1)
+    >>> weight = np.repeat((np.hypot(x, y) < 12)[..., None], 3, axis=2).astype(float)
+    >>> found = estimate_motion(series, np.zeros(9, bool), np.full(9, 800.0), weight, (1.0, 1.0, 5.0))
+    >>> bool(np.abs(found.shifts - np.stack([moves, 0 * moves], -1)[:, None]).max() < 0.05), int(found.flags.max())
+    (True, 0)
+    """
+    series, weight, spacing, b0 = np.asarray(series), np.asarray(weight, float), np.asarray(spacing, float), np.asarray(b0, bool)
+    _check(series, b0, bvals, weight, phase_axis)
+    view = view_of(series, weight, spacing, max_shift, smooth)
+    kind, kinds = _kinds(b0, np.asarray(bvals, float))
+    lost = ~view.signal
+    shift, _ = search(view, lost, max_shift, split=interleaved is not False)
+    lost |= voids(view, shift, kind)
+    shift, searched = search(view, lost, max_shift, split=interleaved is not False, begin=shift)
+    jumps = jumps_of(shift)
+    scale = np.zeros_like(shift)
+    apart, parity = bool(interleaved), float(JUMP if interleaved else 0.0)
+    along = phase_axis if eddy else None
+    agreement = np.zeros(lost.shape)
+    certainty = np.zeros((kinds, shift.shape[1], 2, 2))
+    for turn in range(ROUNDS):
+        target = targets(view, shift, scale, kind, kinds, lost, phase_axis)
+        if kinds > 1 and turn in (0, ROUNDS - 2):
+            step, certainty = _between(view, target, kind, max_shift if turn == 0 else 2.0)
+            shift = shift + step[kind]
+            target = targets(view, shift, scale, kind, kinds, lost, phase_axis)
+        found = _measure(view, target, shift, scale, kind, lost, certainty, along=along, weighted=~b0)
+        agreement = found.agreement
+        if interleaved is None and turn < 2:
+            parity = _odd_even(found.measured[..., :2] - jumps, found.information[..., :2, :2])
+            apart = parity > 0
+        prior = _prior(shift.shape[0], np.arange(shift.shape[1]) * spacing[2], length, memory, parity, eddy=eddy)
+        mean = np.concatenate([jumps, np.zeros_like(scale)], -1)[..., : found.measured.shape[-1]]
+        best = mean + posterior(found.measured - mean, found.information, prior)
+        shift = best[..., :2]
+        if eddy:
+            scale = best[..., 2:]
+    shift = shift + 0.0
+    lost |= voids(view, shift, kind)
+    if eddy:  # about the middle of the slice, not of the window
+        shift[..., phase_axis] -= scale[..., 0] * view.centre[:, phase_axis] + scale[..., 1] * view.centre[:, 1 - phase_axis]
+    shift -= np.median(shift[kind == np.bincount(kind).argmax()], axis=0)
+    flags = np.zeros(lost.shape, np.int8)
+    flags[steps_of(shift)] |= MOVED
+    flags[lost] |= DROPPED
+    flags[~lost & ((np.abs(shift) > max_shift).any(-1) | searched)] |= LIMIT
+    agreement[lost | ~view.region] = np.nan
+    return Motion(shift, scale, flags, agreement, apart)
+
+
+def _kinds(b0: BoolArray, bvals: FloatArray) -> tuple[IntArray, int]:
+    """Contrast of each volume (t,): b0, and shells of at least five volumes; smaller ones join the nearest."""
+    kind = np.zeros(len(b0), np.intp)
+    order = np.flatnonzero(~b0)[np.argsort(bvals[~b0], kind="stable")]
+    b = bvals[order]
+    shell = np.concatenate([[0], np.cumsum(np.diff(b) > np.maximum(100, 0.1 * b[:-1]))]) if len(b) else np.zeros(0, int)
+    while len(b) and (count := np.bincount(shell)).min() < 5 and len(count) > 1:
+        least = int(count.argmin())
+        mean = np.bincount(shell, b) / count
+        other = min((k for k in range(len(count)) if k != least), key=lambda k: abs(mean[k] - mean[least]))
+        shell[shell == least] = other
+        shell = np.unique(shell, return_inverse=True)[1]
+    kind[order] = shell + int(b0.any())
+    return kind, int(kind.max()) + 1
+
+
+class _Measured(NamedTuple):
+    """Measurement (t, z, c) of each slice, its inverse covariance (t, z, c, c), and how well slice and target agree (t, z)."""
+
+    measured: FloatArray
+    information: FloatArray
+    agreement: FloatArray
+
+
+def _measure(
+    view: View, target: FloatArray, shift: FloatArray, scale: FloatArray, kind: IntArray, lost: BoolArray, certainty: FloatArray, *,
+    along: int | None, weighted: BoolArray,
+) -> _Measured:  # fmt: skip
+    """Measure each slice against the template of its kind: shift, and stretch and shear along axis `along`."""
+    nt, nz = lost.shape
+    axis = 1 if along is None else along
+    wide = wider(view)
+    values, inside = sample(view, shift, scale, axis)
+    slopes = [np.gradient(target, s, axis=a) for a, s in ((2, view.spacing[0]), (3, view.spacing[1]))]
+    inner = (..., slice(wide[0], target.shape[2] - wide[0]), slice(wide[1], target.shape[3] - wide[1]))
+    target, slopes = target[inner], [s[inner] for s in slopes]
+    columns = [target, np.ones_like(target), *slopes]
+    if along is not None:
+        u, v = ((np.arange(target.shape[2 + a]) - (target.shape[2 + a] - 1) / 2) * view.spacing[a] for a in (1 - along, along))
+        shape = (1, -1) if along == 1 else (-1, 1)
+        columns += [slopes[along] * v.reshape(shape), slopes[along] * u.reshape(shape[::-1])]
+    design = np.stack(columns, -1).reshape(*target.shape[:2], -1, len(columns))
+    count = np.bincount(kind, minlength=len(target))
+    n = len(columns)
+    normal, right, power, weight = np.zeros((nt, nz, n, n)), np.zeros((nt, nz, n)), np.zeros((nt, nz)), np.zeros((nt, nz))
+    for k in range(len(target)):
+        mine = np.flatnonzero(kind == k)
+        w = (view.weight * inside[mine]).reshape(len(mine), nz, -1)
+        d, y = design[k], values[mine].reshape(len(mine), nz, -1)
+        pairs = (d[..., :, None] * d[..., None, :]).reshape(*d.shape[:2], n * n)
+        normal[mine] = np.einsum("tzp,zpq->tzq", w, pairs, optimize=True).reshape(len(mine), nz, n, n)
+        right[mine] = np.einsum("tzp,zpc->tzc", w * y, d, optimize=True)
+        power[mine], weight[mine] = np.einsum("tzp,tzp->tz", w * y, y), w.sum(-1)
+    ok = ~lost & (weight > 0.3 * view.weight.sum((1, 2)))
+    trace = np.maximum(np.trace(normal, axis1=-2, axis2=-1), _TINY)
+    normal = np.where(ok[..., None, None], normal + 1e-9 * trace[..., None, None] * np.eye(n), np.eye(n))
+    solved = np.linalg.solve(normal, right[..., None])[..., 0]
+    few = np.linalg.solve(normal[..., :2, :2], right[..., :2, None])[..., 0]
+    least = np.maximum(power - np.einsum("tzc,tzc->tz", few, right[..., :2]), 0)
+    rest = np.maximum(power - np.einsum("tzc,tzc->tz", solved, right), 1e-6 * np.maximum(power, _TINY))
+    spread = power - right[..., 1] ** 2 / np.maximum(normal[..., 1, 1], _TINY)
+    agreement = np.sqrt(np.clip(1 - least / np.maximum(spread, _TINY), 0, 1)) * np.sign(few[..., 0])
+    c = n - 2
+    gain = solved[..., 0]
+    schur = normal[..., 2:, 2:] - normal[..., 2:, :2] @ np.linalg.solve(normal[..., :2, :2], normal[..., :2, 2:])
+    share = view.independent * np.maximum(1 - 1 / count, 0)[kind]
+    information = schur * (share[:, None] * gain**2 * weight / rest)[..., None, None]
+    safe = np.where(np.abs(gain) > 1e-3, gain, np.inf)
+    more = np.where(count > 1, count / np.maximum(count - 1, 1), 0)[kind]
+    step = np.clip(-solved[..., 2:] / safe[..., None] * more[:, None, None], -1.5, 1.5)
+    single = (count == 1)[kind]
+    information[..., :2, :2] = np.where(single[:, None, None, None], certainty[kind], information[..., :2, :2])
+    if c > 2:
+        information[~weighted, :, 2:, :] = 0
+        information[~weighted, :, :, 2:] = 0
+        step[~weighted, :, 2:] = 0
+    information[~ok | (gain <= 1e-3)] = 0
+    now = np.concatenate([shift, scale], -1)[..., :c]
+    return _Measured(now + step, information, agreement)
+
+
+def _between(view: View, target: FloatArray, kind: IntArray, reach: float) -> tuple[FloatArray, FloatArray]:
+    """Where the templates (k, z, a, b) lie against that of most volumes: (k, z, 2) mm and the inverse covariance (k, z, 2, 2)."""
+    main = int(np.bincount(kind).argmax())
+    wide = wider(view)
+    found = edges(target, view)
+    inner = (..., slice(wide[0], target.shape[2] - wide[0]), slice(wide[1], target.shape[3] - wide[1]))
+    rho, share = shifted_correlation(found[main][inner], view.weight, found, np.ones(target.shape[-2:]), centred=False)
+    total = view.weight.sum((1, 2)) * view.independent
+    score = -0.5 * (total[:, None, None] * share) * np.log1p(-(np.clip(rho, 0, 0.999) ** 2))
+    tries = [np.arange(-m, m + 1) * s for m, s in zip(wide, view.spacing, strict=False)]
+    score[..., np.add.outer(tries[0] ** 2, tries[1] ** 2) > reach**2] = 0
+    kinds, nz = score.shape[:2]
+    flat = score.reshape(kinds * nz, *score.shape[2:])
+    whole, _ = vote(score.sum(1), tries)
+    near = np.hypot(tries[0][None, :, None] - whole[:, 0, None, None], tries[1][None, None, :] - whole[:, 1, None, None]) <= JUMP
+    flat = np.where(near[:, None], score, -1).reshape(flat.shape)
+    i, j = np.unravel_index(flat.reshape(len(flat), -1).argmax(1), flat.shape[1:])
+    at = np.stack([tries[0][i], tries[1][j]], -1) + vertex(flat, i, j) * view.spacing[:2]
+    bend = np.zeros((len(flat), 2, 2))
+    rows, ii, jj = np.arange(len(flat)), np.clip(i, 1, flat.shape[1] - 2), np.clip(j, 1, flat.shape[2] - 2)
+    for a, (di, dj) in enumerate(((1, 0), (0, 1))):
+        second = flat[rows, ii + di, jj + dj] + flat[rows, ii - di, jj - dj] - 2 * flat[rows, ii, jj]
+        bend[:, a, a] = np.maximum(-second, 0) / view.spacing[a] ** 2
+    places, bends = at.reshape(kinds, nz, 2), bend.reshape(kinds, nz, 2, 2)
+    z = np.arange(nz) * view.spacing[2]
+    one = np.eye(kinds)
+    prior = [Term(one, np.full((nz, nz), reach**2)), Term(one, 0.5**2 * squared_exponential(z, 30.0))]
+    smooth = posterior(places, bends, [prior, prior])
+    smooth[main] = 0
+    return smooth, bends
+
+
+def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, *, eddy: bool) -> list[list[Term]]:
+    """Expect of motion, component by component, before it is measured; mm2."""
+    t = np.arange(nt, dtype=float)
+    own, drift, every = np.eye(nt), exponential(t, memory), np.ones((nt, nt))
+    flat, near = np.ones((len(z), len(z))), squared_exponential(z, length)
+    shift = [
+        Term(every, 4.0**2 * flat + 1.0**2 * near), Term(drift, 1.5**2 * flat + 0.5**2 * near), Term(own, 1.0**2 * flat + 0.4**2 * near),
+    ]  # fmt: skip
+    if parity > 0:
+        same = np.equal.outer(np.arange(len(z)) % 2, np.arange(len(z)) % 2)
+        shift.append(Term(own, parity**2 * same * squared_exponential(z, 4 * length)))
+    bent = [Term(own, STRETCH**2 * (flat + squared_exponential(z, 2 * length)))]
+    return [shift, shift, bent, bent] if eddy else [shift, shift]
+
+
+def _odd_even(measured: FloatArray, information: FloatArray) -> float:
+    """Typical half distance of odd and even slices, mm, beyond what measurements scatter; 0 where it is not clear."""
+    nz = measured.shape[1]
+    if nz < 4:
+        return 0.0
+    sure = np.stack([information[..., 0, 0], information[..., 1, 1]], -1)
+    sure = np.minimum(sure, np.percentile(sure, 75, axis=1, keepdims=True))
+    z = np.arange(nz) - (nz - 1) / 2
+    design = np.stack([np.where(np.arange(nz) % 2 == 0, 1.0, -1.0), np.ones(nz), z], -1)
+    normal = np.einsum("tzc,zi,zj->tcij", sure, design, design) + 1e-6 * np.eye(3)
+    right = np.einsum("tzc,zi->tci", sure * measured, design)
+    contrast = np.linalg.solve(normal, right[..., None])[..., 0, 0]
+    error = np.linalg.inv(normal)[..., 0, 0]
+    contrast = contrast - np.median(contrast, axis=0)
+    power, noise = float(np.mean(contrast**2)), float(np.mean(np.minimum(error, 1.0)))
+    size = np.sqrt(max(power - noise, 0.0))
+    return float(size) if size > ODD_EVEN and power > 2 * noise else 0.0
+
+
+def _check(series: FloatArray, b0: BoolArray, bvals: FloatArray, weight: FloatArray, axis: int) -> None:
+    where = "motion of a series"
+    if series.ndim != 4 or weight.shape != series.shape[:3] or axis not in (0, 1):
+        raise GeometryError(
+            expected="a series (x, y, z, t), a region on its voxels, and a phase-encoding axis within its slices (0 or 1)", where=where,
+            found=f"shapes {series.shape} and {weight.shape}, axis {axis}", remedy="Turn the series so that its slices lie on the third axis.",
+        )  # fmt: skip
+    if series.shape[3] < 2 or not len(b0) == len(bvals) == series.shape[3]:
+        raise InputError(
+            expected="two volumes or more, with one b-value each", found=f"{series.shape[3]} volumes, {len(bvals)} b-values", where=where,
+            remedy="Give the whole series.",
+        )  # fmt: skip

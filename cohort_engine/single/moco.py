@@ -1,0 +1,192 @@
+"""Motion and distortion of one diffusion series put right, in one interpolation: what the command `moco` and the stage call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from cohort_engine import schema
+from cohort_engine.errors import CordError, GeometryError
+from cohort_engine.io.gradients import Gradients
+from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
+from cohort_engine.qmri.moco import MAX_SHIFT, Motion, estimate_motion
+from cohort_engine.qmri.series import resample_series
+
+FloatArray = NDArray[Any]
+SERIES = "diffusion series"
+CORD = "cord mask of the diffusion series"
+THICKEST_PLANE = 0.7
+"""A series whose slices are thinner than this part of its in-plane voxels was not scanned across the cord."""
+
+
+@dataclass(frozen=True)
+class MocoSettings:
+    """How a series is corrected.
+
+    Attributes
+    ----------
+    interleaved : bool, optional
+        Odd and even slices may lie apart; by default the series says.
+    eddy : bool
+        Stretch and shear of each slice along phase encoding.
+    phase_axis : int
+        Array axis of the phase encoding in RAS+ order, 0 (left-right) or 1 (back-front).
+    max_shift : float
+        Largest displacement that is looked for, mm.
+    margin, falloff : float
+        The region that is compared: all within `margin` mm of the cord counts fully, and over `falloff` mm more it fades.
+    """
+
+    interleaved: bool | None = None
+    eddy: bool = False
+    phase_axis: int = 1
+    max_shift: float = MAX_SHIFT
+    margin: float = 5.0
+    falloff: float = 5.0
+
+
+class Corrected(NamedTuple):
+    """A series after correction.
+
+    Attributes
+    ----------
+    series : Volume
+        (x, y, z, t) float32 on the voxels of the scan. Missing: NaN in lost slices of volumes and outside the image.
+    mean : Volume
+        (x, y, z) float32, mean of its diffusion-weighted volumes over what is not missing; NaN where all are.
+    motion : Motion
+    displacement : (x, y, z) array or None
+        Distortion along phase encoding, mm.
+    quality : dict
+        Numbers for the record.
+    """
+
+    series: Volume
+    mean: Volume
+    motion: Motion
+    displacement: FloatArray | None
+    quality: dict[str, float]
+
+
+def correct(
+    series: Volume, gradients: Gradients, *, cord: Volume | None = None, reverse: Volume | None = None, settings: MocoSettings = MocoSettings()
+) -> Corrected:
+    """Correct a diffusion series for motion and, given an image of the opposite phase encoding, for distortion.
+
+    Parameters
+    ----------
+    series : Volume
+        (x, y, z, t) in RAS+ order.
+    gradients : Gradients
+        Of its volumes.
+    cord : Volume, optional
+        Cord mask on its voxels; by default the cord is segmented in its mean.
+    reverse : Volume, optional
+        Image or series without diffusion weighting, of the same slices with the opposite phase encoding.
+    settings : MocoSettings
+
+    Returns
+    -------
+    Corrected
+
+    Raises
+    ------
+    GeometryError
+        A mask or an image of other voxels; slices that do not lie across the cord.
+    InputError, CordError
+        No signal, fewer than two volumes, or no cord.
+    """
+    require_across(series)
+    require_signal(series, what=SERIES)
+    data, spacing = series.data, series.grid.spacing
+    mask = found_cord(series, gradients).data if cord is None else on_voxels_of(_one(series), cord, what=CORD, like=f"the {SERIES}").data > 0.5
+    weight = region(mask, spacing, settings.margin, settings.falloff)
+    motion = estimate_motion(
+        data, gradients.b0, gradients.bvals, weight, spacing, interleaved=settings.interleaved, eddy=settings.eddy,
+        phase_axis=settings.phase_axis, max_shift=settings.max_shift,
+    )  # fmt: skip
+    displacement = None
+    lost = (motion.flags & schema.LOST) > 0
+    corrected = resample_series(
+        data, spacing, shifts=motion.shifts, scale=motion.scale, displacement=displacement, axis=settings.phase_axis, dropped=lost
+    )
+    mean = mean_of(corrected, ~gradients.b0 if not gradients.b0.all() else gradients.b0)
+    return Corrected(series.with_data(corrected), series.with_data(mean), motion, displacement, _quality(data, corrected, gradients, motion, mask))
+
+
+def region(mask: FloatArray, spacing: FloatArray, margin: float, falloff: float) -> NDArray[np.float64]:
+    """Soft region around a mask, slice by slice: 1 within `margin` mm of it, falling to 0 over `falloff` mm.
+
+    Examples
+    --------
+    >>> mask = np.zeros((9, 1, 1), bool)
+    >>> mask[2] = True
+    >>> region(mask, np.ones(3), 2.0, 4.0).ravel().tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    mask = np.asarray(mask, bool)
+    out = np.zeros(mask.shape)
+    for z in np.flatnonzero(mask.any((0, 1))):
+        away = distance_transform_edt(~mask[..., z], sampling=spacing[:2])
+        out[..., z] = np.clip(1 - (away - margin) / falloff, 0, 1)
+    return out
+
+
+def mean_of(data: FloatArray, use: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Mean (x, y, z) over the volumes in `use` of what is finite; NaN where nothing is."""
+    part = data[..., use]
+    finite = np.isfinite(part)
+    count = finite.sum(-1)
+    return np.where(count > 0, np.where(finite, part, 0).sum(-1) / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def found_cord(series: Volume, gradients: Gradients) -> Volume:
+    """Cord mask of a series that was not corrected, segmented in the mean of its diffusion-weighted volumes, or of all."""
+    from cohort_engine.cord.segment import ABSENT, FLAGS, segment
+
+    for use in (~gradients.b0, np.ones(len(gradients.b0), bool)):
+        if use.any():
+            found = segment(np.nan_to_num(mean_of(series.data, use)), series.affine, what=SERIES)
+            if ABSENT not in found.flags:
+                return series.with_data(found.mask)
+    raise CordError(expected="a cord", found=FLAGS[ABSENT], where=f"mean of the {SERIES}", remedy="Give its mask.")
+
+
+def require_across(series: Volume) -> None:
+    """Refuse a series whose slices do not lie across the cord: motion within them would be motion along it."""
+    spacing = series.grid.spacing
+    if spacing[2] < THICKEST_PLANE * float(spacing[:2].max()):
+        raise GeometryError(
+            expected="slices across the cord", found=f"voxels of {'x'.join(f'{s:.2g}' for s in spacing)} mm (right, front, up): slices along it",
+            where=SERIES, remedy="Motion is corrected within slices across the cord: leave this series out, or fit it without motion correction.",
+        )  # fmt: skip
+
+
+def _one(series: Volume) -> Volume:
+    return series.with_data(series.data[..., 0])
+
+
+def _quality(raw: FloatArray, corrected: FloatArray, gradients: Gradients, motion: Motion, mask: NDArray[np.bool_]) -> dict[str, float]:
+    inside = mask.any((0, 1))
+    moved = np.linalg.norm(motion.shifts[:, inside], axis=-1)
+    flags = motion.flags[:, inside]
+    out = {"largest_shift": float(moved.max()), "median_shift": float(np.median(moved))}
+    out |= {f"share_{name}": float(((flags & bit) > 0).mean()) for name, bit in (("moved", schema.MOVED), ("dropped", schema.DROPPED))}
+    out["share_beyond"] = float(((flags & schema.LIMIT) > 0).mean())
+    for name, use in (("b0", gradients.b0), ("dwi", ~gradients.b0)):
+        if use.sum() > 1:
+            out |= {f"spread_{name}_{when}": _spread(data[..., use], mask) for when, data in (("before", raw), ("after", corrected))}
+    return out
+
+
+def _spread(data: FloatArray, mask: NDArray[np.bool_]) -> float:
+    """Take the standard deviation over volumes, share of the mean, median over the cord; NaN where nothing is finite."""
+    values = np.where(np.isfinite(data[mask]), data[mask], np.nan)
+    values = values[np.isfinite(values).sum(1) > 1]
+    if not len(values):
+        return float("nan")
+    return float(np.median(np.nanstd(values, axis=1) / np.maximum(np.nanmean(values, axis=1), 1e-12)))
