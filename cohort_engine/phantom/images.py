@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -29,8 +29,20 @@ HALF = 0.5
 RIND, FLUID_ROOM = 1.5, 3.0
 """A cord whose tissue reaches beyond its mask is drawn out over its outermost, and into its nearest, so many mm."""
 
-# Surroundings: MT-off and T2w signal, MTR in percent.
-BONE, DISC, MUSCLE, FAT, LIGAMENT = (700.0, 420.0, 18.0), (1050.0, 260.0, 30.0), (980.0, 140.0, 38.0), (1700.0, 620.0, 2.0), (420.0, 90.0, 25.0)
+
+class Material(NamedTuple):
+    """What a surrounding looks like: signals in MT-off, T2w and fat-suppressed echo-planar images, MTR (percent), mean diffusivity (um2/ms)."""
+
+    off: float
+    t2w: float
+    mtr: float
+    epi: float
+    md: float
+
+
+BONE, DISC = Material(700.0, 420.0, 18.0, 220.0, 0.6), Material(1050.0, 260.0, 30.0, 380.0, 1.6)
+MUSCLE, FAT = Material(980.0, 140.0, 38.0, 430.0, 1.5), Material(1700.0, 620.0, 2.0, 260.0, 0.1)
+LIGAMENT, AIR = Material(420.0, 90.0, 25.0, 120.0, 1.0), Material(0.0, 0.0, 0.0, 0.0, 0.0)
 CORTEX = 60.0
 """T2w signal of compact bone, which is drawn in T2w images only."""
 TIP, ARCH = 4.0, 9.0
@@ -56,8 +68,37 @@ class Section:
     channels: Mapping[str, NDArray[np.float32]]
 
 
+class Signal(NamedTuple):
+    """Signal of each label in one channel.
+
+    Attributes
+    ----------
+    base : (label,) array
+        Before the weighting.
+    white, fluid : float
+        Of white matter and CSF, before the weighting.
+    ratio : (label, z) array, optional
+        What the weighting leaves, at each z of the template grid; by default all.
+    fluid_ratio : float
+        What it leaves of CSF that no label holds.
+    """
+
+    base: FloatArray
+    white: float
+    fluid: float
+    ratio: FloatArray | None = None
+    fluid_ratio: float = 1.0
+
+
 def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None, *, rim: float = 0.0) -> Section:
-    """Mix each template voxel's signals by its label weights, MT-on and MT-off apart, so that partial volume weighs by signal.
+    """Mix MT-on, MT-off and T2w signals on the template's block: see `mixed`."""
+    off = Signal(tissue.off, MT_OFF[WHITE], MT_OFF[FLUID])
+    on = off._replace(ratio=1 - tissue.mtr / 100, fluid_ratio=1 - MTR[FLUID] / 100)
+    return mixed(template, {OFF: off, ON: on, T2: Signal(tissue.t2w, T2W[WHITE], T2W[FLUID])}, anatomy, rim=rim)
+
+
+def mixed(template: Template, signals: Mapping[str, Signal], anatomy: Anatomy | None = None, *, rim: float = 0.0) -> Section:
+    """Mix each template voxel's signals by its label weights, each channel apart, so that partial volume weighs by signal.
 
     Of a deformed cord (`anatomy`), part of the fluid is gone, and grey matter is less unlike white. The tissue ends `rim` mm outside the cord of the
     template, which masks follow.
@@ -75,26 +116,25 @@ def section(template: Template, tissue: Tissue, anatomy: Anatomy | None = None, 
     labelled = mix(np.ones(len(voxel)))
     inside = np.clip(np.maximum(labelled, template.cord + template.csf), 0, 1)
     rest = np.maximum(inside - labelled, 0)
-    off, t2w = tissue.off[label], tissue.t2w[label]
+    base = {name: signal.base[label] for name, signal in signals.items()}
     if anatomy is not None and anatomy.deformity is not None:
         xyz = grid.world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1).astype(float))
         middle = xyz[..., :2] - anatomy.middle(xyz[..., 2])
         left = anatomy.deformity.fluid(middle, xyz[..., 2])
         unlike = anatomy.deformity.contrast(packing.xyz[voxel, 2])
-        off, t2w = MT_OFF[WHITE] + unlike * (off - MT_OFF[WHITE]), T2W[WHITE] + unlike * (t2w - T2W[WHITE])
         fluid_label = np.isin(label, np.flatnonzero(np.array(clusters(template)) == FLUID))
-        off, t2w = np.where(fluid_label, MT_OFF[FLUID], off), np.where(fluid_label, T2W[FLUID], t2w)
+        for name, (_, white, fluid, *_) in signals.items():
+            base[name] = np.where(fluid_label, fluid, white + unlike * (base[name] - white))
         amount = amount * np.where(fluid_label, left.reshape(-1)[place], 1.0)
         rest, inside = rest * left, mix(np.ones(len(voxel))) + rest * left
-    on = off * (1 - tissue.mtr[label, packing.ijk[voxel, 2].astype(int)] / 100)
-    fluid = MT_OFF[FLUID], MT_OFF[FLUID] * (1 - MTR[FLUID] / 100), T2W[FLUID]
-    channels = {
-        OFF: mix(off) + rest * fluid[0], ON: mix(on) + rest * fluid[1], T2: mix(t2w) + rest * fluid[2],
-        INSIDE: inside, CORD: np.clip(template.cord, 0, 1),
-    }  # fmt: skip
+    channels = {}
+    for name, signal in signals.items():
+        left_over = 1.0 if signal.ratio is None else signal.ratio[label, packing.ijk[voxel, 2].astype(int)]
+        channels[name] = mix(base[name] * left_over) + rest * (signal.fluid * signal.fluid_ratio)
+    channels |= {INSIDE: inside, CORD: np.clip(template.cord, 0, 1)}
     if rim > 0:
         at = _outgrown(template.cord, grid.spacing[:2], rim)
-        channels |= {name: _taken(channels[name], at) for name in (OFF, ON, T2, INSIDE)}
+        channels |= {name: _taken(channels[name], at) for name in (*signals, INSIDE)}
     return Section(grid, {name: c.astype(np.float32) for name, c in channels.items()})
 
 
@@ -185,7 +225,7 @@ def render(
     if head is not None:
         fading = given_way(place[..., 2] - discs[1])
         split &= fading < 0.999
-    inner = _average(section, anatomy, centres[split], place[split][:, 2], grid, (*names, INSIDE))
+    inner = _average(section, anatomy, centres[split], place[split][:, 2], grid.affine, (*names, INSIDE))
     kept = 1 - fading[split]
     images = {}
     for name in names:
@@ -204,11 +244,14 @@ def _near(place: FloatArray, anatomy: Anatomy, section: Section) -> NDArray[np.b
     return np.asarray(((place[..., :2] > lower - 2.0) & (place[..., :2] < upper + 2.0)).all(-1))
 
 
-def _average(section: Section, anatomy: Anatomy, centres: FloatArray, start: FloatArray, grid: Grid, names: tuple[str, ...]) -> dict[str, FloatArray]:
-    """Mean (n,) of each channel over voxels with these centres (n, 3), whose template z is about `start`."""
-    counts = (*FINE, max(2, round(float(grid.spacing[2]) / 0.6)))
+def _average(
+    section: Section, anatomy: Anatomy, centres: FloatArray, start: FloatArray, edges: FloatArray, names: tuple[str, ...],
+    fine: tuple[int, int] = FINE,
+) -> dict[str, FloatArray]:  # fmt: skip
+    """Mean (n,) of each channel over boxes with these centres (n, 3) and edges (the columns of an affine), whose template z is about `start`."""
+    counts = (*fine, max(2, round(float(np.linalg.norm(edges[:3, 2])) / 0.6)))
     steps = [(np.arange(n) + 0.5) / n - 0.5 for n in counts]
-    offsets = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3) @ grid.affine[:3, :3].T
+    offsets = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3) @ edges[:3, :3].T
     total = {name: np.zeros(len(centres)) for name in names}
     last = np.array(section.grid.shape) - 1.0
     for offset in offsets:
@@ -219,10 +262,61 @@ def _average(section: Section, anatomy: Anatomy, centres: FloatArray, start: Flo
     return {name: t / len(offsets) for name, t in total.items()}
 
 
+def render_fine(
+    section: Section, anatomy: Anatomy, texture: Texture, discs: Mapping[int, float], grid: Grid, weightings: Mapping[str, float], *,
+    split: int, thickness: float,
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Render echo-planar images on `split` times as many columns and rows, each averaged over the thickness of its slice.
+
+    Parameters
+    ----------
+    section, anatomy, texture, discs : as in `render`
+    grid : Grid
+        Of the image.
+    weightings : {name: b}
+        Channels of `section` to render, and how strongly the surroundings are diffusion-weighted in them, ms/um2.
+    split : int
+    thickness : float
+        Of a slice, mm; the slices of `grid` may lie farther apart.
+
+    Returns
+    -------
+    images : {name: (split x, split y, z) float32}
+        The channels, and ``cord``.
+    """
+    centres = grid.world(np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in grid.shape), indexing="ij"), axis=-1))
+    place = anatomy.template(centres)
+    around = _surroundings(place, anatomy, texture.at(centres), discs, (), None, weightings)
+    near = _near(place, anatomy, section).repeat(split, 0).repeat(split, 1)
+    parts = np.argwhere(near)
+    at = parts.astype(float)
+    at[:, :2] = (at[:, :2] + 0.5) / split - 0.5
+    coarse = parts // [split, split, 1]
+    edges = np.asarray(grid.affine[:3, :3] / [split, split, float(grid.spacing[2]) / thickness], np.float64)
+    names = (*weightings, CORD, INSIDE)
+    inner = _average(section, anatomy, grid.world(at), place[tuple(coarse.T)][:, 2], edges, names, (1, 1))
+    images = {CORD: np.zeros(near.shape, np.float32)}
+    images[CORD][near] = inner[CORD]
+    between = [((np.arange(split * n) + 0.5) / split - 0.5).clip(0, n - 1) for n in grid.shape[:2]]
+    for name in weightings:
+        image = around[name].astype(np.float32)
+        for axis, x in enumerate(between):
+            low = np.minimum(x.astype(int), grid.shape[axis] - 2)
+            share = np.expand_dims((x - low).astype(np.float32), tuple(k for k in range(3) if k != axis))
+            image = image.take(low, axis) * (1 - share) + image.take(low + 1, axis) * share
+        image[near] = inner[name] + (1 - inner[INSIDE]) * image[near]
+        images[name] = image
+    return images
+
+
 def _surroundings(
-    place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: Mapping[int, float], names: tuple[str, ...], head: Head | None
-) -> dict[str, FloatArray]:
-    """Signals of all that is not cord or CSF, from the place along and across the spine. Above C2 there is a dens in a ring, and no disc."""
+    place: FloatArray, anatomy: Anatomy, texture: FloatArray, discs: Mapping[int, float], names: tuple[str, ...], head: Head | None,
+    weightings: Mapping[str, float] | None = None,
+) -> dict[str, FloatArray]:  # fmt: skip
+    """Signals of all that is not cord or CSF, from the place along and across the spine. Above C2 there is a dens in a ring, and no disc.
+
+    `names` are MT and T2w channels, `weightings` (ms/um2) echo-planar ones.
+    """
     x, y = np.moveaxis(anatomy.offset(place), -1, 0)
     z = place[..., 2]
     from_disc = np.abs(z[..., None] - np.array([d for n, d in discs.items() if n > 2] or [np.inf])).min(-1)
@@ -253,7 +347,7 @@ def _surroundings(
     layers = (  # later ones cover earlier ones
         (MUSCLE, np.ones_like(x)), (BONE, pillar), (BONE, lamina), (BONE, spinous), (BONE, body), (BONE, dens), (BONE, ring),
         (DISC, body * soft(2.4 - from_disc)), (LIGAMENT, soft((1 - canal) * 9 + 1.5) * soft((canal - 0.75) * 9)),
-        (FAT, soft((neck - 1) * 28)), ((0.0, 0.0, 0.0), trachea), ((0.0, 0.0, 0.0), soft((neck - 1.16) * 28)),
+        (FAT, soft((neck - 1) * 28)), (AIR, trachea), (AIR, soft((neck - 1.16) * 28)),
     )  # fmt: skip
     out = {}
     if T2 in names:
@@ -263,11 +357,11 @@ def _surroundings(
             rims[7] = body * soft(3.2 - from_disc)
             seam = head.seam * body * soft(1.2 - np.abs(over_axis + 1.5))
         t2w = np.zeros_like(x)
-        for k, ((_, signal, _), cover) in enumerate(layers):
-            for value, part in ((CORTEX, rims.get(k)), (signal, cover)):
+        for k, (material, cover) in enumerate(layers):
+            for value, part in ((CORTEX, rims.get(k)), (material.t2w, cover)):
                 t2w = t2w if part is None else t2w + part * (value - t2w)
             if k == 6 and head is not None:
-                t2w += seam * (DISC[1] - t2w)
+                t2w += seam * (DISC.t2w - t2w)
         out[T2] = t2w * (1 + 0.2 * texture)
         if head is not None:
             high = -under_top > LOWEST - 3
@@ -276,10 +370,15 @@ def _surroundings(
             out[T2][high], out[CORD][high] = draw_over(out[T2][high], x[high], y[high], -under_top[high], texture[high], head, size)
     if ON in names or OFF in names:
         off, mtr = np.zeros_like(x), np.zeros_like(x)
-        for (signal, _, ratio), cover in layers:
-            off, mtr = off + cover * (signal - off), mtr + cover * (ratio - mtr)
+        for material, cover in layers:
+            off, mtr = off + cover * (material.off - off), mtr + cover * (material.mtr - mtr)
         out[OFF] = off * (1 + 0.13 * texture)
         out[ON] = out[OFF] * (1 - mtr / 100)
+    for name, b in (weightings or {}).items():
+        image = np.zeros_like(x)
+        for material, cover in layers:
+            image += cover * (material.epi * np.exp(-b * material.md) - image)
+        out[name] = image * (1 + 0.13 * texture)
     return out
 
 

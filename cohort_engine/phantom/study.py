@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import yaml
@@ -17,6 +16,7 @@ from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.compression import draw_patient
+from cohort_engine.phantom.diffusion import reoriented
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, MT_MASK, PATIENT, T2W_LANDMARKS, T2W_MASK, Imperfection, Subject, make_subject
 from cohort_engine.template.base import Template
 
@@ -187,17 +187,17 @@ def _write_subject(root: Path, name: str, subject: Subject, *, labels: bool) -> 
     }  # fmt: skip
     files = {role: path for role, path in files.items() if labels or path.parent == anat}
     for role, path in files.items():
-        write_volume(f"{path}.nii.gz", _reoriented(subject.images[role], axes[role]))
+        write_volume(f"{path}.nii.gz", reoriented(subject.images[role], axes[role]))
         if role in (schema.T2W, schema.MT_ON, schema.MT_OFF):
             sidecar = {"Manufacturer": "Simulated", "MagneticFieldStrength": 3, "InstitutionName": subject.protocol.site}
             _json(path.with_name(f"{path.name}.json"), sidecar | ({"MTState": role == schema.MT_ON} if role != schema.T2W else {}))
     if not labels:
-        write_volume(truth / f"{name}_{TRUE_DISCS}", _reoriented(subject.images[T2W_LANDMARKS], axes[T2W_LANDMARKS]))
-    write_volume(truth / f"{name}_desc-truth_MTRmap.nii.gz", _reoriented(subject.truth.mtr, subject.protocol.mt_axes))
+        write_volume(truth / f"{name}_{TRUE_DISCS}", reoriented(subject.images[T2W_LANDMARKS], axes[T2W_LANDMARKS]))
+    write_volume(truth / f"{name}_desc-truth_MTRmap.nii.gz", reoriented(subject.truth.mtr, subject.protocol.mt_axes))
     shifts = subject.truth.shifts
     if subject.truth.anatomy.deformity is not None:
         for role, mask in subject.truth.masks.items():
-            write_volume(truth / f"{name}_desc-truth_{TRUE_MASKS[role]}.nii.gz", _reoriented(mask, axes[role]))
+            write_volume(truth / f"{name}_desc-truth_{TRUE_MASKS[role]}.nii.gz", reoriented(mask, axes[role]))
     _tsv(truth / f"{name}_desc-truth_mtr.tsv", _cells(subject))
     _tsv(truth / f"{name}_desc-truth_csa.tsv", _areas(subject))
     _tsv(truth / f"{name}_desc-truth_shifts.tsv", pd.DataFrame({"slice": np.arange(len(shifts)), "x_mm": shifts[:, 0], "y_mm": shifts[:, 1]}))
@@ -212,13 +212,6 @@ def _cells(subject: Subject) -> pd.DataFrame:
 
 def _areas(subject: Subject) -> pd.DataFrame:
     return pd.DataFrame({schema.LEVEL: subject.truth.levels, "csa_mm2": subject.truth.csa})
-
-
-def _reoriented(volume: Volume, axes: str) -> Volume:
-    """Return the same image with other axes on disk."""
-    turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes))
-    data = np.ascontiguousarray(nib.orientations.apply_orientation(volume.data, turn))
-    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))
 
 
 def _write_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator, SeedSequence
@@ -31,6 +32,8 @@ T2W_MASK, MT_MASK, T2W_LANDMARKS = (
     schema.role(schema.T2W, schema.MASK), schema.role(schema.MT, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS),
 )  # fmt: skip
 LOW_SIGNAL = 0.05
+MT_PLANE = (64.0, 64.0)
+"""Field of view of the MT images, mm."""
 MOTOR, SENSORY = ("lateral corticospinal tract",), ("fasciculus cuneatus", "fasciculus gracilis")
 CLINICAL = {"mjoa": "points", "dexterity": "s", "grip": "kg", "balance": "cm"}
 """Score -> unit: modified JOA, pegboard time, grip strength, sway."""
@@ -160,6 +163,35 @@ def site_protocol(site: int, seed: int) -> Protocol:
     return Protocol(f"site{site + 1}", offset, (1.0, 0.8)[site % 2], (0.9, 5.0), *axes)
 
 
+class Body(NamedTuple):
+    """A subject before anything is scanned, and the generators of what comes next: the person, the scan, its noise, the head."""
+
+    protocol: Protocol
+    anatomy: Anatomy
+    tissue: Tissue
+    age: float
+    person_rng: Generator
+    scan_rng: Generator
+    noise_rng: Generator
+    head_rng: Generator
+
+
+def draw_body(
+    template: Template, *, group: str, number: int, seed: int, site: int, severity: float | None, patient: Patient | None
+) -> Body:  # fmt: skip
+    """Draw the subject of which `make_subject` and `diffusion.make_dwi` make scans; parameters as of `make_subject`."""
+    stream = SeedSequence(seed, spawn_key=(GROUPS.index(group), number))
+    shape_rng, tissue_rng, person_rng, scan_rng, noise_rng, head_rng = (np.random.default_rng(s) for s in stream.spawn(6))
+    protocol = site_protocol(site, seed)
+    ill = group == PATIENT
+    drawn = float(person_rng.uniform(0.25, 1.0))
+    severity = patient.severity if patient is not None else (drawn if ill else 0.0) if severity is None else severity
+    age = float(np.clip(person_rng.normal(*((57, 10) if ill else (50, 12))), 22, 82).round())
+    anatomy = draw_anatomy(template, shape_rng, severity=severity, patient=patient).moved(scan_rng.normal(0, [4, 8, 15]))
+    tissue = draw_tissue(template, anatomy, tissue_rng, age=age, site_offset=protocol.mtr_offset)
+    return Body(protocol, anatomy, tissue, age, person_rng, scan_rng, noise_rng, head_rng)
+
+
 def make_subject(
     template: Template, *, group: str = PATIENT, number: int = 0, seed: int = 0, site: int = 0, severity: float | None = None,
     imperfection: Imperfection = Imperfection(), patient: Patient | None = None, mt_thickness: float | None = None,
@@ -196,17 +228,10 @@ def make_subject(
     >>> bool((truth.wa < truth.raw)[:, cord].all())  # voxels at the rim hold CSF, whose MTR is low
     True
     """
-    stream = SeedSequence(seed, spawn_key=(GROUPS.index(group), number))
-    shape_rng, tissue_rng, person_rng, scan_rng, noise_rng, head_rng = (np.random.default_rng(s) for s in stream.spawn(6))
-    protocol = site_protocol(site, seed)
+    body = draw_body(template, group=group, number=number, seed=seed, site=site, severity=severity, patient=patient)
+    protocol, anatomy, tissue, age, person_rng, scan_rng, noise_rng, head_rng = body
     if mt_thickness is not None:
         protocol = replace(protocol, mt_voxel=(protocol.mt_voxel[0], mt_thickness))
-    ill = group == PATIENT
-    drawn = float(person_rng.uniform(0.25, 1.0))
-    severity = patient.severity if patient is not None else (drawn if ill else 0.0) if severity is None else severity
-    age = float(np.clip(person_rng.normal(*((57, 10) if ill else (50, 12))), 22, 82).round())
-    anatomy = draw_anatomy(template, shape_rng, severity=severity, patient=patient).moved(scan_rng.normal(0, [4, 8, 15]))
-    tissue = draw_tissue(template, anatomy, tissue_rng, age=age, site_offset=protocol.mtr_offset)
     head = draw_head(head_rng) if 1 in template.landmarks[schema.DISC] else None
     whole, shifts, perfect = _scan(template, anatomy, tissue, head, protocol, imperfection, scan_rng, noise_rng)
     covariates: dict[str, str | float] = {schema.GROUP: group, schema.AGE: age, schema.SITE: protocol.site}
@@ -234,7 +259,8 @@ def _scan(
     section, texture = images.section(template, tissue, anatomy, rim=imperfection.rim), Texture.draw(rng, wavelength=9.0)
     wobble = Texture.draw(rng, wavelength=7.0)
     discs = template.landmarks[schema.DISC]
-    mt_grid, t2w_grid = _mt_grid(template, anatomy, protocol, rng), _t2w_grid(template, anatomy, head, protocol, rng)
+    voxel = (protocol.mt_voxel[0], *protocol.mt_voxel)
+    mt_grid, t2w_grid = axial_grid(template, anatomy, MT_PLANE, voxel, rng), _t2w_grid(template, anatomy, head, protocol, rng)
     shifts = images.smooth_shifts(mt_grid.shape[2], protocol.mt_voxel[1], rng, drift=imperfection.drift, jitter=imperfection.jitter)
     still = images.render(section, anatomy, texture, discs, mt_grid, (images.ON, images.OFF, images.CORD))
     moved = still
@@ -312,7 +338,7 @@ def _box(anatomy: Anatomy, middle: float, tilt: FloatArray, size: FloatArray, vo
         turn = np.eye(3)
         turn[i, i], turn[j, j], turn[i, j], turn[j, i] = c, c, -s, s
         axes = turn @ axes
-    shape = np.maximum(np.ceil(size / voxel), 1).astype(int)
+    shape = np.maximum(np.ceil(size / voxel - 1e-6), 1).astype(int)
     affine = np.eye(4)
     affine[:3, :3] = axes * voxel
     x, y = (np.interp(middle, anatomy.z, anatomy.centre[:, k]) for k in (0, 1))
@@ -320,16 +346,20 @@ def _box(anatomy: Anatomy, middle: float, tilt: FloatArray, size: FloatArray, vo
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def _mt_grid(template: Template, anatomy: Anatomy, protocol: Protocol, rng: Generator) -> Grid:
-    """Axial slab across the cord at mid-neck, a slice and a half beyond its ends: sampling needs voxel centres on both sides."""
+def axial_grid(
+    template: Template, anatomy: Anatomy, plane: tuple[float, float], voxel: tuple[float, float, float], rng: Generator, *, slices: int | None = None
+) -> Grid:  # fmt: skip
+    """Axial slab of `plane` mm across the cord at mid-neck; if nothing else is said (`slices`), of the whole neck.
+
+    It then ends a slice and a half beyond its ends: sampling needs voxel centres on both sides.
+    """
     low, high = neck(template)
     middle = (low + high) / 2
     i = int(np.searchsorted(anatomy.z, middle))
     tangent = anatomy.tangent[i]
     tilt = np.array([-np.arctan2(tangent[1], tangent[2]), np.arcsin(tangent[0]), 0.0]) + np.deg2rad(rng.normal(0, [1.5, 0.7, 1.0]))
-    length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]])) @ tangent))
-    plane, thickness = protocol.mt_voxel
-    return _box(anatomy, middle, tilt, np.array([64.0, 64.0, length + 3 * thickness]), np.array([plane, plane, thickness]))
+    length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]])) @ tangent)) + 3 * voxel[2]
+    return _box(anatomy, middle, tilt, np.array([*plane, length if slices is None else slices * voxel[2]]), np.array(voxel))
 
 
 def _t2w_grid(template: Template, anatomy: Anatomy, head: Head | None, protocol: Protocol, rng: Generator) -> Grid:
@@ -390,6 +420,6 @@ def _truth(template: Template, anatomy: Anatomy, tissue: Tissue, shifts: NDArray
     cells = weighted_average(operator, sample(perfect.data, perfect.affine, xyz)[None])
     return Truth(
         anatomy, tissue, xyz.astype(np.float32), shifts, perfect, masks, template.levels, tuple(r.name for r in regions),
-        regional_truth(template, tissue, levels, regions), cells[schema.VALUE][0], cells[schema.COVERAGE][0],
+        regional_truth(template, tissue.mtr, levels, regions), cells[schema.VALUE][0], cells[schema.COVERAGE][0],
         native_voxels(template, anatomy, operator, float(np.prod(perfect.grid.spacing))), cord_area(template, anatomy, levels),
     )  # fmt: skip

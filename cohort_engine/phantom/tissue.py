@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,10 @@ class Damage:
     at: float
     above: float
     below: float
+
+    def along(self, at: FloatArray, above: FloatArray) -> FloatArray:
+        """Loss where the lesion is felt by a part `at` (0 to 1) and lies below by a part `above` (0 to 1)."""
+        return np.asarray(self.at * at + (1 - at) * (self.above * above + self.below * (1 - above)))
 
 
 DAMAGE = {
@@ -73,6 +78,23 @@ def clusters(template: Template) -> list[str]:
     return [next(c for c, members in template.atlas.clusters.items() if label in members) for label in range(len(template.atlas.labels))]
 
 
+def grid_heights(template: Template) -> NDArray[np.float64]:
+    """Template z (z,) of each slice of the template grid, mm."""
+    n = template.grid.shape[2]
+    return np.asarray(template.grid.world(np.stack([np.zeros(n)] * 2 + [np.arange(n)], axis=-1).astype(float))[:, 2])
+
+
+def lesion(z: FloatArray, anatomy: Anatomy) -> tuple[FloatArray, FloatArray]:
+    """How far each template z (mm) feels the compression, and how far it lies above it; 0 to 1."""
+    distance = z - anatomy.compressed_z
+    return np.exp(-((distance / 14.0) ** 2)), 1 / (1 + np.exp(-distance / 8.0))
+
+
+def tract_of(name: str, tracts: Iterable[str]) -> str:
+    """Return the first of `tracts` that an atlas label is part of, or nothing."""
+    return next((t for t in tracts if f" {t}" in name), "")
+
+
 def draw_tissue(template: Template, anatomy: Anatomy, rng: Generator, *, age: float, site_offset: float) -> Tissue:
     """Draw a subject's tissue.
 
@@ -91,10 +113,8 @@ def draw_tissue(template: Template, anatomy: Anatomy, rng: Generator, *, age: fl
     Tissue
         Base + tract + age + site + subject (sd 1.2) + subject x tract (sd 0.4) - damage, all smooth along z.
     """
-    kind = clusters(template)
-    z = template.grid.world(np.stack([np.zeros(template.grid.shape[2])] * 2 + [np.arange(template.grid.shape[2])], axis=-1).astype(float))[:, 2]
-    distance = z - anatomy.compressed_z
-    at, above = np.exp(-((distance / 14.0) ** 2)), 1 / (1 + np.exp(-distance / 8.0))
+    kind, z = clusters(template), grid_heights(template)
+    at, above = lesion(z, anatomy)
     common = AGE_SLOPE * (age - 50) + site_offset + rng.normal(0, 1.2)
     wave = 0.5 * np.sin(2 * np.pi * (z / 110.0 + rng.uniform()))
     own = rng.normal(0, 0.4, len(kind))
@@ -103,22 +123,22 @@ def draw_tissue(template: Template, anatomy: Anatomy, rng: Generator, *, age: fl
         if tissue == FLUID:
             mtr[label] = BASE_MTR[FLUID]
             continue
-        tract = next((t for t in {**TRACT_MTR, **DAMAGE} if f" {t}" in name), "")
+        tract = tract_of(name, {**TRACT_MTR, **DAMAGE})
         d = DAMAGE.get(tract, OTHER[tissue])
-        loss[label] = anatomy.severity * (d.at * at + (1 - at) * (d.above * above + d.below * (1 - above)))
+        loss[label] = anatomy.severity * d.along(at, above)
         mtr[label] = BASE_MTR[tissue] + TRACT_MTR.get(tract, 0.0) + common + own[label] + wave - loss[label]
     return Tissue(mtr, loss, np.array([MT_OFF[k] for k in kind]), np.array([T2W[k] for k in kind]))
 
 
-def regional_truth(template: Template, tissue: Tissue, levels: tuple[LevelRange, ...], regions: tuple[Region, ...]) -> NDArray[np.float64]:
-    """Weighted mean of the labels' true MTR in each (level, region): what an image of unlimited resolution would show. Percent.
+def regional_truth(template: Template, truth: FloatArray, levels: tuple[LevelRange, ...], regions: tuple[Region, ...]) -> NDArray[np.float64]:
+    """Weighted mean of the labels' true values (label, z) in each (level, region): what an image of unlimited resolution would show.
 
     No partial volume enters: a voxel shared by two tracts counts for each with that tract's own value.
     """
     packing, weights = template.packing, template.atlas.weights
     label = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
     voxel = weights.indices
-    value = weights.data * tissue.mtr[label, packing.ijk[voxel, 2].astype(int)]
+    value = weights.data * truth[label, packing.ijk[voxel, 2].astype(int)]
     number = packing.level[voxel].astype(int)
     size = (int(packing.level.max()) + 1, weights.shape[0])
     cell = number * size[1] + label
