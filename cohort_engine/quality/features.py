@@ -78,6 +78,21 @@ class Findings:
     slices: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def doubtful(self, slices: int) -> dict[int, tuple[str, ...]]:
+        """Name the doubtful ones of so many slices of the MT images, with the features that say so (`vocabulary.DOUBTS`).
+
+        A feature that names more than half of the slices is about the subject, and says nothing about a slice.
+
+        Examples
+        --------
+        >>> found = Findings(slices={"mt_explained": np.array([2, 3]), "other_mask_distance": np.arange(9), "t2w_border_lacks": np.array([70])})
+        >>> found.doubtful(10)
+        {2: ('mt_explained',), 3: ('mt_explained',)}
+        """
+        named = {key: self.slices[key] for key in vocabulary.DOUBTS if key in self.slices and 2 * len(self.slices[key]) <= slices}
+        every = sorted({int(k) for which in named.values() for k in which})
+        return {k: tuple(key for key, which in named.items() if k in which) for k in every}
+
     def add(self, other: Findings) -> None:
         """Take over what another has found."""
         self.values |= other.values
@@ -106,7 +121,7 @@ def of_mask(image: NDArray[Any], mask: NDArray[Any], affine: FloatArray) -> Find
     jump = _jumps(solid, grid.spacing)
     if np.isfinite(jump).any():
         out.values[vocabulary.CENTRE_JUMP] = float(np.nanmax(jump))
-        out.slices[vocabulary.CENTRE_JUMP] = np.flatnonzero(np.nan_to_num(jump) > JUMP)
+        out.slices[vocabulary.CENTRE_JUMP] = _jumping(np.nan_to_num(jump))
     area = solid.sum(axis=(0, 1)).astype(float)
     inner = [k for k in slices[1:-1] if area[k - 1] > 0 and area[k + 1] > 0]
     if inner:
@@ -122,6 +137,18 @@ def _jumps(solid: NDArray[np.bool_], spacing: FloatArray) -> FloatArray:
     out = np.full(len(middle), np.nan)
     out[1:-1] = np.hypot(*(middle[1:-1] - (middle[:-2] + middle[2:]) / 2).T)
     return out
+
+
+def _jumping(jump: FloatArray) -> NDArray[np.int64]:
+    """Slices that jump, by the jumps (z,) of all: a slice that lies beside the others moves the middle of its neighbours by half as much.
+
+    Examples
+    --------
+    >>> _jumping(np.array([0, 0, 2, 4, 2, 0.0])).tolist(), _jumping(np.array([0, 2, 2, 0, 2, 2.0])).tolist()
+    ([3], [1, 2, 4, 5])
+    """
+    padded = np.pad(jump, 1)
+    return np.flatnonzero((jump > JUMP) & (jump > 0.6 * np.maximum(padded[:-2], padded[2:])))
 
 
 def of_map(image: NDArray[Any], mask: NDArray[Any], affine: FloatArray, positions: FloatArray, template: Template) -> Findings:
@@ -385,7 +412,11 @@ def of_subject(
 
 
 def _mt_mask(on: Scan, mask: Scan) -> Findings:
-    return _named(of_mask(on.data, mask.data, mask.affine), schema.MT)
+    found = _named(of_mask(on.data, mask.data, mask.affine), schema.MT)
+    there = np.flatnonzero((np.nan_to_num(np.asarray(mask.data, float)) >= 0.5).any(axis=(0, 1)))
+    if len(there):
+        found.slices[vocabulary.GAP] = np.setdiff1d(np.arange(there[0], there[-1]), there)
+    return found
 
 
 def _t2w_mask(t2w: Scan, mask: Scan) -> Findings:

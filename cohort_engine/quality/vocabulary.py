@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
+from cohort_engine import schema
 from cohort_engine.schema import MT, QC, SUBJECT, T2W, VariableSpec
 
 QUALITY_STAGE = "quality"
@@ -45,6 +47,18 @@ SUBJECT_QC: Mapping[str, tuple[str, str]] = {
     LEVEL_OPINION: ("distance along the cord of the landmarks from discs that a network named without knowing them, 75th percentile", "mm"),
 }
 """Quality numbers of a subject: ``qc/<key>``."""
+GAP = f"{MT}_gap"
+DOUBTS: Mapping[str, str] = {
+    GAP: "no mask", f"{MT}_{BORDER_LACKS}": "the mask lacks a part", f"{MT}_{CENTRE_JUMP}": "the mask jumps",
+    f"{MT}_{EXPLAINED}": "the tissues explain little", OTHER_DISTANCE: "the masks lie apart", PAIR_LOOSE: "it moved",
+}  # fmt: skip
+"""What makes a single slice of the MT images doubtful, by the feature that names it."""
+DOUBTFUL_SLICES, LARGEST_DOUBT, DOUBTFUL = "doubtful_slices", "largest_doubt", "doubtful"
+"""How many slices are doubtful, how much the values depend on them, and both in words."""
+DOUBT = "doubt"
+"""Column of an answer: change of its value without the doubtful slices."""
+MUCH_DOUBT = 1.96
+"""A subject of whom a value would leave its own 95 % interval without the doubtful slices is named in reports."""
 USABLE, REASONS = "usable", "reasons"
 LEAST_USABLE = 0.5
 """A subject whose values are usable with less probability is named wherever they are used."""
@@ -71,5 +85,25 @@ def quality_specs() -> dict[str, VariableSpec]:
     told = {f"{MT}_{k}": v for k, v in {**MASK_QC, **MAP_QC}.items()} | {f"{T2W}_{k}": v for k, v in MASK_QC.items()} | dict(SUBJECT_QC)
     told |= {fault(kind): (f"probability that {words}", "1") for kind, words in FAULTS.items()}
     told[USABLE] = ("probability that the values are usable", "1")
+    told[DOUBTFUL_SLICES] = ("slices of the MT images that are doubtful", "1")
+    told[LARGEST_DOUBT] = (
+        "largest change of a native value of MTR where its level does without its doubtful slices, in standard errors of the value",
+        "1",
+    )
     out = {key: spec(key, *text) for key, text in told.items()}
-    return out | {REASONS: spec(REASONS, "what stands against the values, with slices counted from 0 at the bottom", "1", "str")}
+    said = {
+        REASONS: "what stands against the values, with slices counted from 0 at the bottom",
+        DOUBTFUL: "levels with doubtful slices, and how much their native MTR depends on them",
+    }  # fmt: skip
+    return out | {key: spec(key, text, "1", "str") for key, text in said.items()}
+
+
+def doubtful_path(metric: str) -> str:
+    """Path of the sums of a metric's doubtful slices."""
+    return f"{schema.TABLES}/{schema.SPACE_NATIVE}/{schema.table_name(metric, DOUBTFUL)}"
+
+
+def doubtful_spec(quantity: schema.Quantity) -> VariableSpec:
+    """``tables/native/<metric>_doubtful`` (subject, level, sum): what doubtful slices add to the sums of their levels; NaN in levels without."""
+    name = f"{quantity.long_name}: sums of the doubtful slices of each level"
+    return replace(schema.sums_spec(quantity), path=doubtful_path(quantity.name), long_name=name, stage=QUALITY_STAGE)

@@ -49,7 +49,8 @@ class Answer:
     ----------
     columns : dict of arrays
     notes : tuple of str
-        That rows were made with two settings, that rows are stale, that no less biased value was to be had, that subjects are doubtful.
+        That rows were made with two settings, that rows are stale, that no less biased value was to be had, that subjects are doubtful, that values
+        depend on doubtful slices.
     about : mapping
         As of `Cells`: which estimator and space the values are of, among others.
     """
@@ -91,7 +92,7 @@ def answer(cohort: Cohort, query: Query, columns: Sequence[str] | None = None) -
                 raise unknown_column(name, [*known, *more], key)
     asked = cohort.select(chosen(cohort, query.only)) if query.only else cohort
     choice = choose(cohort, query.metric, estimator=query.estimator, space=query.space) if query.metric in cohort.metrics else None
-    cells = ask(asked, query, wanted=(schema.VALUE,) if query.by else CELL, choice=choice)
+    cells = ask(asked, query, wanted=(schema.VALUE, schema.SE, vocabulary.DOUBT) if query.by else CELL, choice=choice)
     needed = query.by if query.by else known if columns is None else columns
     subject = {n: asked.column(n) for n in dict.fromkeys([*(() if query.by else IDENTITY), *needed]) if n in known}
     tidy = tidy_columns(cells, subject)
@@ -106,7 +107,26 @@ def notes(cohort: Cohort, cells: Cells) -> tuple[str, ...]:
         f"{len(rows)} subjects have no value here because their native values are not those of the settings asked for: rows "
         f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
     )
-    return tuple(filter(None, (mixed, stale if rows else "", str(cells.about.get("why", "")), doubtful(cohort))))
+    return tuple(filter(None, (mixed, stale if rows else "", str(cells.about.get("why", "")), doubtful(cohort), dependent(cohort, cells))))
+
+
+def dependent(cohort: Cohort, cells: Cells) -> str:
+    """Say whose values would change by more than their standard error without the slices that are doubtful; nothing where nobody's would."""
+    if vocabulary.DOUBT not in cells.values or schema.SE not in cells.values:
+        return ""
+    doubt, error = (np.asarray(cells.values[n], float) for n in (vocabulary.DOUBT, schema.SE))
+    beyond = np.where(np.abs(doubt) > error, np.abs(doubt), 0.0)
+    who = np.flatnonzero(beyond.any(axis=(1, 2)))
+    said = []
+    for i in who[:LISTED]:
+        level, region = np.unravel_index(np.argmax(beyond[i]), beyond.shape[1:])
+        said.append(f"{cohort.rows[i]} ({cells.levels[level]} {cells.regions[region]} by {doubt[i, level, region]:+.2g})")
+    return (
+        f"values of {len(who)} subjects change by more than their standard error without their doubtful slices: rows {', '.join(said)}"
+        f"{' ...' if len(who) > LISTED else ''}"
+        if said
+        else ""
+    )
 
 
 def doubtful(cohort: Cohort) -> str:

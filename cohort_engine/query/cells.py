@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
-from cohort_engine.query.choice import Choice, choose, sums_path, table_path
+from cohort_engine.quality import vocabulary
+from cohort_engine.query.choice import Choice, choose, is_summed, sums_path, table_path
 from cohort_engine.query.question import WHERE, Query
 from cohort_engine.template.atlas import Atlas, Naming, Region
 from cohort_engine.template.levels import LevelRange
@@ -27,8 +28,8 @@ MIN_COVERAGE = 0.75
 """Coverage limit where a store does not say which one its tables were made with."""
 CORD = "spinal cord"
 """Region of whole cross-sections."""
-CELL = (schema.VALUE, *schema.COMPANIONS)
-"""What a cell of a table may have: value, std, se, n, coverage."""
+CELL = (schema.VALUE, *schema.COMPANIONS, vocabulary.DOUBT)
+"""What a cell of a table may have: value, std, se, n, coverage; and `doubt`, how much the value changes without its doubtful slices."""
 MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 """Measures of the cord that have a profile."""
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
@@ -296,7 +297,39 @@ def _native(
             parts.append((at, _from_sums(source, metric, estimator, some, regions, limit, rows)))
     order = np.argsort([i for at, _ in parts for i in at])
     names = [n for n in parts[0][1] if all(n in found for _, found in parts)]
-    return {n: np.concatenate([found[n] for _, found in parts], axis=1)[:, order] for n in names}
+    out = {n: np.concatenate([found[n] for _, found in parts], axis=1)[:, order] for n in names}
+    if vocabulary.DOUBT in wanted and source.has(vocabulary.doubtful_path(metric)) and is_summed(estimator):
+        out[vocabulary.DOUBT] = _doubt(source, metric, estimator, ranges, regions, out[schema.VALUE], rows)
+    return out
+
+
+def _doubt(
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], values: NDArray[Any],
+    rows: NDArray[np.intp],
+) -> NDArray[np.float32]:  # fmt: skip
+    """Change of native values (subject, level, region) without the doubtful slices: 0 where none is in these levels, NaN where nothing is left."""
+    from cohort_engine.reduce.estimators import estimator as find_estimator
+    from cohort_engine.reduce.sums import LevelSums
+
+    judged = source.made(vocabulary.QUALITY_STAGE)[rows]
+    out = np.where(np.isfinite(values) & judged[:, None, None], np.float32(0), np.float32(np.nan))
+    count = np.asarray(source.read(f"{schema.QC}/{vocabulary.DOUBTFUL_SLICES}", rows), float)
+    some = np.flatnonzero(judged & (np.nan_to_num(count) > 0))
+    if not len(some):
+        return out
+    kernel, labels = find_estimator(estimator), len(source.naming.labels)
+    members, clusters = [r.members for r in regions], tuple(source.naming.clusters.values())
+    where, inner = _levels_of_sums(source, metric, ranges)
+    for i in range(0, len(some), schema.SUBJECT_BLOCK):
+        block = some[i : i + schema.SUBJECT_BLOCK]
+        read = (source.read(path, rows[block], inner) for path in (sums_path(metric), vocabulary.doubtful_path(metric)))
+        whole, doubtful = (LevelSums.unpack(np.nan_to_num(packed), labels) for packed in read)
+        rest = whole.without(doubtful)
+        for k, at in enumerate(where):
+            touched = (doubtful.count[:, at] > 0).any(axis=1)
+            change = kernel.of_sums(rest.at(at), members, clusters).value - kernel.of_sums(whole.at(at), members, clusters).value
+            out[block[touched], k] += change[touched].astype(np.float32)
+    return out
 
 
 def _from_sums(
@@ -313,16 +346,23 @@ def _from_sums(
             expected="cells of the native tables: single levels, labels and unions", found=f"others: {estimator} needs {needs}", where=WHERE,
             remedy="Ask for single levels at the tables' own coverage, or for the values in the template (space=template), which can be pooled.",
         )  # fmt: skip
-    place = _places(source, path, schema.LEVEL)
-    wanted = [[place[schema.LEVEL_NAMES[n - 1]] for n in r.numbers if schema.LEVEL_NAMES[n - 1] in place] for r in ranges]
-    first, last = min(map(min, wanted)), max(map(max, wanted))
+    wanted, inner = _levels_of_sums(source, metric, ranges)
     members, clusters = [r.members for r in regions], tuple(naming.clusters.values())
     out: list[dict[str, NDArray[Any]]] = []
     for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK):
-        sums = LevelSums.unpack(source.read(path, rows[i : i + schema.SUBJECT_BLOCK], slice(first, last + 1)), len(naming.labels))
-        cells = [pooled_cells(sums.at(np.array(w) - first), members, clusters, kernel, min_coverage=limit) for w in wanted]
+        sums = LevelSums.unpack(source.read(path, rows[i : i + schema.SUBJECT_BLOCK], inner), len(naming.labels))
+        cells = [pooled_cells(sums.at(w), members, clusters, kernel, min_coverage=limit) for w in wanted]
         out.append({name: np.stack([c[name] for c in cells], axis=1) for name in cells[0]})
     return {name: np.concatenate([b[name] for b in out]) for name in out[0]}
+
+
+def _levels_of_sums(source: Source, metric: str, ranges: Sequence[LevelRange]) -> tuple[list[NDArray[np.intp]], slice]:
+    """Where the levels of each range lie among those that are to be read of the sums, and which these are."""
+    place = _places(source, sums_path(metric), schema.LEVEL)
+    wanted = [np.array([place[schema.LEVEL_NAMES[n - 1]] for n in r.numbers if schema.LEVEL_NAMES[n - 1] in place], np.intp) for r in ranges]
+    every = np.concatenate(wanted)
+    first, last = int(every.min()), int(every.max())
+    return [w - first for w in wanted], slice(first, last + 1)
 
 
 def _joined(parts: Sequence[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]], shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:

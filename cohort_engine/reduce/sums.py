@@ -7,7 +7,7 @@ if the image were still there. Plain arrays in, plain arrays out; the level axis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,21 @@ class LevelSums:
         """Index the level axis: some levels, or ``[:, None]`` for each by itself."""
         out = {n: getattr(self, n)[..., where, :] for n in VECTORS} | {n: getattr(self, n)[..., where] for n in SCALARS}
         return LevelSums(**out, **{n: getattr(self, n)[..., where, :, :] for n in MATRICES})
+
+    def without(self, some: LevelSums) -> LevelSums:
+        """Take away the sums of some of the voxels: what the others say.
+
+        Sums of residuals are of fits to other voxels, so that the values hold, and their standard errors are an approximation.
+
+        Examples
+        --------
+        >>> w, y, level = np.array([[1.0, 0.5, 1.0]]), np.array([40.0, 10.0, 20.0]), np.array([2, 2, 2])
+        >>> whole, some = (LevelSums.of(y[i], w[:, i], level[i], np.ones((2, 1, 1)), [2], [(0,)]) for i in ([0, 1, 2], [1]))
+        >>> whole.without(some).wy.tolist()
+        [[60.0]]
+        """
+        less = ("w", "wy", "wyy", "size", "square", "yy", "count", "gram")
+        return replace(self, **{n: np.maximum(getattr(self, n) - getattr(some, n), 0.0 if n in ("w", "size", "square") else -np.inf) for n in less})
 
     # --- as a store holds them ---
     def pack(self) -> FloatArray:

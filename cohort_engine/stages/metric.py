@@ -5,12 +5,13 @@ A metric's file makes the image and calls `metric_stages`; nothing else of it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.config import Config
@@ -19,6 +20,7 @@ from cohort_engine.stages.base import Array, Stage, StageInput, quality_arrays
 
 if TYPE_CHECKING:
     from cohort_engine.mapping.native import WarpedAtlas
+    from cohort_engine.reduce.sums import LevelSums
 
 SAMPLE_MEMORY = 250.0
 """Two images and their moved copy, MiB."""
@@ -143,6 +145,27 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
     signal = image.signal.reshape(-1)[atlas.voxel].astype(np.float64)
     clusters = tuple(inputs.template.atlas.clusters.values())
     return replace(atlas, weights=signal_weights(atlas.weights, signal, atlas.voxel % shape[2], clusters))
+
+
+def sums_of_slices(
+    inputs: StageInput, metric: schema.Metric, image: ImageOf, atlas: AtlasOf, slices: Sequence[int]
+) -> tuple[LevelSums, LevelSums, NDArray[np.int64]]:  # fmt: skip
+    """Sum a metric's image level by level, and of it some slices; and give the level (z,) of each slice, 0 where it has none.
+
+    The first is what `run_native` stores, but for what neighbouring voxels share; the second is to be taken away from it by `LevelSums.without`.
+    """
+    from cohort_engine.reduce.sums import LevelSums
+
+    template, found = inputs.template, image(inputs)
+    warped = atlas(inputs, metric.contrast, found)
+    values, of_voxel = found.volume.data.reshape(-1)[warped.voxel].astype(np.float64), warped.voxel % found.volume.data.shape[2]
+    rest = warped.reach, [schema.level_number(name) for name in template.levels], tuple(template.atlas.clusters.values())
+    whole, some = (
+        LevelSums.of(values, warped.weights, level, *rest) for level in (warped.level, np.where(np.isin(of_voxel, slices), warped.level, 0))
+    )
+    level = np.zeros(found.volume.data.shape[2], np.int64)
+    level[of_voxel] = warped.level
+    return whole, some, level
 
 
 def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atlas: AtlasOf) -> dict[str, Array]:

@@ -6,6 +6,7 @@ They have the names of the stages they stand for and write the same arrays, so t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from cohort_engine.io.grids import require_grid
 from cohort_engine.io.label_folder import read_atlas, read_cord, read_levels
 from cohort_engine.io.sct_folder import FROM_TEMPLATE, LABEL_FOLDER, MTR_IMAGE, OFF_MOVED, OFF_WARP, TO_TEMPLATE, index_results, sct_roles
 from cohort_engine.io.volume import Volume, require_signal
+from cohort_engine.stages import quality
 from cohort_engine.stages.base import SOURCES, Array, Source, Stage, StageInput, quality_arrays
 from cohort_engine.stages.fit import contrasts_of
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
@@ -197,6 +199,43 @@ def label_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warped
     return WarpedAtlas(stored.voxel, stored.weights, slice_levels(levels.data, levels.affine)[stored.slices], reach(inside, template))
 
 
+# --- quality ------------------------------------------------------------------------------------------------------------
+def scans(inputs: StageInput) -> dict[str, Volume]:
+    """Read what there is to judge the results by, by role: MT-on, or what the MTR image says of it, and the cord as the toolbox had it.
+
+    ``100 - MTR`` is MT-on in percent of MT-off: tissues and fluid have the same order in it.
+    """
+    *_, (_, cord) = cords(inputs, schema.MT).items()
+    mask, t2w = cord.data > 0.5, schema.CONTRASTS[schema.T2W]
+    out = {role: inputs.volume(role) for role in (t2w.image, t2w.mask) if role in inputs.files}
+    out[schema.role(schema.MT, schema.MASK)] = cord.with_data(mask.astype(np.float32))
+    if schema.MT_ON in inputs.files:
+        out[schema.MT_ON] = inputs.volume(schema.MT_ON)
+        if {OFF_MOVED, OFF_WARP} & set(inputs.files):
+            out[schema.MT_OFF] = out[schema.MT_ON].with_data(np.nan_to_num(moved_off(inputs, out[schema.MT_ON], mask)[0]))
+    else:
+        ratio = inputs.volume(MTR_IMAGE)
+        out[schema.MT_ON] = ratio.with_data(100 - np.nan_to_num(ratio.data, nan=100.0))
+    require_grid(cord.grid, out[schema.MT_ON].grid, what=schema.words(schema.role(schema.MT, schema.MASK)), like="the MT images")
+    return out
+
+
+def run_quality(inputs: StageInput) -> dict[str, Array]:
+    """Judge the toolbox's results as those of this package; what native values depend on, where there is a label folder."""
+    atlas = label_atlas if schema.role(schema.MT, LABEL_FOLDER) in inputs.files else None
+    return quality.run_quality(inputs, read=scans, image=mtr_image, atlas=atlas)
+
+
+def quality_stages(config: Config) -> Iterable[Stage]:
+    """One stage, as for images."""
+    for own in quality.quality_stages(config):
+        images = (*((MTR_IMAGE, *more) for more in (*MTR_FILES[1:], (schema.MT_ON,), ())), *MTR_FILES[1:])
+        files = product(images, cord_roles(schema.MT), quality.OTHERS)
+        yield replace(
+            own, version=f"sct-{own.version}", run=run_quality, roles=(), alternatives=tuple((*mt, *cord, *more) for mt, cord, more in files),
+        )  # fmt: skip
+
+
 # --- registration -----------------------------------------------------------------------------------------------------
 MTR_FILES = ((MTR_IMAGE,), (schema.MT_ON, OFF_MOVED), (schema.MT_ON, schema.MT_OFF, OFF_WARP))
 """Files that give MTR, best first."""
@@ -230,7 +269,7 @@ def nothing(config: Config) -> Iterable[Stage]:
 SOURCES.add(
     Source(
         schema.SCT, "takes what the Spinal Cord Toolbox left behind: warps, labels, metric images", index_results, sct_roles,
-        stands_in={"fit": warp_stages, "mtr": mtr_stages, "segment": nothing, "levels": nothing, "quality": nothing},
+        stands_in={"fit": warp_stages, "mtr": mtr_stages, "segment": nothing, "levels": nothing, "quality": quality_stages},
         methods="Warps to the template, atlas labels and metric images were taken from results of the Spinal Cord Toolbox [@sct].",
     )
 )  # fmt: skip

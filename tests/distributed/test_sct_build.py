@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,11 @@ from cohort_engine.io.volume import read_volume, write_volume
 from cohort_engine.mapping.native import dense_positions
 from cohort_engine.mapping.template_map import TemplateMap
 from cohort_engine.phantom.study import simulate
-from cohort_engine.quality.vocabulary import QUALITY_STAGE, quality_specs
+from cohort_engine.quality.vocabulary import QUALITY_STAGE
+from cohort_engine.reduce.sums import LevelSums
 from cohort_engine.single.register import TO_IMAGE, TO_TEMPLATE, write_registration
-from cohort_engine.stages.base import StageInput
+from cohort_engine.stages.base import SOURCES, StageInput
+from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.mtr import mtr_image
 from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import read_subject
@@ -104,8 +107,49 @@ def test_the_store_has_the_same_arrays(root: Path, both_warps: BuildReport) -> N
         {str(p.parent.relative_to(s)) for p in Path(s).rglob("zarr.json") if "subjects" not in p.parts} for s in (root / "bids.zarr", both_warps.url)
     ]
     assert arrays[1] - arrays[0] == {"qc/mt_inverse_residual", "qc/mt_label_dice"}
-    assert arrays[0] - arrays[1] == {spec.path for spec in quality_specs().values()}  # judged are results of our own
-    assert set(build(config(root, "bids", "bids.zarr")).counts) - set(both_warps.counts) == {QUALITY_STAGE}
+    assert arrays[0] == arrays[1] - {"qc/mt_inverse_residual", "qc/mt_label_dice"}
+    assert set(build(config(root, "bids", "bids.zarr")).counts) == set(both_warps.counts)
+
+
+def test_what_the_toolbox_left_is_judged(root: Path, both_warps: BuildReport) -> None:
+    """By the MTR image, since there is no MT-on: its tissues, the mask, levels, and how the map bends; and what depends on a slice that jumps."""
+    own, theirs = (cohort_engine.open_cohort(s).load() for s in (str(root / "bids.zarr"), both_warps.url))
+    assert float(theirs["usable"][0]) > 0.8
+    assert float(theirs["mt_white_below_grey"][0]) > 0.8
+    assert float(theirs["mt_explained"][0]) > 0.5
+    for name in ("mt_centre_jump", "mt_area_step", "mt_bend_min", "mt_bend_max", "mt_outline", "other_mask_dice", "level_spacing"):
+        assert float(theirs[name][0]) == pytest.approx(float(own[name][0]), abs=0.02), name
+    assert np.isnan(theirs["pair_shift"][0])
+
+
+@pytest.mark.parametrize("source", ["bids", "sct"])
+def test_what_depends_on_a_slice_that_jumps(root: Path, both_warps: BuildReport, tmp_path: Path, source: str) -> None:
+    """The mask of a slice lies 5 mm beside: it is named, and without the sums that are stored of it, its level is what the other slices say."""
+    store = both_warps.url if source == "sct" else str(root / "bids.zarr")
+    asked = config(root, source, "none.zarr")
+    stage = next(s for s in stages_of(asked) if s.name == QUALITY_STAGE)
+    study = SOURCES[source].index(asked.data.bids)
+    files = stage.select({role: str(f) for role, f in study.files.loc[0].items() if f})
+    mask = read_volume(files["mt_mask"], what="mask")
+    jumped = mask.data.copy()
+    middle = int(np.flatnonzero(jumped.any(axis=(0, 1))).mean())
+    jumped[:, :, middle] = np.roll(jumped[:, :, middle], 6, axis=0)
+    files["mt_mask"] = str(tmp_path / "mask.nii.gz")
+    write_volume(files["mt_mask"], mask.with_data(jumped))
+    kinds = dict.fromkeys(("t2w_landmarks",), "disc")
+    found = stage.run(StageInput(files, kinds, stage.params, load_template("parametric"), lambda path: read_subject(store, 0, path)))
+    template = load_template("parametric")
+    packed = found["tables/native/mtr_doubtful"]
+    levels = np.flatnonzero(np.isfinite(packed).any(axis=1))
+    assert re.search(rf"slices {middle} \([^)]*the mask jumps", str(found["qc/doubtful"]))
+    assert float(found["qc/doubtful_slices"]) >= 1
+    assert 0 < float(found["qc/largest_doubt"]) < 20
+    labels = len(template.atlas.labels)
+    whole, some = (LevelSums.unpack(p, labels) for p in (read_subject(store, 0, "tables/native/mtr_sums"), np.nan_to_num(packed)))
+    rest = whole.without(some)
+    assert (rest.count[levels] > 0).all()
+    assert (rest.count[levels] < whole.count[levels]).all()
+    assert np.linalg.eigvalsh(rest.gram[levels]).min() > -1e-9
 
 
 def test_both_warps_give_everything_back(root: Path, both_warps: BuildReport) -> None:
