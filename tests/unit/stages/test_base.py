@@ -73,8 +73,8 @@ def test_another_contrast_leaves_the_first_ones_key_alone() -> None:
 @pytest.mark.parametrize(
     ("stages", "changed"),
     [
-        ({"mtr": {"low_signal": 0.1}}, {"mtr", "mtr_native"}),
-        ({"fit": {"seed": 2}}, {"fit_mt", "mtr", "mtr_native"}),
+        ({"mtr": {"low_signal": 0.1}}, {"mtr", "mtr_native", "quality"}),
+        ({"fit": {"seed": 2}}, {"fit_mt", "mtr", "mtr_native", "quality"}),
         ({"fit": {"deformable": False}}, {"fit_mt"}),
         ({"fit": {"landmarks": "disc"}}, {"fit_mt", "levels_t2w", "quality"}),
         ({"quality": {"opinion": False}}, {"quality"}),
