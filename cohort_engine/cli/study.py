@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -48,13 +48,17 @@ def simulate(
     controls: Annotated[int, typer.Option(min=0)] = 4,
     seed: int = 1,
     labels: Annotated[bool, typer.Option(help="Write cord masks and disc labels as well.")] = True,
+    dwi: Annotated[Literal["b800", "dti-study"] | None, typer.Option(help="Simulate diffusion series, too.")] = None,
+    distortion: Annotated[float, typer.Option(min=0, max=15, help="Of them, mm; with an image of the opposite phase encoding.")] = 0.0,
 ) -> None:
     """Write a simulated study with its truth as a BIDS folder, and a study file beside it."""
+    from cohort_engine.phantom.dwi_files import DwiPlan
     from cohort_engine.phantom.study import simulate as run
     from cohort_engine.template import load_template
 
     loaded = load_template(template, path=template_path)
-    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path, labels=labels)
+    plan = None if dwi is None else DwiPlan.named(dwi, distortion=distortion)
+    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path, labels=labels, dwi=plan)
     say(f"{patients + controls} subjects in {out}")
 
 

@@ -16,7 +16,9 @@ from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.compression import draw_patient
-from cohort_engine.phantom.diffusion import reoriented
+from cohort_engine.phantom.diffusion import DwiScan, make_dwi, reoriented
+from cohort_engine.phantom.dwi_files import DWI_COLUMNS, DwiPlan, dwi_cells, write_dwi
+from cohort_engine.phantom.protocol import site_dwi
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, MT_MASK, PATIENT, T2W_LANDMARKS, T2W_MASK, Imperfection, Subject, make_subject
 from cohort_engine.template.base import Template
 
@@ -63,7 +65,7 @@ class Simulation:
     participants : DataFrame
         As in ``participants.tsv``, and what nobody knows of a real subject: severity, the MTR offset of the site, the largest shift.
     truth : DataFrame
-        One line a subject, level and region: `participant_id`, `level`, `region` and `TRUTH_COLUMNS`.
+        One line a subject, level and region: `participant_id`, `level`, `region`, `TRUTH_COLUMNS` and, of diffusion, `DWI_COLUMNS`.
     """
 
     bids: Path
@@ -76,6 +78,7 @@ def simulate(
     out: str | Path, *, template: Template, patients: int = 8, controls: int = 4, sites: int = 2, seed: int = 0,
     imperfection: Imperfection = Imperfection(),  # noqa: B008 (frozen)
     template_path: str | Path | None = None, labels: bool = True, settings: Mapping[str, Any] | None = None, grades: Sequence[str] = (),
+    dwi: DwiPlan | None = None,
 ) -> Simulation:  # fmt: skip
     """Write a simulated study.
 
@@ -100,6 +103,8 @@ def simulate(
     grades : sequence of str
         Of `compression.GRADES`: patients take turns at them, with cords pressed from any side and masks as others give them; without, all are
         flattened evenly by a severity that is drawn. Good masks are then part of the truth.
+    dwi : DwiPlan, optional
+        Simulate diffusion series, too. The other scans of a subject stay what they are without.
 
     Returns
     -------
@@ -114,21 +119,25 @@ def simulate(
     -----
     Layout: scans in ``sub-*/anat``, cord masks and disc labels in ``derivatives/labels``, truth in ``derivatives/truth``: per subject
     ``sub-*_desc-truth_mtr.tsv`` (level x region), ``_desc-truth_csa.tsv``, ``_desc-truth_shifts.tsv``, the perfect MTR and, of all subjects together,
-    ``truth.tsv``, ``csa.tsv`` and ``participants.tsv``. Sites differ in scanner offset, file names, voxel size and axis order on disk.
+    ``truth.tsv``, ``csa.tsv`` and ``participants.tsv``. Sites differ in scanner offset, file names, voxel size and axis
+    order on disk. Files of diffusion: `dwi_files.write_dwi`.
     """
     root = Path(out)
     if root.is_dir() and any(root.iterdir()):
         raise InputError(expected="an empty folder", found="a folder with files in it", where="simulation output", remedy="Choose another folder.")
     people, cells, areas = [], [], []
-    for name, subject in _subjects(template, patients, controls, sites, seed, imperfection, grades):
+    for name, subject, scan in _subjects(template, patients, controls, sites, seed, imperfection, grades, dwi):
         _write_subject(root, name, subject, labels=labels)
+        if scan is not None:
+            write_dwi(root, root / TRUTH, name, scan, labels=root / LABELS if labels else None)
         truth = subject.truth
         people.append({
             schema.PARTICIPANT: name, **{k: subject.covariates[k] for k in DICTIONARY}, "severity": truth.anatomy.severity,
             "site_mtr_offset": subject.protocol.mtr_offset, "shift_max": float(np.abs(truth.shifts).max()),
             **({"grade": grades[(int(name[-3:]) - 1) % len(grades)] if subject.covariates[schema.GROUP] == PATIENT else "none"} if grades else {}),
         })  # fmt: skip
-        cells.append(_cells(subject).assign(**{schema.PARTICIPANT: name}))
+        known = _cells(subject) if scan is None else _cells(subject).merge(dwi_cells(scan), on=[schema.LEVEL, schema.REGION])
+        cells.append(known.assign(**{schema.PARTICIPANT: name}))
         areas.append(_areas(subject).assign(**{schema.PARTICIPANT: name}))
     participants, truths, areas_of_all = pd.DataFrame(people), pd.concat(cells, ignore_index=True), pd.concat(areas, ignore_index=True)
     folders = {root: "Simulated DCM study", root / LABELS: "Cord masks and disc labels", root / TRUTH: "Truth of the simulation"}
@@ -161,17 +170,20 @@ def give_landmark(study: Simulation, name: str, disc: int = 3) -> None:
 
 
 def _subjects(
-    template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection, grades: Sequence[str]
-) -> Iterator[tuple[str, Subject]]:  # fmt: skip
+    template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection, grades: Sequence[str],
+    dwi: DwiPlan | None,
+) -> Iterator[tuple[str, Subject, DwiScan | None]]:  # fmt: skip
     for group, count in ((PATIENT, patients), (CONTROL, controls)):
         for number in range(count):
             patient = None
             if grades and group == PATIENT:
                 patient = draw_patient(grades[number % len(grades)], np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4, number))))
-            subject = make_subject(
-                template, group=group, number=number, seed=seed, site=number % sites, imperfection=imperfection, patient=patient,
-            )  # fmt: skip
-            yield f"sub-{group}{number + 1:03d}", subject
+            site, scan = number % sites, None
+            drawn: dict[str, Any] = {"group": group, "number": number, "seed": seed, "site": site, "patient": patient}
+            subject = make_subject(template, **drawn, imperfection=imperfection)
+            if dwi is not None:
+                scan = make_dwi(template, **drawn, protocol=site_dwi(site, seed, dwi.protocol), imperfection=dwi.imperfection, reverse=dwi.reverse)
+            yield f"sub-{group}{number + 1:03d}", subject, scan
 
 
 def _write_subject(root: Path, name: str, subject: Subject, *, labels: bool) -> None:
@@ -229,7 +241,8 @@ def _write_dataset(
     _tsv(root / TRUTH / "participants.tsv", participants)
     for name, table in tables.items():
         _tsv(root / TRUTH / f"{name}.tsv", table[[schema.PARTICIPANT, *(c for c in table if c != schema.PARTICIPANT)]])
-    _json(root / TRUTH / "truth.json", {name: {"LongName": text, "Units": units} for name, (text, units) in TRUTH_COLUMNS.items()})
+    columns = {name: told for name, told in {**TRUTH_COLUMNS, **DWI_COLUMNS}.items() if name in tables["truth"]}
+    _json(root / TRUTH / "truth.json", {name: {"LongName": text, "Units": units} for name, (text, units) in columns.items()})
     (root / "README").write_text("Simulated subjects. Nobody was scanned.\n")
 
 

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from cohort_engine.config import load_config
 from cohort_engine.errors import InputError
 from cohort_engine.io.bids import index_study
+from cohort_engine.phantom.dwi_files import DwiPlan
+from cohort_engine.phantom.epi import DwiImperfection
+from cohort_engine.phantom.protocol import B800
 from cohort_engine.phantom.study import simulate
 from cohort_engine.template.parametric import parametric_cord
 
@@ -97,3 +101,30 @@ def test_patients_take_turns_at_the_grades(cord, tmp_path):
         good = nib.load(next((study.bids / "derivatives/truth" / name).rglob("*desc-truth_T2wmask.nii.gz"))).get_fdata()
         assert (given != good).any() == spoilt
     assert index_study(str(study.bids)).missing(["t2w", "mt_on", "mt_off", "t2w_mask", "mt_mask", "t2w_landmarks"]).empty
+
+
+def test_diffusion_is_written_beside_the_other_scans(study, cord, tmp_path):
+    plan = DwiPlan(replace(B800, directions=6, b0_at=(0,), slices=3), DwiImperfection(distortion=3.0), reverse=True)
+    with_dwi = simulate(tmp_path / "study", template=cord, patients=1, controls=0, sites=2, seed=4, dwi=plan)
+    mine = {k: v for k, v in hashes(with_dwi.bids).items() if "sub-DCM001" in str(k)}
+    alone = {k: v for k, v in hashes(study.bids).items() if "sub-DCM001" in str(k)}
+    assert alone.items() <= mine.items()
+    names = {str(k.relative_to("sub-DCM001")) for k in mine if k.parts[0] == "sub-DCM001" and k.parts[1] != "anat"}
+    assert names == {
+        *(f"dwi/sub-DCM001_dwi.{ending}" for ending in ("nii.gz", "bval", "bvec", "json")),
+        *(f"fmap/sub-DCM001_dir-PA_epi.{ending}" for ending in ("nii.gz", "json")),
+    }
+    index = index_study(str(with_dwi.bids))
+    assert index.missing(["dwi", "dwi_bval", "dwi_bvec", "dwi_json", "dwi_reverse", "dwi_mask"]).empty
+    assert {"fa", "md"} <= set(with_dwi.truth)
+    white = with_dwi.truth[with_dwi.truth.region == "white matter"]
+    assert white["fa"].between(0.4, 0.85).all()
+    assert white["md"].between(0.7, 1.2).all()
+    truth = with_dwi.bids / "derivatives/truth/sub-DCM001/dwi"
+    motion = pd.read_csv(truth / "sub-DCM001_desc-truth_motion.tsv", sep="\t")
+    assert len(motion) == 3 * 7
+    assert motion["jumped"].sum() == 3
+    displacement = nib.load(truth / "sub-DCM001_desc-truth_displacement.nii.gz")
+    series = nib.load(with_dwi.bids / "sub-DCM001/dwi/sub-DCM001_dwi.nii.gz")
+    np.testing.assert_allclose(displacement.affine, series.affine, atol=1e-5)
+    assert np.abs(displacement.get_fdata()).max() > 2.5
