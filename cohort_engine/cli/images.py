@@ -1,4 +1,4 @@
-"""One image: register, segment, label, make MTR, warp, extract, measure."""
+"""One image: register, segment, label, make MTR, fit tensors, warp, extract, measure."""
 
 from __future__ import annotations
 
@@ -176,6 +176,36 @@ def _three(text: str | None, option: str) -> list[float] | None:
     if len(numbers) != 3:
         raise typer.BadParameter(f"three numbers, of MT-on, MT-off and T1w (found {text!r})", param_hint=option)
     return numbers
+
+
+@command()
+def dti(
+    series: Annotated[Path, typer.Argument(help="Diffusion series (4-D), as it was scanned.")],
+    bval: Annotated[Path, typer.Option("--bval", help="b-values of its volumes, s/mm2.")],
+    bvec: Annotated[Path, typer.Option("--bvec", help="Directions of its volumes, as FSL has them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Beginning of the names of the maps: sub-01 gives sub-01_FA.nii.gz, ...")],
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="Cord mask on its voxels; by default the cord is segmented in the corrected mean.")
+    ] = None,
+    reverse: Annotated[Path | None, typer.Option("--reverse", help="Image of the same slices with the opposite phase encoding.")] = None,
+    moco: Annotated[bool, typer.Option(help="Correct motion, slice by slice.")] = True,
+    eddy: Annotated[bool, typer.Option("--eddy", help="Correct stretch and shear along phase encoding as well.")] = False,
+    denoise: Annotated[bool, typer.Option("--denoise", help="Denoise first (MP-PCA).")] = False,
+    method: Annotated[str, typer.Option("--method", help="wls; irls, without signals that lie far off a robust fit.")] = "wls",
+    reliable: Annotated[bool, typer.Option("--reliable", help="Maps are NaN in voxels that cannot be relied on.")] = False,
+) -> None:
+    """Make FA, MD, AD and RD of one diffusion series, with their standard errors, from the scan as it is."""
+    from cohort_engine.single.dti import dti_image
+    from cohort_engine.single.moco import MocoSettings
+
+    found = dti_image(
+        series, out, bval=bval, bvec=bvec, mask=mask, reverse=reverse, moco=moco, settings=MocoSettings(eddy=eddy), denoise=denoise,
+        method=method, reliable=reliable,  # type: ignore[arg-type]  # another word is refused there
+    )  # fmt: skip
+    cord, check = found["Cord"], found["Directions"]
+    say(f"median FA {cord['FA']}, MD {cord['MD']} um2/ms in {cord['Voxels']} voxels of the cord ({found['CordMask']})")
+    say(f"{100 * cord['Reliable']:.1f} % of them can be relied on, at a signal-to-noise ratio of {cord['SNR']} without diffusion weighting")
+    say(f"directions {check['Verdict']}: {check['Means']} (margin {check['Margin']} standard errors)")
 
 
 @command()

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, read_raw
 
@@ -34,7 +35,7 @@ SHELL_WIDTH = 100.0
 """b-values (s/mm2) of one shell are nearer to one another than this."""
 UNIT_WITHIN = 0.05
 """A direction whose length is this near to 1 is a unit vector that was rounded."""
-SERIES = "diffusion images"
+SERIES = schema.words(schema.DWI)
 _COMMENT = re.compile(r"#.*")
 _BETWEEN = re.compile(r"[\s;]+")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
@@ -81,7 +82,7 @@ class Gradients:
 
 def read_gradients(bval: str | Path, bvec: str | Path, series: Volume, *, what: str = SERIES) -> Gradients:
     """Read the two files of a series, at paths or URLs; parameters and errors as of `gradients_of`, and `StorageError`."""
-    names = {f"bval of the {what}": bval, f"bvec of the {what}": bvec}
+    names = {f"b-values of the {what}": bval, f"directions of the {what}": bvec}
     first, second = (decode_text(read_raw(place, what=name), what=name) for name, place in names.items())
     return gradients_of(first, second, series, what=what)
 
@@ -149,9 +150,9 @@ def gradients_of(bval: str, bvec: str, series: Volume, *, what: str = SERIES) ->
     [[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     >>> gradients_of("0 800", "0 1 0\n0 0 1\n0 0 0", series)
     Traceback (most recent call last):
-    cohort_engine.errors.InputError: bval of the diffusion images: expected 3 b-values, one a volume, found 2. Give the files ...
+    cohort_engine.errors.InputError: b-values of the diffusion series: expected 3 b-values, one a volume, found 2. Give the files ...
     """
-    first, second = f"bval of the {what}", f"bvec of the {what}"
+    first, second = f"b-values of the {what}", f"directions of the {what}"
     values, vectors = _table(bval, first), _table(bvec, second)
     volumes = series.data.shape[3] if series.data.ndim > 3 else 1
     if 1 not in values.shape and 3 in values.shape and 1 in vectors.shape:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
-from cohort_engine.errors import CordError, GeometryError, warn
-from cohort_engine.io.gradients import SERIES, Gradients
-from cohort_engine.io.volume import Volume, on_voxels_of
-from cohort_engine.qmri.coherence import VERDICTS, Coherence, check_directions
-from cohort_engine.qmri.tensor import CHANNELS, Fit, Method, fit
+from cohort_engine.errors import CordError, GeometryError, unknown_name, warn
+from cohort_engine.io.gradients import SERIES, Gradients, read_gradients
+from cohort_engine.io.places import storage_errors
+from cohort_engine.io.volume import Volume, decode_series, on_voxels_of, read_mask, read_raw, write_volume
+from cohort_engine.provenance import versions
+from cohort_engine.qmri.coherence import CONTRADICTED, VERDICTS, Coherence, check_directions
+from cohort_engine.qmri.tensor import CHANNELS, METHODS, REASONS, Fit, Method, fit
+from cohort_engine.single.moco import MocoSettings, correct, found_cord, mean_of
 
 Array = NDArray[Any]
 BoolArray = NDArray[np.bool_]
@@ -22,7 +29,12 @@ MARGIN = 2.0
 """Tensors are fitted this far (mm, in the plane) around the cord too: who interpolates at its border needs neighbours."""
 TENSOR_B_MAX = 1500.0
 """Volumes of a higher b (s/mm2) are left out where there are lower ones: there the logarithm of the signal is no straight line of b."""
-MASK = "cord mask of the diffusion images"
+MASK = schema.words(schema.DWI_MASK)
+IMAGES: Mapping[str, str] = {
+    "FA": "fa", "MD": "md", "AD": "ad", "RD": "rd", "FAse": "fa_se", "MDse": "md_se", "ADse": "ad_se", "RDse": "rd_se",
+    "S0": "s0", "residual": "residual",
+}  # fmt: skip
+"""Ending of a file -> channel."""
 METRICS = ("fa", "md", "ad", "rd", "fa_se", "md_se", "ad_se", "rd_se")
 """Channels that are NaN in an unreliable voxel, where that is asked for."""
 
@@ -123,9 +135,9 @@ def fit_series(series: Volume, gradients: Gradients, cord: Volume, *, method: Me
     tangent = tangents(mask, series.affine, places)
     e1 = np.stack([found.channels[f"e1_{axis}"][inside] for axis in "xyz"], axis=1)
     coherence = check_directions(e1, tangent, places, series.affine)
-    if coherence.verdict == "contradicted":
+    if coherence.verdict == CONTRADICTED:
         warn(
-            f"{VERDICTS['contradicted']}: {coherence.best} of the image's axes, by {-coherence.margin:.1f} standard errors; nothing was changed",
+            f"{VERDICTS[CONTRADICTED]}: {coherence.best} of the image's axes, by {-coherence.margin:.1f} standard errors; nothing was changed",
             where=SERIES,
         )
     return Tensors(frame.with_data(data), _quality(found, inside, signals, e1, tangent, coherence), found, inside, coherence)
@@ -171,5 +183,140 @@ def _quality(found: Fit, inside: BoolArray, signals: Array, e1: Array, tangent: 
         "e1_cosine": float(np.mean(np.abs((e1 * tangent).sum(axis=1))[fitted])) if fitted.any() else np.nan,
         "direction_margin": coherence.margin,
         "axis_margin": coherence.axis_margin,
-        "directions_contradicted": float(coherence.verdict == "contradicted"),
+        "directions_contradicted": float(coherence.verdict == CONTRADICTED),
     }
+
+
+def dti_image(
+    series: str | Path, out: str | Path, *, bval: str | Path, bvec: str | Path, mask: str | Path | None = None, reverse: str | Path | None = None,
+    moco: bool = True, settings: MocoSettings | None = None, denoise: bool = False, method: Method = "wls", reliable: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Make the tensor maps of a diffusion series, from its files: denoising, motion, distortion, segmentation and fit.
+
+    Parameters
+    ----------
+    series : path or URL
+        4-D image as it was scanned.
+    out : path or URL
+        Beginning of the names of what is written, on the series' own voxels in their order: ``_FA``, ``_MD``, ``_AD``, ``_RD`` (um2/ms), their
+        standard errors (``_FAse``, ...), ``_S0``, ``_residual``, ``_V1`` (x, y, z of the scanner's RAS+), ``_reliable`` (1 and 0), ``_mean`` (of
+        the corrected diffusion-weighted volumes) and ``_mask``, and ``_dti.json``.
+    bval, bvec : path or URL
+        See `io.gradients.gradients_of`.
+    mask : path or URL, optional
+        Cord mask on the series' voxels; by default the cord is segmented in the mean of the corrected diffusion-weighted volumes.
+    reverse : path or URL, optional
+        Image or series of the same slices with the opposite phase encoding.
+    moco : bool
+        Correct motion; without it `reverse` is not used.
+    settings : MocoSettings
+        See `single.moco.correct`.
+    denoise : bool
+        MP-PCA before anything else, see `qmri.denoise`.
+    method : str
+        See `qmri.tensor.fit_tensor`.
+    reliable : bool
+        Whether maps are NaN in voxels that cannot be relied on.
+
+    Returns
+    -------
+    dict
+        What the JSON file says; no paths.
+
+    Raises
+    ------
+    UnknownNameError, GeometryError, InputError, CordError, StorageError
+        As of the parts.
+    """
+    if method not in METHODS:
+        raise unknown_name("way to fit a tensor", method, list(METHODS), where="tensor fit")
+    scan = decode_series(read_raw(series, what=SERIES), what=SERIES)
+    gradients = read_gradients(bval, bvec, scan)
+    given = None if mask is None else read_mask(mask, what=MASK)
+    back = schema.words(schema.DWI_REVERSE)
+    other = None if reverse is None else decode_series(read_raw(reverse, what=back), what=back)
+    facts: dict[str, Any] = {
+        "Description": "Diffusion tensor of the spinal cord",
+        "Units": {"MD, AD, RD": schema.DIFFUSIVITY, "V1": "unit vector, scanner RAS+"},
+        "Sources": {
+            name: None if path is None else Path(path).name
+            for name, path in (("series", series), ("bval", bval), ("bvec", bvec), ("cord mask", mask), ("reverse", reverse))
+        },
+        "Shells": {f"b = {b:g} s/mm2": n for b, n in gradients.shells} | {"b0": int(gradients.b0.sum())},
+        "Denoising": None, "Motion": None,
+    }  # fmt: skip
+    if denoise:
+        from cohort_engine.qmri.denoise import denoise as clean
+
+        region = given if given is not None else found_cord(scan, gradients)
+        less = clean(scan.data, region.data > 0.5, scan.grid.spacing)
+        facts["Denoising"] = {"Method": "MP-PCA"} | {k: _round(v) for k, v in less._asdict().items() if k != "series"}
+        if less.structured:
+            warn("denoising took structure away with the noise at the cord's edge: compare with the maps made without it", where=SERIES)
+        scan = scan.with_data(less.series)
+    if moco:
+        corrected = correct(scan, gradients, cord=given, reverse=other, settings=settings or MocoSettings())
+        moved, mean = corrected.series, corrected.mean
+        facts["Motion"] = {k: _round(v) for k, v in corrected.quality.items()} | {"Distortion": corrected.displacement is not None}
+    else:
+        moved, mean = scan, scan.with_data(mean_of(scan.data, ~gradients.b0))
+    cord = _segmented(mean) if given is None else given
+    found = fit_series(moved, gradients, cord, method=method)
+    facts |= _facts(found, gradients, method, given is not None)
+    _write(str(out), found, mean, on_voxels_of(mean, cord, what=MASK, like=f"the {SERIES}"), reliable)
+    with storage_errors("sidecar of the tensor maps"):
+        Path(f"{out}_dti.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def _segmented(mean: Volume) -> Volume:
+    from cohort_engine.cord.segment import ABSENT, FLAGS, segment
+
+    what = schema.words(schema.DWI_MEAN)
+    found = segment(np.nan_to_num(mean.data), mean.affine, what=what)
+    if ABSENT in found.flags:
+        raise CordError(expected="a cord", found=FLAGS[ABSENT], where=what, remedy="Give its mask (--mask).")
+    return mean.with_data(found.mask)
+
+
+def _facts(found: Tensors, gradients: Gradients, method: Method, given: bool) -> dict[str, Any]:
+    channels = {name: values[found.cord] for name, values in found.fit.channels.items()}
+    relied = channels["reliable"] > 0
+    check = found.coherence
+    return {
+        "Fit": {"Method": method, "Volumes": int((gradients.bvals <= TENSOR_B_MAX).sum()), "Noise": _round(found.fit.sigma)},
+        "CordMask": "given" if given else "segmented in the mean diffusion-weighted image",
+        "Cord": {
+            "Voxels": int(found.cord.sum()),
+            "Reliable": _round(float(relied.mean())),
+            "Unreliable": {name: int(holds[found.cord].sum()) for name, holds in found.fit.reasons.items()},
+            **{name.upper(): _round(float(np.median(channels[name][relied]))) if relied.any() else None for name in ("fa", "md", "ad", "rd")},
+            "SNR": _round(found.quality["snr"]), "SignalsLost": _round(found.quality["lost"]),
+            "CosineWithCentreline": _round(found.quality["e1_cosine"]),
+        },
+        "Directions": {
+            "Verdict": check.verdict, "Means": VERDICTS[check.verdict], "Best": check.best, "Margin": _round(check.margin),
+            "AxisMargin": _round(check.axis_margin), "Rivals": list(check.rivals), "MostContinuous": check.most_continuous,
+        },
+        "Reasons": dict(REASONS),
+        "Missing": "NaN",
+        "GeneratedBy": {"Name": "cohort_engine", "Version": versions()["cohort_engine"]},
+    }  # fmt: skip
+
+
+def _write(prefix: str, found: Tensors, mean: Volume, cord: Volume, reliable: bool) -> None:
+    data = found.image.data
+    relied = data[..., CHANNELS.index("reliable")] > 0
+    for ending, name in IMAGES.items():
+        values = data[..., CHANNELS.index(name)]
+        write_volume(f"{prefix}_{ending}.nii.gz", mean.with_data(np.where(relied, values, np.nan) if reliable and name in METRICS else values))
+    e1 = np.stack([data[..., CHANNELS.index(f"e1_{axis}")] for axis in "xyz"], axis=-1)
+    write_volume(f"{prefix}_V1.nii.gz", mean.with_data(e1))
+    write_volume(f"{prefix}_reliable.nii.gz", mean.with_data(relied))
+    write_volume(f"{prefix}_mean.nii.gz", mean)
+    write_volume(f"{prefix}_mask.nii.gz", mean.with_data(cord.data > 0.5))
+
+
+def _round(value: float) -> float | None:
+    """Four digits for JSON, which knows no NaN."""
+    return float(f"{value:.4g}") if np.isfinite(value) else None

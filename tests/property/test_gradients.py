@@ -33,7 +33,7 @@ def read(axes: np.ndarray, order: tuple[int, ...], text: str) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = axes * SPACING[list(order)]
     image = nib.Nifti1Image(np.ones((3, 4, 5, 8), np.int16), affine)
-    return gradients_of("0" + 7 * " 800", text, decode_series(image.to_bytes(), what="diffusion images")).directions[1:]
+    return gradients_of("0" + 7 * " 800", text, decode_series(image.to_bytes(), what="diffusion series")).directions[1:]
 
 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)

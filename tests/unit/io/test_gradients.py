@@ -87,14 +87,14 @@ def changed(**change: object) -> tuple[str, str]:
 
 GOOD = (text(BVALS), text(vectors().T))
 REFUSED = {
-    "count of b": ((text(BVALS[:-1]), GOOD[1]), "bval of the diffusion images: expected 8 b-values, one a volume, found 7."),
-    "count of directions": ((GOOD[0], text(vectors()[:-1].T)), "bvec of the diffusion images: expected 8 directions, one a volume, found 7."),
+    "count of b": ((text(BVALS[:-1]), GOOD[1]), "b-values of the diffusion series: expected 8 b-values, one a volume, found 7."),
+    "count of directions": ((GOOD[0], text(vectors()[:-1].T)), "directions of the diffusion series: expected 8 directions, one a volume, found 7."),
     "swapped": (GOOD[::-1], "bval and bvec have changed places"),
     "swapped columns": ((text(vectors()), text(BVALS[:, None])), "bval and bvec have changed places"),
     "twice bval": ((GOOD[0], GOOD[0]), "found 8 numbers in a single row or column"),
-    "twice bvec": ((GOOD[1], GOOD[1]), "bval of the diffusion images: expected one row or column of b-values, found 3 rows of 8 numbers"),
+    "twice bvec": ((GOOD[1], GOOD[1]), "b-values of the diffusion series: expected one row or column of b-values, found 3 rows of 8 numbers"),
     "with b beside": ((GOOD[0], text(np.column_stack([vectors(), BVALS]))), "found 8 rows of 4 numbers. Give directions alone"),
-    "empty": (("\n # nothing\n", GOOD[1]), "bval of the diffusion images: expected numbers, found an empty text"),
+    "empty": (("\n # nothing\n", GOOD[1]), "b-values of the diffusion series: expected numbers, found an empty text"),
     "words": ((GOOD[0], "x y z\n" + GOOD[1]), "expected numbers alone, found 'x'"),
     "decimal commas": ((GOOD[0], GOOD[1].replace(".", ",")), "expected numbers with a decimal point, found '"),
     "decimal commas, one a line": (("\n".join("800,5" for _ in BVALS), GOOD[1]), "expected numbers with a decimal point, found '800,5'"),

@@ -115,8 +115,8 @@ def test_one_slice_is_enough():
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ("empty", CordError, "cord mask of the diffusion images: expected a cord, found an empty mask"),
-        ("grid", GeometryError, "cord mask of the diffusion images: expected the grid of the diffusion images"),
+        ("empty", CordError, "cord mask of the mean diffusion-weighted image: expected a cord, found an empty mask"),
+        ("grid", GeometryError, "cord mask of the mean diffusion-weighted image: expected the grid of the diffusion series"),
         ("count", GeometryError, "expected 34 b-values, one a volume, found 33"),
     ],
 )
