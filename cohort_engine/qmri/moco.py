@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine.errors import GeometryError, InputError
-from cohort_engine.qmri.correlation import shifted_correlation
-from cohort_engine.qmri.search import JUMP, jumps_of, search, steps_of, vertex, voids, vote
-from cohort_engine.qmri.slices import View, edges, sample, targets, view_of, wider
+from cohort_engine.qmri.contrast import Fitted, fit, model
+from cohort_engine.qmri.search import JUMP, frame_of, jumps_of, search, steps_of, voids
+from cohort_engine.qmri.slices import View, sample, view_of, wider
 from cohort_engine.qmri.trajectory import Term, exponential, posterior, squared_exponential
 from cohort_engine.schema.diffusion import DROPPED, LIMIT, MOVED
 
@@ -34,6 +34,8 @@ ROUNDS = 5
 """Times that all slices are measured and reconciled."""
 ODD_EVEN = 0.15
 """Half the distance of odd and even slices from which on motion counts as interleaved, mm."""
+STEP = 1.5
+"""Largest displacement that one round may add, mm."""
 STRETCH = 0.02
 """Standard deviation of stretch and shear, prior."""
 _TINY = 1e-12
@@ -46,7 +48,7 @@ class Motion(NamedTuple):
     ----------
     shifts : (t, z, 2) float64 array
         mm along the first two array axes: ``target(p) = series(p + shift)``, see `qmri.series.resample_series`. Of each slice the median over the
-        volumes is 0: the target lies where the slice lay most of the time.
+        volumes is 0, so that the target lies where the slice lay most of the time, unless the region lies elsewhere.
     scale : (t, z, 2) float64 array
         Stretch and shear along phase encoding about the middle of the slice; zeros where they were not asked for.
     flags : (t, z) int8 array
@@ -80,7 +82,7 @@ def estimate_motion(
     bvals : (t,) array
         s/mm2.
     weight : (x, y, z) array
-        Region that is compared, 0 to 1: 1 in and around the cord, falling softly to 0. Slices without region follow the others.
+        Region that is compared: 1 in the cord, falling softly to 0 about 10 mm away from it. Slices without region follow the others.
     spacing : (3,) floats
         Voxel size, mm.
     interleaved : bool, optional
@@ -131,48 +133,43 @@ def estimate_motion(
     series, weight, spacing, b0 = np.asarray(series), np.asarray(weight, float), np.asarray(spacing, float), np.asarray(b0, bool)
     _check(series, b0, bvals, weight, phase_axis)
     view = view_of(series, weight, spacing, max_shift, smooth)
-    kind, kinds = _kinds(b0, np.asarray(bvals, float))
+    kind = _kinds(b0, np.asarray(bvals, float))
     lost = ~view.signal
     shift, _ = search(view, lost, max_shift, split=interleaved is not False)
     lost |= voids(view, shift, kind)
     shift, searched = search(view, lost, max_shift, split=interleaved is not False, begin=shift)
+    frame = frame_of(view, shift, lost)
     jumps = jumps_of(shift)
+    shift = shift + frame
     scale = np.zeros_like(shift)
     apart, parity = bool(interleaved), float(JUMP if interleaved else 0.0)
     along = phase_axis if eddy else None
     agreement = np.zeros(lost.shape)
-    certainty = np.zeros((kinds, shift.shape[1], 2, 2))
     for turn in range(ROUNDS):
-        target = targets(view, shift, scale, kind, kinds, lost, phase_axis)
-        if kinds > 1 and turn in (0, ROUNDS - 2):
-            step, certainty = _between(view, target, kind, max_shift if turn == 0 else 2.0)
-            shift = shift + step[kind]
-            target = targets(view, shift, scale, kind, kinds, lost, phase_axis)
-        found = _measure(view, target, shift, scale, kind, lost, certainty, along=along, weighted=~b0)
+        found = _measure(view, shift, scale, kind, lost, parity, along=along, weighted=~b0)
         agreement = found.agreement
         if interleaved is None and turn < 2:
-            parity = _odd_even(found.measured[..., :2] - jumps, found.information[..., :2, :2])
+            parity = _odd_even(found.step[..., :2] - jumps - frame, found.information[..., :2, :2])
             apart = parity > 0
         prior = _prior(shift.shape[0], np.arange(shift.shape[1]) * spacing[2], length, memory, parity, eddy=eddy)
-        mean = np.concatenate([jumps, np.zeros_like(scale)], -1)[..., : found.measured.shape[-1]]
-        best = mean + posterior(found.measured - mean, found.information, prior)
+        mean = np.concatenate([jumps + frame, np.zeros_like(scale)], -1)[..., : found.step.shape[-1]]
+        best = mean + posterior(found.step - mean, found.information, prior)
         shift = best[..., :2]
         if eddy:
             scale = best[..., 2:]
-    shift = shift + 0.0
     lost |= voids(view, shift, kind)
     if eddy:  # about the middle of the slice, not of the window
         shift[..., phase_axis] -= scale[..., 0] * view.centre[:, phase_axis] + scale[..., 1] * view.centre[:, 1 - phase_axis]
-    shift -= np.median(shift[kind == np.bincount(kind).argmax()], axis=0)
+    shift += frame - np.median(shift[kind == np.bincount(kind).argmax()], axis=0)
     flags = np.zeros(lost.shape, np.int8)
     flags[steps_of(shift)] |= MOVED
     flags[lost] |= DROPPED
-    flags[~lost & ((np.abs(shift) > max_shift).any(-1) | searched)] |= LIMIT
+    flags[~lost & ((np.linalg.norm(shift - frame, axis=-1) > max_shift) | searched)] |= LIMIT
     agreement[lost | ~view.region] = np.nan
     return Motion(shift, scale, flags, agreement, apart)
 
 
-def _kinds(b0: BoolArray, bvals: FloatArray) -> tuple[IntArray, int]:
+def _kinds(b0: BoolArray, bvals: FloatArray) -> IntArray:
     """Contrast of each volume (t,): b0, and shells of at least five volumes; smaller ones join the nearest."""
     kind = np.zeros(len(b0), np.intp)
     order = np.flatnonzero(~b0)[np.argsort(bvals[~b0], kind="stable")]
@@ -185,104 +182,41 @@ def _kinds(b0: BoolArray, bvals: FloatArray) -> tuple[IntArray, int]:
         shell[shell == least] = other
         shell = np.unique(shell, return_inverse=True)[1]
     kind[order] = shell + int(b0.any())
-    return kind, int(kind.max()) + 1
-
-
-class _Measured(NamedTuple):
-    """Measurement (t, z, c) of each slice, its inverse covariance (t, z, c, c), and how well slice and target agree (t, z)."""
-
-    measured: FloatArray
-    information: FloatArray
-    agreement: FloatArray
+    return kind
 
 
 def _measure(
-    view: View, target: FloatArray, shift: FloatArray, scale: FloatArray, kind: IntArray, lost: BoolArray, certainty: FloatArray, *,
-    along: int | None, weighted: BoolArray,
-) -> _Measured:  # fmt: skip
-    """Measure each slice against the template of its kind: shift, and stretch and shear along axis `along`."""
-    nt, nz = lost.shape
+    view: View, shift: FloatArray, scale: FloatArray, kind: IntArray, lost: BoolArray, parity: float, *, along: int | None, weighted: BoolArray
+) -> Fitted:  # fmt: skip
+    """Measure each slice in the frame of the commonest kind: against the other volumes of its kind, and its kind against that one.
+
+    ``step`` is the place itself (t, z, c).
+    """
     axis = 1 if along is None else along
     wide = wider(view)
-    values, inside = sample(view, shift, scale, axis)
-    slopes = [np.gradient(target, s, axis=a) for a, s in ((2, view.spacing[0]), (3, view.spacing[1]))]
-    inner = (..., slice(wide[0], target.shape[2] - wide[0]), slice(wide[1], target.shape[3] - wide[1]))
-    target, slopes = target[inner], [s[inner] for s in slopes]
-    columns = [target, np.ones_like(target), *slopes]
-    if along is not None:
-        u, v = ((np.arange(target.shape[2 + a]) - (target.shape[2 + a] - 1) / 2) * view.spacing[a] for a in (1 - along, along))
-        shape = (1, -1) if along == 1 else (-1, 1)
-        columns += [slopes[along] * v.reshape(shape), slopes[along] * u.reshape(shape[::-1])]
-    design = np.stack(columns, -1).reshape(*target.shape[:2], -1, len(columns))
-    count = np.bincount(kind, minlength=len(target))
-    n = len(columns)
-    normal, right, power, weight = np.zeros((nt, nz, n, n)), np.zeros((nt, nz, n)), np.zeros((nt, nz)), np.zeros((nt, nz))
-    for k in range(len(target)):
+    values, inside = sample(view, shift, scale, axis, wide)
+    inner = (..., slice(wide[0], values.shape[2] - wide[0]), slice(wide[1], values.shape[3] - wide[1]))
+    modelled = model(values, np.pad(view.weight, ((0, 0), (wide[0],) * 2, (wide[1],) * 2)), kind, np.where(lost, 0.0, 1.0))
+    weight = (view.weight * inside[inner]).astype(np.float32)
+    own = fit(values[inner], weight, modelled.target[:, :, None], view.spacing, view.independent, along=along)
+    step, information = own.step.clip(-STEP, STEP), own.information * (1 - modelled.leverage)[..., None, None]
+    main = int(np.bincount(kind).argmax())
+    for k in range(len(modelled.images)):
+        if k == main:
+            continue
         mine = np.flatnonzero(kind == k)
-        w = (view.weight * inside[mine]).reshape(len(mine), nz, -1)
-        d, y = design[k], values[mine].reshape(len(mine), nz, -1)
-        pairs = (d[..., :, None] * d[..., None, :]).reshape(*d.shape[:2], n * n)
-        normal[mine] = np.einsum("tzp,zpq->tzq", w, pairs, optimize=True).reshape(len(mine), nz, n, n)
-        right[mine] = np.einsum("tzp,zpc->tzc", w * y, d, optimize=True)
-        power[mine], weight[mine] = np.einsum("tzp,tzp->tz", w * y, y), w.sum(-1)
-    ok = ~lost & (weight > 0.3 * view.weight.sum((1, 2)))
-    trace = np.maximum(np.trace(normal, axis1=-2, axis2=-1), _TINY)
-    normal = np.where(ok[..., None, None], normal + 1e-9 * trace[..., None, None] * np.eye(n), np.eye(n))
-    solved = np.linalg.solve(normal, right[..., None])[..., 0]
-    few = np.linalg.solve(normal[..., :2, :2], right[..., :2, None])[..., 0]
-    least = np.maximum(power - np.einsum("tzc,tzc->tz", few, right[..., :2]), 0)
-    rest = np.maximum(power - np.einsum("tzc,tzc->tz", solved, right), 1e-6 * np.maximum(power, _TINY))
-    spread = power - right[..., 1] ** 2 / np.maximum(normal[..., 1, 1], _TINY)
-    agreement = np.sqrt(np.clip(1 - least / np.maximum(spread, _TINY), 0, 1)) * np.sign(few[..., 0])
-    c = n - 2
-    gain = solved[..., 0]
-    schur = normal[..., 2:, 2:] - normal[..., 2:, :2] @ np.linalg.solve(normal[..., :2, :2], normal[..., :2, 2:])
-    share = view.independent * np.maximum(1 - 1 / count, 0)[kind]
-    information = schur * (share[:, None] * gain**2 * weight / rest)[..., None, None]
-    safe = np.where(np.abs(gain) > 1e-3, gain, np.inf)
-    more = np.where(count > 1, count / np.maximum(count - 1, 1), 0)[kind]
-    step = np.clip(-solved[..., 2:] / safe[..., None] * more[:, None, None], -1.5, 1.5)
-    single = (count == 1)[kind]
-    information[..., :2, :2] = np.where(single[:, None, None, None], certainty[kind], information[..., :2, :2])
-    if c > 2:
+        found = fit(modelled.images[k][:, 0][inner], view.near, modelled.images[main], view.spacing, view.independent)
+        across, certainty = found.step.clip(-STEP, STEP), found.information
+        z = np.arange(len(across)) * view.spacing[2]
+        prior = [Term(np.ones((1, 1)), 2.0**2 + 0.5**2 * squared_exponential(z, 30.0) + parity**2 * _odd_or_even(z))]
+        step[mine, :, :2] += posterior(across[None], certainty[None], [prior, prior])
+        alone = modelled.leverage[mine] >= 1
+        information[mine, :, :2, :2] = np.where(alone[..., None, None], certainty, information[mine, :, :2, :2])
+    if along is not None:
         information[~weighted, :, 2:, :] = 0
         information[~weighted, :, :, 2:] = 0
-        step[~weighted, :, 2:] = 0
-    information[~ok | (gain <= 1e-3)] = 0
-    now = np.concatenate([shift, scale], -1)[..., :c]
-    return _Measured(now + step, information, agreement)
-
-
-def _between(view: View, target: FloatArray, kind: IntArray, reach: float) -> tuple[FloatArray, FloatArray]:
-    """Where the templates (k, z, a, b) lie against that of most volumes: (k, z, 2) mm and the inverse covariance (k, z, 2, 2)."""
-    main = int(np.bincount(kind).argmax())
-    wide = wider(view)
-    found = edges(target, view)
-    inner = (..., slice(wide[0], target.shape[2] - wide[0]), slice(wide[1], target.shape[3] - wide[1]))
-    rho, share = shifted_correlation(found[main][inner], view.weight, found, np.ones(target.shape[-2:]), centred=False)
-    total = view.weight.sum((1, 2)) * view.independent
-    score = -0.5 * (total[:, None, None] * share) * np.log1p(-(np.clip(rho, 0, 0.999) ** 2))
-    tries = [np.arange(-m, m + 1) * s for m, s in zip(wide, view.spacing, strict=False)]
-    score[..., np.add.outer(tries[0] ** 2, tries[1] ** 2) > reach**2] = 0
-    kinds, nz = score.shape[:2]
-    flat = score.reshape(kinds * nz, *score.shape[2:])
-    whole, _ = vote(score.sum(1), tries)
-    near = np.hypot(tries[0][None, :, None] - whole[:, 0, None, None], tries[1][None, None, :] - whole[:, 1, None, None]) <= JUMP
-    flat = np.where(near[:, None], score, -1).reshape(flat.shape)
-    i, j = np.unravel_index(flat.reshape(len(flat), -1).argmax(1), flat.shape[1:])
-    at = np.stack([tries[0][i], tries[1][j]], -1) + vertex(flat, i, j) * view.spacing[:2]
-    bend = np.zeros((len(flat), 2, 2))
-    rows, ii, jj = np.arange(len(flat)), np.clip(i, 1, flat.shape[1] - 2), np.clip(j, 1, flat.shape[2] - 2)
-    for a, (di, dj) in enumerate(((1, 0), (0, 1))):
-        second = flat[rows, ii + di, jj + dj] + flat[rows, ii - di, jj - dj] - 2 * flat[rows, ii, jj]
-        bend[:, a, a] = np.maximum(-second, 0) / view.spacing[a] ** 2
-    places, bends = at.reshape(kinds, nz, 2), bend.reshape(kinds, nz, 2, 2)
-    z = np.arange(nz) * view.spacing[2]
-    one = np.eye(kinds)
-    prior = [Term(one, np.full((nz, nz), reach**2)), Term(one, 0.5**2 * squared_exponential(z, 30.0))]
-    smooth = posterior(places, bends, [prior, prior])
-    smooth[main] = 0
-    return smooth, bends
+    information[lost | (weight.sum((2, 3)) < 0.3 * view.weight.sum((1, 2)))] = 0
+    return Fitted(np.concatenate([shift, scale], -1)[..., : step.shape[-1]] + step, information, own.agreement)
 
 
 def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, *, eddy: bool) -> list[list[Term]]:
@@ -294,10 +228,14 @@ def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, 
         Term(every, 4.0**2 * flat + 1.0**2 * near), Term(drift, 1.5**2 * flat + 0.5**2 * near), Term(own, 1.0**2 * flat + 0.4**2 * near),
     ]  # fmt: skip
     if parity > 0:
-        same = np.equal.outer(np.arange(len(z)) % 2, np.arange(len(z)) % 2)
-        shift.append(Term(own, parity**2 * same * squared_exponential(z, 4 * length)))
+        shift.append(Term(own, parity**2 * _odd_or_even(z) * squared_exponential(z, 4 * length)))
     bent = [Term(own, STRETCH**2 * (flat + squared_exponential(z, 2 * length)))]
     return [shift, shift, bent, bent] if eddy else [shift, shift]
+
+
+def _odd_or_even(z: FloatArray) -> FloatArray:
+    """1 for two odd or two even slices, else 0."""
+    return np.equal.outer(np.arange(len(z)) % 2, np.arange(len(z)) % 2).astype(float)
 
 
 def _odd_even(measured: FloatArray, information: FloatArray) -> float:

@@ -61,6 +61,23 @@ def search(view: View, lost: BoolArray, max_shift: float, *, split: bool, begin:
     return shift - np.median(shift, axis=0), ends
 
 
+def frame_of(view: View, shift: FloatArray, lost: BoolArray) -> FloatArray:
+    """Displacement (2,) mm from where the slices lie together to where the region lies, if that is more than they can be confused by.
+
+    The region is drawn on one image, and after a jump the volumes may meet at another place: the edge of its core is compared with those of the volumes.
+    """
+    whole = view.margin
+    windows = edges(sample(view, shift, np.zeros_like(shift), 1, whole)[0], view)
+    together = np.einsum("tz,tzcab->zcab", np.where(lost, np.float32(0), np.float32(1)), windows, optimize=True)
+    rho, share = shifted_correlation(edges(view.near, view), view.weight, together, np.ones(together.shape[-2:]), centred=False)
+    total = view.weight.sum((1, 2))[:, None, None] * view.independent
+    score = (-0.5 * total * share * np.log1p(-(np.clip(rho, 0, 0.999) ** 2))).sum(0)
+    tries = [np.arange(-m, m + 1) * s for m, s in zip(whole, view.spacing, strict=False)]
+    place, best = vote(score[None], tries)
+    clear = best[0] - score[whole[0], whole[1]] > SURE and np.hypot(*place[0]) > JUMP / 2
+    return np.asarray(place[0] if clear else np.zeros(2))
+
+
 def _alike(windows: FloatArray) -> FloatArray:
     """1 for the third of the volumes that are most like the one that is most like all: they lie at one place."""
     flat = windows.reshape(len(windows), -1)
@@ -132,7 +149,7 @@ def _running_median(values: FloatArray, radius: int = 2) -> FloatArray:
 def voids(view: View, shift: FloatArray, kind: IntArray) -> BoolArray:
     """Slices of volumes (t, z) whose signal is far below what the other slices of the volume and the other volumes predict."""
     values, inside = sample(view, shift, np.zeros_like(shift), 1)
-    w = view.weight**2 * inside
+    w = view.near * inside
     total = w.sum((2, 3))
     level = np.where((total > 0) & view.signal, (w * values).sum((2, 3)) / np.maximum(total, _TINY), np.nan)
     log = np.log(np.maximum(level, 1e-3 * np.nanmedian(level)))

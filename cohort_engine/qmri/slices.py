@@ -15,6 +15,8 @@ from cohort_engine.qmri.series import EDGE, evaluate, spline
 FloatArray = NDArray[Any]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
+CLOSE = 0.8
+"""Where the region has more than this weight there are cord and cerebrospinal fluid alone."""
 ROUND = 4.0
 """What a template holds around the region, mm."""
 _TINY = 1e-12
@@ -36,6 +38,8 @@ class View:
         First and last voxel inside the image along both axes.
     weight : (z, a, b)
         The region, without the margin.
+    near : (z, a, b) float32
+        Weight of the cord and what touches it.
     margin : (2,) int
     spacing : (3,) mm
     centre : (z, 2)
@@ -53,6 +57,7 @@ class View:
     valid: BoolArray
     span: IntArray
     weight: FloatArray
+    near: NDArray[np.float32]
     margin: IntArray
     spacing: FloatArray
     centre: FloatArray
@@ -115,7 +120,8 @@ def view_of(series: FloatArray, weight: FloatArray, spacing: FloatArray, max_shi
     centre = (start + half + margin - (np.array([nx, ny]) - 1) / 2) * spacing[:2]
     span = np.stack([np.stack([-start[:, a], n - 1 - start[:, a]], -1) for a, n in enumerate((nx, ny))], 1)
     fine = spline(data.reshape(nt * nz, *data.shape[2:]))
-    return View(data, fine, valid, span, own, margin, spacing, centre, area / (area + 4 * np.pi * smooth**2), signal, region)
+    near = np.maximum(own - CLOSE, 0).astype(np.float32)
+    return View(data, fine, valid, span, own, near, margin, spacing, centre, area / (area + 4 * np.pi * smooth**2), signal, region)
 
 
 def sample(view: View, shift: FloatArray, scale: FloatArray, axis: int, more: IntArray | None = None) -> tuple[FloatArray, BoolArray]:
@@ -140,23 +146,6 @@ def sample(view: View, shift: FloatArray, scale: FloatArray, axis: int, more: In
     places = [moved[..., a, None] + np.arange(n) + m - k for a, (n, m, k) in enumerate(zip(size, view.margin, more, strict=True))]
     ok = [(p >= view.span[:, a, 0, None] - EDGE) & (p <= view.span[:, a, 1, None] + EDGE) for a, p in enumerate(places)]
     return out.reshape(nt, nz, *size), ok[0][..., :, None] & ok[1][..., None, :]
-
-
-def _mean(values: FloatArray, kind: IntArray, kinds: int, use: FloatArray) -> NDArray[np.float32]:
-    """Mean of windows (t, z, a, b) over the volumes of each kind, weighted by `use` (t, z): (k, z, a, b)."""
-    share = np.zeros((kinds, *use.shape))
-    share[kind, np.arange(len(kind))] = use
-    total = share.sum(1)
-    empty = total <= 0
-    share[kind, np.arange(len(kind))] += np.where(empty, 1.0, 0.0)[kind]
-    share /= share.sum(1, keepdims=True)
-    return np.asarray(np.einsum("ktz,tzab->kzab", share.astype(np.float32), values, optimize=True))
-
-
-def targets(view: View, shift: FloatArray, scale: FloatArray, kind: IntArray, kinds: int, lost: BoolArray, axis: int) -> NDArray[np.float32]:
-    """Template of each kind (k, z, a, b), with some voxels around the region."""
-    values, _ = sample(view, shift, scale, axis, wider(view))
-    return _mean(values, kind, kinds, np.where(lost, 0.0, 1.0))
 
 
 def wider(view: View) -> IntArray:

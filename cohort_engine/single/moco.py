@@ -37,16 +37,15 @@ class MocoSettings:
         Array axis of the phase encoding in RAS+ order, 0 (left-right) or 1 (back-front).
     max_shift : float
         Largest displacement that is looked for, mm.
-    margin, falloff : float
-        The region that is compared: all within `margin` mm of the cord counts fully, and over `falloff` mm more it fades.
+    falloff : float
+        The region that is compared: the cord, and what is around it fading over so many mm.
     """
 
     interleaved: bool | None = None
     eddy: bool = False
     phase_axis: int = 1
     max_shift: float = MAX_SHIFT
-    margin: float = 5.0
-    falloff: float = 5.0
+    falloff: float = 10.0
 
 
 class Corrected(NamedTuple):
@@ -104,7 +103,7 @@ def correct(
     require_signal(series, what=SERIES)
     data, spacing = series.data, series.grid.spacing
     mask = found_cord(series, gradients).data if cord is None else on_voxels_of(_one(series), cord, what=CORD, like=f"the {SERIES}").data > 0.5
-    weight = region(mask, spacing, settings.margin, settings.falloff)
+    weight = region(mask, spacing, settings.falloff)
     motion = estimate_motion(
         data, gradients.b0, gradients.bvals, weight, spacing, interleaved=settings.interleaved, eddy=settings.eddy,
         phase_axis=settings.phase_axis, max_shift=settings.max_shift,
@@ -118,21 +117,20 @@ def correct(
     return Corrected(series.with_data(corrected), series.with_data(mean), motion, displacement, _quality(data, corrected, gradients, motion, mask))
 
 
-def region(mask: FloatArray, spacing: FloatArray, margin: float, falloff: float) -> NDArray[np.float64]:
-    """Soft region around a mask, slice by slice: 1 within `margin` mm of it, falling to 0 over `falloff` mm.
+def region(mask: FloatArray, spacing: FloatArray, falloff: float) -> NDArray[np.float64]:
+    """Soft region around a mask, slice by slice: 1 in it, falling to 0 over `falloff` mm.
 
     Examples
     --------
-    >>> mask = np.zeros((9, 1, 1), bool)
+    >>> mask = np.zeros((7, 1, 1), bool)
     >>> mask[2] = True
-    >>> region(mask, np.ones(3), 2.0, 4.0).ravel().tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    >>> region(mask, np.ones(3), 4.0).ravel().tolist()
+    [0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     mask = np.asarray(mask, bool)
     out = np.zeros(mask.shape)
     for z in np.flatnonzero(mask.any((0, 1))):
-        away = distance_transform_edt(~mask[..., z], sampling=spacing[:2])
-        out[..., z] = np.clip(1 - (away - margin) / falloff, 0, 1)
+        out[..., z] = np.clip(1 - distance_transform_edt(~mask[..., z], sampling=spacing[:2]) / falloff, 0, 1)
     return out
 
 
