@@ -235,7 +235,7 @@ def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, 
 
 def _odd_or_even(z: FloatArray) -> FloatArray:
     """1 for two odd or two even slices, else 0."""
-    return np.equal.outer(np.arange(len(z)) % 2, np.arange(len(z)) % 2).astype(float)
+    return np.asarray(np.equal.outer(np.arange(len(z)) % 2, np.arange(len(z)) % 2), float)
 
 
 def _odd_even(measured: FloatArray, information: FloatArray) -> float:

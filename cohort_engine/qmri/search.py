@@ -64,7 +64,7 @@ def search(view: View, lost: BoolArray, max_shift: float, *, split: bool, begin:
 def frame_of(view: View, shift: FloatArray, lost: BoolArray) -> FloatArray:
     """Displacement (2,) mm from where the slices lie together to where the region lies, if that is more than they can be confused by.
 
-    The region is drawn on one image, and after a jump the volumes may meet at another place: the edge of its core is compared with those of the volumes.
+    The region is that of one image, and after a jump the volumes may meet at another place: the edge of its core is compared with theirs.
     """
     whole = view.margin
     windows = edges(sample(view, shift, np.zeros_like(shift), 1, whole)[0], view)
