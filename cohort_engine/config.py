@@ -144,6 +144,9 @@ class ReduceConfig(Section):
     its value at the centre of each voxel (``interpolate``)."""
     min_coverage: float = Field(default=0.75, ge=0, le=1)
     """A cell with less of its weight inside the data is NaN."""
+    weights: Literal["none", "precision"] = "none"
+    """Of metrics whose voxels have standard errors (FA, MD ...): whether each voxel counts by how well it is measured beside how much tissues vary
+    (``precision``), or all that are reliable count the same."""
 
 
 STAGE_KINDS: Registry[Any] = Registry("kind of stage", "cohort_engine.stages")

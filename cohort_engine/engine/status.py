@@ -199,11 +199,11 @@ def close(url: str, *, allow_missing: bool, allow_mixed: bool, client: Any = Non
 
 def fill_tables(url: str, client: Any = None) -> None:
     """Make the tables of template space that are not those of the maps."""
-    from cohort_engine.reduce.cohort import tabulate
+    from cohort_engine.reduce.cohort import metrics_of, tabulate
 
     asked = layout.record_of(layout.open_root(url), layout.ASKED)
-    maps = f"{schema.MAPS}/"
-    metrics = [path.removeprefix(maps) for s in asked[STAGES].values() for path in s["writes"] if path.startswith(maps)]
+    written = {path for s in asked[STAGES].values() for path in s["writes"]}
+    metrics = [name for name in metrics_of(layout.open_root(url)) if f"{schema.MAPS}/{name}" in written]
     if metrics:
         tabulate(url, metrics=metrics, client=client)
 

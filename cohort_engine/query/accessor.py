@@ -186,8 +186,8 @@ class OpenedCohort:
 
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        maps = {str(n): v for n, v in self.ds.data_vars.items() if set(v.dims) == {schema.SUBJECT, schema.VOXEL} and "units" in v.attrs}
-        return {n: v.attrs for n, v in maps.items()}
+        maps = {str(n): v for n, v in self.ds.data_vars.items() if set(v.dims) == {schema.SUBJECT, schema.VOXEL}}
+        return {n: v.attrs for n, v in maps.items() if "units" in v.attrs and schema.ERROR_OF not in v.attrs}
 
     @cached_property
     def naming(self) -> Atlas:

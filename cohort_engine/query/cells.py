@@ -29,7 +29,7 @@ MIN_COVERAGE = 0.75
 CORD = "spinal cord"
 """Region of whole cross-sections."""
 CELL = (schema.VALUE, *schema.COMPANIONS, vocabulary.DOUBT)
-"""What a cell of a table may have: value, std, se, n, coverage; and `doubt`, how much the value changes without its doubtful slices."""
+"""What a cell of a table may have: value, std, se, noise, n, coverage; and `doubt`, how much the value changes without its doubtful slices."""
 MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 """Measures of the cord that have a profile."""
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
@@ -89,7 +89,8 @@ class Cells:
     ----------
     levels, regions : tuple of str
     values : mapping of name to (subject, level, region) array
-        ``value``, ``std``, ``n``, ``coverage``, and ``se`` where the estimator has one. NaN where the coverage is below the limit.
+        ``value``, ``std``, ``n``, ``coverage``; ``se`` where the estimator has one, ``noise`` where voxels have errors. NaN where the
+        coverage is below the limit.
     about : mapping
         ``metric`` (or ``measure``), ``long_name``, ``units``, ``estimator``, ``space``, ``why`` (of `choice.Choice`), ``min_coverage``.
     stale : (n,) int array
@@ -106,11 +107,21 @@ class Cells:
 # --- what there is ----------------------------------------------------------------------------------------------------
 def own_limit(source: Source) -> float:
     """Coverage limit that the tables were made with."""
+    return float(_reduction(source).get("min_coverage", MIN_COVERAGE))
+
+
+def own_weights(source: Source) -> str:
+    """How the tables weight voxels that have standard errors."""
+    return str(_reduction(source).get("weights", "none"))
+
+
+def _reduction(source: Source) -> Mapping[str, Any]:
+    """Section ``stages.reduce`` that the store was last asked by."""
     asked = json.loads(str(source.attributes.get("asked") or "{}")).get("science", {})
     try:
-        return float(asked["stages"]["reduce"]["min_coverage"])
+        return dict(asked["stages"]["reduce"])
     except (KeyError, TypeError):
-        return MIN_COVERAGE
+        return {}
 
 
 def profiles(source: Source) -> list[str]:
@@ -269,12 +280,21 @@ def _from_maps(
     """Reduce maps, a block of subjects at a time: the memory is that of one block whatever the cohort's size."""
     from cohort_engine.reduce.estimators import estimator as find_estimator
     from cohort_engine.reduce.operator import Operator
+    from cohort_engine.reduce.precision import errors_of
 
     kernel = find_estimator(estimator)
     operator = Operator.build(source.atlas(), source.read(VOXEL_LEVEL), ranges, regions)
-    path = f"{schema.MAPS}/{metric}"
-    firsts = range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)
-    blocks = [kernel.of_maps(operator, source.read(path, rows[i : i + schema.SUBJECT_BLOCK]), min_coverage=limit) for i in firsts]
+    beside, weights = schema.error_paths(metric), own_weights(source)
+    known = all(map(source.has, beside))
+
+    def block(some: NDArray[np.intp]) -> Mapping[str, NDArray[Any]]:
+        maps = source.read(f"{schema.MAPS}/{metric}", some)
+        if not known:
+            return kernel.of_maps(operator, maps, min_coverage=limit)
+        error, shared = (source.read(path, some) for path in beside)
+        return kernel.of_maps(operator, maps, min_coverage=limit, errors=errors_of(maps, error, shared, operator.atlas, weights=weights))
+
+    blocks = [block(rows[i : i + schema.SUBJECT_BLOCK]) for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
 
 
@@ -340,6 +360,7 @@ def _from_sums(
     from cohort_engine.reduce.sums import LevelSums, pooled_cells
 
     path, kernel, naming = sums_path(metric), find_estimator(estimator), source.naming
+    beside = table_path(metric, schema.ERRORS, schema.SPACE_NATIVE)
     if not kernel.summed or not source.has(path):
         needs = "sums of levels, which this store lacks" if kernel.summed else "the voxels of the image"
         raise StoreError(
@@ -350,7 +371,9 @@ def _from_sums(
     members, clusters = [r.members for r in regions], tuple(naming.clusters.values())
     out: list[dict[str, NDArray[Any]]] = []
     for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK):
-        sums = LevelSums.unpack(source.read(path, rows[i : i + schema.SUBJECT_BLOCK], inner), len(naming.labels))
+        some = rows[i : i + schema.SUBJECT_BLOCK]
+        errors = source.read(beside, some, inner) if source.has(beside) else None
+        sums = LevelSums.unpack(source.read(path, some, inner), len(naming.labels), errors)
         cells = [pooled_cells(sums.at(w), members, clusters, kernel, min_coverage=limit) for w in wanted]
         out.append({name: np.stack([c[name] for c in cells], axis=1) for name in cells[0]})
     return {name: np.concatenate([b[name] for b in out]) for name in out[0]}

@@ -240,7 +240,8 @@ class CohortReader:
     # --- what there is ---
     @cached_property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        return {n: self.about(f"{schema.MAPS}/{n}") for n in self.names(schema.MAPS) if self.has(f"{schema.MAPS}/{n}")}
+        maps = {n: self.about(f"{schema.MAPS}/{n}") for n in self.names(schema.MAPS) if self.has(f"{schema.MAPS}/{n}")}
+        return {n: about for n, about in maps.items() if schema.ERROR_OF not in about}
 
     @cached_property
     def naming(self) -> Naming:

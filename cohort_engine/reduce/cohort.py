@@ -24,6 +24,7 @@ from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.places import storage_errors
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.precision import NONE, errors_of
 from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
 from cohort_engine.store.records import read_entries
@@ -72,12 +73,14 @@ def tabulate(
     limit = float(asked["min_coverage"]) if min_coverage is None else min_coverage
     quantities = tuple(metric_of(root, name) for name in (metrics_of(root) if metrics is None else metrics))
     entries = read_entries(url)
+    weights = str(asked.get("weights", NONE))
     tables: dict[str, dict[str, Any]] = {}
     wanted: dict[str, list[str]] = {}
     old: set[int] = set()
     for metric, name in product(quantities, estimators):
         path = schema.table_specs(metric, find_estimator(name).name)[schema.VALUE].path
-        tables[path] = {"stage": metric.stage or metric.name, "estimator": name, "min_coverage": limit}
+        way = f"{name}, {weights}" if weights != NONE and schema.has_error(metric) else name
+        tables[path] = {"stage": metric.stage or metric.name, "estimator": way, "min_coverage": limit}
         wanted[path] = wanted_digests(root.attrs, entries, **tables[path])
         old.update(old_blocks(stored_digests(root, path), wanted[path]))
     if old:
@@ -125,8 +128,12 @@ def table_block(
     for metric in tuple(metric_of(root, n) for n in metrics_of(root)) if metrics is None else metrics:
         with storage_errors(metric.path):
             maps = np.asarray(layout.array_at(root, metric.path)[rows])
+            more: dict[str, Any] = {}
+            if schema.has_error(metric):
+                error, alike = (np.asarray(layout.array_at(root, path)[rows]) for path in schema.error_paths(metric.name))
+                more = {"errors": errors_of(maps, error, alike, operator.atlas, weights=str(asked.get("weights", NONE)))}
         for name in asked["estimators"] if estimators is None else estimators:
-            cells = find_estimator(name).of_maps(operator, maps, min_coverage=limit)
+            cells = find_estimator(name).of_maps(operator, maps, min_coverage=limit, **more)
             tables |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name).items()}
     return tables
 
@@ -138,7 +145,7 @@ def _reduce_block(url: str, first: int, metrics: tuple[VariableSpec, ...], estim
 
 def metrics_of(root: zarr.Group) -> tuple[str, ...]:
     """Names of the metrics whose maps a store holds."""
-    return tuple(spec.name for spec in layout.stored_specs(root).values() if spec.group == schema.MAPS)
+    return tuple(spec.name for spec in layout.stored_specs(root).values() if schema.is_metric(spec))
 
 
 def metric_of(root: zarr.Group, name: str) -> VariableSpec:

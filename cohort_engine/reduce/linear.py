@@ -45,8 +45,8 @@ class Moments:
     count: FloatArray
 
     @classmethod
-    def of(cls, weights: FloatArray, values: FloatArray) -> Moments:
-        """Sum over voxels: weights (label, voxel), values (voxel) without NaN.
+    def of(cls, weights: FloatArray, values: FloatArray, precision: FloatArray | None = None) -> Moments:
+        """Sum over voxels: weights (label, voxel), values (voxel) without NaN; each voxel counted `precision` (voxel) times.
 
         Examples
         --------
@@ -55,8 +55,9 @@ class Moments:
         ([4.0, 2.0], [[1.25, 0.25], [0.25, 0.25]], 20.0, 2.0)
         """
         inside = weights.any(axis=0)
-        square = values * values
-        return cls(weights.sum(axis=1), weights @ values, weights @ square, weights @ weights.T, inside @ square, np.asarray(inside.sum(), float))
+        square, counted = values * values, weights if precision is None else weights * precision
+        yy = inside @ (square if precision is None else square * precision)
+        return cls(counted.sum(axis=1), counted @ values, counted @ square, counted @ weights.T, yy, np.asarray(inside.sum(), float))
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,8 @@ class Cells:
         Standard error, where the estimator's tables have one; else NaN.
     size, n : arrays
         Soft voxels in the slices, and those of them that have a value.
+    noise : array, optional
+        What of the standard error the voxels' own ones give; of linear estimators, where these are known.
     """
 
     value: FloatArray
@@ -45,6 +47,7 @@ class Cells:
     se: FloatArray
     size: FloatArray
     n: FloatArray
+    noise: FloatArray | None = None
 
     @property
     def coverage(self) -> FloatArray:
@@ -54,7 +57,8 @@ class Cells:
 
 def reduce_group(
     values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str,
-    places: NDArray[np.integer[Any]] | None = None, volumes: FloatArray | None = None,
+    places: NDArray[np.integer[Any]] | None = None, volumes: FloatArray | None = None, se: FloatArray | None = None,
+    precision: FloatArray | None = None,
 ) -> Cells:  # fmt: skip
     """Estimate every region from one group of slices.
 
@@ -72,6 +76,8 @@ def reduce_group(
         Without, voxels count as independent.
     volumes : (label,) float, optional
         How much there is of each label, any unit, for the standard errors of unions; by default its weight in the voxels.
+    se, precision : (voxel,) float, optional
+        Standard error of each value, and how often it counts (`reduce.precision.precision`).
 
     Returns
     -------
@@ -95,16 +101,17 @@ def reduce_group(
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
     std = deviation(y, target, average(y, target))
-    group = Group(y, w, target, regions, clusters, None if places is None else places[valid], volumes)
-    value, spread, se = kernel.of_group(group)
+    of_voxels = (None if a is None else a[valid] for a in (se, precision))
+    found = kernel.of_group(Group(y, w, target, regions, clusters, None if places is None else places[valid], volumes, *of_voxels))
     empty = n <= 0
-    value, std, spread, se = (np.where(empty, np.nan, a) for a in (value, std, spread, se))
-    return Cells(value, std, spread, se, size, n)
+    value, std, spread, error = (np.where(empty, np.nan, a) for a in (found.value, std, found.spread, found.se))
+    return Cells(value, std, spread, error, size, n, None if found.noise is None else np.where(empty, np.nan, found.noise))
 
 
 def level_tables(
     values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], regions: Members,
     clusters: Members, *, estimator: str, min_coverage: float, places: NDArray[np.integer[Any]] | None = None, sums: LevelSums | None = None,
+    se: FloatArray | None = None, precision: FloatArray | None = None,
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Reduce one image to (level, region) cells: the row of a subject in the native tables.
 
@@ -126,17 +133,21 @@ def level_tables(
         As in `reduce_group`.
     sums : LevelSums, optional
         Of this image, where they are at hand.
+    se, precision : (voxel,) float, optional
+        As in `reduce_group`.
 
     Returns
     -------
     dict of (level, region) float32 arrays
-        ``value`` and the companions of the estimator. Coverage is the share that lies in the image times the share of it that has a value.
+        ``value`` and the companions of the estimator, with `se` ``noise`` of a linear one. Coverage is the share that lies in the
+        image times the share of it that has a value.
     """
     kernel = find_estimator(estimator)
     if kernel.summed:
-        sums = LevelSums.of(values, weights, level, reach, levels, clusters, places=places) if sums is None else sums
+        if sums is None:
+            sums = LevelSums.of(values, weights, level, reach, levels, clusters, places=places, se=se, precision=precision)
         return pooled_cells(sums.at(np.arange(len(levels))[:, None]), regions, clusters, kernel, min_coverage=min_coverage)
-    keys = (schema.VALUE, *kernel.companions)
+    keys = (schema.VALUE, *kernel.companions, *((schema.NOISE,) if kernel.linear and se is not None else ()))
     out = {key: np.full((len(levels), len(regions)), 0.0 if key in (schema.N, schema.COVERAGE) else np.nan) for key in keys}
     seen, whole = reach @ indicator(regions, len(weights))
     inside = np.divide(seen, whole, out=np.zeros_like(whole), where=whole > 0)
@@ -145,11 +156,13 @@ def level_tables(
         if not len(some):
             continue
         where = None if places is None else places[some]
-        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i])
+        more = {"se": None if se is None else se[some], "precision": None if precision is None else precision[some]}
+        cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i], **more)
         coverage = cells.coverage * inside[i]
         low = (coverage < min_coverage) | (coverage <= 0)
         kept = {schema.N: cells.n, schema.COVERAGE: coverage}
         rest = {schema.VALUE: cells.value, schema.STD: cells.std, schema.SE: cells.se}
+        rest |= {} if cells.noise is None else {schema.NOISE: cells.noise}
         for key in keys:
             out[key][i] = kept[key] if key in kept else np.where(low, np.nan, rest[key])
     return {key: array.astype(np.float32) for key, array in out.items()}

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import AlignmentError
+from cohort_engine.reduce.precision import Errors
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.base import Template
 from cohort_engine.template.levels import LevelRange
@@ -134,6 +135,13 @@ class Operator:
         names = tuple(r.name for r in self.regions)
         return Operator.build(Atlas(names, {}, {}, halves), self.voxel_level, self.levels, [Region(n, (i,)) for i, n in enumerate(names)])
 
+    @cached_property
+    def squared(self) -> Operator:
+        """The same cells, of the squares of the weights."""
+        squares = sparse.csr_array(self._region_weights.astype(np.float64) ** 2)
+        names = tuple(r.name for r in self.regions)
+        return Operator.build(Atlas(names, {}, {}, squares), self.voxel_level, self.levels, [Region(n, (i,)) for i, n in enumerate(names)])
+
     def cell(self, level: int, region: int) -> tuple[NDArray[np.intp], FloatArray]:
         """Voxels that belong to a cell, and their weights (float64)."""
         row = sparse.csr_array(self._region_weights[[region]])
@@ -247,7 +255,9 @@ def template_operator(template: Template) -> Operator:
     return Operator.build(template.atlas, template.packing.level, [LevelRange.parse(n) for n in template.levels], template.atlas.regions)
 
 
-def weighted_average(operator: Operator, values: FloatArray, *, min_coverage: float = 0.75) -> dict[str, NDArray[np.float32]]:
+def weighted_average(
+    operator: Operator, values: FloatArray, *, min_coverage: float = 0.75, errors: Errors | None = None
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     r"""Weighted average of each (level, region) cell: SCT's ``wa``.
 
     Parameters
@@ -257,18 +267,22 @@ def weighted_average(operator: Operator, values: FloatArray, *, min_coverage: fl
         A map per subject, any unit.
     min_coverage : float
         Smallest share of the cell's weight that must be inside the data, 0 to 1.
+    errors : Errors, optional
+        Of the maps.
 
     Returns
     -------
     dict with float32 arrays (subject, level, region)
-        ``value`` and ``std`` in the unit of the map, ``n`` in soft voxels, ``coverage`` 0 to 1.
+        ``value`` and ``std`` in the unit of the map, ``n`` in soft voxels, ``coverage`` 0 to 1; with `errors` also ``noise``.
 
     Missing
         A NaN voxel has no weight. ``value`` and ``std`` are NaN where nothing is valid or ``coverage < min_coverage``; ``n`` and ``coverage`` are
         always numbers, 0 where there is nothing. A zero in the map is a value.
     Formula
         With validity v in {0, 1}: ``n = sum w v``, ``value = sum w v y / n``, ``std = sqrt(sum w v (y - value)^2 / n)`` (the population form),
-        ``coverage = n / sum w``. Sums are float64: the error of ``std`` stays below 1e-7 of the values, the resolution of float32 data.
+        ``coverage = n / sum w``. With weights q of `errors`, ``q v`` stands for v in value and std, and
+        ``noise = sqrt(shared sum (w q se)^2) / sum w q``, a voxel of the image being one measurement. Sums are float64: the error of ``std`` stays
+        below 1e-7 of the values, the resolution of float32 data.
     Reference
         De Leener et al., SCT: Spinal Cord Toolbox, NeuroImage 145 (2017), doi:10.1016/j.neuroimage.2016.10.009; ``sct_extract_metric -method wa``.
 
@@ -281,15 +295,33 @@ def weighted_average(operator: Operator, values: FloatArray, *, min_coverage: fl
     >>> out["value"].ravel().tolist(), out["coverage"].ravel().tolist()
     ([33.33333206176758, nan, 0.0], [0.75, 0.5, 1.0])
     """
-    return summarise(operator.sums(values), operator.total, min_coverage=min_coverage)
+    sums = operator.sums(values)
+    if errors is None:
+        return summarise(sums, operator.total, min_coverage=min_coverage)
+    q = np.where(np.isnan(values), np.nan, 1.0 if errors.precision is None else errors.precision)
+    counted = sums if errors.precision is None else weighted_sums(operator, values, q)
+    out = summarise(sums, operator.total, min_coverage=min_coverage, counted=counted)
+    variance = operator.squared.sums((q * errors.se) ** 2)[0] * np.asarray(errors.shared, float)[:, None, None]
+    noise = np.sqrt(np.divide(variance, counted[2] ** 2, out=np.full_like(variance, np.nan), where=counted[2] > 0))
+    return out | {schema.NOISE: np.where(np.isnan(out[schema.VALUE]), np.nan, noise).astype(np.float32)}
 
 
-def summarise(sums: FloatArray, total: FloatArray, *, min_coverage: float) -> dict[str, NDArray[np.float32]]:
-    """Turn sums (3, subject, level, region) and the total weight (level, region) into the cells of `weighted_average`."""
-    wy, wyy, n = sums
+def weighted_sums(operator: Operator, values: FloatArray, q: FloatArray) -> FloatArray:
+    """Sum as `Operator.sums`, but each voxel counts q (subject, voxel) times; NaN where `values` is."""
+    wy, wyy, w = (operator.sums(part)[0] for part in (q * values, q * np.square(values, dtype=float), q))
+    return np.stack([wy, wyy, w])
+
+
+def summarise(sums: FloatArray, total: FloatArray, *, min_coverage: float, counted: FloatArray | None = None) -> dict[str, NDArray[np.float32]]:
+    """Turn sums (3, subject, level, region) and the total weight (level, region) into the cells of `weighted_average`.
+
+    `counted` are the sums that value and std are of, where they are others: `weighted_sums`.
+    """
+    n = sums[2]
+    wy, wyy, w = sums if counted is None else counted
     coverage = np.divide(n, total, out=np.zeros_like(n), where=total > 0).astype(np.float32)
     keep = (n > 0) & (coverage >= np.float32(min_coverage))
-    mean = np.divide(wy, n, out=np.full_like(n, np.nan), where=keep)
-    square = np.divide(wyy, n, out=np.full_like(n, np.nan), where=keep)
+    mean = np.divide(wy, w, out=np.full_like(n, np.nan), where=keep)
+    square = np.divide(wyy, w, out=np.full_like(n, np.nan), where=keep)
     std = np.sqrt(np.maximum(square - mean * mean, 0.0))
     return {schema.VALUE: mean.astype(np.float32), schema.STD: std.astype(np.float32), schema.N: n.astype(np.float32), schema.COVERAGE: coverage}

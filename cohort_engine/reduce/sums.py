@@ -17,6 +17,7 @@ from cohort_engine import schema
 from cohort_engine.reduce import linear
 from cohort_engine.reduce.linear import FloatArray, Members, Moments, indicator
 from cohort_engine.reduce.neighbours import likeness
+from cohort_engine.reduce.precision import noise_of
 
 VECTORS = ("w", "wy", "wyy", "size", "square", "seen", "held")
 SCALARS = ("yy", "count")
@@ -43,6 +44,9 @@ class LevelSums:
         Sum of ``w_k w_l``.
     alike : (..., level, label, label)
         Sum of ``w_k w_l`` over pairs of neighbouring voxels, both ways round, each pair weighted by how alike residuals are at its offset.
+    errors : (..., level, label, label), optional
+        Sum of ``se^2 w_k w_l`` over the voxels that have a value, of a metric with standard errors; with weights q of `reduce.precision`, of
+        ``q^2 se^2 w_k w_l``. All other sums count a voxel q times.
     """
 
     w: FloatArray
@@ -56,11 +60,12 @@ class LevelSums:
     count: FloatArray
     gram: FloatArray
     alike: FloatArray
+    errors: FloatArray | None = None
 
     @classmethod
     def of(
         cls, values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], clusters: Members,
-        *, places: NDArray[np.integer[Any]] | None = None, prior: bool = True,
+        *, places: NDArray[np.integer[Any]] | None = None, prior: bool = True, se: FloatArray | None = None, precision: FloatArray | None = None,
     ) -> LevelSums:  # fmt: skip
         """Sum one image, level by level.
 
@@ -79,6 +84,10 @@ class LevelSums:
             Index of each voxel in the image, slices along the last axis: `alike` is that of the whole image. Without, voxels count as independent.
         prior : bool
             Whether residuals are those of ``map``, rather than of ``ml``.
+        se : (voxel,) float, optional
+            Standard error of each value.
+        precision : (voxel,) float, optional
+            How often each voxel counts, see `reduce.precision.precision`.
 
         Examples
         --------
@@ -93,6 +102,8 @@ class LevelSums:
         out["seen"], out["held"] = (np.asarray(r, np.float64) for r in reach)
         valid = np.isfinite(values)
         residual, row = np.zeros(len(values)), np.full(len(values), -1)
+        errors = None if se is None else np.zeros((len(levels), n, n))
+        counted = np.ones(len(values)) if precision is None else precision
         for i, number in enumerate(levels):
             here = level == number
             out["size"][i] = weights[:, here].sum(axis=1)
@@ -100,12 +111,20 @@ class LevelSums:
             if not len(some):
                 continue
             w, row[some] = weights[:, some], i
-            moments = Moments.of(w, values[some])
+            moments = Moments.of(w, values[some], None if precision is None else counted[some])
             for name in ("w", "wy", "wyy", "yy", "count", "gram"):
                 out[name][i] = getattr(moments, name)
             r = values[some] - linear.fit(moments, [], clusters, prior=prior).labels @ w
+            if precision is not None:  # coverage stays a share of voxels
+                held = w.sum(axis=1)
+                out["size"][i] *= np.divide(moments.w, held, out=np.ones_like(held), where=held > 0)
+                r = r * np.sqrt(counted[some])
             out["square"][i] = w @ r**2
             residual[some] = linear.standardised(r, w)
+            if errors is not None and se is not None:
+                errors[i] = (w * (counted[some] * se[some]) ** 2) @ w.T
+        if precision is not None:
+            weights = weights * np.sqrt(np.where(valid, counted, 0.0))
         known = np.flatnonzero(row >= 0)
         for first, second, alike in likeness(residual[known], places[known]) if places is not None else ():
             a, b = known[first], known[second]
@@ -113,7 +132,7 @@ class LevelSums:
                 some = (row[a] == i) & (row[b] == i)
                 product = weights[:, a[some]] @ weights[:, b[some]].T
                 out["alike"][i] += alike * (product + product.T)
-        return cls(**out)
+        return cls(**out, errors=errors)
 
     @property
     def moments(self) -> Moments:
@@ -123,7 +142,8 @@ class LevelSums:
     def at(self, where: Any) -> LevelSums:
         """Index the level axis: some levels, or ``[:, None]`` for each by itself."""
         out = {n: getattr(self, n)[..., where, :] for n in VECTORS} | {n: getattr(self, n)[..., where] for n in SCALARS}
-        return LevelSums(**out, **{n: getattr(self, n)[..., where, :, :] for n in MATRICES})
+        errors = None if self.errors is None else self.errors[..., where, :, :]
+        return LevelSums(**out, **{n: getattr(self, n)[..., where, :, :] for n in MATRICES}, errors=errors)
 
     def without(self, some: LevelSums) -> LevelSums:
         """Take away the sums of some of the voxels: what the others say.
@@ -147,9 +167,14 @@ class LevelSums:
         parts = [*(getattr(self, n) for n in VECTORS), *(getattr(self, n)[..., None] for n in SCALARS)]
         return np.concatenate([*parts, *(getattr(self, n)[..., rows, columns] for n in MATRICES)], axis=-1)
 
+    def pack_errors(self) -> FloatArray:
+        """Lay `errors` out as a store holds them: (..., level, pair); NaN without any."""
+        rows, columns = np.triu_indices(self.w.shape[-1])
+        return np.full((*self.w.shape[:-1], len(rows)), np.nan) if self.errors is None else self.errors[..., rows, columns]
+
     @classmethod
-    def unpack(cls, packed: FloatArray, labels: int) -> LevelSums:
-        """Read what `pack` gave.
+    def unpack(cls, packed: FloatArray, labels: int, errors: FloatArray | None = None) -> LevelSums:
+        """Read what `pack` gave, and `pack_errors`.
 
         Examples
         --------
@@ -164,14 +189,17 @@ class LevelSums:
         ends = np.cumsum([*[labels] * len(VECTORS), *[1] * len(SCALARS), *[pairs] * len(MATRICES)])[:-1]
         parts = dict(zip((*VECTORS, *SCALARS, *MATRICES), np.split(packed, ends, axis=-1), strict=True))
         parts |= {name: parts[name][..., 0] for name in SCALARS}
-        for name in MATRICES:
-            square = np.zeros((*packed.shape[:-1], labels, labels))
-            square[..., rows, columns] = square[..., columns, rows] = parts[name]
-            parts[name] = square
-        return cls(**parts)
+
+        def square(pairs: FloatArray) -> FloatArray:
+            out = np.zeros((*packed.shape[:-1], labels, labels))
+            out[..., rows, columns] = out[..., columns, rows] = pairs
+            return out
+
+        parts |= {name: square(parts[name]) for name in MATRICES}
+        return cls(**parts, errors=None if errors is None else square(errors))
 
 
-def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]:
     """Fit the mixture level by level, and average over the levels by how much of a region each holds.
 
     One fit to all levels at once is the other way, that of SCT. On simulated cords the mean of the fits is closer to the truth, since each level's
@@ -187,6 +215,8 @@ def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool
     -------
     value, spread, se : (..., region) arrays
         Missing: NaN where no level determines the region. Levels in which it has no voxel do not count.
+    noise : (..., region) array, or None
+        What the errors of the voxels alone give, where the sums have them.
 
     Formula
         ``value = sum_l s_l u_l'W_l y_l``: u_l the coefficients of level l, s_l its share of the region's volume. With ``c_l = s_l u_l`` and K the
@@ -220,7 +250,10 @@ def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool
     value = (np.nan_to_num(fitted.value) * share).sum(axis=-2)
     about = np.where(known, noise * share, 0.0).sum(axis=-2)
     value, about, error = (np.where(nothing, np.nan, a) for a in (value, np.sqrt(about), np.sqrt(np.maximum(variance, 0))))
-    return value, about, error
+    if sums.errors is None:
+        return value, about, error, None
+    own = np.where(known, noise_of(c, sums.errors) ** 2, 0.0).sum(axis=-2)
+    return value, about, error, np.where(nothing, np.nan, np.sqrt(own))
 
 
 def pooled_cells(sums: LevelSums, regions: Members, clusters: Members, kernel: Any, *, min_coverage: float) -> dict[str, NDArray[np.float32]]:
@@ -249,8 +282,9 @@ def pooled_cells(sums: LevelSums, regions: Members, clusters: Members, kernel: A
     found = kernel.of_sums(sums, regions, clusters)
     mean = _divide(wy, n)
     rest = {schema.VALUE: found.value, schema.STD: np.sqrt(np.maximum(_divide(wyy, n) - mean**2, 0)), schema.SE: found.se}
+    rest |= {} if found.noise is None else {schema.NOISE: found.noise}
     out = {schema.N: n, schema.COVERAGE: coverage} | {k: np.where(low, np.nan, v) for k, v in rest.items()}
-    return {key: out[key].astype(np.float32) for key in (schema.VALUE, *kernel.companions)}
+    return {key: out[key].astype(np.float32) for key in (schema.VALUE, *kernel.companions, *({schema.NOISE} & out.keys()))}
 
 
 def _divide(a: FloatArray, b: FloatArray) -> FloatArray:

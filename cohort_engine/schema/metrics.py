@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cohort_engine.registry import Registry
-from cohort_engine.schema.quality import METRIC_QC
+from cohort_engine.schema.quality import ERROR_QC, METRIC_QC, SHARED
 from cohort_engine.schema.words import (
     AXIS,
     COMPANIONS,
@@ -16,12 +16,14 @@ from cohort_engine.schema.words import (
     FIT,
     LEVEL,
     MAPS,
+    NOISE,
+    PAIR,
+    QC,
     REGION,
     SE,
     SE_NATIVE,
     SPACE_NATIVE,
     SPACE_TEMPLATE,
-    STD,
     SUM,
     TABLES,
     VOXEL,
@@ -48,6 +50,8 @@ class Metric:
         Whose template map samples it.
     rises : bool
         Whether disease raises it; most metrics fall.
+    error : bool
+        Whether its stage gives the standard error of each voxel as well.
     """
 
     name: str
@@ -57,14 +61,23 @@ class Metric:
     valid_range: tuple[float, float]
     contrast: str
     rises: bool = False
+    error: bool = False
 
     @property
     def map(self) -> VariableSpec:
         """``maps/<metric>`` (subject, voxel): one chunk a subject, so that a task owns what it writes."""
-        more = {LABEL: self.label, CONTRAST: self.contrast, RISES: self.rises}
+        more = {LABEL: self.label, CONTRAST: self.contrast, RISES: self.rises} | ({ERROR: True} if self.error else {})
         return VariableSpec(
             f"{MAPS}/{self.name}", self.long_name, self.units, (SUBJECT, VOXEL), valid_range=self.valid_range, chunks={SUBJECT: 1}, stage=self.name,
             more=more,
+        )  # fmt: skip
+
+    @property
+    def error_map(self) -> VariableSpec:
+        """``maps/<metric>_se`` (subject, voxel) of a metric with `error`: standard error of the image there; NaN where the map is."""
+        return VariableSpec(
+            error_path(self.name), f"{self.long_name}: standard error of a voxel of the image", self.units, (SUBJECT, VOXEL),
+            valid_range=(0.0, math.inf), chunks={SUBJECT: 1}, stage=self.name, more={ERROR_OF: self.name},
         )  # fmt: skip
 
     @classmethod
@@ -80,13 +93,14 @@ class Metric:
         low, high = spec.valid_range or (-math.inf, math.inf)
         return cls(
             spec.name, str(spec.more.get(LABEL, spec.name)), spec.long_name, spec.units, (low, high), str(spec.more.get(CONTRAST, "")),
-            bool(spec.more.get(RISES, False)),
+            bool(spec.more.get(RISES, False)), bool(spec.more.get(ERROR, False)),
         )  # fmt: skip
 
     @property
     def quality(self) -> dict[str, tuple[str, str]]:
         """Its quality numbers, in its own unit: ``qc/<metric>_<key>``."""
-        return {key: (text, units or self.units) for key, (text, units) in METRIC_QC.items()}
+        numbers = {**METRIC_QC, **(ERROR_QC if self.error else {})}
+        return {key: (text, units or self.units) for key, (text, units) in numbers.items()}
 
 
 METRICS: Registry[Metric] = Registry("metric", "cohort_engine.stages")
@@ -104,7 +118,34 @@ def label_of(name: str) -> str:
     return METRICS[name].label if name in METRICS else name.upper().replace("_", " ")
 
 
-LABEL, CONTRAST, RISES = "label", "contrast", "rises"
+LABEL, CONTRAST, RISES, ERROR, ERROR_OF = "label", "contrast", "rises", "error", "error_of"
+
+
+def error_path(metric_name: str) -> str:
+    """``maps/<metric>_se``."""
+    return f"{MAPS}/{metric_name}_{SE}"
+
+
+def error_paths(metric_name: str) -> tuple[str, str]:
+    """Where a store has the standard errors of a metric's voxels, and how many voxels of the template share one."""
+    return error_path(metric_name), f"{QC}/{metric_name}_{SHARED}"
+
+
+def is_metric(spec: VariableSpec) -> bool:
+    """Whether an array is the map of a metric, not of its error.
+
+    Examples
+    --------
+    >>> fa = Metric("fa", "FA", "fractional anisotropy", "1", (0.0, 1.0), "dwi", error=True)
+    >>> is_metric(fa.map), is_metric(fa.error_map), has_error(fa.map)
+    (True, False, True)
+    """
+    return spec.group == MAPS and ERROR_OF not in spec.more
+
+
+def has_error(quantity: Quantity) -> bool:
+    """Whether a metric, or the spec of its map, says that there are standard errors of its voxels."""
+    return quantity.error if isinstance(quantity, Metric) else bool(getattr(quantity, "more", {}).get(ERROR, False))
 
 
 def native_stage(metric_name: str) -> str:
@@ -146,7 +187,8 @@ class Quantity(Protocol):
 def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
     """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
 
-    The estimator says which companions it has, and whether its values stay within the range of the metric. A metric of this package may be given by
+    The estimator says which companions it has, and whether its values stay within the range of the metric; of a metric with `Metric.error` a linear
+    one has ``noise`` as well. A metric of this package may be given by
     its name. A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
     """
     m = METRICS.find(quantity, where="metric") if isinstance(quantity, str) else quantity
@@ -158,12 +200,10 @@ def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEM
         stage="" if template else native_stage(m.name),
     )  # fmt: skip
     meaning = {**COMPANIONS, SE: SE_NATIVE} if space == SPACE_NATIVE else COMPANIONS
-    units = {STD: m.units, SE: m.units, N: "voxel", COVERAGE: "1"}
-    ranges = {STD: (0.0, math.inf), SE: (0.0, math.inf), N: (0.0, math.inf), COVERAGE: (0.0, 1.0)}
-    return {VALUE: base} | {
-        c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units[c], valid_range=ranges[c])
-        for c in kernel.companions
-    }
+    units = {N: "voxel", COVERAGE: "1"}
+    companions = (*kernel.companions, *((NOISE,) if kernel.linear and has_error(m) else ()))
+    specs = {c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units.get(c, m.units)) for c in companions}
+    return {VALUE: base} | {c: replace(spec, valid_range=(0.0, 1.0 if c == COVERAGE else math.inf)) for c, spec in specs.items()}
 
 
 SUMS = "sums"
@@ -177,6 +217,15 @@ def sums_spec(quantity: Quantity) -> VariableSpec:
     )  # fmt: skip
 
 
+def error_sums_spec(quantity: Quantity) -> VariableSpec:
+    """``tables/native/<metric>_errors`` (subject, level, pair): beside `sums_spec`, of a metric with `Metric.error`."""
+    return VariableSpec(
+        f"{TABLES}/{SPACE_NATIVE}/{table_name(quantity.name, ERRORS)}", f"{quantity.long_name}: errors of each level, for pooled cells",
+        "1", (SUBJECT, LEVEL, PAIR), "float64", chunks={LEVEL: 1}, stage=native_stage(quantity.name),
+    )  # fmt: skip
+
+
+ERRORS = "errors"
 VALUE = "value"
 FEATURE = ("metric", REGION, LEVEL, "estimator")
 """What names a feature of an analysis."""

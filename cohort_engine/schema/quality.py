@@ -69,6 +69,10 @@ METRIC_QC: Mapping[str, tuple[str, str]] = {
 }
 """Quality numbers of a metric: ``qc/<metric>_<key>``; an empty unit is that of the metric."""
 
+SHARED = "shared"
+ERROR_QC: Mapping[str, tuple[str, str]] = {SHARED: ("template voxels that share one voxel of the image, and its error", "voxel")}
+"""Quality numbers of a metric with standard errors besides."""
+
 SPACE_DIFFERENCE = "space_difference"
 SPACE_QC: Mapping[str, tuple[str, str]] = {
     SPACE_DIFFERENCE: ("median over cells of the absolute difference between native and template space, first estimator", ""),

@@ -18,6 +18,7 @@ LEVEL = "level"
 REGION = "region"
 STAGE = "stage"
 SUM = "sum"
+PAIR = "pair"
 Z = "z"
 NONZERO = "nonzero"
 POINTER = "pointer"
@@ -50,11 +51,13 @@ MAP = "map"
 MAX = "max"
 STD = "std"
 SE = "se"
+NOISE = "noise"
 N = "n"
 COVERAGE = "coverage"
 COMPANIONS: Mapping[str, str] = {
     STD: "weighted population standard deviation over the voxels of the cell",
     SE: "standard error, template voxels counted as independent",
+    NOISE: "standard error that the standard errors of the voxels alone give",
     N: "sum of the region's weights over valid voxels (soft voxel count)",
     COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
 }

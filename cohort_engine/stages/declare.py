@@ -34,7 +34,7 @@ class Declaration:
 
 def metrics_of(stages: Sequence[Stage]) -> tuple[schema.Metric, ...]:
     """Metrics whose maps the stages write."""
-    return tuple(schema.Metric.of(spec) for stage in stages for spec in stage.writes if spec.group == schema.MAPS)
+    return tuple(schema.Metric.of(spec) for stage in stages for spec in stage.writes if schema.is_metric(spec))
 
 
 def declare(config: Config, stages: Sequence[Stage], template: str) -> Declaration:

@@ -21,6 +21,7 @@ from cohort_engine.stages.base import Array, Stage, StageInput, quality_arrays
 if TYPE_CHECKING:
     from cohort_engine.mapping.native import WarpedAtlas
     from cohort_engine.reduce.sums import LevelSums
+    from cohort_engine.template.base import Template
 
 SAMPLE_MEMORY = 250.0
 """Two images and their moved copy, MiB."""
@@ -41,11 +42,23 @@ class MetricImage:
         Of `schema.Metric.quality`.
     signal : (x, y, z) array, optional
         Of a ratio, what it is divided by: a voxel mixes signals, not ratios.
+    se : (x, y, z) array, optional
+        Standard error of each voxel, in the unit of the metric; used of a metric with `schema.Metric.error`. A voxel without one (NaN, or below 0) is
+        not known well enough to be used: its value is taken for NaN as well.
     """
 
     volume: Volume
     quality: Mapping[str, float] = field(default_factory=dict)
     signal: Array | None = None
+    se: Array | None = None
+
+    @property
+    def known(self) -> Array:
+        """Values (x, y, z), NaN where there is no standard error though others have one."""
+        if self.se is None:
+            return self.volume.data
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isfinite(self.se) & (self.se >= 0), self.volume.data, np.float32(np.nan))
 
 
 ImageOf = Callable[[StageInput], MetricImage]
@@ -78,19 +91,20 @@ def metric_stages(
     own = Stage(
         name=metric.name, version=version, run=partial(run_metric, metric=metric, image=image), params=dict(params or {}), roles=roles,
         alternatives=alternatives, needs=(schema.fit_stage(metric.contrast),), memory=memory, section=section or metric.name,
-        writes=(metric.map, *_quality(metric).values()),
+        writes=(metric.map, *((metric.error_map,) if metric.error else ()), *_quality(metric).values()),
     )  # fmt: skip
     own = own if timeout is None else replace(own, timeout=timeout)
     yield own
     if schema.SPACE_NATIVE not in reduce.spaces:
         return
     tables = (spec for e in reduce.estimators for spec in schema.table_specs(metric, e, schema.SPACE_NATIVE).values())
-    asked = {f"reduce.{k}": v for k, v in reduce.model_dump(mode="json", exclude={"spaces"}).items()}
+    unused = {"spaces"} if metric.error else {"spaces", "weights"}
+    asked = {f"reduce.{k}": v for k, v in reduce.model_dump(mode="json", exclude=unused).items()}
     yield replace(
         own, name=schema.native_stage(metric.name), version=f"{version}.{NATIVE_VERSION}",
         run=partial(run_native, metric=metric, image=image, atlas=atlas or fitted_atlas), params={**own.params, **asked},
         roles=(*roles, *atlas_roles), needs=(*own.needs, own.name), memory=NATIVE_MEMORY,
-        writes=(*tables, schema.sums_spec(metric), *_space_quality(metric).values()),
+        writes=(*tables, schema.sums_spec(metric), *((schema.error_sums_spec(metric),) if metric.error else ()), *_space_quality(metric).values()),
     )  # fmt: skip
 
 
@@ -124,8 +138,27 @@ def run_metric(inputs: StageInput, *, metric: schema.Metric, image: ImageOf) -> 
     _LAST.clear()
     if inputs.key:
         _LAST[inputs.key] = found
-    values = sample(found.volume.data, found.volume.affine, inputs.load(schema.fit_spec(metric.contrast).path))
-    return {metric.map.path: values.astype(np.float32)} | quality_arrays(_quality(metric), found.quality)
+    affine, places = found.volume.affine, inputs.load(schema.fit_spec(metric.contrast).path)
+    values = sample(found.known, affine, places)
+    out, quality = {metric.map.path: values.astype(np.float32)}, dict(found.quality)
+    if metric.error:
+        error = sample(error_image(found), affine, places)
+        out[metric.error_map.path] = error.astype(np.float32)
+        quality[schema.SHARED] = shared(affine, inputs.template)
+    return out | quality_arrays(_quality(metric), quality)
+
+
+def error_image(image: MetricImage) -> Array:
+    """Return the standard error (x, y, z) of each voxel, NaN where there is no value."""
+    if image.se is None:
+        return np.full(image.volume.data.shape, np.nan, np.float32)
+    return np.where(np.isnan(image.known), np.float32(np.nan), image.se)
+
+
+def shared(affine: Array, template: Template) -> float:
+    """How many voxels of a template share one voxel of an image, at least 1."""
+    image, own = (abs(float(np.linalg.det(np.asarray(a, float)[:3, :3]))) for a in (affine, template.packing.grid.affine))
+    return max(1.0, image / own)
 
 
 # --- native space -------------------------------------------------------------------------------------------------------
@@ -147,6 +180,20 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
     return replace(atlas, weights=signal_weights(atlas.weights, signal, atlas.voxel % shape[2], clusters))
 
 
+def voxels_of(inputs: StageInput, metric: schema.Metric, image: MetricImage, warped: WarpedAtlas) -> tuple[Array, dict[str, Any]]:
+    """Values (voxel,) of an image where the atlas lies, and what `LevelSums.of` is to know of their errors."""
+    from cohort_engine.reduce.precision import PRECISION, precision
+
+    values = image.known.reshape(-1)[warped.voxel].astype(np.float64)
+    if not metric.error:
+        return values, {}
+    se = error_image(image).reshape(-1)[warped.voxel].astype(np.float64)
+    if inputs.params.get("reduce.weights") != PRECISION:
+        return values, {"se": se}
+    tissues = np.stack([warped.weights[list(c)].sum(axis=0) for c in inputs.template.atlas.clusters.values()])
+    return values, {"se": se, "precision": precision(values, se, tissues)}
+
+
 def sums_of_slices(
     inputs: StageInput, metric: schema.Metric, image: ImageOf, atlas: AtlasOf, slices: Sequence[int]
 ) -> tuple[LevelSums, LevelSums, NDArray[np.int64]]:  # fmt: skip
@@ -158,10 +205,10 @@ def sums_of_slices(
 
     template, found = inputs.template, image(inputs)
     warped = atlas(inputs, metric.contrast, found)
-    values, of_voxel = found.volume.data.reshape(-1)[warped.voxel].astype(np.float64), warped.voxel % found.volume.data.shape[2]
+    (values, more), of_voxel = voxels_of(inputs, metric, found, warped), warped.voxel % found.volume.data.shape[2]
     rest = warped.reach, [schema.level_number(name) for name in template.levels], tuple(template.atlas.clusters.values())
     whole, some = (
-        LevelSums.of(values, warped.weights, level, *rest) for level in (warped.level, np.where(np.isin(of_voxel, slices), warped.level, 0))
+        LevelSums.of(values, warped.weights, level, *rest, **more) for level in (warped.level, np.where(np.isin(of_voxel, slices), warped.level, 0))
     )
     level = np.zeros(found.volume.data.shape[2], np.int64)
     level[of_voxel] = warped.level
@@ -180,18 +227,21 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
     template, estimators, least = inputs.template, inputs.params["reduce.estimators"], inputs.params["reduce.min_coverage"]
     found = _LAST.pop(inputs.upstream.get(metric.name, ""), None) or image(inputs)
     warped = atlas(inputs, metric.contrast, found)
-    values = found.volume.data.reshape(-1)[warped.voxel].astype(np.float64)
+    values, more = voxels_of(inputs, metric, found, warped)
     places = np.stack(np.unravel_index(warped.voxel, found.volume.data.shape), axis=-1)
     out: dict[str, Array] = {}
     levels = [schema.level_number(name) for name in template.levels]
     image_atlas = warped.weights, warped.level, warped.reach, levels
     clusters = tuple(template.atlas.clusters.values())
-    sums = LevelSums.of(values, *image_atlas, clusters, places=places)
+    sums = LevelSums.of(values, *image_atlas, clusters, places=places, **more)
     out[schema.sums_spec(metric).path] = sums.pack()
+    if metric.error:
+        out[schema.error_sums_spec(metric).path] = sums.pack_errors()
     for name in estimators:
         cells = level_tables(
-            values, *image_atlas, [r.members for r in template.atlas.regions], clusters, estimator=name, min_coverage=least, places=places, sums=sums
-        )
+            values, *image_atlas, [r.members for r in template.atlas.regions], clusters, estimator=name, min_coverage=least, places=places, sums=sums,
+            **more,
+        )  # fmt: skip
         out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
     packed = inputs.load(metric.map.path)
     first = schema.ESTIMATORS[estimators[0]]

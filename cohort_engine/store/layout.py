@@ -134,6 +134,7 @@ def sizes_of(template: Template) -> dict[str, int]:
     return {
         schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
         schema.Z: len(template.z), schema.SUM: 7 * labels + 2 + labels * (labels + 1),  # `reduce.sums.LevelSums.pack`
+        schema.PAIR: labels * (labels + 1) // 2,
     }  # fmt: skip
 
 

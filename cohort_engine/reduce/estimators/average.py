@@ -8,6 +8,7 @@ from cohort_engine import schema
 from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result, absent, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members, indicator
 from cohort_engine.reduce.operator import HALF, Operator, weighted_average
+from cohort_engine.reduce.precision import Errors, noise_of
 from cohort_engine.reduce.sums import LevelSums
 
 
@@ -15,42 +16,51 @@ class WeightedAverage(Estimator):
     """Mean weighted by the share of each voxel that belongs to the region: ``sum w y / sum w``."""
 
     name = schema.WA
+    linear = True
     summed = True
 
     def describe(self) -> str:
         return "Weighted average: each voxel counts by the fraction of it that the atlas gives to the region."
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float) -> Cells:
-        return weighted_average(operator, values, min_coverage=min_coverage)
+    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
+        return weighted_average(operator, values, min_coverage=min_coverage, errors=errors)
 
     def of_group(self, group: Group) -> Result:
-        return _about_the_mean(group.values, group.target)
+        return _about_the_mean(group, group.target)
 
     def of_sums(self, sums: LevelSums, regions: Members, clusters: Members) -> Result:
         join = indicator(regions, sums.w.shape[-1])
         n, wy, wyy = ((a @ join).sum(axis=-2) for a in (sums.w, sums.wy, sums.wyy))
         mean, square = (np.divide(a, n, out=np.full_like(n, np.nan), where=n > 0) for a in (wy, wyy))
-        return Result(mean, np.sqrt(np.maximum(square - mean**2, 0)), np.full_like(n, np.nan))
+        spread = np.sqrt(np.maximum(square - mean**2, 0))
+        if sums.errors is None:
+            return Result(mean, spread, np.full_like(n, np.nan))
+        share = np.divide(join.T, n[..., None], out=np.zeros((*n.shape, len(join))), where=n[..., None] > 0)
+        noise = noise_of(share, sums.errors.sum(axis=-3))
+        return Result(mean, spread, np.full_like(n, np.nan), np.where(n > 0, noise, np.nan))
 
 
 class Binary(Estimator):
     """Mean where ``w >= 0.5``: the voxels that belong to the region by at least half; ``n`` and ``std`` are of these voxels."""
 
     name = schema.BIN
+    linear = True
 
     def describe(self) -> str:
         return "Binary mean: the mean over voxels that the atlas gives to the region by at least one half."
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float) -> Cells:
-        return weighted_average(operator.binary, values, min_coverage=min_coverage)
+    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
+        return weighted_average(operator.binary, values, min_coverage=min_coverage, errors=errors)
 
     def of_group(self, group: Group) -> Result:
-        return _about_the_mean(group.values, (group.target >= HALF).astype(np.float64))
+        return _about_the_mean(group, (group.target >= HALF).astype(np.float64))
 
 
-def _about_the_mean(values: FloatArray, target: FloatArray) -> Result:
-    mean = average(values, target)
-    return Result(mean, deviation(values, target, mean), absent(target))
+def _about_the_mean(group: Group, target: FloatArray) -> Result:
+    target = target if group.precision is None else target * group.precision
+    mean = average(group.values, target)
+    noise = None if group.se is None else np.sqrt(average(group.se**2, target**2) * (target**2).sum(axis=1)) / target.sum(axis=1)
+    return Result(mean, deviation(group.values, target, mean), absent(target), noise)
 
 
 schema.ESTIMATORS.add(WeightedAverage())

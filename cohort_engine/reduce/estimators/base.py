@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.reduce.linear import FloatArray, Members
 from cohort_engine.reduce.operator import HALF, Operator, weighted_average
+from cohort_engine.reduce.precision import Errors
 from cohort_engine.reduce.sums import LevelSums
 
 Cells = dict[str, NDArray[np.float32]]
@@ -43,11 +44,14 @@ class Result(NamedTuple):
         Standard deviation of the voxels about what the estimator says of them.
     se : array
         Standard error of the value.
+    noise : array, optional
+        What of it the standard errors of the voxels alone give; of a linear estimator, where those are known.
     """
 
     value: FloatArray
     spread: FloatArray
     se: FloatArray
+    noise: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,10 @@ class Group:
         Index of each voxel in the image; without, voxels count as independent.
     volumes : (label,) float, optional
         How much there is of each label, any unit; without, its weight in the voxels.
+    se : (voxel,) float, optional
+        Standard error of each value.
+    precision : (voxel,) float, optional
+        How often each voxel counts, see `reduce.precision`.
     """
 
     values: FloatArray
@@ -75,6 +83,8 @@ class Group:
     clusters: Members
     places: NDArray[np.integer[Any]] | None = None
     volumes: FloatArray | None = None
+    se: FloatArray | None = None
+    precision: FloatArray | None = None
 
 
 class Estimator(ABC):
@@ -90,6 +100,8 @@ class Estimator(ABC):
         Whether its values stay within those of the voxels, so that its tables have the range of the metric.
     references : tuple of str
         Keys of the works that a report cites for it.
+    linear : bool
+        Whether a value is a sum of voxels times coefficients that do not depend on them: it then has a ``noise`` where voxels have standard errors.
     summed : bool
         Whether what a store keeps of each level of an image (`reduce.sums`) is enough for it: its native cells of any levels and regions can then be
         asked for.
@@ -99,6 +111,7 @@ class Estimator(ABC):
     companions: ClassVar[tuple[str, ...]] = (schema.STD, schema.N, schema.COVERAGE)
     bounded: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("sct",)
+    linear: ClassVar[bool] = False
     summed: ClassVar[bool] = False
 
     @abstractmethod
@@ -106,7 +119,7 @@ class Estimator(ABC):
         """One sentence for the Methods text of a report."""
 
     @abstractmethod
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float) -> Cells:
+    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
         """Reduce maps in template space.
 
         Parameters
@@ -116,11 +129,13 @@ class Estimator(ABC):
             NaN where a subject has no value.
         min_coverage : float
             A cell with less of its weight inside the data is NaN, 0 to 1.
+        errors : Errors, optional
+            Of a metric whose voxels have standard errors.
 
         Returns
         -------
         dict of (subject, level, region) float32 arrays
-            ``value`` and the `companions`.
+            ``value`` and the `companions`; ``noise`` of a linear one, where there are `errors`.
         """
 
     @abstractmethod
@@ -160,22 +175,29 @@ class CellEstimator(Estimator):
         (subject,) float
         """
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float) -> Cells:
+    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
         """See `Estimator.of_maps`. ``std`` is about the weighted average, ``n`` and coverage are of the voxels that count."""
         operator = operator.binary if self.halves else operator
-        cells = weighted_average(operator, values, min_coverage=min_coverage)
+        cells = weighted_average(operator, values, min_coverage=min_coverage, errors=errors)
         value = cells[schema.VALUE]
         for level in range(len(operator.levels)):
             for region in range(len(operator.regions)):
                 who = np.flatnonzero(~np.isnan(value[:, level, region]))
                 if len(who):
                     voxels, weights = operator.cell(level, region)
-                    value[who, level, region] = self.of_cell(values[np.ix_(who, voxels)], weights)
+                    if errors is None or errors.precision is None:
+                        value[who, level, region] = self.of_cell(values[np.ix_(who, voxels)], weights)
+                        continue
+                    for one in who:
+                        some = voxels[np.isfinite(values[one, voxels])]
+                        counted = weights[np.isfinite(values[one, voxels])] * errors.precision[one, some]
+                        value[one, level, region] = self.of_cell(values[None, one, some], counted)[0]
         return {key: cells[key] for key in (schema.VALUE, *self.companions)}
 
     def of_group(self, group: Group) -> Result:
         """See `Estimator.of_group`. The spread is about the value."""
         target = (group.target >= HALF).astype(float) if self.halves else group.target
+        target = target if group.precision is None else target * group.precision
         value = absent(target)
         for i, weights in enumerate(target):
             some = weights > 0

@@ -19,7 +19,8 @@ from cohort_engine import schema
 from cohort_engine.reduce import linear
 from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result
 from cohort_engine.reduce.linear import FloatArray, Members, Moments
-from cohort_engine.reduce.operator import Operator, summarise
+from cohort_engine.reduce.operator import Operator, summarise, weighted_sums
+from cohort_engine.reduce.precision import Errors, noise_of
 from cohort_engine.reduce.sums import LevelSums, combine
 from cohort_engine.template.atlas import Atlas, Region
 
@@ -33,20 +34,22 @@ class MixtureEstimator(Estimator):
 
     companions = (schema.STD, schema.SE, schema.N, schema.COVERAGE)
     bounded = False
+    linear = True
     summed = True
     references = ("levy", "sct")
     prior: ClassVar[bool]
     """Whether each label is pulled towards its tissue."""
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float) -> Cells:
-        return operator.once(Mixture.of).estimate(values, prior=self.prior, min_coverage=min_coverage)
+    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
+        return operator.once(Mixture.of).estimate(values, prior=self.prior, min_coverage=min_coverage, errors=errors)
 
     def of_group(self, group: Group) -> Result:
         here = np.zeros(group.values.shape, np.int64)
         volumes = group.weights.sum(axis=1) if group.volumes is None else group.volumes
         sums = LevelSums.of(
-            group.values, group.weights, here, np.stack([volumes] * 2)[:, None], [0], group.clusters, places=group.places, prior=self.prior
-        )
+            group.values, group.weights, here, np.stack([volumes] * 2)[:, None], [0], group.clusters, places=group.places, prior=self.prior,
+            se=group.se, precision=group.precision,
+        )  # fmt: skip
         return self.of_sums(sums, group.regions, group.clusters)
 
     def of_sums(self, sums: LevelSums, regions: Members, clusters: Members) -> Result:
@@ -135,7 +138,7 @@ class Mixture:
             )
         return self._solved[level, prior]
 
-    def estimate(self, values: FloatArray, *, prior: bool, min_coverage: float) -> Cells:
+    def estimate(self, values: FloatArray, *, prior: bool, min_coverage: float, errors: Errors | None = None) -> Cells:
         """Estimate each region of each subject.
 
         Parameters
@@ -146,11 +149,14 @@ class Mixture:
             ``map`` rather than ``ml``.
         min_coverage : float
             As in `weighted_average`.
+        errors : Errors, optional
+            Of the maps. With weights, the fit is that of weighted least squares.
 
         Returns
         -------
         dict with float32 arrays (subject, level, region)
-            ``value``, ``std`` (about the weighted average), ``se``, ``n``, ``coverage``. Missing: as in `weighted_average`, and where the valid
+            ``value``, ``std`` (about the weighted average), ``se``, ``n``, ``coverage``; with `errors` also ``noise``. Missing: as
+            in `weighted_average`, and where the valid
             voxels do not determine a region.
 
         Formula
@@ -158,12 +164,18 @@ class Mixture:
         """
         sums, total = self.labels.sums(values), self.labels.total
         join = linear.indicator(self.regions, self.gram.shape[-1])
-        out = summarise(sums[..., :-1] @ join, total[:, :-1] @ join, min_coverage=min_coverage)
-        value, error = np.full((2, *out[schema.VALUE].shape), np.nan)
+        q = None if errors is None or errors.precision is None else np.where(np.isnan(values), np.nan, errors.precision)
+        counted = sums if q is None else weighted_sums(self.labels, values, q)
+        out = summarise(sums[..., :-1] @ join, total[:, :-1] @ join, min_coverage=min_coverage, counted=counted[..., :-1] @ join)
+        value, error, noise = np.full((3, *out[schema.VALUE].shape), np.nan)
         count = sums[2, ..., -1]
-        complete = count == total[:, -1]
+        complete = (count == total[:, -1]) & (q is None)
         holes = np.flatnonzero(((count > 0) & ~complete).any(axis=1))
-        squares = self.pairs.valid_weight(values[holes]) if len(holes) else np.empty((0, len(total), len(self.rows)))
+        squares: FloatArray = np.empty((0, len(total), len(self.rows)))
+        if len(holes):
+            squares = np.asarray(self.pairs.valid_weight(values[holes]) if q is None else self.pairs.sums(q[holes])[0])
+        if errors is not None:
+            scatter = self.pairs.sums(np.where(np.isnan(values), np.nan, (1.0 if q is None else q) * errors.se) ** 2)[0]
         for level in range(len(total)):
             whole = np.flatnonzero(complete[:, level] & (count[:, level] > 0))
             part = np.flatnonzero(~complete[holes, level] & (count[holes, level] > 0))
@@ -171,15 +183,18 @@ class Mixture:
             some += [(whole, self.gram[level], self._coefficients(level, prior))] if len(whole) else []
             some += [(holes[part], self._square(squares[part, level]), None)] if len(part) else []
             for who, gram, solution in some:
-                wy, wyy, w = sums[:, who, level]
-                moments = Moments(w[:, :-1], wy[:, :-1], wyy[:, :-1], gram, wyy[:, -1], w[:, -1])
+                wy, wyy, w = counted[:, who, level]
+                moments = Moments(w[:, :-1], wy[:, :-1], wyy[:, :-1], gram, wyy[:, -1], count[who, level])
                 fitted = linear.fit(moments, self.regions, self.clusters, prior=prior, solution=solution)
                 value[who, level] = fitted.value
                 error[who, level] = linear.standard_error(moments, fitted, self.regions, fitted.noise[..., None])
+                if errors is not None:
+                    shared = self._square(scatter[who, level]) * np.asarray(errors.shared, float)[who, None, None]
+                    noise[who, level] = noise_of(fitted.coefficients, shared)
         keep = np.isfinite(out[schema.VALUE])
         out[schema.VALUE] = np.where(keep, value, np.nan).astype(np.float32)
         out[schema.SE] = np.where(keep, error, np.nan).astype(np.float32)
-        return out
+        return out if errors is None else out | {schema.NOISE: np.where(keep, noise, np.nan).astype(np.float32)}
 
 
 def _operator(weights: sparse.csr_array, like: Operator) -> Operator:

@@ -41,7 +41,7 @@ def test_two_levels_are_their_mean_by_volume() -> None:
     y, w, level = np.array([40.0, 40.0, 20.0, 20.0, 20.0]), np.ones((1, 5)), np.array([2, 2, 3, 3, 3])
     sums = LevelSums.of(y, w, level, np.array([[[3.0], [1.0]]] * 2), [2, 3], [(0,)])
     for prior in (False, True):
-        value, spread, se = combine(sums, [(0,)], [(0,)], prior=prior)
+        value, spread, se, _ = combine(sums, [(0,)], [(0,)], prior=prior)
         assert (value.item(), spread.item(), se.item()) == pytest.approx((35, 0, 0), abs=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_a_union_of_tissues_whose_share_changes_knows_its_error() -> None:
     """White 50 and grey 40, half and half in each level's voxels, but three to one in the template: one value for both is 45, the truth 47.5."""
     y, w, level = np.array([50.0, 40.0] * 4), np.tile(np.eye(2), 4), np.repeat([2, 3], 4)
     sums = LevelSums.of(y, w, level, np.array([[[3.0, 1.0]] * 2] * 2), [2, 3], [(0,), (1,)], prior=False)
-    value, _, se = combine(sums, [(0, 1)], [(0,), (1,)], prior=False)
+    value, _, se, _ = combine(sums, [(0, 1)], [(0,), (1,)], prior=False)
     assert (value.item(), se.item()) == pytest.approx((45, 2.5))
 
 
@@ -113,7 +113,7 @@ def test_many_images_at_once_are_each_by_itself(image: dict[str, np.ndarray]) ->
     packed = np.stack([sums_of(image).pack(), sums_of(other).pack()])
     both = combine(LevelSums.unpack(packed, 6), REGIONS, CLUSTERS, prior=True)
     for at, one in enumerate((image, other)):
-        for found, expected in zip(both, combine(sums_of(one), REGIONS, CLUSTERS, prior=True), strict=True):
+        for found, expected in zip(both[:3], combine(sums_of(one), REGIONS, CLUSTERS, prior=True)[:3], strict=True):
             np.testing.assert_allclose(found[at], expected, rtol=1e-12)
 
 

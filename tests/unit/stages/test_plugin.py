@@ -28,7 +28,9 @@ from cohort_engine.io.volume import Volume
 from cohort_engine.stages.base import StageKind, register
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
 
-BRIGHTNESS = schema.METRICS.add(schema.Metric("brightness", "Brightness", "signal over the cord's median", "1", (0.0, 10.0), schema.MT, rises=True))
+BRIGHTNESS = schema.METRICS.add(
+    schema.Metric("brightness", "Brightness", "signal over the cord's median", "1", (0.0, 10.0), schema.MT, rises=True, error=True)
+)
 MASK = schema.CONTRASTS[schema.MT].mask
 
 
@@ -44,7 +46,7 @@ def image(inputs):
     require_grid(cord.grid, on.grid, what="cord mask", like="the MT-on image")
     inside = cord.data > 0.5
     values = (on.data / np.median(on.data[inside])) ** inputs.params["power"]
-    return MetricImage(Volume(values, on.affine), metric_quality(values, inside))
+    return MetricImage(Volume(values, on.affine), metric_quality(values, inside), se=np.full(on.data.shape, 0.1))
 
 
 def stages(config):
@@ -108,10 +110,18 @@ def test_metrics_of_another_package_and_of_a_study_file_are_like_any_other(insta
     values = [float(row["value"]) for row in csv.DictReader(io.StringIO(answer))]
     assert len(values) == 4
     assert all(0.2 < v < 5 for v in values)
+    noise = {}
     for space in ("template", "native"):
+        for level in ("C4", "C3:C4"):
+            told = run("query", store, f"brightness tract='white matter' level={level} estimator=wa", "--csv", "-", "--space", space)
+            noise[space, level] = np.array([float(row["noise"]) for row in csv.DictReader(io.StringIO(told))])
+        assert (0.7 * noise[space, "C4"] / np.sqrt(2) < noise[space, "C3:C4"]).all()
+        assert (noise[space, "C3:C4"] < 0.85 * noise[space, "C4"]).all(), "twice the voxels have less noise"
         ready = run("query", store, "t1 tract='spinal cord' level=C4 estimator=wa", "--csv", "-", "--space", space)
         assert [float(row["value"]) for row in csv.DictReader(io.StringIO(ready))] == pytest.approx([1.25] * 4)
-    assert "0 problems" in run("verify", store)
+    assert ((0.003 < noise["native", "C4"]) & (noise["native", "C4"] < 0.02)).all(), "0.1 over the root of some hundred voxels"
+    assert (np.abs(np.log(noise["template", "C4"] / noise["native", "C4"])) < 0.25).all(), "voxels of the template that share one share its error"
+    assert "0 problems" in run("verify", store, "--deep")
     run("analyse", study.study_file, "--quiet", "--out", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Brightness was raised to the power of 2" in page
