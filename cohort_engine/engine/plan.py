@@ -222,7 +222,7 @@ def _tasks(stage: Stage, subjects: Sequence[Subject]) -> int:
 
 def _layout(template: Template, subjects: int, stages: Sequence[Stage], specs: Sequence[VariableSpec], columns: int) -> tuple[int, int]:
     """Return bytes of the arrays that grow with the cohort, and objects of the whole closed store and its ledger."""
-    sizes = {**layout.sizes_of(template), schema.SUBJECT: subjects, schema.STAGE: len(stages)}
+    sizes = {**layout.sizes_of(template), **schema.GROWN, schema.SUBJECT: subjects, schema.STAGE: len(stages)}
     fixed = {spec.path: (spec, values.shape) for spec, values in layout.fixed_arrays(template, specs)}
     fixed |= {layout.STAGE_NAMES.path: (layout.STAGE_NAMES, (len(stages),))}
     grown = {s.path: s for s in (*specs, *schema.FIXED, layout.ROW, layout.LEFT, *layout.NAMES) if s.path not in fixed}

@@ -114,7 +114,8 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
             name = stored if stored in (schema.LEVEL, schema.REGION) else name
             variable = _variable(url, path, array, reader.total, block)
             if not reader.closed and reader.is_waiting(path):
-                variable = variable.copy(data=reader.with_waiting(path, variable.to_numpy(), np.arange(reader.total)))
+                values = reader.with_waiting(path, variable.to_numpy(), np.arange(reader.total))
+                variable = xr.Variable(variable.dims, values, variable.attrs)  # of a ragged row perhaps longer
             name = f"{group}_{name}" if name in data or name in CELL else name
             data[name] = variable
             if group == schema.VOXELS or variable.dims == (name,) or name == schema.Z_LEVEL:

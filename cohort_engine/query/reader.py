@@ -36,6 +36,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     schema.PROFILES: PROFILE_VARIABLES,
     schema.ATLAS: ATLAS_VARIABLES,
     schema.STAGES: {s.name: f"{schema.STAGES}_{s.name}" for s in schema.FIXED if s.group == schema.STAGES},
+    schema.MOTION: {s.name: f"{schema.MOTION}_{s.name}" for s in schema.MOTION_SPECS.values()},
 }
 """Group -> name of a variable in the store -> its name in an opened cohort, where that is another."""
 
@@ -44,7 +45,7 @@ def groups_of(space: str) -> tuple[str, ...]:
     """List the groups of the store that an opened cohort shows, those first whose names come first; without a space, the tables of both."""
     tables = (f"{schema.TABLES}/{s}" for s in schema.SPACES if space in ("", s))
     shape = f"{schema.TABLES}/{schema.SHAPE}"
-    return (*tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+    return (*tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.MOTION, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
 
 
 def name_of(path: str, space: str) -> str:
@@ -155,10 +156,14 @@ class CohortReader:
                     values[at[record.entry.subject], names.index(record.entry.stage)] = STAGE_VALUES[name](record.entry)
             return values
         spec = layout.stored_specs(self.root)[path]
-        for record in self.waiting[spec.stage]:
-            if record.entry.subject in at:
-                found = record.arrays.get(path)
-                values[at[record.entry.subject]] = spec.fill if found is None else found if inner is None else found[inner]
+        found = {at[r.entry.subject]: r.arrays.get(path) for r in self.waiting[spec.stage] if r.entry.subject in at}
+        ragged = not schema.GROWN.keys().isdisjoint(spec.dims)
+        if ragged:  # rows that wait may be longer than all that were gathered
+            shapes = [values.shape[1:], *(v.shape for v in found.values() if v is not None)]
+            values = layout.filled_up(values, (len(values), *(max(n) for n in zip(*shapes, strict=True))), spec.fill)
+        for row, own in found.items():
+            own = layout.filled_up(own, values.shape[1:], spec.fill) if ragged and own is not None else own
+            values[row] = spec.fill if own is None else own if inner is None else own[inner]
         return values
 
     # --- arrays ---

@@ -194,7 +194,8 @@ def _arrays(roots: list[zarr.Group], rows: list[NDArray[np.int64]], notes: list[
             notes.append(f"{path}: only in {'A' if path in found[0] else 'B'}")
             continue
         pair = [f[path] for f in found]
-        if pair[0].shape[1:] != pair[1].shape[1:] or layout.is_text(pair[0]) != layout.is_text(pair[1]):
+        shapes = [[n for d, n in zip(layout.dims_of(a)[1:], a.shape[1:], strict=True) if d not in schema.GROWN] for a in pair]
+        if shapes[0] != shapes[1] or pair[0].ndim != pair[1].ndim or layout.is_text(pair[0]) != layout.is_text(pair[1]):
             notes.append(f"{path}: {pair[0].dtype} {pair[0].shape[1:]} in A, {pair[1].dtype} {pair[1].shape[1:]} in B")
             continue
         difference = _difference(path, roots, rows, pair[0])
@@ -207,7 +208,8 @@ def _difference(path: str, roots: list[zarr.Group], rows: list[NDArray[np.int64]
     differing_rows, holes, largest, medians = 0, 0, math.nan, [np.empty(0)]
     for first in range(0, len(rows[0]), step):
         a, b = (read_rows(root, path, r[first : first + step]) for root, r in zip(roots, rows, strict=True))
-        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        row = tuple(max(n) for n in zip(a.shape[1:], b.shape[1:], strict=True))
+        a, b = (layout.filled_up(v, (len(v), *row), like.fill_value).reshape(len(v), -1) for v in (a, b))
         if layout.is_text(like):
             differing_rows += int((a != b).any(axis=1).sum())
             continue

@@ -10,6 +10,9 @@ Chunks. A large array that a task writes (``maps/*``, ``fit/*``) has one subject
 gathered from records, and a column, has as many subjects as make `CHUNK_BYTES`, `COLUMN_BLOCK` at most. All may be longer than the axis, so that
 they stay the same when the axis grows.
 
+Ragged arrays. Axes of `schema.GROWN` (volumes and slices of a series) are as long as the longest row of the cohort; a record holds its row as long
+as it is, and gathering fills it up. They grow when a longer row is gathered, all arrays that have them at once; their chunks never change.
+
 Which chunks are there. Arrays are written with their empty chunks too (`whole`); a large array's chunk is deleted when its stage is undone. So a
 chunk that is lacking says something: of a large array, that the stage of that subject is not done; of anything else, that it is lost.
 
@@ -135,7 +138,32 @@ def sizes_of(template: Template) -> dict[str, int]:
         schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
         schema.Z: len(template.z), schema.SUM: 7 * labels + 2 + labels * (labels + 1),  # `reduce.sums.LevelSums.pack`
         schema.PAIR: labels * (labels + 1) // 2,
+        schema.PLANE: 2,
     }  # fmt: skip
+
+
+def grown_sizes(root: zarr.Group | None = None) -> dict[str, int]:
+    """Length of each axis that grows with the cohort's longest row; 1 where nothing was gathered."""
+    known = {} if root is None else record_of(root, SIZES)
+    return {d: int(known.get(d, 1)) for d in schema.GROWN}
+
+
+def fits(shape: tuple[int, ...], dims: tuple[str, ...], sizes: Mapping[str, int]) -> bool:
+    """Whether a row has the shape that its dimensions ask for: any length along those that grow."""
+    return len(shape) == len(dims) and all(n == sizes.get(d, -1) or (d in schema.GROWN and n > 0) for n, d in zip(shape, dims, strict=True))
+
+
+def filled_up(values: NDArray[Any], shape: tuple[int, ...], fill: Any) -> NDArray[Any]:
+    """Fill an array up at the end of its axes.
+
+    Examples
+    --------
+    >>> filled_up(np.ones((1, 2)), (2, 3), 0).tolist()
+    [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    if values.shape == shape:
+        return values
+    return np.pad(values, [(0, n - m) for n, m in zip(shape, values.shape, strict=True)], constant_values=fill)
 
 
 def group_attributes(template: Template) -> dict[str, dict[str, Any]]:
@@ -168,7 +196,7 @@ def text(values: Iterable[str]) -> NDArray[Any]:
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 def chunks_of(spec: VariableSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunk lengths; along subject and stage they do not depend on how many there are today.
+    """Chunk lengths; along subject, stage and what else grows they do not depend on how many there are today.
 
     Examples
     --------
@@ -176,7 +204,7 @@ def chunks_of(spec: VariableSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
     >>> chunks_of(area, (4000, 1000)), chunks_of(area, (3, 1)), chunks_of(replace(area, chunks={"subject": 1}), (4000, 1000))
     ((128, 1000), (1024, 1), (1, 1000))
     """
-    whole = spec.chunk_shape(shape)
+    whole = spec.chunk_shape(tuple(schema.GROWN.get(d, n) for d, n in zip(spec.dims, shape, strict=True)))
     item = TEXT_BYTES if spec.dtype == "str" else np.dtype(spec.dtype).itemsize
     row = item * math.prod(n for d, n in zip(spec.dims, whole, strict=True) if d not in (schema.SUBJECT, schema.STAGE))
     most = GATHER_BLOCK if spec.gathered or schema.STAGE in spec.dims else COLUMN_BLOCK

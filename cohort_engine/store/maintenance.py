@@ -16,6 +16,7 @@ import zarr
 from cohort_engine import schema
 from cohort_engine.errors import IncompleteError, StoreError
 from cohort_engine.io.places import storage_errors
+from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
 from cohort_engine.store.lease import lease
 from cohort_engine.store.people import rows_of
@@ -84,13 +85,44 @@ def _fold(root: zarr.Group, records: list[Record]) -> None:
     by_stage: dict[str, list[Record]] = {}
     for record in records:
         by_stage.setdefault(record.entry.stage, []).append(record)
+    _grow(root, records)
+    sizes = layout.record_of(root, layout.SIZES)
     for path, spec in layout.stored_specs(root).items():
         if spec.gathered and spec.stage in by_stage:
-            _update(root, path, {r.entry.subject: r.arrays.get(path, spec.fill) for r in by_stage[spec.stage]})
+            _update(root, path, {r.entry.subject: _row(r, spec, sizes) for r in by_stage[spec.stage]})
     names = [str(n) for n in np.asarray(layout.array_at(root, layout.STAGE_NAMES.path)[...])]
     known = [(r.entry.subject, names.index(stage), r.entry) for stage, found in by_stage.items() if stage in names for r in found]
     for name, value in STAGE_VALUES.items():
         _update(root, f"{schema.STAGES}/{name}", {(row, at): value(e) for row, at, e in known})
+
+
+def _row(record: Record, spec: VariableSpec, sizes: Mapping[str, int]) -> Any:
+    """Row of an array, filled up along the axes that grow."""
+    values = record.arrays.get(spec.path)
+    return spec.fill if values is None else layout.filled_up(values, tuple(sizes.get(d, n) for d, n in _lengths(spec, values)), spec.fill)
+
+
+def _lengths(spec: VariableSpec, values: Any) -> list[tuple[str, int]]:
+    return list(zip(spec.dims[1:], np.shape(values), strict=True))
+
+
+def _grow(root: zarr.Group, records: list[Record]) -> None:
+    """Make ragged axes as long as the longest row: every array that has them, each of its chunks written, and then what the store says of them."""
+    specs, sizes = layout.stored_specs(root), layout.record_of(root, layout.SIZES)
+    rows = [pair for r in records for path, values in r.arrays.items() if path in specs for pair in _lengths(specs[path], values)]
+    longer = {d: max(n for dim, n in rows if dim == d) for d in schema.GROWN if any(dim == d and n > sizes.get(d, 1) for dim, n in rows)}
+    if not longer:
+        return
+    for path, spec in specs.items():
+        if longer.keys().isdisjoint(spec.dims):
+            continue
+        with storage_errors(path), layout.damage(path):
+            array = layout.array_at(root, path)
+            array.resize(tuple(longer.get(d, n) for d, n in zip(spec.dims, array.shape, strict=True)))
+            for first in range(0, array.shape[0], array.chunks[0]):
+                part = slice(first, first + array.chunks[0])
+                layout.whole(array)[part] = np.asarray(array[part])
+    root.update_attributes({layout.SIZES: json.dumps(sizes | longer)})
 
 
 def _update(root: zarr.Group, path: str, changes: Mapping[Any, Any]) -> None:

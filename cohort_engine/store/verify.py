@@ -208,7 +208,7 @@ def _read_ledger(url: str, root: zarr.Group) -> tuple[_Ledger, list[Problem]]:
 def _check_record(record: Record, specs: Mapping[str, VariableSpec], sizes: Mapping[str, int]) -> Iterator[Problem]:
     for path, values in record.arrays.items():
         spec, row = specs.get(path), record.entry.subject
-        if spec is None or spec.stage != record.entry.stage or values.shape != tuple(sizes.get(d, -1) for d in spec.dims[1:]):
+        if spec is None or spec.stage != record.entry.stage or not layout.fits(values.shape, spec.dims[1:], sizes):
             yield Problem(path, f"the record of stage {record.entry.stage} does not fit the store", row)
         elif values.dtype.kind == "f":
             yield from _check_values(path, values[None], row, _limits(layout.attributes_of(spec)))

@@ -97,6 +97,7 @@ def init_store(
         else:
             _write_groups(root, template)
         known = layout.stored_specs(root) if there else {}
+        grown = layout.grown_sizes(root if there else None)
         rows, total = _rows(root, columns, renamed or {}, there=there)
         laid_out = _lay_out(root, template, specs, asked, total, known)
         _write_columns(root, columns, rows, total, units or {}, left or {})
@@ -106,7 +107,7 @@ def init_store(
                 layout.VERSION: schema.FORMAT_VERSION, layout.ROWS: total, layout.FINALISED: "",
                 layout.TEMPLATE_NAME: template.name, layout.TEMPLATE_VERSION: template.version, layout.TEMPLATE_DIGEST: template.digest,
                 layout.ATLAS_DIGEST: template.atlas.digest, layout.VOXELS_DIGEST: layout.voxels_digest(template.packing),
-                layout.SIZES: json.dumps(layout.sizes_of(template)), layout.SPECS: json.dumps([s.to_json() for s in laid_out.values()]),
+                layout.SIZES: json.dumps(layout.sizes_of(template) | grown), layout.SPECS: json.dumps([s.to_json() for s in laid_out.values()]),
                 layout.ASKED: json.dumps(asked), layout.RECIPES: json.dumps({**layout.record_of(root, layout.RECIPES), **recipes}, sort_keys=True),
                 layout.SCIENCE: root.attrs.get(layout.SCIENCE, "{}"), layout.MIXED: root.attrs.get(layout.MIXED, ""),
                 layout.VERSIONS: json.dumps(versions(), sort_keys=True), layout.CREATED: root.attrs.get(layout.CREATED, stamp), layout.UPDATED: stamp,
@@ -227,7 +228,8 @@ def _lay_out(
     fixed[layout.STAGE_NAMES.path] = layout.STAGE_NAMES, layout.text(names)
     fixed[layout.ROW.path] = layout.ROW, np.arange(total)
     wanted = {s.path: s for s in (*specs, *schema.FIXED)} | {p: s for p, (s, _) in fixed.items()}
-    sizes = {**layout.sizes_of(template), schema.SUBJECT: total, schema.STAGE: len(names)}
+    grown = layout.grown_sizes(root if known else None)
+    sizes = {**layout.sizes_of(template), **grown, schema.SUBJECT: total, schema.STAGE: len(names)}
     for path, spec in wanted.items():
         if path in fixed:
             shape = fixed[path][1].shape
@@ -478,8 +480,8 @@ def _checked(root: zarr.Group, own: Mapping[str, VariableSpec], sizes: Mapping[s
             remedy="Correct what the stage says it writes.",
         )  # fmt: skip
     values = np.asarray(value)
-    shape = tuple(sizes[d] for d in spec.dims[1:])
-    if values.shape != shape:
+    if not layout.fits(values.shape, spec.dims[1:], sizes):
+        shape = tuple(sizes[d] for d in spec.dims[1:])
         raise AlignmentError(
             expected=f"shape {shape} for {spec.dims[1:]}", found=str(values.shape), where=path, remedy="Pack with the store's own template."
         )
