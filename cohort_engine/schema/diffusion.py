@@ -81,3 +81,32 @@ MOTION_SPECS: Mapping[str, VariableSpec] = {
     MOTION_B: _spec(MOTION_B, "b-value of the volume", "s/mm2", (VOLUME,), valid_range=(0.0, math.inf)),
 }  # fmt: skip
 """``motion/dwi_<name>`` (subject, volume, slice, ...): ragged, NaN (flags: -1) behind the last volume and slice of a subject."""
+
+
+# --- quality numbers --------------------------------------------------------------------------------------------------
+SHARE_MOVED, SHARE_DROPPED, SHARE_BEYOND = "share_moved", "share_dropped", "share_beyond"
+MOCO_QC: Mapping[str, tuple[str, str]] = {
+    "largest_shift": ("largest in-plane displacement of a slice of a volume", "mm"),
+    "median_shift": ("median in-plane displacement of the slices of all volumes", "mm"),
+    SHARE_MOVED: ("fraction of slices of volumes that jumped from the volumes around them", "1"),
+    SHARE_DROPPED: ("fraction of slices of volumes whose signal was lost, and which are left out", "1"),
+    SHARE_BEYOND: ("fraction of slices of volumes that lie beyond the range that is searched, and are left out", "1"),
+    "largest_displacement": ("largest distortion along phase encoding in the cord", "mm"),
+    **{
+        f"spread_{kind}_{when}": (f"standard deviation over the {of}, over their mean: median over the cord, {when} correction", "1")
+        for kind, of in (("b0", "volumes without diffusion weighting"), ("dwi", "diffusion-weighted volumes")) for when in ("before", "after")
+    },
+}  # fmt: skip
+"""Quality numbers of the correction of a series: ``qc/moco_dwi_<key>``; NaN where the study has the corrected series."""
+TENSOR_QC: Mapping[str, tuple[str, str]] = {
+    "snr": ("median signal without diffusion weighting over the noise, in the cord", "1"),
+    "reliable": ("fraction of the cord's voxels whose tensor can be relied on", "1"),
+    "residual": ("median residual of the tensor fit in the cord", "percent"),
+    "goodness": ("median share of the signal's variance that the tensor explains", "1"),
+    "lost": ("fraction of the cord's signals that were left out of the fit", "1"),
+    "e1_cosine": ("mean cosine between the first eigenvector and the cord", "1"),
+    "direction_margin": ("how far directions as given are ahead of the best other flip or permutation, in standard errors", "1"),
+    "axis_margin": ("the same, of those that exchange the axis along the cord", "1"),
+    "directions_contradicted": ("1 where another flip or permutation of the directions follows the cord better", "1"),
+}
+"""Quality numbers of the tensor fit: ``qc/tensor_dwi_<key>``."""
