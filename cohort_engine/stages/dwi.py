@@ -85,23 +85,33 @@ def run_moco(inputs: StageInput) -> dict[str, Array | Volume]:
 
     Errors of the series and its gradients as of `io.gradients.gradients_of` and `single.moco.correct`.
     """
-    from cohort_engine.single.moco import MocoSettings, correct
+    from cohort_engine.single.moco import MocoSettings, correct, found_cord
 
     series, params = inputs.series(schema.DWI), inputs.params
     gradients = raw_gradients(inputs, series)
+    cord = None
     if params["denoise"]:
-        from cohort_engine.qmri.denoise import denoise
-
-        series = series.with_data(denoise(series.data))
+        cord = found_cord(series, gradients)
+        series = denoised(series, cord)
     if not params["moco"]:
         return {schema.DWI_MOCO: series} | motion_arrays(gradients, series) | quality_arrays(moco_quality(), {})
     said = inputs.json(schema.DWI_JSON) if schema.DWI_JSON in inputs.files else {}
     settings = MocoSettings(
         interleaved=None if params["interleaved"] == "auto" else params["interleaved"], eddy=params["eddy"], phase_axis=phase_axis(said, series)
     )
-    found = correct(series, gradients, reverse=reverse_of(inputs), settings=settings)
+    found = correct(series, gradients, cord=cord, reverse=reverse_of(inputs), settings=settings)
     tell(found)
     return {schema.DWI_MOCO: found.series} | motion_arrays(gradients, series, found) | quality_arrays(moco_quality(), found.quality)
+
+
+def denoised(series: Volume, cord: Volume) -> Volume:
+    """Take noise out of a series near the cord; where structure went with it, that is told."""
+    from cohort_engine.qmri.denoise import denoise
+
+    found = denoise(series.data, cord.data > 0.5, series.grid.spacing)
+    if found.structured:
+        warn("denoising took structure away with the noise at the cord's edge", where=schema.words(schema.DWI))
+    return series.with_data(found.series)
 
 
 def reverse_of(inputs: StageInput) -> Volume | None:
@@ -161,7 +171,7 @@ def dwi_params(config: Config) -> dict[str, Any]:
     from cohort_engine.nn.weights import CORD, content
 
     chosen: DwiConfig = config.stages.dwi
-    return chosen.model_dump(mode="json") | ({"weights": content(CORD)} if chosen.moco else {})
+    return chosen.model_dump(mode="json") | ({"weights": content(CORD)} if chosen.moco or chosen.denoise else {})
 
 
 def dwi_stages(config: Config) -> Iterable[Stage]:
@@ -171,7 +181,7 @@ def dwi_stages(config: Config) -> Iterable[Stage]:
     yield Stage(
         name=MOCO_STAGE, version="1", run=run_moco, params=dwi_params(config), roles=GIVEN,
         optional=(*((schema.DWI_JSON,) if chosen.moco else ()), *reverse), makes=schema.DWI_MOCO,
-        writes=(*schema.MOTION_SPECS.values(), *moco_quality().values()), memory=MOCO_MEMORY, gpu=chosen.moco,
+        writes=(*schema.MOTION_SPECS.values(), *moco_quality().values()), memory=MOCO_MEMORY, gpu=chosen.moco or chosen.denoise,
     )  # fmt: skip
     yield Stage(
         name=MEAN_STAGE, version="1", run=run_mean, roles=(schema.DWI_MOCO,), alternatives=WITH_GRADIENTS, makes=schema.DWI_MEAN, writes=(),

@@ -102,9 +102,7 @@ def tensor_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
         "by voxel, as DIPY does [@dipy]."
     )
     if tensor["mask_unreliable"]:
-        text += (
-            " Voxels were left out where the residual lay far above the others, the signal at the noise floor, or eigenvalues beyond any tissue."
-        )
+        text += " Voxels were left out where the residual lay far above the others, the signal at the noise floor, or eigenvalues beyond any tissue."
     return text + " Directions were checked against the course of the cord in all 24 flips and permutations."
 
 
