@@ -6,14 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.store.records import made_url
 from cohort_engine.store.verify import verify
 
 pytestmark = pytest.mark.real
