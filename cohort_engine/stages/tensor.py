@@ -22,10 +22,10 @@ LARGEST = (0.0, math.inf)
 METRICS: Mapping[str, schema.Metric] = {
     m.name: schema.METRICS.add(m)
     for m in (
-        schema.Metric(schema.FA, "FA", "fractional anisotropy", "1", (0.0, 1.0), schema.DWI),
-        schema.Metric(schema.MD, "MD", "mean diffusivity", schema.DIFFUSIVITY, LARGEST, schema.DWI, rises=True),
-        schema.Metric(schema.AD, "AD", "axial diffusivity", schema.DIFFUSIVITY, LARGEST, schema.DWI),
-        schema.Metric(schema.RD, "RD", "radial diffusivity", schema.DIFFUSIVITY, LARGEST, schema.DWI, rises=True),
+        schema.Metric(schema.FA, "FA", "fractional anisotropy", "1", (0.0, 1.0), schema.DWI, error=True),
+        schema.Metric(schema.MD, "MD", "mean diffusivity", schema.DIFFUSIVITY, LARGEST, schema.DWI, rises=True, error=True),
+        schema.Metric(schema.AD, "AD", "axial diffusivity", schema.DIFFUSIVITY, LARGEST, schema.DWI, error=True),
+        schema.Metric(schema.RD, "RD", "radial diffusivity", schema.DIFFUSIVITY, LARGEST, schema.DWI, rises=True, error=True),
     )
 }
 """Each is a channel of the tensor image, of its own name."""
@@ -70,7 +70,7 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
     cord = on_voxels_of(frame, inputs.mask(schema.DWI_MASK), what=schema.words(schema.DWI_MASK), like=f"the {schema.words(schema.DWI)}").data > 0.5
     if inputs.params["mask_unreliable"]:
         values, se = (np.where(reliable > 0, v, np.float32(np.nan)) for v in (values, se))
-    return MetricImage(frame.with_data(values), metric_quality(values, cord))
+    return MetricImage(frame.with_data(values), metric_quality(values, cord), se=se)
 
 
 def tensor_stages(config: Config) -> Iterable[Stage]:
