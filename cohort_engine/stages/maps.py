@@ -1,10 +1,11 @@
-"""Ready-made maps: a scalar image of the study becomes a metric by a few lines of the study file, whoever computed it.
+"""Ready-made maps: a scalar image of the study or of a derivative becomes a metric by a few lines of the study file, whoever computed it.
 
 ::
 
     stages:
       maps:
-        t1: {file: desc-t1_map, contrast: mt, units: s}
+        t1: {file: T1map, contrast: mt, units: s, rises: true}
+        fa_dipy: {file: desc-dipy_FA, contrast: t2w, units: "1", zero: missing}
 """
 
 from __future__ import annotations
@@ -12,30 +13,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
-from cohort_engine.errors import ConfigError
-from cohort_engine.io.volume import on_voxels_of, require_signal
+from cohort_engine.errors import ConfigError, GeometryError, InputError, warn
+from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
+from cohort_engine.mapping.template_map import sample
 from cohort_engine.stages.base import Stage, StageInput, StageKind, register
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
+from cohort_engine.template.packing import Grid
 
 IMAGE = "image"
+EMPTY = 0.02
+"""Share of the cord that may be exactly 0 before a reader is told."""
 
 
 class MapConfig(Section):
     """One ready-made map."""
 
     file: str
-    """How its file is named: the words after the participant and session, ``desc-t1_map`` for ``sub-01_desc-t1_map.nii.gz``; in the study or in
+    """How its file is named: the words that end the name (``desc-dipy_FA``, ``T1map``) or a pattern (``"*acq-ax*_T2starmap"``), in the study or in
     any derivative."""
     contrast: str
-    """Contrast whose template map places it: the map lies on the grid of that contrast's cord mask."""
+    """Contrast whose template map places it, through scanner coordinates: that of the image it was made from, or of one during which the person lay
+    still. The map may have a grid of its own; its native values are those of its own voxels."""
     units: str
     """Unit, ``"1"`` where there is none."""
+    scale: float = 1.0
+    """What its values are multiplied by to have that unit: 1000 makes um2/ms of mm2/s."""
+    zero: Literal["value", "missing"] = "value"
+    """Whether 0 is a value, or what stands where there is none: many tools write 0 outside of a mask."""
     label: str = ""
     """How it is written in tables and figures; by default its name in capitals."""
     long_name: str = ""
@@ -63,14 +74,66 @@ def metric_of(name: str, chosen: MapConfig) -> schema.Metric:
     return schema.Metric(name, chosen.label or name.upper(), long_name, chosen.units, limits(chosen), chosen.contrast, chosen.rises)
 
 
-def map_image(inputs: StageInput, *, name: str, contrast: schema.Contrast, valid: tuple[float, float]) -> MetricImage:
-    """Read a map (x, y, z); NaN outside its valid range. It must lie on the grid of the contrast's cord mask."""
-    role = map_role(name)
-    cord, remedy = inputs.mask(contrast.mask), "Resample it onto the image of its contrast, or name the contrast that it belongs to."
-    image = on_voxels_of(cord, inputs.volume(role.name), what=role.words, like=f"the {schema.words(contrast.mask)}", remedy=remedy)
+def map_image(inputs: StageInput, *, name: str, contrast: schema.Contrast, chosen: MapConfig) -> MetricImage:
+    """Read a map (x, y, z); NaN outside its valid range. Where it is not on the grid of the contrast's cord mask it keeps its own, and that is said."""
+    role, (low, high) = map_role(name), limits(chosen)
+    mask, image = inputs.mask(contrast.mask), inputs.volume(role.name)
     require_signal(image, what=role.words)
-    values = np.where((image.data >= valid[0]) & (image.data <= valid[1]), image.data, np.float32(np.nan))
-    return MetricImage(image.with_data(values), metric_quality(values, cord.data > 0.5))
+    if near_grid(image, mask):
+        image = on_voxels_of(mask, image, what=role.words, like=f"the {schema.words(contrast.mask)}")
+        cord = mask.data > 0.5
+    else:
+        cord = cord_in(image, mask, what=role.words, like=schema.words(contrast.mask))
+    data = image.data if chosen.zero == "value" else np.where(image.data == 0, np.float32(np.nan), image.data)
+    empty = float(np.mean(data[cord] == 0))
+    if empty > EMPTY:
+        warn(f"it is exactly 0 in {100 * empty:.0f} % of the cord; if that is no value, say so (zero: missing)", where=role.words)
+    values = data * np.float32(chosen.scale)
+    values = np.where((values >= low) & (values <= high), values, np.float32(np.nan))
+    if not np.isfinite(values[cord]).any():
+        raise InputError(
+            expected=f"values from {low:g} to {high:g} in the cord", where=role.words,
+            found=f"none ({np.nanmin(image.data):g} to {np.nanmax(image.data):g} in the image)",
+            remedy=f"Check stages.maps.{name}: valid_range, scale, file.",
+        )  # fmt: skip
+    return MetricImage(image.with_data(values), metric_quality(values, cord))
+
+
+def near_grid(image: Volume, other: Volume) -> bool:
+    """Whether two images are voxel by voxel the same, as their files have them or as they are turned here."""
+    if image.grid.same(other.grid):
+        return True
+    if image.stored is None or other.stored is None:
+        return False
+    first, second = (Grid(v.stored.shape, v.stored.affine) for v in (image, other) if v.stored is not None)
+    return first.same(second)
+
+
+def cord_in(image: Volume, mask: Volume, *, what: str, like: str) -> NDArray[np.bool_]:
+    """Find the cord (x, y, z) on the voxels of an image of the same scanner space, by its mask in another image; and say how the two lie.
+
+    Raises
+    ------
+    GeometryError
+        The image shows nothing of the cord.
+    """
+    cord = (
+        np.nan_to_num(sample(mask.data.astype(np.float32), mask.affine, image.grid.world(np.moveaxis(np.indices(image.data.shape, float), 0, -1))))
+        > 0.5
+    )
+    at = image.grid.voxel(mask.grid.world(np.argwhere(mask.data > 0.5).astype(float)))
+    seen = float(np.mean(((at > -0.5) & (at < np.asarray(image.data.shape) - 0.5)).all(axis=1))) if len(at) else 0.0
+    voxels, size = "x".join(map(str, image.data.shape)), "x".join(f"{s:.3g}" for s in image.grid.spacing)
+    if not cord.any():
+        raise GeometryError(
+            expected=f"a map that shows the cord of the {like}", found=f"{100 * seen:.0f} % of it in the map's {voxels} voxels of {size} mm", where=what,
+            remedy="Both must be of one scanner space (one session, or registered): check their headers, or name the contrast that the map belongs to.",
+        )  # fmt: skip
+    warn(
+        f"it has a grid of its own ({voxels} voxels of {size} mm) and shows {100 * seen:.0f} % of the {like}: placed through scanner coordinates",
+        where=what,
+    )
+    return np.asarray(cord, bool)
 
 
 def map_stages(config: Config) -> Iterable[Stage]:
@@ -89,8 +152,9 @@ def map_stages(config: Config) -> Iterable[Stage]:
             )  # fmt: skip
         contrast = schema.CONTRASTS.find(chosen.contrast, where=f"stages.maps.{name}.contrast")
         yield from metric_stages(
-            config, metric_of(name, chosen), partial(map_image, name=name, contrast=contrast, valid=limits(chosen)), version="2",
-            roles=(map_role(name).name, contrast.mask), params={"valid_range": list(chosen.valid_range)}, section=f"maps.{name}",
+            config, metric_of(name, chosen), partial(map_image, name=name, contrast=contrast, chosen=chosen), version="3",
+            roles=(map_role(name).name, contrast.mask), params={k: getattr(chosen, k) for k in ("valid_range", "scale", "zero")},
+            section=f"maps.{name}",
         )  # fmt: skip
 
 
