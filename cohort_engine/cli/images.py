@@ -205,6 +205,8 @@ def dti(
     cord, check = found["Cord"], found["Directions"]
     say(f"median FA {cord['FA']}, MD {cord['MD']} um2/ms in {cord['Voxels']} voxels of the cord ({found['CordMask']})")
     say(f"{100 * cord['Reliable']:.1f} % of them can be relied on, at a signal-to-noise ratio of {cord['SNR']} without diffusion weighting")
+    if found["LostSlices"]:
+        say(f"volumes that lost their signal in a slice were left out there: {', '.join(f'{len(v)} in {k}' for k, v in found['LostSlices'].items())}")
     say(f"directions {check['Verdict']}: {check['Means']} (margin {check['Margin']} standard errors)")
 
 

@@ -30,8 +30,8 @@ FloatArray = NDArray[np.float64]
 AS_GIVEN = "+x+y+z"
 SURE = 3.0
 """Standard errors by which one way must be ahead of another."""
-NOTABLE = 0.02
-"""Least difference of mean squared cosines that speaks against directions: 8 degrees. Fibres need not follow a mask's middle closer than that."""
+NOTABLE = 0.01
+"""Least difference of mean squared cosines that speaks against directions: 6 degrees. Fibres need not follow a mask's middle closer than that."""
 LEAST = 0.005
 """Least expected difference of mean squared cosines, 4 degrees: below, two ways are rivals whatever is found."""
 FEWEST_SLICES = 3

@@ -19,6 +19,7 @@ from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, decode_series, on_voxels_of, read_mask, read_raw, write_volume
 from cohort_engine.provenance import versions
 from cohort_engine.qmri.coherence import CONTRADICTED, VERDICTS, Coherence, check_directions
+from cohort_engine.qmri.lost import lost_slices
 from cohort_engine.qmri.tensor import CHANNELS, METHODS, REASONS, Fit, Method, fit
 from cohort_engine.single.moco import MocoSettings, correct, found_cord, mean_of
 
@@ -53,6 +54,8 @@ class Tensors(NamedTuple):
     cord : (n,) bool array
         Which of them are cord.
     coherence : Coherence
+    lost : (t, z) bool array
+        Slices of volumes that were left out, see `qmri.lost`.
     """
 
     image: Volume
@@ -60,10 +63,18 @@ class Tensors(NamedTuple):
     fit: Fit
     cord: BoolArray
     coherence: Coherence
+    lost: BoolArray
 
 
 def tensor_image(
-    series: Volume, gradients: Gradients, cord: Volume, *, method: Method = "wls", margin_mm: float = MARGIN, reliable: bool = False
+    series: Volume,
+    gradients: Gradients,
+    cord: Volume,
+    *,
+    method: Method = "wls",
+    margin_mm: float = MARGIN,
+    reliable: bool = False,
+    lost: bool = True,
 ) -> tuple[Volume, dict[str, float]]:
     """Fit a tensor to each voxel of the cord and a margin.
 
@@ -81,6 +92,8 @@ def tensor_image(
         In the plane, around the cord.
     reliable : bool
         Whether FA, MD, AD, RD and their errors are NaN in voxels that cannot be relied on; which those are is in the last channel in any case.
+    lost : bool
+        Whether slices of volumes that lost their signal are looked for and left out, see `qmri.lost`.
 
     Returns
     -------
@@ -88,7 +101,8 @@ def tensor_image(
         (x, y, z, channel) float32, channels of `qmri.tensor.CHANNELS`; eigenvectors in the scanner's RAS+. NaN beyond the margin.
     quality : dict of str to float
         In the cord: ``snr`` (median S0 over the noise), ``reliable`` (share of voxels), ``residual`` (median, percent of S0), ``goodness``
-        (median), ``lost`` (share of signals that were left out), ``e1_cosine`` (mean, between first eigenvector and centreline),
+        (median), ``lost`` (share of signals that were left out), ``lost_slices`` (share of slices of volumes that had lost their signal),
+        ``lost_slices`` (share of slices of volumes left out for lost signal), ``e1_cosine`` (mean, between first eigenvector and centreline),
         ``direction_margin`` and ``axis_margin`` (standard errors, see `qmri.coherence.Coherence`), ``directions_contradicted`` (1 or 0).
 
     Raises
@@ -101,7 +115,7 @@ def tensor_image(
     CohortWarning
         Volumes of b > `TENSOR_B_MAX` left out; directions that fit better otherwise.
     """
-    found = fit_series(series, gradients, cord, method=method, margin_mm=margin_mm)
+    found = fit_series(series, gradients, cord, method=method, margin_mm=margin_mm, lost=lost)
     if not reliable:
         return found.image, found.quality
     data = found.image.data.copy()
@@ -111,7 +125,9 @@ def tensor_image(
     return found.image.with_data(data), found.quality
 
 
-def fit_series(series: Volume, gradients: Gradients, cord: Volume, *, method: Method = "wls", margin_mm: float = MARGIN) -> Tensors:
+def fit_series(
+    series: Volume, gradients: Gradients, cord: Volume, *, method: Method = "wls", margin_mm: float = MARGIN, lost: bool = True
+) -> Tensors:
     """Fit as `tensor_image` does, and tell all that came with it; parameters and errors as there."""
     volumes = series.data.shape[3] if series.data.ndim > 3 else 1
     if len(gradients.bvals) != volumes:
@@ -127,8 +143,13 @@ def fit_series(series: Volume, gradients: Gradients, cord: Volume, *, method: Me
         warn(f"{int((~kept).sum())} volumes of b > {TENSOR_B_MAX:g} s/mm2 are left out of the tensor, which does not describe them", where=SERIES)
     region = around(mask, series.grid.spacing, margin_mm)
     inside = mask[region]
-    signals = series.data[region][:, kept]
-    found = fit(signals, gradients.bvals[kept], gradients.directions[kept], method=method, among=inside)
+    used, signals, slices = gradients.take(kept), series.data[region][:, kept], np.argwhere(region)[:, 2]
+    without = np.zeros((volumes, mask.shape[2]), bool)
+    if lost:
+        seen = lost_slices(signals[inside], slices[inside], used.bvals, used.directions, used.b0)
+        without[kept, : seen.shape[1]] = seen
+        signals[without[kept].T[slices]] = np.nan
+    found = fit(signals, used.bvals, used.directions, method=method, among=inside)
     data = np.full((*mask.shape, len(CHANNELS)), np.nan, np.float32)
     data[region] = np.stack([found.channels[name] for name in CHANNELS], axis=1)
     places = np.argwhere(mask)
@@ -140,7 +161,8 @@ def fit_series(series: Volume, gradients: Gradients, cord: Volume, *, method: Me
             f"{VERDICTS[CONTRADICTED]}: {coherence.best} of the image's axes, by {-coherence.margin:.1f} standard errors; nothing was changed",
             where=SERIES,
         )
-    return Tensors(frame.with_data(data), _quality(found, inside, signals, e1, tangent, coherence), found, inside, coherence)
+    quality = _quality(found, inside, signals, e1, tangent, coherence) | {"lost_slices": float(without[:, mask.any(axis=(0, 1))].mean())}
+    return Tensors(frame.with_data(data), quality, found, inside, coherence, without)
 
 
 def around(mask: BoolArray, spacing: Array, margin_mm: float) -> BoolArray:
@@ -285,6 +307,7 @@ def _facts(found: Tensors, gradients: Gradients, method: Method, given: bool) ->
     check = found.coherence
     return {
         "Fit": {"Method": method, "Volumes": int((gradients.bvals <= TENSOR_B_MAX).sum()), "Noise": _round(found.fit.sigma)},
+        "LostSlices": {f"slice {z}": np.flatnonzero(v).tolist() for z, v in enumerate(found.lost.T) if v.any()},
         "CordMask": "given" if given else "segmented in the mean diffusion-weighted image",
         "Cord": {
             "Voxels": int(found.cord.sum()),

@@ -120,6 +120,7 @@ def test_denoising_comes_first_and_is_told(scan: dict[str, Path], tmp_path: Path
     plain, less = (json.loads((tmp_path / f"{k}_dti.json").read_text()) for k in ("plain", "less"))
     assert plain["Denoising"] is None
     assert less["Denoising"]["Method"] == "MP-PCA"
+    assert plain["LostSlices"]
     assert less["Fit"]["Noise"] < plain["Fit"]["Noise"]
 
 

@@ -77,6 +77,21 @@ def test_lost_slices_count_and_unreliable_voxels_are_nan_where_that_is_asked():
     assert (kept.data[:, :, 4, -1][slice_] == 0).all()
 
 
+def test_slices_that_lost_their_signal_are_left_out():
+    """A third of the signal is left in six volumes of one slice: the fit forgets them, and without looking for them it does not."""
+    series, gradients, cord = scan()
+    at = cord.data[:, :, 4] > 0.5
+    truth = np.median(tensor_image(series, gradients, cord)[0].data[:, :, 4, 0][at])
+    series.data[:, :, 4, [5, 9, 14, 20, 26, 31]] *= 0.33
+    found = fit_series(series, gradients, cord)
+    np.testing.assert_array_equal(np.argwhere(found.lost), [[t, 4] for t in (5, 9, 14, 20, 26, 31)])
+    assert found.quality["lost_slices"] == pytest.approx(6 / 340)
+    kept, _ = tensor_image(series, gradients, cord, lost=False)
+    errors = [abs(np.median(image.data[:, :, 4, 0][at]) - truth) for image in (found.image, kept)]
+    assert errors[0] < 0.02 < errors[1]
+    assert (found.image.data[:, :, 4, -1][at] == 1).mean() > 0.9
+
+
 def test_directions_of_another_frame_are_told_and_not_corrected():
     series, gradients, cord = scan()
     flipped = Gradients(gradients.bvals, gradients.directions @ ways()["+x-y+z"].T)
