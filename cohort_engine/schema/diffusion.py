@@ -104,6 +104,7 @@ TENSOR_QC: Mapping[str, tuple[str, str]] = {
     "residual": ("median residual of the tensor fit in the cord", "percent"),
     "goodness": ("median share of the signal's variance that the tensor explains", "1"),
     "lost": ("fraction of the cord's signals that were left out of the fit", "1"),
+    "lost_slices": ("fraction of the slices of volumes that had lost their signal, and were left out of the fit", "1"),
     "e1_cosine": ("mean cosine between the first eigenvector and the cord", "1"),
     "direction_margin": ("how far directions as given are ahead of the best other flip or permutation, in standard errors", "1"),
     "axis_margin": ("the same, of those that exchange the axis along the cord", "1"),

@@ -77,7 +77,7 @@ def tensor_stages(config: Config) -> Iterable[Stage]:
     """Fit, and map and native tables of each of its metrics that is asked for."""
     chosen: TensorConfig = config.stages.tensor
     yield Stage(
-        name=TENSOR_STAGE, version="1", run=run_tensor, params=chosen.model_dump(mode="json", exclude={"mask_unreliable"}),
+        name=TENSOR_STAGE, version="2", run=run_tensor, params=chosen.model_dump(mode="json", exclude={"mask_unreliable"}),
         roles=(schema.DWI_MOCO, schema.DWI_MASK), alternatives=WITH_GRADIENTS, makes=schema.DWI_TENSOR,
         writes=tuple(tensor_quality().values()), memory=SERIES_MEMORY,
     )  # fmt: skip
@@ -99,7 +99,8 @@ def tensor_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
     robust = ", and again without signals that lay far off a robust fit [@collier]" if tensor["method"] == "irls" else ""
     text = (
         f"The diffusion tensor [@basser] was fitted by weighted least squares [@chung]{robust}, which gave {names} and their standard errors voxel "
-        "by voxel, as DIPY does [@dipy]."
+        "by voxel, as DIPY does [@dipy]. Slices of volumes that had lost two fifths of their signal or more, which no tensor of that slice explains, "
+        "were left out."
     )
     if tensor["mask_unreliable"]:
         text += " Voxels were left out where the residual lay far above the others, the signal at the noise floor, or eigenvalues beyond any tissue."
