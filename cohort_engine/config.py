@@ -320,6 +320,8 @@ class AnalysisConfig(Section):
 class Config(Section):
     """A whole study file."""
 
+    preset: str | None = None
+    """Settings to begin with (``spine-generic``): what the study file itself says goes before them."""
     data: DataConfig
     """Where the study is, and where the cohort goes."""
     template: TemplateConfig = TemplateConfig()
@@ -353,8 +355,64 @@ def study_model() -> type[Config]:
     return create_model("Config", __base__=Config, __doc__=Config.__doc__, stages=(stages, field))
 
 
-def load_config(path: str | Path) -> Config:
-    """Read a study file. Relative paths in `data` and `template` are taken from the file's folder.
+class PresetTable(Section):
+    """One table of other software that a preset writes."""
+
+    ask: str
+    """Question to a cohort."""
+    image: str
+    """Image of a subject that the other software names in its table."""
+    scale: float = 1.0
+    """What values are multiplied by to have its unit."""
+
+
+class Preset(Section):
+    """Settings that belong together, and the tables that come of them."""
+
+    settings: dict[str, Any]
+    """Sections of a study file."""
+    tables: dict[str, PresetTable]
+    """By the name of the file."""
+    estimator: str
+    """Of the tables."""
+
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def preset_of(name: str, *, where: str = "preset") -> Preset:
+    """Read a preset.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of this name.
+
+    Examples
+    --------
+    >>> preset_of("spine-generic").settings["stages"]["metrics"]
+    ['mtr', 'mtsat', 't1', 'fa', 'md', 'rd']
+    """
+    known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise unknown_name("preset", name, known, where=where)
+    return parse_section(Preset, read_yaml(PRESETS / f"{name}.yaml"), where=f"preset {name}")
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, section by section.
+
+    Examples
+    --------
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4})
+    {'a': {'b': 3, 'c': 2}, 'd': 4}
+    """
+    both = {k: merged(below[k], above[k]) for k in below.keys() & above.keys() if isinstance(below[k], dict) and isinstance(above[k], dict)}
+    return {**below, **above, **both}
+
+
+def load_config(path: str | Path, *, preset: str | None = None) -> Config:
+    """Read a study file. Relative paths in `data` and `template` are taken from the file's folder; `preset` stands for one that it does not name.
 
     Raises
     ------
@@ -362,7 +420,7 @@ def load_config(path: str | Path) -> Config:
         All with the place in the file, and near names for unknown keys.
     """
     path = Path(path)
-    config = parse_config(read_yaml(path), where=path.name)
+    config = parse_config(read_yaml(path) | ({} if preset is None else {"preset": preset}), where=path.name)
     base = path.resolve().parent
     data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
     template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
@@ -397,6 +455,8 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
     ...
     cohort_engine.errors.UnknownNameError: config: data: expected a known key, found 'derivativs'. Did you mean 'derivatives', 'distinct'?
     """
+    if raw.get("preset"):
+        raw = merged(preset_of(str(raw["preset"]), where=f"{where}: preset").settings, raw)
     config = parse_section(study_model(), raw, where=where)
     for name in config.stages.metrics:
         schema.METRICS.find(name, where=f"{where}: stages.metrics")

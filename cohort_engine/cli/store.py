@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cohort_engine.cli.say import note, require_values, say, show
-from cohort_engine.cli.words import Space, Store, command, is_study, store_of, study_of
+from cohort_engine.cli.words import WORDS, Space, Store, command, is_study, store_of, study_of
 
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on although rows were made with different settings.")]
 Question = Annotated[
@@ -49,6 +49,25 @@ def query(
     if csv not in (None, Path("-")):
         Columns(table).write(csv)
     require_values(table, VALUE, MEAN, why="nobody who was asked about has enough of the region in the image, or their stages are not done (status)")
+
+
+@command()
+def export(
+    store: Store,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the tables into.")],
+    preset: Annotated[str, typer.Option("--preset", help="Whose tables, one of {presets}.", autocompletion=WORDS["presets"])] = "spine-generic",
+) -> None:
+    """Write tables as other software has them, one CSV file a metric and region: for a comparison with published results, line by line."""
+    from cohort_engine.config import preset_of
+    from cohort_engine.query.export import export_tables
+    from cohort_engine.query.reader import CohortReader
+
+    done = export_tables(CohortReader(store_of(store)), preset_of(preset), out)
+    show({"file": list(done.written), "subjects": list(done.written.values())}, str(out))
+    for file, why in done.left.items():
+        note(f"{file}: {why}")
+    for line in _stale(store):
+        note(line)
 
 
 def _stale(store: str) -> list[str]:

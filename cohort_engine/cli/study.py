@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cohort_engine.cli.say import note, say, show
-from cohort_engine.cli.words import WORDS, Log, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
+from cohort_engine.cli.words import WORDS, Log, Preset, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
 
 
 @command()
@@ -99,22 +99,22 @@ def _tell(notes: Sequence[str]) -> None:
 
 
 @command()
-def plan(study: StudyFile) -> None:
+def plan(study: StudyFile, preset: Preset = None) -> None:
     """Print what a build would do: tasks, bytes, memory, missing inputs. Nothing is written, and no cluster is started."""
     from cohort_engine.engine.build import plan as make_plan
 
-    prepared = make_plan(study_of(study))
+    prepared = make_plan(study_of(study, preset=preset))
     say(str(prepared))
     _tell(prepared.notes)
     prepared.validate()
 
 
 @command()
-def build(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> None:
+def build(context: typer.Context, study: StudyFile, preset: Preset = None, quiet: Quiet = False) -> None:
     """Build the cohort, or continue a build that was interrupted."""
     from cohort_engine.engine.build import build as run
 
-    config = study_of(study)
+    config = study_of(study, preset=preset)
     _finish(run(config, events=_screen(quiet), log=_log(context.obj, config.data.store)))
 
 

@@ -44,13 +44,25 @@ def _sources() -> list[str]:
     return list(SOURCES)
 
 
+def _presets() -> list[str]:
+    from cohort_engine.config import PRESETS
+
+    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
 def _clusters() -> list[str]:
     from cohort_engine.engine.clusters import CLUSTERS
 
     return list(CLUSTERS)
 
 
-WORDS: Mapping[str, Callable[[], list[str]]] = {"estimators": _estimators, "spaces": _spaces, "sources": _sources, "clusters": _clusters}
+WORDS: Mapping[str, Callable[[], list[str]]] = {
+    "estimators": _estimators,
+    "spaces": _spaces,
+    "sources": _sources,
+    "clusters": _clusters,
+    "presets": _presets,
+}
 """Name in a help text -> the words that may stand there. They are looked up when a verb's help is shown, so that the list of verbs stays quick."""
 
 
@@ -81,6 +93,10 @@ Space = Annotated[
         help="One of {spaces}; by default that of the least biased value.",
         autocompletion=WORDS["spaces"],
     ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="Settings to begin with, one of {presets}; the study file goes before them.", autocompletion=WORDS["presets"]),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No live progress.")]
 
@@ -115,8 +131,9 @@ def store_of(argument: str) -> str:
     return study_of(argument).data.store if is_study(argument) else argument
 
 
-def study_of(argument: str, *, asked: bool = False) -> Config:
-    """Read a study file. With `asked` a store will do as well: it is a study whose settings are those the store was asked for last.
+def study_of(argument: str, *, asked: bool = False, preset: str | None = None) -> Config:
+    """Read a study file, with the settings of a preset below its own. With `asked` a store will do as well: it is a study whose settings are those
+    the store was asked for last.
 
     Raises
     ------
@@ -126,7 +143,7 @@ def study_of(argument: str, *, asked: bool = False) -> Config:
     from cohort_engine.config import load_config, parse_config
 
     if is_study(argument):
-        return load_config(argument)
+        return load_config(argument, preset=preset)
     if asked:
         from cohort_engine.store import layout
 

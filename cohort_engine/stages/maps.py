@@ -75,7 +75,7 @@ def metric_of(name: str, chosen: MapConfig) -> schema.Metric:
 
 
 def map_image(inputs: StageInput, *, name: str, contrast: schema.Contrast, chosen: MapConfig) -> MetricImage:
-    """Read a map (x, y, z); NaN outside its valid range. Where it is not on the grid of the contrast's cord mask it keeps its own, and that is said."""
+    """Read a map (x, y, z); NaN outside its valid range. On another grid than the contrast's cord mask it keeps its own, and that is said."""
     role, (low, high) = map_role(name), limits(chosen)
     mask, image = inputs.mask(contrast.mask), inputs.volume(role.name)
     require_signal(image, what=role.words)
@@ -117,17 +117,15 @@ def cord_in(image: Volume, mask: Volume, *, what: str, like: str) -> NDArray[np.
     GeometryError
         The image shows nothing of the cord.
     """
-    cord = (
-        np.nan_to_num(sample(mask.data.astype(np.float32), mask.affine, image.grid.world(np.moveaxis(np.indices(image.data.shape, float), 0, -1))))
-        > 0.5
-    )
+    places = image.grid.world(np.moveaxis(np.indices(image.data.shape, float), 0, -1))
+    cord = np.nan_to_num(sample(mask.data.astype(np.float32), mask.affine, places)) > 0.5
     at = image.grid.voxel(mask.grid.world(np.argwhere(mask.data > 0.5).astype(float)))
     seen = float(np.mean(((at > -0.5) & (at < np.asarray(image.data.shape) - 0.5)).all(axis=1))) if len(at) else 0.0
     voxels, size = "x".join(map(str, image.data.shape)), "x".join(f"{s:.3g}" for s in image.grid.spacing)
     if not cord.any():
         raise GeometryError(
-            expected=f"a map that shows the cord of the {like}", found=f"{100 * seen:.0f} % of it in the map's {voxels} voxels of {size} mm", where=what,
-            remedy="Both must be of one scanner space (one session, or registered): check their headers, or name the contrast that the map belongs to.",
+            expected=f"a map that shows the cord ({like})", found=f"{100 * seen:.0f} % of it in {voxels} voxels of {size} mm", where=what,
+            remedy="Both must be of one scanner space (one session, or registered): check their headers, or name the map's own contrast.",
         )  # fmt: skip
     warn(
         f"it has a grid of its own ({voxels} voxels of {size} mm) and shows {100 * seen:.0f} % of the {like}: placed through scanner coordinates",

@@ -99,7 +99,7 @@ def test_a_map_on_a_grid_of_its_own_is_placed_by_the_scanner(run, shape: tuple[i
 def test_a_map_that_shows_nothing_of_the_cord_is_refused(run) -> None:
     away = np.eye(4)
     away[0, 3] = 300
-    with pytest.raises(GeometryError, match="t1 map: expected a map that shows the cord of the cord mask of the MT-on image, found 0 % of it"):
+    with pytest.raises(GeometryError, match=r"t1 map: expected a map that shows the cord \(cord mask of the MT-on image\), found 0 % of it"):
         run(np.ones((6, 6, 3)), away)
 
 
