@@ -68,14 +68,14 @@ def native_fractions(
     return total.astype(np.float32)
 
 
-def tissue_maps(template: Template) -> NDArray[np.float32]:
-    """White matter, grey matter and CSF of a template on its block: (3, bx, by, bz). CSF is that of the atlas where it has some: a ring of 1 mm."""
+def tissue_maps(template: Template, some: slice = slice(None)) -> NDArray[np.float32]:
+    """White matter, grey matter and CSF of a template in slices of its block: (3, bx, by, n). CSF is the atlas's, where it has some: 1 mm."""
     csf = template.csf
     rows = template.atlas.clusters.get("CSF", ())
     if rows:
         csf = np.zeros(template.cord.shape, np.float32)
         csf[packed_index(template)] = np.asarray(template.atlas.weights[list(rows)].sum(axis=0)).ravel()
-    return np.stack([template.wm, template.gm, csf]).astype(np.float32)
+    return np.stack([t[..., some] for t in (template.wm, template.gm, csf)]).astype(np.float32)
 
 
 def tissue_fractions(fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ them at zero and ties them along the cord. Where the image says nothing the map 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,16 @@ from cohort_engine.template.packing import FloatArray, Grid
 
 PRIOR = {
     "shift right": 0.06, "shift forward": 0.06, "turn": 0.03, "width": 0.015, "depth": 0.015, "shear": 0.015,
-    "inside right": 0.20, "inside forward": 0.25, "inside turn": 0.06, "inside width": 0.08, "inside depth": 0.12,
     "triangle": 0.05, "triangle, turned": 0.05, "square": 0.05, "square, turned": 0.05,
+    "inside right": 0.20, "inside forward": 0.25, "inside turn": 0.06, "inside width": 0.08, "inside depth": 0.12,
 }  # fmt: skip
 """Modes and the standard deviation of their amplitudes: mm, radians, or parts of 1; the bends in mm at the outline. Those of the inside were set
 before any result was seen. Those of the outline were at first twice as large; 1, 1/2 and 1/4 of that gave simulated tracts within 0.77, 0.75 and 0.73
 points, and explained a T1w image that was not fitted by 0.752, 0.748 and 0.730: the half leaves the mask more of its say."""
 ALONG = 15.0
 """Distance along the cord (mm) at which the correlation of amplitudes falls to 1/e."""
+INNER = tuple(PRIOR).index("inside right")
+"""Modes from here on move the inside against the outline as the first ones move the whole."""
 RIM = 2.0
 """Depth below the outline (mm) from which on the inside moves as a whole; at the outline it does not move against it."""
 FINE, THICK = 0.45, 1.7
@@ -111,21 +114,23 @@ def refine_map(fitted: TemplateMap, template: Template, image: NDArray[Any], aff
         return None
     section = _Section.of(template, points)
     amplitudes = _amplitudes(points, section)
+    carrier = _Carrier(fitted, template, section, points, affine)
     for _ in range(12):
-        new, area, shift = _moved(fitted, template, section, points, amplitudes, affine)
+        move = carrier.displacement(amplitudes)
+        area, shift = carrier.inside(move)
         folded = area[0] < LEAST_AREA
         if not folded.any():
             break
         amplitudes[folded] *= 0.85
     image, region = points.spread(points.values), points.spread(np.ones(len(points.values))) == 1
-    before, tissues = (points.spread(section.fractions(points, p)) for p in (np.zeros_like(amplitudes), amplitudes))
+    before, tissues = (points.spread(section.fractions(points, at)) for at in (points.at, section.place(points, amplitudes)))
     judged = explained(image, before, region), explained(image, tissues, region)
-    return Refinement(new, *judged, tissues, amplitudes, points.slices, (float(area[0].min()), float(area[1].max())), shift)
+    return Refinement(carrier.carried(move), *judged, tissues, amplitudes, points.slices, (float(area[0].min()), float(area[1].max())), shift)
 
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """Voxels in and around the cord, and the template points of their parts.
+    """Voxels in and around the cord, slice after slice, and the template points of their parts.
 
     node (n,) index into `slices`; at (n, part, 2) fractional block index across; row (n, part) block slice; arc (slice,) along the cord, mm.
     """
@@ -139,6 +144,14 @@ class _Points:
     arc: FloatArray
     at: FloatArray
     row: NDArray[np.int64]
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+        """Voxels and their neighbours along x and along y: for each axis two index arrays into the voxels."""
+        number = np.full(self.shape, -1)
+        number[tuple(self.voxel.T)] = np.arange(len(self.voxel))
+        pairs = ((np.delete(number, -1, axis), np.delete(number, 0, axis)) for axis in (0, 1))
+        return tuple((one[both], other[both]) for one, other in pairs for both in [(one >= 0) & (other >= 0)])
 
     def spread(self, values: FloatArray) -> FloatArray:
         """Put values (n, ...) of the voxels on the image's grid, NaN elsewhere."""
@@ -156,7 +169,7 @@ def _look(fitted: TemplateMap, template: Template, image: NDArray[Any], affine: 
     solid = wanted & (cord >= 0.5)
     middle = np.array([np.median(image[:, :, z][solid[:, :, z]]) if solid[:, :, z].any() else 0.0 for z in range(image.shape[2])])
     wanted[:, :, (wanted.sum(axis=(0, 1)) < FEWEST) | (middle <= 0)] = False
-    voxel = np.argwhere(wanted)
+    voxel = np.argwhere(wanted.transpose(2, 0, 1))[:, [1, 2, 0]]
     slices, node = np.unique(voxel[:, 2], return_inverse=True)
     if len(slices) < 2:
         return None
@@ -179,9 +192,14 @@ def _look(fitted: TemplateMap, template: Template, image: NDArray[Any], affine: 
 
 @dataclass(frozen=True, eq=False)
 class _Section:
-    """The template across: tissues, their derivatives (per mm) and the weight of the inside, (slice, x, y, 3 + 6 + 1), from slice `first` on."""
+    """The template across, from block slice `first` on.
 
-    maps: NDArray[np.float32]
+    tissues (slice, x, y, 3), their derivatives by mm (slice, x, y, 6: along x, then along y) and the weight of the inside (slice, x, y, 1).
+    """
+
+    tissues: NDArray[np.float32]
+    slopes: NDArray[np.float32]
+    inner: NDArray[np.float32]
     first: int
     spacing: FloatArray
     middle: FloatArray
@@ -191,103 +209,116 @@ class _Section:
     def of(cls, template: Template, points: _Points) -> _Section:
         first, last = int(points.row.min()), int(points.row.max()) + 1
         spacing = template.block_grid.spacing[:2]
-        tissues = tissue_maps(template)[..., first:last]
-        slopes = np.gradient(tissues, *spacing, axis=(1, 2))
-        share = np.clip(template_depth(template, first, last) / RIM, 0.0, 1.0)
-        maps = np.concatenate([tissues, *slopes, (share * share * (3 - 2 * share))[None]]).transpose(3, 1, 2, 0)
+        tissues = np.ascontiguousarray(tissue_maps(template, slice(first, last)).transpose(3, 1, 2, 0), np.float32)
+        slopes = np.concatenate(np.gradient(tissues, *spacing.astype(np.float32), axis=(1, 2)), axis=-1)
+        share = np.clip(template_depth(template, first, last) / RIM, 0.0, 1.0).transpose(2, 0, 1)[..., None]
         cord, line = template.cord[..., first:last], [np.arange(n) * s for n, s in zip(template.cord.shape, spacing, strict=False)]
         weight = [cord.sum(axis=(1 - a, 2)) / cord.sum() for a in (0, 1)]
         middle = np.array([(w * x).sum() for w, x in zip(weight, line, strict=True)])
         half = np.array([2 * np.sqrt((w * (x - m) ** 2).sum()) for w, x, m in zip(weight, line, middle, strict=True)])
-        return cls(np.ascontiguousarray(maps, np.float32), first, spacing, middle, half)
+        return cls(tissues, slopes, np.ascontiguousarray(share * share * (3 - 2 * share), np.float32), first, spacing, middle, half)
 
-    def look(self, points: _Points, at: FloatArray) -> NDArray[np.float32]:
-        return _bilinear(self.maps, points.row - self.first, at)
+    def look(self, maps: NDArray[np.float32], points: _Points, at: FloatArray) -> NDArray[np.float32]:
+        return _bilinear(maps, points.row - self.first, at)
 
-    def modes(self, at: FloatArray, inner: NDArray[np.float32]) -> FloatArray:
-        """Displacement (..., mode, 2), mm, of each mode of amplitude 1 at fractional block indices (..., 2)."""
-        x, y = (at[..., a] * self.spacing[a] - self.middle[a] for a in (0, 1))
-        one, none = np.ones_like(x), np.zeros_like(x)
-        z = x / self.half[0] + 1j * y / self.half[1]
-        z = z / np.maximum(np.abs(z) / FARTHEST, 1.0)
-        bends = [c for n in (2, 3) for c in (np.conj(z**n), 1j * np.conj(z**n))]
-        pairs = [
-            (one, none), (none, one), (-y, x), (x, none), (none, y), (y, x),
-            (inner, none), (none, inner), (-y * inner, x * inner), (x * inner, none), (none, y * inner), *((b.real, b.imag) for b in bends),
-        ]  # fmt: skip
-        return np.stack([np.stack(pair, axis=-1) for pair in pairs], axis=-2)
+    def modes(self, at: FloatArray) -> list[tuple[int, int, NDArray[np.float32]]]:
+        """Displacement, mm, of modes of amplitude 1 at fractional block indices (..., 2): mode, axis across, and values (...); others are 0.
+
+        Those of the inside are to be multiplied by its weight.
+        """
+        x, y = ((at[..., a] * self.spacing[a] - self.middle[a]).astype(np.float32) for a in (0, 1))
+        one = np.ones_like(x)
+        moves = [[(0, one)], [(1, one)], [(0, -y), (1, x)], [(0, x)], [(1, y)], [(0, y), (1, x)]]
+        u, v = x / np.float32(self.half[0]), y / np.float32(self.half[1])
+        near = 1 / np.maximum(np.hypot(u, v) / np.float32(FARTHEST), 1)
+        u, v = u * near, v * near
+        square, product = u * u - v * v, u * v
+        for real, imaginary in ((square, 2 * product), (u * square - 2 * v * product, v * square + 2 * u * product)):  # of (u + iv) ** 2 and ** 3
+            moves += [[(0, real), (1, -imaginary)], [(0, imaginary), (1, real)]]
+        moves += moves[: len(PRIOR) - INNER]
+        return [(mode, axis, values) for mode, move in enumerate(moves) for axis, values in move]
+
+    def displacement(self, at: FloatArray, inner: NDArray[np.float32], amplitudes: FloatArray) -> FloatArray:
+        """Displacement (..., 2), mm, at fractional block indices (..., 2) by amplitudes (mode, ...) that broadcast against the places."""
+        out = np.zeros((2, *np.broadcast_shapes(at.shape[:-1], amplitudes.shape[1:])))
+        for mode, axis, values in self.modes(at):
+            out[axis] += values * (amplitudes[mode] * inner if mode >= INNER else amplitudes[mode])
+        return np.moveaxis(out, 0, -1)
 
     def place(self, points: _Points, amplitudes: FloatArray) -> FloatArray:
         """Template index (n, part, 2) that the moved template brings to each point: ``t + v(t)`` is where the point was."""
-        at = points.at
+        at, here = points.at, amplitudes[points.node].T[..., None]
         for _ in range(2):
-            modes = self.modes(at, self.look(points, at)[..., -1])
-            at = points.at - np.einsum("nskc,nk->nsc", modes, amplitudes[points.node]) / self.spacing
+            inner = self.look(self.inner, points, at)[..., 0]
+            at = points.at - self.displacement(at, inner, here) / self.spacing
         return at
 
-    def fractions(self, points: _Points, amplitudes: FloatArray) -> FloatArray:
-        """Tissues (n, 3) of the voxels."""
-        return np.asarray(self.look(points, self.place(points, amplitudes))[..., :3].mean(axis=1), float)
+    def fractions(self, points: _Points, at: FloatArray) -> FloatArray:
+        """Tissues (n, 3) of the voxels whose parts lie at template indices (n, part, 2)."""
+        return np.asarray(self.look(self.tissues, points, at).mean(axis=1), float)
 
-    def slopes(self, points: _Points, amplitudes: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Tissues and the rest (n, 4), and their derivatives (n, 4, mode) by the amplitudes."""
-        at = self.place(points, amplitudes)
-        found = self.look(points, at)
-        by_place = np.stack([found[..., 3:6], found[..., 6:9]], axis=-1)
-        slope = -np.einsum("nstc,nskc->ntk", by_place, self.modes(at, found[..., -1]), optimize=True) / found.shape[1]
-        return with_rest(found[..., :3].mean(axis=1).astype(float)), np.concatenate([slope, -slope.sum(axis=1, keepdims=True)], axis=1)
+    def pull(self, points: _Points, at: FloatArray, value: FloatArray) -> FloatArray:
+        """Differentiate the voxels' grey values by the amplitudes (n, mode), where tissues and the rest have values (n, 4)."""
+        found, step = self.look(self.slopes, points, at), (value[:, :3] - value[:, 3:]).astype(np.float32)
+        rise = [np.einsum("nst,nt->ns", found[..., 3 * a : 3 * a + 3], step) for a in (0, 1)]
+        inner = self.look(self.inner, points, at)[..., 0]
+        out = np.zeros((len(PRIOR), len(at)))
+        for mode, axis, values in self.modes(at):
+            out[mode] -= np.einsum("ns,ns->n", values, rise[axis] * inner if mode >= INNER else rise[axis])
+        return np.asarray(out.T / at.shape[1])
 
 
 def _bilinear(maps: NDArray[Any], row: NDArray[np.int64], at: FloatArray) -> NDArray[Any]:
     """Values (..., channel) of maps (slice, x, y, channel) at slices (...) and fractional indices (..., 2), clipped to the maps."""
     size = maps.shape[1:3]
     at = np.clip(at, 0, np.asarray(size) - 1.001)
-    low = np.floor(at).astype(int)
+    low = at.astype(int)
     x, y = ((at - low)[..., a, None].astype(maps.dtype) for a in (0, 1))
     flat, here = maps.reshape(-1, maps.shape[-1]), (row * size[0] + low[..., 0]) * size[1] + low[..., 1]
-    near, far = flat[here] * (1 - y) + flat[here + 1] * y, flat[here + size[1]] * (1 - y) + flat[here + size[1] + 1] * y
-    return np.asarray(near * (1 - x) + far * x)
+    near, far = (a + (b - a) * y for a, b in ((flat[here], flat[here + 1]), (flat[here + size[1]], flat[here + size[1] + 1])))
+    return np.asarray(near + (far - near) * x)
 
 
 def _amplitudes(points: _Points, section: _Section) -> FloatArray:
     """Amplitudes (slice, mode) of greatest posterior probability."""
     deviation = np.array(list(PRIOR.values()))
     within, between = _chain(points.arc)
-    p: FloatArray = np.zeros((len(points.slices), len(deviation)))
-    rows = [np.flatnonzero(points.node == k) for k in range(len(points.slices))]
+    node, count = points.node, np.bincount(points.node)
+    first = np.r_[0, np.cumsum(count)[:-1]]
+    p: FloatArray = np.zeros((len(count), len(deviation)))
     weight: FloatArray = np.ones(len(points.values))
-    noise: FloatArray = np.ones(len(rows))
+    noise: FloatArray = np.ones(len(count))
     usual: FloatArray = np.zeros(4)
     spread: FloatArray = np.full(4, np.inf)
     effective = 1.0
+
+    def total(a: FloatArray, b: FloatArray) -> FloatArray:
+        """Sum over the voxels of each slice of the products of a (n, i) and b (n, j): (slice, i, j)."""
+        return np.stack([a[k : k + n].T @ b[k : k + n] for k, n in zip(first, count, strict=True)])
+
     for _ in range(STEPS):
-        design, slope = section.slopes(points, p)
-        value, error = np.empty((len(rows), 4)), np.empty((len(rows), 4))
-        for k, r in enumerate(rows):
-            squares = (design[r].T * weight[r]) @ design[r] + 1e-6 * np.eye(4)
-            held = noise[k] / effective / spread**2
-            value[k] = np.linalg.solve(squares + np.diag(held), (design[r].T * weight[r]) @ points.values[r] + held * usual)
-            error[k] = np.diag(np.linalg.inv(squares))
-        left = points.values - (design * value[points.node]).sum(axis=1)
-        own = np.array([(weight[r] * left[r] ** 2).sum() / max(len(r) - 4, 1) for r in rows])
-        count = np.array([len(r) for r in rows])
+        at = section.place(points, p)
+        design = with_rest(section.fractions(points, at))
+        squares: FloatArray = total(design * weight[:, None], design) + 1e-6 * np.eye(4)
+        held = (noise / effective)[:, None] / spread**2
+        right = total(design * weight[:, None], points.values[:, None])[..., 0] + held * usual
+        value: FloatArray = np.linalg.solve(squares + held[:, None] * np.eye(4), right[..., None])[..., 0]
+        error = np.diagonal(np.linalg.inv(squares), axis1=1, axis2=2)
+        left = points.values - (design * value[node]).sum(axis=1)
+        own = np.add.reduceat(weight * left**2, first) / np.maximum(count - 4, 1)
         noise = np.maximum((own * count + np.median(own) * POOLED) / (count + POOLED), 1e-12)
-        weight = (HEAVY + 1) / (HEAVY + left**2 / noise[points.node])
-        effective = _effective(points, left * np.sqrt(weight / noise[points.node]))
-        error *= noise[:, None] / effective
-        usual, spread = _usual(value, error)
-        block, rhs = np.empty((len(rows), len(deviation), len(deviation))), np.empty_like(p)
-        for k, r in enumerate(rows):
-            w = weight[r] * effective / noise[k]
-            by = slope[r].transpose(0, 2, 1) @ value[k]
-            cross = (by.T * w) @ design[r]
-            squares = (design[r].T * w) @ design[r] + np.diag(1 / spread**2)
-            block[k] = (by.T * w) @ by - cross @ np.linalg.solve(squares, cross.T) + np.diag(within[k] / deviation**2)
-            pull = within[k] * p[k]
-            pull += between[k - 1] * p[k - 1] if k else 0.0
-            pull += between[k] * p[k + 1] if k < len(between) else 0.0
-            rhs[k] = by.T @ (w * left[r]) - pull / deviation**2
-        p += np.clip(_solve_chain(block, between[:, None] / deviation**2, rhs), -deviation, deviation)
+        weight = (HEAVY + 1) / (HEAVY + left**2 / noise[node])
+        effective = _effective(points, left * np.sqrt(weight / noise[node]))
+        usual, spread = _usual(value, error * noise[:, None] / effective)
+        by, w = section.pull(points, at, value[node]), (weight * effective / noise[node])[:, None]
+        cross = total(by * w, design)
+        squares = total(design * w, design) + np.diag(1 / spread**2)
+        block = total(by * w, by) - cross @ np.linalg.solve(squares, cross.transpose(0, 2, 1)) + within[:, None, None] * np.diag(deviation**-2)
+        tied = within[:, None] * p
+        tied[1:] += between[:, None] * p[:-1]
+        tied[:-1] += between[:, None] * p[1:]
+        step = _solve_chain(block, between[:, None] / deviation**2, total(by * w, left[:, None])[..., 0] - tied / deviation**2)
+        p += np.clip(step, -deviation, deviation)
     return p
 
 
@@ -301,12 +332,9 @@ def _usual(value: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray
 
 def _effective(points: _Points, residual: FloatArray) -> float:
     """Independent voxels' worth of a voxel, by the in-plane correlation of neighbouring residuals (n,)."""
-    image = np.full((*points.shape[:2], len(points.slices)), np.nan)
-    image[points.voxel[:, 0], points.voxel[:, 1], points.node] = residual
     share = 1.0
-    for axis in (0, 1):
-        ahead, behind = np.delete(image, 0, axis), np.delete(image, -1, axis)
-        r = float(np.clip(np.nanmean(ahead * behind) / np.nanmean(image**2), 0.0, 0.9))
+    for one, other in points.neighbours:
+        r = float(np.clip((residual[one] * residual[other]).mean() / (residual**2).mean(), 0.0, 0.9))
         share *= (1 - r) / (1 + r)
     return share
 
@@ -346,27 +374,47 @@ def _solve_chain(blocks: FloatArray, links: FloatArray, right: FloatArray) -> Fl
     return out
 
 
-def _moved(
-    fitted: TemplateMap, template: Template, section: _Section, points: _Points, amplitudes: FloatArray, affine: FloatArray
-) -> tuple[TemplateMap, FloatArray, float]:
-    """Carry the template map along: the map, smallest and largest area change (2, slice of the image), and the largest displacement (mm)."""
-    slab, first = fitted.slab()
-    into = np.linalg.inv(np.asarray(affine, float))[2]
-    level = slab @ into[:3] + into[3]
-    room = int(np.ceil(2.0 / section.spacing.min()))
-    wide = np.pad(slab, [(room, room), (room, room), (0, 0), (0, 0)], mode="reflect", reflect_type="odd").transpose(2, 0, 1, 3).copy()
-    at = np.moveaxis(np.indices(slab.shape[:2], float), 0, -1)
-    out, area, shift = np.full_like(fitted.block, np.nan), np.ones((2, len(points.slices))), 0.0
-    for k in range(slab.shape[2]):
-        held = section.maps[np.clip(first + k - section.first, 0, len(section.maps) - 1), ..., -1]
-        here = np.stack([np.interp(level[:, :, k], points.slices, mode) for mode in amplitudes.T], axis=-1)
-        v = np.einsum("xykc,xyk->xyc", section.modes(at, held), here)
-        out[:, :, first + k] = _bilinear(wide, np.array(k), at + v / section.spacing + room)
-        inside = template.cord[:, :, first + k] >= 0.5
-        if inside.any():
-            change = area_change(v, section.spacing)[inside]
-            shift = max(shift, float(np.hypot(*v[inside].T).max()))
-            near = np.argmin(np.abs(points.slices - level[:, :, k][inside].mean()))
-            area[:, near] = min(area[0, near], change.min()), max(area[1, near], change.max())
-    out[:, :, ~fitted.covered] = np.nan
-    return TemplateMap(out, fitted.quality), area, shift
+class _Carrier:
+    """Carries a template map along by the modes of the image's slices."""
+
+    def __init__(self, fitted: TemplateMap, template: Template, section: _Section, points: _Points, affine: FloatArray) -> None:
+        self.fitted, self.section, self.slices = fitted, section, points.slices
+        self.slab, self.first = fitted.slab()
+        rows = self.first + np.arange(self.slab.shape[2])
+        into = np.linalg.inv(np.asarray(affine, float))[2]
+        self.level = np.clip(self.slab @ into[:3] + into[3], self.slices[0], self.slices[-1])
+        self.inner = section.inner[np.clip(rows - section.first, 0, len(section.inner) - 1), ..., 0].transpose(1, 2, 0)
+        self.at = np.moveaxis(np.indices(self.slab.shape[:2], float), 0, -1)
+        cord = template.cord[:, :, rows] >= 0.5
+        self.window = tuple(slice(max(int(i.min()) - 1, 0), int(i.max()) + 2) for i in np.nonzero(cord.any(axis=2)))
+        self.cord, level = cord[self.window], self.level[self.window]
+        middle = (level * self.cord).sum(axis=(0, 1)) / np.maximum(self.cord.sum(axis=(0, 1)), 1)
+        self.nearest = np.abs(self.slices - middle[:, None]).argmin(axis=1)
+
+    def displacement(self, amplitudes: FloatArray) -> NDArray[np.float32]:
+        """Displacement (x, y, block slice, 2), mm, by amplitudes (slice of the image, mode), linear between the slices."""
+        every = np.arange(self.slices[0], self.slices[-1] + 1)
+        here = np.stack([np.interp(every, self.slices, mode) for mode in amplitudes.T])[:, None, None]
+        whole, both = (self.section.displacement(self.at[:, :, None], np.full((), w, np.float32), here).astype(np.float32) for w in (0, 1))
+        low = np.minimum((self.level - every[0]).astype(int), max(len(every) - 2, 0))
+        part = (self.level - every[0] - low).astype(np.float32)[..., None]
+        x, y = (i[..., None] for i in np.indices(low.shape[:2], sparse=True))
+        whole, inner = (near + (far - near) * part for near, far in ((v[x, y, low], v[x, y, low + 1]) for v in (whole, both - whole)))
+        return np.asarray(whole + self.inner[..., None] * inner)
+
+    def inside(self, move: NDArray[np.float32]) -> tuple[FloatArray, float]:
+        """Smallest and largest area change in the cord (2, slice of the image), and the largest displacement there, mm."""
+        change, area = area_change(move[self.window], self.section.spacing), np.ones((2, len(self.slices)))
+        for out, extreme in ((area[0], np.minimum), (area[1], np.maximum)):
+            extreme.at(out, self.nearest, extreme.reduce(np.where(self.cord, change, 1.0), axis=(0, 1)))
+        return area, float(np.hypot(*move[self.window][self.cord].T).max())
+
+    def carried(self, move: NDArray[np.float32]) -> TemplateMap:
+        """Look up the map where the template was moved to."""
+        room = int(np.ceil(2.0 / self.section.spacing.min()))
+        wide = np.pad(self.slab, [(room, room), (room, room), (0, 0), (0, 0)], mode="reflect", reflect_type="odd").transpose(2, 0, 1, 3).copy()
+        out = np.full_like(self.fitted.block, np.nan)
+        for k in range(len(wide)):
+            out[:, :, self.first + k] = _bilinear(wide[k : k + 1], np.array(0), self.at + move[:, :, k] / self.section.spacing + room)
+        out[:, :, ~self.fitted.covered] = np.nan
+        return TemplateMap(out, self.fitted.quality)

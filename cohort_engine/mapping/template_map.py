@@ -85,7 +85,7 @@ class TemplateMap:
         known = np.flatnonzero(self.covered)
         first, last = int(known[0]), int(known[-1]) + 1
         held = self.covered[first:last]
-        return bridge(self.block[:, :, first:last][:, :, held].astype(float), held, axis=2), first
+        return np.ascontiguousarray(bridge(self.block[:, :, first:last][:, :, held].astype(float), held, axis=2)), first
 
     @property
     def covered(self) -> NDArray[np.bool_]:
