@@ -47,7 +47,8 @@ def fit_cord(
         levels = level_axis(own, landmarks, template)
     else:
         levels = transfer(level_axis(centreline_from_mask(labelled.data, labelled.affine, what=labelled_what), landmarks, template), own)
-    fitted = fit_template_map(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    likely = image is not None and grey is None
+    fitted = fit_template_map(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, likely=likely, seed=seed, what=what)
     return fitted if image is None else by_image(fitted, image, cord, template)
 
 

@@ -54,7 +54,7 @@ def positions(anat: Path, template):
     landmarks = landmarks_from_labels(points.data, points.affine, kind="disc", what="discs")
     levels = level_axis(centreline_from_mask(t2w.data, t2w.affine, what="cord mask of T2w"), landmarks, template)
     own = centreline_from_mask(cord.data, cord.affine, what="cord mask")
-    fitted = fit_template_map(cord.data, cord.affine, transfer(levels, own), template, what="cord mask")
+    fitted = fit_template_map(cord.data, cord.affine, transfer(levels, own), template, likely=True, what="cord mask")
     on = read_volume(anat / f"MTS/{PREFIX}acq-MTon_MTS.nii.gz", what="MT-on image")
     return {"mask": fitted.packed(template), "refined": by_image(fitted, on, cord, template).packed(template)}
 

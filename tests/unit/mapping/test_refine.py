@@ -35,7 +35,9 @@ def scanned(cord):
         t2w, mask, points, on = (images[k] for k in ("t2w_mask", "mt_mask", "t2w_landmarks", "mt_on"))
         marks = landmarks_from_labels(points.data, points.affine, kind="disc", what="landmarks")
         levels = level_axis(centreline_from_mask(t2w.data, t2w.affine, what="mask"), marks, cord)
-        fitted = fit_template_map(mask.data, mask.affine, transfer(levels, centreline_from_mask(mask.data, mask.affine, what="mask")), cord)
+        fitted = fit_template_map(
+            mask.data, mask.affine, transfer(levels, centreline_from_mask(mask.data, mask.affine, what="mask")), cord, likely=True
+        )
         return subject, fitted, refine_map(fitted, cord, on.data, on.affine, mask.data)
 
     patients = {"aside": Patient(inside=ASIDE), "plain": Patient(), "pressed": Patient(press=Press(left=0.7, wider=1.1, dent=0.6), inside=ASIDE)}
