@@ -43,12 +43,27 @@ def study(tree):
 
 def test_who_has_what(study):
     assert len(study) == 267
-    assert study.present()["present"].to_dict() == {
+    assert {role: n for role, n in study.present()["present"].items() if n} == {
         "T2w image": 267, "cord mask of the T2w image": 267, "vertebral landmarks of the T2w image": 267,
         "MT-on image": 259, "MT-off image": 259, "cord mask of the MT-on image": 259, "vertebral landmarks of the MT-on image": 243,
+        "T1w image of the MT protocol": 254, "sidecar of the MT-on image": 259, "sidecar of the MT-off image": 259,
+        "sidecar of the T1w image of the MT protocol": 254, "diffusion series": 267, "b-values of the diffusion series": 267, "directions of the diffusion series": 267,
+        "sidecar of the diffusion series": 267, "cord mask of the mean diffusion-weighted image": 260,
+        "vertebral landmarks of the mean diffusion-weighted image": 243,
     }  # fmt: skip
     assert len(study.missing([schema.T2W, schema.MT_ON, schema.MT_OFF, MASK, MT_MASK])) == 8
-    assert study.told() == ["column software_versions: numbers and text (first 5.3): taken as text"]
+    told = study.told()
+    assert told[-1] == "column software_versions: numbers and text (first 5.3): taken as text"
+    assert all(": diffusion series: took " in line for line in told[:-1])
+
+
+def test_what_is_taken_of_several_diffusion_images(study):
+    """Averages that scanners made are left alone, a b0 without gradients gives way, and of three equal runs the first is taken."""
+    notes = study.notes[study.notes["role"] == schema.DWI]["note"]
+    print(notes.value_counts().to_string())
+    assert notes.str.contains(r"rec-average_dwi.nii.gz \(made by the scanner", regex=True).sum() == 263
+    assert notes.str.contains(r"acq-b0_dwi.nii.gz \(without gradients\)", regex=True).sum() == 22
+    assert (notes == "took run-01_dwi.nii.gz of 3; left out: run-02_dwi.nii.gz, run-03_dwi.nii.gz").sum() == 3
 
 
 def test_256_subjects_also_have_one_diffusion_series(study, tree):
@@ -80,7 +95,7 @@ def test_covariates(study):
     assert (s["date_of_scan"] == "").sum() == 32
     assert s["age"].notna().all()
     assert s["height"].isna().sum() == 2
-    assert np.isnan(s["field_strength"]).sum() == 12
+    assert np.isnan(s["field_strength"]).sum() == 11  # of one more the diffusion series says it
     assert set(s["field_strength"].dropna()) == {3.0}
 
 

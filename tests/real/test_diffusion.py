@@ -6,12 +6,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cohort_engine import schema
 from cohort_engine.config import parse_config
+from cohort_engine.cord.centreline import centreline_from_mask
+from cohort_engine.cord.segment import segment
 from cohort_engine.engine.build import BuildReport, build
+from cohort_engine.engine.status import status
+from cohort_engine.io.gradients import Gradients, read_gradients
+from cohort_engine.io.volume import Volume, decode_series, read_mask, read_raw, write_volume
+from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.single.dti import fit_series, tangents
+from cohort_engine.single.moco import mean_of
+from cohort_engine.store.records import made_url
 from cohort_engine.store.verify import verify
+from cohort_engine.template.base import Template
 
 pytestmark = pytest.mark.real
 
@@ -20,11 +32,19 @@ SESSION = {
     "anat/sub-1_flip-1_mt-off_MTS.nii.gz": "errsm_23/mt/mt0.nii.gz", "dwi/sub-1_dwi.nii.gz": "errsm_23/dmri/dmri.nii.gz",
     "dwi/sub-1_dwi.bval": "errsm_23/dmri/bvals.txt", "dwi/sub-1_dwi.bvec": "errsm_23/dmri/bvecs.txt",
 }  # fmt: skip
-WORDS = ("moco_dwi", "tensor_dwi", "dwi_", "fa_", "segment_dwi")
 LABELS = {
     "anat/sub-1_T2w_label-SC_desc-manual_seg.nii.gz": "errsm_23/t2/t2_manual_segmentation.nii.gz",
     "anat/sub-1_T2w_label-body_dlabel.nii.gz": "errsm_23/t2/t2_landmarks_C2_T2_center.nii.gz",
 }  # fmt: skip
+ALONE = {name: source.replace("errsm_23", "sct_019") for name, source in SESSION.items() if name.startswith("dwi")}
+METRICS = ("mtr", "fa", "md", "ad", "rd")
+PUBLISHED = {"C2": 0.827, "C3": 0.820, "C4": 0.807, "C5": 0.802}
+"""White matter FA of sct_019 by SCT, estimator map."""
+TRACTS = {"WM left lateral corticospinal tract": 0.767, "WM right lateral corticospinal tract": 0.769}
+"""Lateral corticospinal tracts there, all slices but the lowest two, estimator wa."""
+SLICES = slice(2, 15)
+NEAR = 0.03
+LEVELS = ["C2", "C3", "C4", "C5"]
 
 
 def link(files: dict[str, str], data: Path, folder: Path) -> None:
@@ -44,23 +64,141 @@ def make(root: Path, data: Path, stages: dict[str, Any]) -> BuildReport:
     }))  # fmt: skip
 
 
+def in_the_middle(root: Path, template: Template) -> None:
+    """Landmarks of a slab without T2w image: the levels of which values were published, C2 to C5 (69 mm of 75), lie in its middle."""
+    scan, gradients = raw(root)
+    found = segment(mean_of(scan.data, ~gradients.b0), scan.affine)
+    line = centreline_from_mask(found.mask, scan.affine, what="mean diffusion-weighted image")
+    height = template.landmarks[schema.DISC]
+    middle = (height[2] + height[6]) / 2
+    numbers = np.array([3, 4, 5])
+    places = line.position(line.length / 2 + np.array([height[n] - middle for n in numbers]))
+    points = np.zeros(found.mask.shape, np.uint8)
+    points[tuple(np.rint(scan.grid.voxel(places)).astype(int).T)] = numbers
+    folder = root / "derivatives/labels/sub-1/dwi"
+    folder.mkdir(parents=True)
+    write_volume(folder / "sub-1_dwi_label-discs_dlabel.nii.gz", scan.with_data(points))
+
+
+def raw(root: Path) -> tuple[Volume, Gradients]:
+    """The series of a study as it was scanned."""
+    base = root / "sub-1/dwi/sub-1_dwi"
+    scan = decode_series(read_raw(f"{base}.nii.gz", what="series"), what="series")
+    return scan, read_gradients(f"{base}.bval", f"{base}.bvec", scan)
+
+
+def made(report: BuildReport, role: str) -> str:
+    return made_url(report.url, 0, role)
+
+
 @pytest.fixture(scope="module")
 def session(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
     root = tmp_path_factory.mktemp("session") / "study"
     link(SESSION, real_data, root)
     link(LABELS, real_data, root / "derivatives/labels")
     start = time.process_time()
-    report = make(root, real_data, {"metrics": ["mtr", "fa", "md", "ad", "rd"], "shape": {"source": "t2w"}})
-    print(f"\nT2w, MT and DWI of one person: {time.process_time() - start:.1f} s of processor time")
+    report = make(root, real_data, {"metrics": list(METRICS), "shape": {"source": "t2w"}})
+    print(f"\nerrsm_23, T2w, MT and DWI of one person: {time.process_time() - start:.1f} s of processor time")
     return report
 
 
+@pytest.fixture(scope="module")
+def slab(real_data: Path, pam50: Template, tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    """Diffusion alone, and the atlas in the image as SCT has it."""
+    root = tmp_path_factory.mktemp("slab") / "study"
+    link(ALONE, real_data, root)
+    in_the_middle(root, pam50)
+    return make(root, real_data, {"metrics": ["fa", "md"], "reduce": {"native": schema.INTERPOLATE, "estimators": ["map", "wa"]}})
+
+
+@pytest.fixture(params=["session", "slab"])
+def built(request: pytest.FixtureRequest) -> tuple[BuildReport, Path]:
+    report = request.getfixturevalue(request.param)
+    return report, Path(report.url).parent / "study"
+
+
+# --- the whole chain ------------------------------------------------------------------------------------------------------
 def test_the_whole_chain_in_one_build(session: BuildReport) -> None:
+    """MTR and FA of each tract and level in one store, and the area beside them."""
     assert session.exit_code == 0, session.failures.to_string()
     assert [str(p) for p in verify(session.url)] == []
     ds = open_cohort(session.url)
-    told = {str(n): round(float(v[0]), 3) for n, v in ds.data_vars.items() if v.dims == ("subject",) and str(n).startswith(WORDS)}
-    print(told)
-    for metric in ("mtr", "fa", "md", "ad", "rd"):
-        cells = ds.cohort.frame(metric, ["white matter", "gray matter"], ["C2", "C3", "C4"])
+    frames = {m: ds.cohort.frame(m, ["white matter", "gray matter"], LEVELS) for m in METRICS}
+    for metric, cells in frames.items():
         print(metric, cells[["level", "region", "value", "std", "coverage"]].to_string(index=False), sep="\n")
+    print("area", ds["area"].sel(level=LEVELS).to_numpy().round(1))
+    c3 = {m: f[f["level"] == "C3"].set_index("region")["value"] for m, f in frames.items()}
+    assert 0.6 <= c3["fa"]["white matter"] <= 0.85
+    assert c3["fa"]["gray matter"] < c3["fa"]["white matter"]
+    assert 0.7 <= c3["md"]["white matter"] <= 1.3
+    assert c3["rd"]["white matter"] < c3["md"]["white matter"] < c3["ad"]["white matter"]
+    assert 30 <= c3["mtr"]["white matter"] <= 45
+    tracts = ds.cohort.frame("fa", list(TRACTS), ["C3"])["value"]
+    assert tracts.between(0.6, 0.95).all()
+
+
+def test_levels_beyond_the_series_are_missing(session: BuildReport) -> None:
+    """Nine slices of 5 mm end above C5; the levels of its image come from T2w, through scanner coordinates."""
+    cells = open_cohort(session.url).cohort.frame("fa", "white matter", ["C5", "C7"])
+    assert cells["value"].isna().all()
+    assert (cells["coverage"] < 0.1).all()
+
+
+def test_motion_is_in_the_store_and_lost_slices_are_told_by_name(session: BuildReport) -> None:
+    ds = open_cohort(session.url)
+    flags = ds["motion_dwi_flag"][0].to_numpy()
+    assert flags.shape == (34, 9)
+    assert ds["motion_dwi_shift"].shape == (1, 34, 9, 2)
+    lost = ((flags & schema.LOST) > 0).sum()
+    notes = status(session.url).notes
+    told = notes[notes["stage"] == "moco_dwi"]
+    print(told["note"].tolist())
+    assert bool(lost) == (not told.empty)
+    assert (told["name"] == "sub-1").all()
+
+
+# --- against what was published -------------------------------------------------------------------------------------------
+def test_white_matter_fa_is_that_of_sct(slab: BuildReport) -> None:
+    """As SCT has the atlas in the image (`reduce.native: interpolate`); how it is by default is printed."""
+    assert slab.exit_code == 0, slab.failures.to_string()
+    cells = open_cohort(slab.url).cohort.frame("fa", "white matter", LEVELS, estimator="map", space="native").set_index("level")
+    print(cells[["value", "se", "coverage"]].assign(published=PUBLISHED).to_string())
+    assert (cells["value"] - cells.index.map(PUBLISHED)).abs().max() <= NEAR
+
+
+def test_corticospinal_tracts_are_those_of_sct(slab: BuildReport) -> None:
+    cells = open_cohort(slab.url).cohort.frame("fa", list(TRACTS), ["C2:C5"], estimator="wa", space="native").set_index("region")
+    print(cells[["value", "coverage"]].assign(published=TRACTS).to_string())
+    assert (cells["value"] - cells.index.map(TRACTS)).abs().max() <= NEAR
+
+
+# --- before and after -------------------------------------------------------------------------------------------------------
+def test_fibres_follow_the_cord(built: tuple[BuildReport, Path]) -> None:
+    report, _ = built
+    tensor = decode_series(read_raw(made(report, schema.DWI_TENSOR), what="tensor"), what="tensor")
+    cord = read_mask(made(report, schema.DWI_MASK), what="mask").data > 0.5
+    e1 = np.stack([tensor.data[cord][:, CHANNELS.index(f"e1_{a}")] for a in "xyz"], axis=1)
+    reliable = tensor.data[cord][:, CHANNELS.index("reliable")] > 0
+    cosine = np.abs((e1 * tangents(cord, tensor.affine, np.argwhere(cord))).sum(axis=1))
+    print(
+        f"mean |cos| of e1 with the cord: {np.nanmean(cosine):.3f} of all voxels, {cosine[reliable].mean():.3f} of the {reliable.mean():.0%} reliable"
+    )
+    assert np.nanmean(cosine) >= 0.95
+
+
+def test_motion_correction_lowers_variance_and_residual(built: tuple[BuildReport, Path]) -> None:
+    report, root = built
+    scan, gradients = raw(root)
+    series = decode_series(read_raw(made(report, schema.DWI_MOCO), what="series"), what="series")
+    mask = read_mask(made(report, schema.DWI_MASK), what="mask")
+    cord = mask.data > 0.5
+    kept = np.where(np.isfinite(series.data), scan.data, np.nan)  # both without the slices that were lost
+    found = {}
+    for name, data in (("before", kept), ("after", series.data)):
+        values = data[cord]
+        parts = {"b0": values[:, gradients.b0], "weighted": values[:, ~gradients.b0]}
+        found[name] = {kind: float(np.mean(np.nanvar(part, 1) / np.nanmean(part, 1) ** 2)) for kind, part in parts.items()}
+        found[name]["residual"] = fit_series(scan.with_data(data), gradients, mask).quality["residual"]
+        print(name, {k: round(v, 4) for k, v in found[name].items()}, "(relative variance over volumes; residual of the tensor, percent of S0)")
+    assert found["after"]["b0"] < found["before"]["b0"]
+    assert found["after"]["residual"] <= found["before"]["residual"]
