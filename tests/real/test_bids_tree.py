@@ -47,7 +47,8 @@ def test_who_has_what(study):
         "T2w image": 267, "cord mask of the T2w image": 267, "vertebral landmarks of the T2w image": 267,
         "MT-on image": 259, "MT-off image": 259, "cord mask of the MT-on image": 259, "vertebral landmarks of the MT-on image": 243,
         "T1w image of the MT protocol": 254, "sidecar of the MT-on image": 259, "sidecar of the MT-off image": 259,
-        "sidecar of the T1w image of the MT protocol": 254, "diffusion series": 267, "b-values of the diffusion series": 267, "directions of the diffusion series": 267,
+        "sidecar of the T1w image of the MT protocol": 254,
+        "diffusion series": 267, "b-values of the diffusion series": 267, "directions of the diffusion series": 267,
         "sidecar of the diffusion series": 267, "cord mask of the mean diffusion-weighted image": 260,
         "vertebral landmarks of the mean diffusion-weighted image": 243,
     }  # fmt: skip
