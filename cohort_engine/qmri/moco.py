@@ -36,6 +36,8 @@ ODD_EVEN = 0.15
 """Half the distance of odd and even slices from which on motion counts as interleaved, mm."""
 STEP = 1.5
 """Largest displacement that one round may add, mm."""
+ALONE = 0.15
+"""Displacement of a slice of a volume that no other slice shares, standard deviation, mm."""
 STRETCH = 0.02
 """Standard deviation of stretch and shear, prior."""
 _TINY = 1e-12
@@ -225,7 +227,7 @@ def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, 
     own, drift, every = np.eye(nt), exponential(t, memory), np.ones((nt, nt))
     flat, near = np.ones((len(z), len(z))), squared_exponential(z, length)
     shift = [
-        Term(every, 4.0**2 * flat + 1.0**2 * near), Term(drift, 1.5**2 * flat + 0.5**2 * near), Term(own, 1.0**2 * flat + 0.4**2 * near),
+        Term(every, 4.0**2 * flat + 1.0**2 * near), Term(drift, 1.5**2 * flat + 0.5**2 * near), Term(own, 1.0**2 * flat + 0.4**2 * near + ALONE**2 * np.eye(len(z))),
     ]  # fmt: skip
     if parity > 0:
         shift.append(Term(own, parity**2 * _odd_or_even(z) * squared_exponential(z, 4 * length)))

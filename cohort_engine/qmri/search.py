@@ -15,6 +15,8 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
 JUMP = 2.0
 """A displacement against the volumes around that counts as a jump, mm."""
+OFTEN = 4.5
+"""Times the usual displacement between volumes that a jump must exceed as well: a restless person moves all the time."""
 SURE = 8.0
 """Log-likelihood by which a volume's place must stand out from places further away than `JUMP`."""
 VOID = 0.6
@@ -131,13 +133,18 @@ def jumps_of(shift: FloatArray) -> FloatArray:
 
 
 def steps_of(shift: FloatArray) -> BoolArray:
-    """Volumes and slices (t, z) that jump: away for a moment, or to a new place for longer."""
+    """Volumes and slices (t, z) that jump, away for a moment or to a new place for longer, by more than `JUMP` and than what is usual in the series."""
     usual = _running_median(shift)
-    away = np.linalg.norm(shift - usual, axis=-1) > JUMP
+    away = _unusual(shift - usual)
     calm = np.where(away[..., None], usual, shift)
     step = np.zeros_like(away)
-    step[1:] = np.linalg.norm(np.diff(calm, axis=0), axis=-1) > JUMP
+    step[1:] = _unusual(np.diff(calm, axis=0))
     return np.asarray(away | step)
+
+
+def _unusual(move: FloatArray) -> BoolArray:
+    size = np.linalg.norm(move, axis=-1)
+    return np.asarray(size > max(JUMP, OFTEN * float(np.median(size)))) if size.size else np.zeros(size.shape, bool)
 
 
 def _running_median(values: FloatArray, radius: int = 2) -> FloatArray:
