@@ -226,9 +226,8 @@ def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, 
     t = np.arange(nt, dtype=float)
     own, drift, every = np.eye(nt), exponential(t, memory), np.ones((nt, nt))
     flat, near = np.ones((len(z), len(z))), squared_exponential(z, length)
-    shift = [
-        Term(every, 4.0**2 * flat + 1.0**2 * near), Term(drift, 1.5**2 * flat + 0.5**2 * near), Term(own, 1.0**2 * flat + 0.4**2 * near + ALONE**2 * np.eye(len(z))),
-    ]  # fmt: skip
+    shift = [Term(every, 4.0**2 * flat + 1.0**2 * near), Term(drift, 1.5**2 * flat + 0.5**2 * near)]
+    shift.append(Term(own, 1.0**2 * flat + 0.4**2 * near + ALONE**2 * np.eye(len(z))))
     if parity > 0:
         shift.append(Term(own, parity**2 * _odd_or_even(z) * squared_exponential(z, 4 * length)))
     bent = [Term(own, STRETCH**2 * (flat + squared_exponential(z, 2 * length)))]

@@ -133,7 +133,7 @@ def jumps_of(shift: FloatArray) -> FloatArray:
 
 
 def steps_of(shift: FloatArray) -> BoolArray:
-    """Volumes and slices (t, z) that jump, away for a moment or to a new place for longer, by more than `JUMP` and than what is usual in the series."""
+    """Volumes and slices (t, z) that jump, for a moment or for longer, by more than `JUMP` and than what is usual in the series."""
     usual = _running_median(shift)
     away = _unusual(shift - usual)
     calm = np.where(away[..., None], usual, shift)
