@@ -30,6 +30,8 @@ LEVELS = (2.5, 2.5, 1.5, 1.5, 1.0, 0.7, 0.7, 0.7)
 BEND, SLOPE, ALONG = 0.8, 2.0, 2.0
 """What is expected of the field: standard deviation of its second and first difference between knots, and of its second difference between slices
 5 mm apart, mm."""
+AGAINST = 0.5
+"""Standard deviation of the motion of a slice across phase encoding about that of all, mm."""
 STEPPING = 2.0
 """Standard deviation of the first difference between slices 5 mm apart in the search, mm."""
 STEEPEST = 0.8
@@ -88,10 +90,14 @@ def estimate_distortion(
     forward, backward, weight, spacing = (np.asarray(a, float) for a in (forward, backward, weight, spacing))
     _check(forward, backward, weight, axis)
     if axis == 0:
-        turned = (np.swapaxes(a, 0, 1) for a in (forward, backward, weight))
-        return np.swapaxes(estimate_distortion(*turned, spacing[[1, 0, 2]], axis=1, largest=largest), 0, 1)
-    pair = [np.moveaxis(np.nan_to_num(a), 2, 0) for a in (forward, backward)]
-    weight = np.moveaxis(weight, 2, 0)
+        first, second, where = (np.swapaxes(a, 0, 1) for a in (forward, backward, weight))
+        return np.swapaxes(estimate_distortion(first, second, where, spacing[[1, 0, 2]], axis=1, largest=largest), 0, 1)
+    margin = np.ceil(np.array([ASIDE + KNOTS / 2, 2 * largest]) / spacing[:2]).astype(int)
+    ranges = [np.flatnonzero((weight > 0).any((1 - a, 2))) for a in (0, 1)]
+    near = [slice(max(r[0] - m, 0), r[-1] + 1 + m) for r, m in zip(ranges, margin, strict=True)]
+    beyond = [(s.start, max(n - s.stop, 0)) for s, n in zip(near, forward.shape, strict=False)]
+    pair = [np.moveaxis(np.nan_to_num(a[near[0], near[1]]), 2, 0) for a in (forward, backward)]
+    weight = np.moveaxis(weight[near[0], near[1]], 2, 0)
     levels = [float((np.abs(p) * weight).sum() / weight.sum()) for p in pair]
     if min(levels) <= 0:
         raise CordError(
@@ -99,13 +105,13 @@ def estimate_distortion(
             remedy="Check that both show the cord.",
         )  # fmt: skip
     pair = [p / level for p, level in zip(pair, levels, strict=True)]
-    rigid, aside = _whole(*pair, weight, spacing, largest)
+    rigid, aside = _whole(pair[0], pair[1], weight, spacing, largest)
     field = _Field(pair[0].shape, spacing)
-    state = np.concatenate([np.repeat(rigid[:, None], field.size, 1), np.repeat(aside[:, None], 1, 1)], 1)
+    state = np.concatenate([np.repeat(rigid[:, None], field.size, 1), aside[:, None]], 1)
     centre = state[:, -1].copy()
     for smooth in LEVELS:
         state = _refined(pair, weight, spacing, field, state, centre, smooth)
-    return np.moveaxis(field.values(state[:, :-1])[0], 0, 2)
+    return np.pad(np.moveaxis(field.values(state[:, :-1])[0], 0, 2), (*beyond, (0, 0)), mode="edge")
 
 
 class _Field:
@@ -193,7 +199,7 @@ def _refined(
     slope = np.clip(slope, -STEEPEST, STEEPEST)
     blurred = [gaussian_filter(p, (0, *(smooth / spacing[:2])), mode="nearest") for p in pair]
     first, second = (_side(b, sign * d, side, spacing) for b, sign, side in zip(blurred, (1, -1), (np.zeros(nz), state[:, -1]), strict=True))
-    (here,) = (np.clip(evaluate(spline(weight), np.tile(np.arange(nx), (nz, 1)), np.arange(ny) + d / spacing[1]), 0, 1),)
+    here = np.clip(evaluate(spline(weight), np.tile(np.arange(nx), (nz, 1)), np.arange(ny) + d / spacing[1]), 0, 1)
     w = here * first.inside * second.inside
     rest = first.values * (1 + slope) - second.values * (1 - slope)
     total = w.sum((1, 2))
@@ -210,18 +216,14 @@ def _refined(
     weighted = columns * w.reshape(nz, -1, 1)
     normal, right = np.swapaxes(weighted, 1, 2) @ columns, np.einsum("zpk,zp->zk", weighted, rest.reshape(nz, -1))
     size = field.size + 1
-    prior = np.kron(field.along, np.eye(size)) / max(field.size, 1) ** 0.5
-    for z in range(nz):
-        part = slice(z * size, (z + 1) * size)
+    prior = np.kron(field.along, np.eye(size)) / field.size**0.5
+    parts = [slice(z * size, (z + 1) * size) for z in range(nz)]
+    for part in parts:
         prior[part, part][:-1, :-1] += field.plane
-        prior[part, part][-1, -1] += 1 / 0.5**2
-    target = state.copy()
-    target[:, :-1] = 0
-    target[:, -1] = centre
+        prior[part, part][-1, -1] += 1 / AGAINST**2
     whole = prior.copy()
-    for z in range(nz):
-        part = slice(z * size, (z + 1) * size)
-        whole[part, part] += normal[z]
+    for part, own in zip(parts, normal, strict=True):
+        whole[part, part] += own
     about = state.copy()
     about[:, -1] -= centre
     step = np.linalg.solve(whole, -(right.ravel() + prior @ about.ravel())).reshape(nz, size)
@@ -229,7 +231,7 @@ def _refined(
 
 
 def _side(image: FloatArray, d: FloatArray, aside: FloatArray, spacing: FloatArray) -> _Sides:
-    nz, nx, ny = image.shape
+    _, nx, ny = image.shape
     at_x = np.arange(nx) + aside[:, None] / spacing[0]
     at_y = np.arange(ny) + d / spacing[1]
     parts = [evaluate(spline(a), at_x, at_y) for a in (image, np.gradient(image, spacing[1], axis=2), np.gradient(image, spacing[0], axis=1))]

@@ -279,6 +279,7 @@ def dti_image(
     if moco:
         corrected = correct(scan, gradients, cord=given, reverse=other, settings=settings or MocoSettings())
         moved, mean = corrected.series, corrected.mean
+        given = None if given is None else corrected.cord
         facts["Motion"] = {k: _round(v) for k, v in corrected.quality.items()} | {"Distortion": corrected.displacement is not None}
     else:
         moved, mean = scan, scan.with_data(mean_of(scan.data, ~gradients.b0))

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from cohort_engine import schema
 from cohort_engine.errors import CordError, GeometryError
@@ -15,6 +14,7 @@ from cohort_engine.io.gradients import Gradients
 from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
 from cohort_engine.qmri.moco import MAX_SHIFT, Motion, estimate_motion
 from cohort_engine.qmri.series import resample_series
+from cohort_engine.single.undistort import displaced_mask, displacement_of, region
 
 FloatArray = NDArray[Any]
 SERIES = "diffusion series"
@@ -62,6 +62,8 @@ class Corrected(NamedTuple):
         Distortion along phase encoding, mm.
     quality : dict
         Numbers for the record.
+    cord : Volume
+        The cord mask that was given or found, where the corrected series has it.
     """
 
     series: Volume
@@ -69,6 +71,7 @@ class Corrected(NamedTuple):
     motion: Motion
     displacement: FloatArray | None
     quality: dict[str, float]
+    cord: Volume
 
 
 def correct(
@@ -108,30 +111,24 @@ def correct(
         data, gradients.b0, gradients.bvals, weight, spacing, interleaved=settings.interleaved, eddy=settings.eddy,
         phase_axis=settings.phase_axis, max_shift=settings.max_shift,
     )  # fmt: skip
-    displacement = None
+    use = ~gradients.b0 if not gradients.b0.all() else gradients.b0
     lost = (motion.flags & schema.LOST) > 0
-    corrected = resample_series(
-        data, spacing, shifts=motion.shifts, scale=motion.scale, displacement=displacement, axis=settings.phase_axis, dropped=lost
-    )
-    mean = mean_of(corrected, ~gradients.b0 if not gradients.b0.all() else gradients.b0)
-    return Corrected(series.with_data(corrected), series.with_data(mean), motion, displacement, _quality(data, corrected, gradients, motion, mask))
 
+    def resampled(displacement: FloatArray | None) -> NDArray[np.float32]:
+        return resample_series(
+            data, spacing, shifts=motion.shifts, scale=motion.scale, displacement=displacement, axis=settings.phase_axis, dropped=lost
+        )
 
-def region(mask: FloatArray, spacing: FloatArray, falloff: float) -> NDArray[np.float64]:
-    """Soft region around a mask, slice by slice: 1 in it, falling to 0 over `falloff` mm.
-
-    Examples
-    --------
-    >>> mask = np.zeros((7, 1, 1), bool)
-    >>> mask[2] = True
-    >>> region(mask, np.ones(3), 4.0).ravel().tolist()
-    [0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0]
-    """
-    mask = np.asarray(mask, bool)
-    out = np.zeros(mask.shape)
-    for z in np.flatnonzero(mask.any((0, 1))):
-        out[..., z] = np.clip(1 - distance_transform_edt(~mask[..., z], sampling=spacing[:2]) / falloff, 0, 1)
-    return out
+    corrected, displacement, there = resampled(None), None, mask
+    if reverse is not None:
+        plain = series.with_data(mean_of(corrected, gradients.b0 if gradients.b0.any() else use))
+        displacement = displacement_of(plain, reverse, mask, phase_axis=settings.phase_axis, falloff=settings.falloff)
+        corrected = resampled(displacement)
+        there = displaced_mask(mask, spacing, displacement, settings.phase_axis)
+    quality = _quality(data, corrected, gradients, motion, mask, there)
+    if displacement is not None:
+        quality["largest_displacement"] = float(np.abs(displacement[there]).max(initial=0))
+    return Corrected(series.with_data(corrected), series.with_data(mean_of(corrected, use)), motion, displacement, quality, series.with_data(there))
 
 
 def mean_of(data: FloatArray, use: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -168,7 +165,9 @@ def _one(series: Volume) -> Volume:
     return series.with_data(series.data[..., 0])
 
 
-def _quality(raw: FloatArray, corrected: FloatArray, gradients: Gradients, motion: Motion, mask: NDArray[np.bool_]) -> dict[str, float]:
+def _quality(
+    raw: FloatArray, corrected: FloatArray, gradients: Gradients, motion: Motion, mask: NDArray[np.bool_], there: NDArray[np.bool_]
+) -> dict[str, float]:
     inside = mask.any((0, 1))
     moved = np.linalg.norm(motion.shifts[:, inside], axis=-1)
     flags = motion.flags[:, inside]
@@ -177,7 +176,7 @@ def _quality(raw: FloatArray, corrected: FloatArray, gradients: Gradients, motio
     out["share_beyond"] = float(((flags & schema.LIMIT) > 0).mean())
     for name, use in (("b0", gradients.b0), ("dwi", ~gradients.b0)):
         if use.sum() > 1:
-            out |= {f"spread_{name}_{when}": _spread(data[..., use], mask) for when, data in (("before", raw), ("after", corrected))}
+            out |= {f"spread_{name}_{when}": _spread(d[..., use], m) for when, d, m in (("before", raw, mask), ("after", corrected, there))}
     return out
 
 
