@@ -1,4 +1,8 @@
-"""Fit and test the probability that values are usable, on simulated people who are clean or in whom a failure was planted."""
+"""Fit and test the probability that values are usable, on simulated people who are clean or in whom a failure was planted, gross or by a part.
+
+Whether a scan's values are usable is decided by truth: by the errors of its results (`harm.BOUNDS`), whatever was planted; but for failures without
+degrees (swapped sides, another contrast), which are never usable.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,13 @@ from scipy.optimize import minimize
 
 from cohort_engine import schema
 from cohort_engine.cord.levels import landmarks_from_labels
+from cohort_engine.cord.segment import segment
 from cohort_engine.io.volume import Volume
 from cohort_engine.nn.weights import load_discs
 from cohort_engine.phantom.compression import GRADES, MaskFaults, draw_patient
 from cohort_engine.phantom.failures import FAILURES, Case, scanned_again
-from cohort_engine.phantom.subject import MT_MASK, T2W_LANDMARKS, T2W_MASK, make_subject
+from cohort_engine.phantom.harm import BOUNDS, failed, harm
+from cohort_engine.phantom.subject import MT_MASK, T2W_LANDMARKS, T2W_MASK, Truth, make_subject
 from cohort_engine.quality import vocabulary
 from cohort_engine.quality.features import Findings, Opinion, of_subject, opinion
 from cohort_engine.quality.judge import SIGNS, badness, judge
@@ -28,8 +34,12 @@ from cohort_engine.single.fit import fit_cord
 from cohort_engine.template.base import Template
 
 CLEAN = "clean"
-AGAIN = 3
-"""Scans of each person that are clean."""
+AGAIN = 2
+"""Scans of each person that are clean, with good masks; one more is with the masks that the networks make."""
+GROSS = 0.4
+"""Share of the planted failures that are as bad as it gets; the others are a part of that."""
+LEAST_SIZE = 0.05
+"""Least part."""
 PRIOR = 0.1
 """Share of subjects in whom something failed: what the probability refers to."""
 RIDGE = 0.02
@@ -38,8 +48,8 @@ OFF_CENTRE = 5.0
 """Standard deviation of how far the cord lies beside the middle of the MT images, mm."""
 
 
-def good_case(template: Template, number: int, seed: int) -> tuple[Case, Opinion | None]:
-    """Simulate a person of one of the grades, with good masks and the map fitted to them; and the discs that a network names in T2w."""
+def good_case(template: Template, number: int, seed: int) -> tuple[Case, Opinion | None, Truth]:
+    """Simulate a person of one of the grades, with good masks and the map fitted to them; the discs that a network names in T2w; and the truth."""
     rng = np.random.default_rng([seed, number])
     grade = [*GRADES][number % len(GRADES)]
     patient = replace(draw_patient(grade, rng), masks=MaskFaults())
@@ -52,7 +62,8 @@ def good_case(template: Template, number: int, seed: int) -> tuple[Case, Opinion
     landmarks = landmarks_from_labels(labels.data, labels.affine, kind=schema.DISC, what="discs")
     case = Case({r: images[r] for r in (schema.MT_ON, schema.MT_OFF, schema.T2W, MT_MASK, T2W_MASK)}, landmarks, np.zeros((0, 3)))
     t2w, mask = case.images[schema.T2W], case.images[T2W_MASK]
-    return replace(case, positions=fitted(case, template)), opinion(t2w.data, t2w.affine, mask.data, template, load_discs())
+    named = opinion(t2w.data, t2w.affine, mask.data, template, load_discs())
+    return replace(case, positions=fitted(case, template)), named, subject.truth
 
 
 def _cropped(image: Volume, side: int) -> Volume:
@@ -64,34 +75,61 @@ def _cropped(image: Volume, side: int) -> Volume:
 
 
 def fitted(case: Case, template: Template) -> NDArray[np.float32]:
-    """Fit the template map of the MT mask."""
-    return fit_cord(case.images[MT_MASK], case.landmarks, template, labelled=case.images[T2W_MASK]).packed(template)
+    """Fit the template map of the MT mask, refined by the image, as a build does."""
+    return fit_cord(
+        case.images[MT_MASK], case.landmarks, template, labelled=case.images[T2W_MASK], image=case.images[schema.MT_ON]
+    ).packed(template)  # fmt: skip
 
 
-def cases(template: Template, people: int, seed: int, say: Callable[[str], None]) -> Iterator[tuple[int, str, Findings]]:
-    """Yield (person, what was planted, what is found): clean scans, and every failure once in another scan."""
+def segmented(case: Case, template: Template) -> Case:
+    """Give a subject the masks that the networks make of its images, and the map that follows."""
+    made = {}
+    for role, mask in ((schema.T2W, T2W_MASK), (schema.MT_ON, MT_MASK)):
+        image = case.images[role]
+        made[mask] = (segment(image.data, image.affine).mask > 0.5).astype(np.uint8)
+    out = case.having(**made)
+    return replace(out, positions=fitted(out, template))
+
+
+def cases(template: Template, people: int, seed: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Yield what was planted, how much of it, what it does to the results, and what is found: clean scans, and every failure once in a scan."""
     for number in range(people):
-        base, named = good_case(template, number, seed)
+        base, named, truth = good_case(template, number, seed)
         rng = np.random.default_rng([seed, number, 1])
         known: dict[tuple[Any, ...], Findings] = {}
         alive: list[Case] = [base]  # identities are remembered: what was judged must not be freed
-        for again in range(AGAIN):
-            case = scanned_again(base, rng) if again else base
+
+        def row(
+            name: str, size: float, case: Case, *, who: int = number, good: Case = base, opinion: Opinion | None = named, true: Truth = truth,
+            known: dict[tuple[Any, ...], Findings] = known, alive: list[Case] = alive,
+        ) -> dict[str, Any]:  # fmt: skip
             alive.append(case)
-            yield number, CLEAN, of_subject(case.images, case.positions, template, case.landmarks, named, known=known)
-        scan = alive[-1]
+            found = of_subject(case.images, case.positions, template, case.landmarks, opinion, known=known)
+            return {"person": who, "planted": name, "size": size, **harm(case, good, template, true), **found.values}
+
+        scan = base
+        for again in range(AGAIN):
+            scan = scanned_again(base, rng) if again else base
+            yield row(CLEAN, 0.0, scan)
+        yield row(CLEAN, 0.0, segmented(scan, template))
         for name, failure in FAILURES.items():
-            case = failure.plant(scan if rng.random() < 0.5 else base, rng)
+            size = 1.0 if rng.random() < GROSS or not failure.graded else float(rng.uniform(LEAST_SIZE, 1.0))
+            case = failure.plant(scan if rng.random() < 0.5 else base, rng, size)
             if case.refit:
                 case = replace(case, positions=fitted(case, template))
-            alive.append(case)
-            yield number, name, of_subject(case.images, case.positions, template, case.landmarks, named, known=known)
+            yield row(name, size, case)
         say(f"person {number + 1} of {people}")
 
 
 def simulate_features(template: Template, people: int, seed: int, *, say: Callable[[str], None] = print) -> pd.DataFrame:
-    """Simulate features: a row a scan, with ``person``, ``planted``, and `vocabulary.quality_specs` keys; NaN where there is none."""
-    return pd.DataFrame([{"person": n, "planted": name, **found.values} for n, name, found in cases(template, people, seed, say)])
+    """Simulate features: a row a scan with ``person``, ``planted``, ``size``, and the keys of `harm.BOUNDS` and `vocabulary.quality_specs`."""
+    return pd.DataFrame(list(cases(template, people, seed, say)))
+
+
+def spoilt(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whose values are not usable (scan,), by truth."""
+    always = {name for name, failure in FAILURES.items() if not failure.graded}
+    return np.array([failed(row) or row["planted"] in always for row in table.to_dict("records")])
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, float]]:
@@ -99,24 +137,25 @@ def _rows(table: pd.DataFrame) -> list[dict[str, float]]:
 
 
 def fit_weights(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Fit the weights of each kind of failure: scans in which it was planted against clean ones, by maximum likelihood with a ridge.
+    """Fit the weights of each kind of failure by maximum likelihood with a ridge: scans that it spoilt against clean ones and those it left usable.
 
-    Clean scans count so much that failures of any kind are `PRIOR` of all, and the kinds alike. A failure of another kind says nothing: a shifted
-    mask leads the map astray as well.
+    Clean scans count so much that failures of any kind are planted in `PRIOR` of all, and the kinds alike. A failure of another kind says nothing: a
+    shifted mask leads the map astray as well.
     """
     out: dict[str, dict[str, float]] = {}
     kind_of = {name: failure.kind for name, failure in FAILURES.items()}
-    kinds = table["planted"].map(kind_of)
+    kinds, bad_by_truth = table["planted"].map(kind_of), pd.Series(spoilt(table), table.index)
     for kind, signs in SIGNS.items():
         some = table[(kinds == kind) | (table["planted"] == CLEAN)]
         bad = np.array([badness(row, kind) for row in _rows(some)])
-        failed = (some["planted"] != CLEAN).to_numpy()
+        planted = (some["planted"] != CLEAN).to_numpy()
+        wrong = bad_by_truth[some.index].to_numpy() & planted
         share = PRIOR / len(SIGNS)
-        weight = np.where(failed, share / max(failed.sum(), 1), (1 - PRIOR) / max((~failed).sum(), 1)) * len(some)
+        weight = np.where(planted, share / max(planted.sum(), 1), (1 - PRIOR) / max((~planted).sum(), 1)) * len(some)
 
-        def loss(w: NDArray[np.float64], bad: Any = bad, failed: Any = failed, weight: Any = weight) -> float:
+        def loss(w: NDArray[np.float64], bad: Any = bad, wrong: Any = wrong, weight: Any = weight) -> float:
             logit = w[0] + bad @ w[1:]
-            return float((weight * np.logaddexp(0, np.where(failed, -logit, logit))).sum() / weight.sum() + RIDGE / 10 * (w[1:] ** 2).mean() / 10)
+            return float((weight * np.logaddexp(0, np.where(wrong, -logit, logit))).sum() / weight.sum() + RIDGE / 10 * (w[1:] ** 2).mean() / 10)
 
         start = np.r_[-4.0, np.full(len(signs), 2.0)]
         found = minimize(loss, start, method="L-BFGS-B", bounds=[(-7.0, -3.0), *[(0.0, 12.0)] * len(signs)]).x
@@ -125,40 +164,48 @@ def fit_weights(table: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def judged(table: pd.DataFrame, weights: Mapping[str, Mapping[str, float]] | None = None) -> pd.DataFrame:
-    """Add to each scan its probability (``usable``), its ``reasons``, and whether the right one is among them (``right``)."""
+    """Add to each scan its probability (``usable``), its ``reasons``, if the right one is among them (``right``), and if it is ``spoilt``."""
     verdicts = [judge(row, weights) for row in _rows(table)]
     kind_of = {name: failure.kind for name, failure in FAILURES.items()}
     return table.assign(
         usable=[v.usable for v in verdicts], reasons=[", ".join(v.reasons) for v in verdicts],
-        right=[kind_of.get(name, "") in v.reasons for name, v in zip(table["planted"], verdicts, strict=True)],
+        right=[kind_of.get(name, "") in v.reasons for name, v in zip(table["planted"], verdicts, strict=True)], spoilt=spoilt(table),
     )  # fmt: skip
 
 
 def summary(judged_table: pd.DataFrame) -> pd.DataFrame:
-    """Summarise by what was planted: scans, median probability, share flagged (below `vocabulary.LEAST_USABLE`), and flagged for the right reason."""
-    flagged = judged_table["usable"] < vocabulary.LEAST_USABLE
-    table = judged_table.assign(flagged=flagged, rightly=flagged & judged_table["right"])
-    return table.groupby("planted", sort=False).agg(
-        scans=("usable", "size"), usable=("usable", "median"), flagged=("flagged", "mean"), rightly=("rightly", "mean")
-    )  # fmt: skip
+    """Summarise by what was planted: scans that it spoilt, and those that are usable all the same.
+
+    Of each: how many, the median probability, and the share that is flagged (below `vocabulary.LEAST_USABLE`); of the spoilt ones also the share that
+    is flagged for the right reason.
+    """
+    table = judged_table.assign(flagged=judged_table["usable"] < vocabulary.LEAST_USABLE)
+    rows = []
+    for name, each in table.groupby("planted", sort=False):
+        bad, good = each[each["spoilt"]], each[~each["spoilt"]]
+        rightly = (bad["flagged"] & bad["right"]).mean()
+        rows.append(
+            [name, len(bad), bad["usable"].median(), bad["flagged"].mean(), rightly, len(good), good["usable"].median(), good["flagged"].mean()]
+        )
+    columns = ["planted", "spoilt", "said", "flagged", "rightly", "usable", "said of usable", "flagged of usable"]
+    return pd.DataFrame(rows, columns=columns).set_index("planted")
 
 
-def reliability(judged_table: pd.DataFrame, edges: tuple[float, ...] = (0.0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> pd.DataFrame:
-    """Hold the probability against how often scans are clean, by bins of it, with failures weighted to be `PRIOR` of all.
+def reliability(judged_table: pd.DataFrame, edges: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0)) -> pd.DataFrame:
+    """Hold the probability against how often values are usable, by bins of it, with planted failures weighted to be `PRIOR` of all.
 
-    Columns: scans in the bin, their mean probability, and the share of them (weighted) that is clean.
+    Columns: scans in the bin, how many of them are clean, the mean probability, and the share of them (both weighted) that is usable.
     """
     clean = (judged_table["planted"] == CLEAN).to_numpy()
     weight = np.where(clean, (1 - PRIOR) / max(clean.sum(), 1), PRIOR / max((~clean).sum(), 1))
-    usable = judged_table["usable"].to_numpy()
+    usable, truth = judged_table["usable"].to_numpy(), ~judged_table["spoilt"].to_numpy()
     rows = []
     for low, high in pairwise(edges):
         here = (usable >= low) & ((usable < high) | (high == edges[-1]))
         if here.any():
-            rows.append(
-                [f"{low:g}-{high:g}", int(here.sum()), np.average(usable[here], weights=weight[here]), np.average(clean[here], weights=weight[here])]
-            )
-    return pd.DataFrame(rows, columns=["probability", "scans", "said", "clean"])
+            said, true = (np.average(v[here], weights=weight[here]) for v in (usable, truth))
+            rows.append([f"{low:g}-{high:g}", int(here.sum()), int((here & clean).sum()), said, true, int((truth & here).sum())])
+    return pd.DataFrame(rows, columns=["probability", "scans", "clean", "said", "usable", "usable scans"])
 
 
 def train_usable(out: str | Path, template: Template, *, people: int = 12, seed: int = 1, say: Callable[[str], None] = print) -> Path:
@@ -179,7 +226,8 @@ def train_usable(out: str | Path, template: Template, *, people: int = 12, seed:
     table = simulate_features(template, people, seed, say=say)
     table.to_csv(folder / "features.csv", index=False)
     card = {
-        "weights": fit_weights(table), "prior": PRIOR, "people": people, "seed": seed, "scans": len(table), "template": template.name,
+        "weights": fit_weights(table), "prior": PRIOR, "people": people, "seed": seed, "scans": len(table), "spoilt": int(spoilt(table).sum()),
+        "bounds": dict(BOUNDS), "template": template.name,
         "failures": {name: failure.kind for name, failure in FAILURES.items()}, "made by": "cohort-engine train quality",
     }  # fmt: skip
     path = folder / "usable.json"
