@@ -142,8 +142,9 @@ class ReduceConfig(Section):
     native: Literal["signal", "integral", "interpolate"] = schema.SIGNAL
     """Atlas in the image: its ``integral`` over each voxel; the same as shares of the voxel's ``signal`` where the metric is a ratio; or SCT's way,
     its value at the centre of each voxel (``interpolate``)."""
-    min_coverage: float = Field(default=0.75, ge=0, le=1)
-    """A cell with less of its weight inside the data is NaN."""
+    min_coverage: float = Field(default=schema.LEAST_COVERAGE, ge=0, le=1)
+    """A cell with less of its weight inside the data is NaN. Simulated patients' values are as good where the half of a level is seen as where all of
+    it is (``tests/benchmarks/test_patients.py``): a mask with a gap at the compression need not cost that level."""
     weights: Literal["none", "precision"] = "none"
     """Of metrics whose voxels have standard errors (FA, MD ...): whether each voxel counts by how well it is measured beside how much tissues vary
     (``precision``), or all that are reliable count the same."""

@@ -24,8 +24,6 @@ from cohort_engine.query.question import WHERE, Query
 from cohort_engine.template.atlas import Atlas, Naming, Region
 from cohort_engine.template.levels import LevelRange
 
-MIN_COVERAGE = 0.75
-"""Coverage limit where a store does not say which one its tables were made with."""
 CORD = "spinal cord"
 """Region of whole cross-sections."""
 CELL = (schema.VALUE, *schema.COMPANIONS, vocabulary.DOUBT)
@@ -107,7 +105,7 @@ class Cells:
 # --- what there is ----------------------------------------------------------------------------------------------------
 def own_limit(source: Source) -> float:
     """Coverage limit that the tables were made with."""
-    return float(_reduction(source).get("min_coverage", MIN_COVERAGE))
+    return float(_reduction(source).get("min_coverage", schema.LEAST_COVERAGE))
 
 
 def own_weights(source: Source) -> str:

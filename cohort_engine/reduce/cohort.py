@@ -230,7 +230,7 @@ def tract_table(
     levels: Sequence[LevelRange | str] | None = None,
     regions: Sequence[Region | str] | None = None,
     estimator: str = schema.WA,
-    min_coverage: float = 0.75,
+    min_coverage: float = schema.LEAST_COVERAGE,
     merge: bool = True,
 ) -> xr.Dataset:
     """Reduce the maps of an opened cohort to (subject, level, region) cells, lazily.

@@ -256,7 +256,7 @@ def template_operator(template: Template) -> Operator:
 
 
 def weighted_average(
-    operator: Operator, values: FloatArray, *, min_coverage: float = 0.75, errors: Errors | None = None
+    operator: Operator, values: FloatArray, *, min_coverage: float = schema.LEAST_COVERAGE, errors: Errors | None = None
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     r"""Weighted average of each (level, region) cell: SCT's ``wa``.
 

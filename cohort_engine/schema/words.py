@@ -54,6 +54,8 @@ SE = "se"
 NOISE = "noise"
 N = "n"
 COVERAGE = "coverage"
+LEAST_COVERAGE = 0.5
+"""A cell with less of its region in the data has no value, where nobody says otherwise."""
 COMPANIONS: Mapping[str, str] = {
     STD: "weighted population standard deviation over the voxels of the cell",
     SE: "standard error, template voxels counted as independent",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.query.accessor import open_cohort
@@ -68,5 +69,5 @@ def test_tract_values_are_those_of_a_healthy_cord(report: BuildReport) -> None:
 def test_levels_outside_the_slab_are_missing(report: BuildReport) -> None:
     cells = open_cohort(report.url).cohort.frame("mtr", "white matter", ["T5", "T8"])
     assert cells["value"].isna().all()
-    assert (cells["coverage"] < 0.75).all()
+    assert (cells["coverage"] < schema.LEAST_COVERAGE).all()
     assert np.isfinite(cells["n"]).all()

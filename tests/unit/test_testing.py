@@ -26,7 +26,7 @@ def test_the_tables_of_a_simulated_store_are_the_truth(cord, tmp_path):
         value, coverage, n = (read_subject(url, row, f"tables/template/mtr_wa{c}") for c in ("", "_coverage", "_n"))
         whole = coverage > 0.999
         assert np.abs(value - truth.mtr[row])[whole & (n > 100)].max() < 2.5  # 4 sd of a voxel over sqrt(100), correlated by nothing
-        assert np.isnan(value[coverage < 0.75]).all()
+        assert np.isnan(value[coverage < schema.LEAST_COVERAGE]).all()
         values = read_subject(url, row, "maps/mtr")
         assert np.isnan(values).mean() == pytest.approx(truth.missing[row])
 

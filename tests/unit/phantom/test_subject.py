@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
+from cohort_engine import schema
 from cohort_engine.phantom.head import CANAL, draw_head, draw_over
 from cohort_engine.phantom.subject import PERFECT, T2W_LANDMARKS, Imperfection, make_subject
 from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
@@ -116,7 +117,7 @@ def test_wa_truth_holds_partial_volume(patient):
     inner = truth.coverage[:, cord] > 0.99
     assert inner.sum() >= 5
     assert (truth.wa < truth.raw)[inner, cord].all()  # the rim holds CSF
-    assert np.isnan(truth.wa[truth.coverage < 0.75]).all()
+    assert np.isnan(truth.wa[truth.coverage < schema.LEAST_COVERAGE]).all()
 
 
 def test_a_subject_is_the_same_whoever_else_is_there(cord):
