@@ -161,10 +161,11 @@ def motion_within(case: Case, rng: Generator, size: float = 1.0) -> Case:
 
 
 def no_pulse(case: Case, rng: Generator, size: float = 1.0) -> Case:
-    """Take a second MT-off image for MT-on, or one of a part of the pulse's effect."""
+    """Take a second MT-off image for MT-on, or a quarter of the pulse's effect: of half, nobody can tell that it is not the protocol's."""
+    del size
     off = case.images[OFF].data.astype(float)
     on = case.images[ON].data.astype(float)
-    part = 1 - size * (1 - rng.uniform(0.0, 0.25))
+    part = rng.uniform(0.0, 0.25)
     return case.having(**{ON: np.maximum(off + part * (on - off) + rng.normal(0, 0.02 * np.median(off[off > 0]), off.shape), 0).astype(np.float32)})
 
 
@@ -221,7 +222,7 @@ FAILURES: Mapping[str, Failure] = {
     "lost front": Failure(vocabulary.MASK_FAULT, lost_front), "lost front, T2w": Failure(vocabulary.MASK_FAULT, lost_front_t2w),
     "shifted mask": Failure(vocabulary.MASK_FAULT, shifted_mask), "swapped sides": Failure(vocabulary.SIDES_FAULT, swapped_sides, False),
     "motion between": Failure(vocabulary.MOTION_FAULT, motion_between), "motion within": Failure(vocabulary.MOTION_FAULT, motion_within),
-    "no MT pulse": Failure(vocabulary.CONTRAST_FAULT, no_pulse), "T1w for MT-on": Failure(vocabulary.CONTRAST_FAULT, t1w_for_mt_on, False),
+    "no MT pulse": Failure(vocabulary.CONTRAST_FAULT, no_pulse, False), "T1w for MT-on": Failure(vocabulary.CONTRAST_FAULT, t1w_for_mt_on, False),
     "T1w for T2w": Failure(vocabulary.CONTRAST_FAULT, t1w_for_t2w, False), "MT swapped": Failure(vocabulary.CONTRAST_FAULT, swapped_pair, False),
     "map astray": Failure(vocabulary.MAP_FAULT, map_astray), "map collapsed": Failure(vocabulary.MAP_FAULT, map_collapsed),
 }  # fmt: skip

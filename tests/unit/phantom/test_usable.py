@@ -8,7 +8,7 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.cord.levels import landmarks_from_labels
-from cohort_engine.phantom.failures import Case, lost_front, motion_between, no_pulse, shifted_mask, skipped_level, wrong_level
+from cohort_engine.phantom.failures import Case, lost_front, motion_between, shifted_mask, skipped_level, wrong_level
 from cohort_engine.phantom.harm import AREA_ERROR, LEVEL_ERROR, MTR_ERROR, failed, harm
 from cohort_engine.phantom.subject import MT_MASK, T2W_LANDMARKS, T2W_MASK, make_subject
 from cohort_engine.phantom.usable import CLEAN, fit_weights, judged, reliability, summary
@@ -36,11 +36,10 @@ def test_the_true_map_of_a_good_subject_does_no_harm(good) -> None:
 
 @pytest.mark.parametrize("plant", [wrong_level, skipped_level])
 def test_landmarks_go_a_part_of_the_way(good, plant) -> None:
-    """By half a vertebra at one half, by one where the number is wrong; skipped from a landmark on, so that at least half are off for the median."""
+    """By half a vertebra at one half, by one where the number is wrong; some of them where one is skipped."""
     template, case, truth = good
     off = [harm(plant(case, np.random.default_rng(8), size), case, template, truth)[LEVEL_ERROR] for size in (0.25, 0.5, 1.0)]
-    if plant is wrong_level:
-        np.testing.assert_allclose(off, [0.25, 0.5, 1.0], atol=0.12)
+    np.testing.assert_allclose(off, [0.25, 0.5, 1.0], rtol=0.4)
     moved = plant(case, np.random.default_rng(8), 0.5).landmarks
     assert moved.numbers.tolist() == case.landmarks.numbers.tolist()
     apart = np.linalg.norm(moved.xyz - case.landmarks.xyz, axis=1)
@@ -50,7 +49,7 @@ def test_landmarks_go_a_part_of_the_way(good, plant) -> None:
 
 @pytest.mark.parametrize(
     ("plant", "key"),
-    [(lost_front, AREA_ERROR), (shifted_mask, MTR_ERROR), (motion_between, MTR_ERROR), (no_pulse, MTR_ERROR)],
+    [(lost_front, AREA_ERROR), (shifted_mask, MTR_ERROR), (motion_between, MTR_ERROR)],
 )
 def test_less_of_a_failure_does_less(good, plant, key) -> None:
     template, case, truth = good

@@ -78,7 +78,7 @@ def test_another_contrast_leaves_the_first_ones_key_alone() -> None:
         ({"fit": {"deformable": False}}, {"fit_mt"}),
         ({"fit": {"landmarks": "disc"}}, {"fit_mt", "levels_t2w", "quality"}),
         ({"quality": {"opinion": False}}, {"quality"}),
-        ({"reduce": {"min_coverage": 0.5}}, {"mtr_native"}),
+        ({"reduce": {"min_coverage": 0.6}}, {"mtr_native"}),
         ({"shape": {"source": "t2w"}}, set()),
     ],
 )
