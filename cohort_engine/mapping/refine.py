@@ -28,7 +28,7 @@ PRIOR = {
     "inside right": 0.10, "inside forward": 0.125, "inside turn": 0.03, "inside width": 0.04, "inside depth": 0.06,
 }  # fmt: skip
 """Modes and the standard deviation of their amplitudes: mm, radians, or parts of 1; the bends in mm at the outline. Chosen on six simulated cords
-(seed 31): 1, 1/2 and 1/4 of those of the outline left tracts 0.50, 0.64 and 1.12 points off, since tissue ends outside the mask there as in real scans;
+(seed 31): 1, 1/2 and 1/4 of those of the outline left tracts 0.50, 0.64 and 1.12 points off, as tissue ends outside the mask there as in real scans;
 1 and 2 times those of the inside left grey matter 0.072 and 0.092 mm off, tracts 0.50 points."""
 ALONG = 15.0
 """Distance along the cord (mm) at which the correlation of amplitudes falls to 1/e."""

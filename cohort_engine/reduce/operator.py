@@ -291,7 +291,7 @@ def weighted_average(
     >>> from scipy import sparse
     >>> atlas = Atlas(("tract",), {}, {}, sparse.csr_array(np.array([[1.0, 0.5, 0.5]], np.float32)))
     >>> op = Operator.build(atlas, np.array([2, 2, 2]), [LevelRange.parse("C2")], atlas.regions)
-    >>> out = weighted_average(op, np.array([[40.0, 20.0, np.nan], [40.0, np.nan, np.nan], [0.0, 0.0, 0.0]], np.float32))
+    >>> out = weighted_average(op, np.array([[40.0, 20.0, np.nan], [40.0, np.nan, np.nan], [0.0, 0.0, 0.0]], np.float32), min_coverage=0.6)
     >>> out["value"].ravel().tolist(), out["coverage"].ravel().tolist()
     ([33.33333206176758, nan, 0.0], [0.75, 0.5, 1.0])
     """
