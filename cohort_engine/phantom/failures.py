@@ -93,7 +93,7 @@ def _renumbered(landmarks: Landmarks, steps: NDArray[np.integer[Any]], size: flo
 def _straight_on(at: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """Linear interpolation of y over x, going on straight beyond the ends."""
     low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return np.interp(at, x, y) + low * np.minimum(at - x[0], 0) + high * np.maximum(at - x[-1], 0)
+    return np.asarray(np.interp(at, x, y) + low * np.minimum(at - x[0], 0) + high * np.maximum(at - x[-1], 0))
 
 
 def lost_front(case: Case, rng: Generator, size: float = 1.0, role: str = MT_MASK) -> Case:

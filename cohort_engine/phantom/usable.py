@@ -129,7 +129,7 @@ def simulate_features(template: Template, people: int, seed: int, *, say: Callab
 def spoilt(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Whose values are not usable (scan,), by truth."""
     always = {name for name, failure in FAILURES.items() if not failure.graded}
-    return np.array([failed(row) or row["planted"] in always for row in table.to_dict("records")])
+    return np.array([failed(row) for row in _rows(table[[*BOUNDS]])]) | table["planted"].isin(always).to_numpy()
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, float]]:
