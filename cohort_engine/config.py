@@ -206,7 +206,8 @@ class RocConfig(Section):
     higher: tuple[str, ...] = ()
     """Metrics and measures that disease raises; all others are taken to fall."""
     compare: tuple[tuple[str, str], ...] = ()
-    """Pairs of questions, each one feature (``mtr tract='white matter' level=C2:C3``); by default white matter against area, level by level."""
+    """Pairs of questions, each one feature (``mtr tract='white matter' level=C2:C3``); by default, level by level, white matter of each
+    metric against the cord's area, and of each two metrics."""
     resamples: int = Field(default=500, ge=0)
     """Bootstrap resamples for the uncertainty of thresholds."""
 

@@ -21,7 +21,7 @@ from cohort_engine.query import cells as kernel
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, Cells, Names
 from cohort_engine.query.choice import choose
-from cohort_engine.query.reader import NATIVE_PREFIX, CohortReader, groups_of, name_of, reading
+from cohort_engine.query.reader import NATIVE_PREFIX, CohortReader, groups_of, metrics_of, name_of, reading
 from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.store import layout
 from cohort_engine.template.atlas import Atlas
@@ -188,7 +188,7 @@ class OpenedCohort:
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
         maps = {str(n): v for n, v in self.ds.data_vars.items() if set(v.dims) == {schema.SUBJECT, schema.VOXEL}}
-        return {n: v.attrs for n, v in maps.items() if "units" in v.attrs and schema.ERROR_OF not in v.attrs}
+        return metrics_of({n: v.attrs for n, v in maps.items() if "units" in v.attrs and schema.ERROR_OF not in v.attrs}, self.attributes)
 
     @cached_property
     def naming(self) -> Atlas:

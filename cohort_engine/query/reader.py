@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,9 +18,9 @@ from cohort_engine import schema
 from cohort_engine.errors import unknown_name
 from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.query.answer import IDENTITY
-from cohort_engine.query.cells import CELL, MEASURES, own_limit
+from cohort_engine.query.cells import CELL, MEASURES, own_limit, own_weights
 from cohort_engine.store import layout
-from cohort_engine.store.tables import old_blocks, stored_digests, table_digest
+from cohort_engine.store.tables import old_blocks, stored_digests, table_digest, way_of
 from cohort_engine.template.atlas import Atlas, Naming
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def groups_of(space: str) -> tuple[str, ...]:
     tables = (f"{schema.TABLES}/{s}" for s in schema.SPACES if space in ("", s))
     shape = f"{schema.TABLES}/{schema.SHAPE}"
     return (*tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.MOTION, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+
+
+def metrics_of(maps: Mapping[str, Mapping[str, Any]], attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Put metrics in the order in which the study that a store was last asked by names them; others follow."""
+    stages = json.loads(str(attributes.get(layout.ASKED) or "{}")).get(layout.SCIENCE, {}).get("stages", {})
+    asked = [*stages.get("metrics", ()), *stages.get("maps", ())]
+    return {n: maps[n] for n in (*(n for n in dict.fromkeys(asked) if n in maps), *(n for n in maps if n not in asked))}
 
 
 def name_of(path: str, space: str) -> str:
@@ -246,7 +254,7 @@ class CohortReader:
     @cached_property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
         maps = {n: self.about(f"{schema.MAPS}/{n}") for n in self.names(schema.MAPS) if self.has(f"{schema.MAPS}/{n}")}
-        return {n: about for n, about in maps.items() if schema.ERROR_OF not in about}
+        return metrics_of({n: about for n, about in maps.items() if schema.ERROR_OF not in about}, self.attributes)
 
     @cached_property
     def naming(self) -> Naming:
@@ -267,14 +275,15 @@ class CohortReader:
         path = f"{schema.TABLES}/{space}/{schema.table_name(metric, estimator)}"
         if space == schema.SPACE_NATIVE:
             return self.rows_made(layout.spec_at(self.root, path).stage)
-        maker = layout.spec_at(self.root, f"{schema.MAPS}/{metric}").stage
+        spec = layout.spec_at(self.root, f"{schema.MAPS}/{metric}")
+        maker, way = spec.stage, way_of(estimator, own_weights(self), error=schema.has_error(spec))
         if maker not in self.stages or not self.closed:  # maps may change under it
             return np.zeros(self.total, bool)
         key = self._stage_column(schema.KEY, self.stages.index(maker))
         keys = np.where(self._done(maker), key, "").tolist()
         atlas, voxels = (str(self.attributes[k]) for k in (layout.ATLAS_DIGEST, layout.VOXELS_DIGEST))
         block = schema.SUBJECT_BLOCK
-        wanted = [table_digest(atlas, voxels, estimator, own_limit(self), keys[i : i + block]) for i in range(0, self.total, block)]
+        wanted = [table_digest(atlas, voxels, way, own_limit(self), keys[i : i + block]) for i in range(0, self.total, block)]
         current = np.ones(self.total, bool)
         for first in old_blocks(stored_digests(self.root, path), wanted):
             current[first : first + block] = False

@@ -28,7 +28,7 @@ from cohort_engine.reduce.precision import NONE, errors_of
 from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
 from cohort_engine.store.records import read_entries
-from cohort_engine.store.tables import mark_tables, old_blocks, stored_digests, wanted_digests
+from cohort_engine.store.tables import mark_tables, old_blocks, stored_digests, wanted_digests, way_of
 from cohort_engine.store.writer import write_block
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.levels import LevelRange
@@ -79,7 +79,7 @@ def tabulate(
     old: set[int] = set()
     for metric, name in product(quantities, estimators):
         path = schema.table_specs(metric, find_estimator(name).name)[schema.VALUE].path
-        way = f"{name}, {weights}" if weights != NONE and schema.has_error(metric) else name
+        way = way_of(name, weights, error=schema.has_error(metric))
         tables[path] = {"stage": metric.stage or metric.name, "estimator": way, "min_coverage": limit}
         wanted[path] = wanted_digests(root.attrs, entries, **tables[path])
         old.update(old_blocks(stored_digests(root, path), wanted[path]))

@@ -13,6 +13,8 @@ FloatArray = NDArray[np.floating[Any]]
 
 NONE, PRECISION = "none", "precision"
 """Ways to weight voxels."""
+WHOLE = 0.99
+"""Share of a voxel that tissues must fill for it to tell how much they vary."""
 
 
 class Errors(NamedTuple):
@@ -67,8 +69,8 @@ def precision(values: FloatArray, se: FloatArray, tissues: FloatArray) -> NDArra
         Mean 1 over the voxels with a value, so that what is counted in voxels stays so. Missing: NaN.
 
     Formula
-        ``q = 1 / (se^2 + tau^2)``: tau^2 is the variance of voxels about the least-squares values of their tissues beyond what `se` explains,
-        ``max(0, mean(r^2) - mean(se^2))``. Where tissue itself varies more than it is measured badly, voxels count nearly alike.
+        ``q = 1 / (se^2 + tau^2)``: tau^2 is the variance of voxels that tissues fill about the least-squares values of these tissues, beyond what
+        `se` explains, ``max(0, mean(r^2) - mean(se^2))``. Where tissue itself varies more than it is measured badly, voxels count nearly alike.
 
     References
     ----------
@@ -83,9 +85,12 @@ def precision(values: FloatArray, se: FloatArray, tissues: FloatArray) -> NDArra
     out = np.full(values.shape, np.nan)
     if not known.any():
         return out
-    y, parts, error = np.asarray(values[known], float), tissues[:, known], np.asarray(se[known], float) ** 2
+    error = np.asarray(se[known], float) ** 2
+    whole = tissues[:, known].sum(axis=0) >= WHOLE
+    some = whole if whole.any() else np.ones_like(whole)
+    y, parts = np.asarray(values[known], float)[some], tissues[:, known][:, some]
     residual = y - np.linalg.pinv(parts @ parts.T, hermitian=True) @ (parts @ y) @ parts
-    variance = error + max(0.0, float(np.mean(residual**2) - error.mean()))
+    variance = error + max(0.0, float(np.mean(residual**2) - error[some].mean()))
     if not (variance > 0).all():  # a voxel without any error at all leaves nothing to weigh it by
         variance = np.ones_like(variance)
     weight = 1 / variance

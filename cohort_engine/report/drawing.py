@@ -41,7 +41,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "hatch.linewidth": 0.4, "figure.dpi": 200, "savefig.dpi": 200,
     "svg.fonttype": "path", "svg.hashsalt": "cohort-engine", "mathtext.fontset": "dejavusans",
 }  # fmt: skip
-SCALE_WORDS = {"percent": "%", "mm2": "mm²", "1": "", "degree": "°"}
+SCALE_WORDS = {"percent": "%", "mm2": "mm²", "1": "", "degree": "°", schema.DIFFUSIVITY: "µm²/ms"}
 TEST_WORDS = {"welch": "Welch's t-test", "mann_whitney": "the Mann-Whitney U test", "linear": "a linear model with covariates"}
 WHITE, GREY, WHOLE, CORD_SHAPE = "White matter tracts", "Grey matter", "Unions and other regions", "Shape of the cord"
 _SIDE = re.compile(r"^(WM|GM) (left|right) (.+)$")

@@ -161,6 +161,12 @@ def _metrics(s: _Study) -> str:
         cite = ", ".join(f"@{key}" for key in kind.references)
         text.append(f"{kind.describe().rstrip('.')} [{cite}].")
     text += [_values(s, str(metric), kinds) for metric, kinds in used.items() if kinds]
+    known = [schema.label_of(str(m)) for m, kinds in used.items() if kinds and s.ds[str(m)].attrs.get(schema.ERROR)]
+    if known and s.stages["reduce"].get("weights") == "precision":
+        text.append(
+            f"Voxels of {listed(known)} were weighted by 1 over the sum of their squared standard error and of the variance between voxels beyond it "
+            "[@dersimonian]."
+        )
     if any(used.values()):
         text.append(f"A value was missing where less than {100 * s.stages['reduce']['min_coverage']:g}% of the region's weight lay inside the data.")
     return " ".join(filter(None, text))

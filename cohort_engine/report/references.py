@@ -65,6 +65,8 @@ REFERENCES: Mapping[str, Reference] = {
     "mann": Reference(
         "Mann HB, Whitney DR. On a test of whether one of two random variables is stochastically larger than the other. Annals of Mathematical "
         "Statistics 1947;18:50-60.", "10.1214/aoms/1177730491"),
+    "dersimonian": Reference(
+        "DerSimonian R, Laird N. Meta-analysis in clinical trials. Controlled Clinical Trials 1986;7:177-188.", "10.1016/0197-2456(86)90046-2"),
     "fdr": Reference(
         "Benjamini Y, Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to multiple testing. Journal of the Royal "
         "Statistical Society B 1995;57:289-300.", "10.1111/j.2517-6161.1995.tb02031.x"),

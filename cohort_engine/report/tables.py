@@ -6,6 +6,7 @@ A section that cannot be made raises a `CohortError`; the others are made all th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -169,13 +170,16 @@ def directions(m: Material, config: AnalysisConfig) -> FloatArray:
 
 
 def pairs(m: Material, config: AnalysisConfig) -> list[tuple[int, int]]:
-    """Features that are held against each other."""
+    """Features that are held against each other: by default, level by level, white matter of each metric and the area, and of each two metrics."""
     if config.roc.compare:
         return [(_one(m, a), _one(m, b)) for a, b in config.roc.compare]
     f = m.features
     area = {level: i for i, (metric, level) in enumerate(zip(f[METRIC], f[schema.LEVEL], strict=True)) if metric == schema.AREA}
     white = f.index[(f[schema.REGION] == WHITE_MATTER) & ~f[METRIC].isin(list(schema.MEASURES))]
-    return [(int(i), area[f.at[i, schema.LEVEL]]) for i in white if f.at[i, schema.LEVEL] in area]
+    against_area = [(int(i), area[f.at[i, schema.LEVEL]]) for i in white if f.at[i, schema.LEVEL] in area]
+    of = f[[METRIC, schema.LEVEL]].to_numpy(str)
+    two = [(int(i), int(j)) for i, j in combinations(white, 2) if of[i, 1] == of[j, 1] and of[i, 0] != of[j, 0]]
+    return [*against_area, *two]
 
 
 def _one(m: Material, question: str) -> int:

@@ -20,6 +20,17 @@ MADE_FROM = "made_from"
 empty where the block was never made, or is being made."""
 
 
+def way_of(estimator: str, weights: str, *, error: bool) -> str:
+    """Write an estimator with the weights of voxels, where a metric has standard errors for them to follow: what `MADE_FROM` says of a table.
+
+    Examples
+    --------
+    >>> way_of("wa", "none", error=True), way_of("wa", "precision", error=False), way_of("wa", "precision", error=True)
+    ('wa', 'wa', 'wa, precision')
+    """
+    return f"{estimator}, {weights}" if error and weights != "none" else estimator
+
+
 def table_digest(atlas: str, voxels: str, estimator: str, min_coverage: float, keys: Sequence[str]) -> str:
     """Digest of all that a block of a table depends on: 16 hex digits.
 
@@ -28,6 +39,7 @@ def table_digest(atlas: str, voxels: str, estimator: str, min_coverage: float, k
     atlas, voxels : str
         Content hashes of the store (`layout.ATLAS_DIGEST`, `layout.VOXELS_DIGEST`).
     estimator : str
+        `way_of` it.
     min_coverage : float
     keys : sequence of str
         Key of the stage that made the map of each row of the block; empty where there is no map.
