@@ -1,0 +1,293 @@
+"""Simulated diffusion series: what motion correction, distortion correction and the tensor fit make of them, against the truth.
+
+Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_diffusion.py``; ``DIFFUSION=n`` takes n subjects (four without),
+``DIFFUSION_STUDIES=n`` simulates n studies for the power of masking (200 without). Tracts are measured at their true place: what registration adds is
+in the benchmark of whole studies.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import ttest_ind
+
+from cohort_engine import schema
+from cohort_engine.io.gradients import gradients_of
+from cohort_engine.mapping.native import native_atlas
+from cohort_engine.phantom.diffusion import DwiScan, make_dwi
+from cohort_engine.phantom.epi import DwiImperfection
+from cohort_engine.phantom.protocol import B800, DTI_STUDY, gradients
+from cohort_engine.phantom.tensors import B0, diffusivities
+from cohort_engine.phantom.tissue import WHITE
+from cohort_engine.qmri.tensor import CHANNELS, fit
+from cohort_engine.reduce.native import WHOLE, reduce_group, signal_weights
+from cohort_engine.single.dti import tensor_image
+from cohort_engine.single.moco import Corrected, MocoSettings, correct
+from cohort_engine.template import load_template
+from cohort_engine.template.base import Template
+
+COUNT = int(os.environ.get("DIFFUSION", "4"))
+STUDIES = int(os.environ.get("DIFFUSION_STUDIES", "200"))
+SEED = int(os.environ.get("DIFFUSION_SEED", "21"))
+FIFTEEN = replace(B800, slices=15)
+WIDE = replace(B800, slices=15, plane=(86.4, 64.8))
+"""With room along phase encoding for a cord that is moved by 11 mm."""
+QUIET = DwiImperfection(jumps=0, dropped=0)
+RESTLESS = DwiImperfection(interleaved=0.7, jumps=3, jump=8.0, dropped=5)
+LEAST_VOXELS, LARGE = 15, 30
+STEP = 2.0
+"""Motion from one volume to the next that is a jump, mm."""
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return load_template("parametric")
+
+
+def corrected(scan: DwiScan, **settings: Any) -> Corrected:
+    """Correct a series without knowing its cord."""
+    return correct(scan.series, gradients_of(scan.bval, scan.bvec, scan.series), reverse=scan.reverse, settings=MocoSettings(**settings))
+
+
+# --- motion --------------------------------------------------------------------------------------------------------------
+def motion_row(scan: DwiScan, found: Corrected) -> dict[str, float]:
+    """How far found motion is from the truth, and what was flagged. Where the target lies is free: the median of a slice's error is taken off."""
+    truth, motion = scan.truth, found.motion
+    inside = (truth.mask.data > 0).any((0, 1))
+    away = motion.shifts - truth.shifts
+    error = np.linalg.norm(away - np.median(away, axis=0), axis=-1)
+    seen = ~truth.dropped & inside
+    moved, dropped = ((motion.flags & bit) > 0 for bit in (schema.MOVED, schema.DROPPED))
+    index = np.clip(np.arange(len(away))[:, None] + np.arange(-2, 3), 0, len(away) - 1)
+    apart = np.linalg.norm(truth.shifts - np.median(truth.shifts[index], axis=1), axis=-1)
+    before = np.linalg.norm(truth.shifts - np.median(truth.shifts, axis=0), axis=-1)
+    still = ~truth.jumped & (apart < STEP - 0.3) & ~truth.dropped & inside
+    return {
+        "moved mm": before[seen].mean(), "error mm": error[seen].mean(), "95 %": np.percentile(error[seen], 95),
+        "of jumps mm": error[seen & truth.jumped].mean() if truth.jumped.any() else np.nan, "dropped found": dropped[truth.dropped & inside].mean(),
+        "jumps found": moved[truth.jumped & seen].mean() if truth.jumped.any() else np.nan, "falsely dropped": dropped[seen].mean(),
+        "falsely moved": moved[still].mean(), "odd/even seen": float(motion.interleaved),
+    }  # fmt: skip
+
+
+def test_motion_is_found(benchmark: Any, template: Template) -> None:
+    cases = {"drift": DwiImperfection(dropped=3), "odd/even, 8 mm jumps": RESTLESS, "eddy currents 1 mm": DwiImperfection(eddy=1.0)}
+
+    def run() -> pd.DataFrame:
+        rows = []
+        for name, spoilt in cases.items():
+            for number in range(COUNT):
+                scan = make_dwi(template, number=number, seed=SEED, protocol=FIFTEEN, imperfection=spoilt)
+                rows.append({"case": name, **motion_row(scan, corrected(scan, eddy=spoilt.eddy > 0))})
+        return pd.DataFrame(rows).groupby("case", sort=False).mean()
+
+    found = benchmark.pedantic(run, rounds=1, iterations=1)
+    print(f"\n{COUNT} subjects each, SNR 20, 15 slices, 35 volumes", found.round(4).to_string(), sep="\n")
+    restless = found.loc["odd/even, 8 mm jumps"]
+    assert found.loc["drift", "error mm"] <= 0.15
+    assert restless["error mm"] <= 0.3
+    assert restless["dropped found"] == restless["jumps found"] == 1.0
+    assert (found[["falsely dropped", "falsely moved"]] <= 0.01).all(axis=None)
+
+
+# --- distortion ------------------------------------------------------------------------------------------------------------
+def distortion_row(scan: DwiScan, found: Corrected) -> dict[str, float]:
+    """Error of the displacement over the cord, mm: the largest part, of the mean of each slice and of each voxel. Motion's free place comes off."""
+    inside = scan.truth.mask.data > 0
+    assert found.displacement is not None
+    away = found.displacement - scan.truth.displacement
+    slices = np.flatnonzero(inside.any((0, 1)))
+    of_slice = np.array([np.abs(np.median(away[..., k][inside[..., k]])) for k in slices])
+    before = np.array([np.abs(np.median(scan.truth.displacement[..., k][inside[..., k]])) for k in slices])
+    return {
+        "before, largest": before.max(), "before, median": np.median(before),
+        "slices, largest": of_slice.max(), "slices, median": np.median(of_slice),
+        "voxels, 95 %": np.percentile(np.abs(away[inside]), 95), "voxels, median": np.median(np.abs(away[inside])),
+        "under 1 mm": (np.abs(away[inside]) < 1).mean(),
+    }  # fmt: skip
+
+
+def test_distortion_is_taken_back(benchmark: Any, template: Template) -> None:
+    def run() -> pd.DataFrame:
+        rows = []
+        for number in range(COUNT):
+            for largest in (4.0, 11.0):
+                spoilt = replace(QUIET, distortion=largest, drift=0.3)
+                scan = make_dwi(template, number=number, seed=SEED, protocol=WIDE, imperfection=spoilt, reverse=True)
+                rows.append({"distortion mm": largest, "subject": number, **distortion_row(scan, corrected(scan))})
+        return pd.DataFrame(rows).set_index(["distortion mm", "subject"]).sort_index()
+
+    found = benchmark.pedantic(run, rounds=1, iterations=1)
+    print("\nmm, error of the displacement in the cord", found.round(3).to_string(), sep="\n")
+    assert (found["slices, largest"] < 1).all()
+    assert (found["voxels, median"] <= 0.5).all()
+
+
+# --- tracts ------------------------------------------------------------------------------------------------------------------
+class Tract(NamedTuple):
+    """One region of one subject, or of one of its levels."""
+
+    subject: int
+    level: str
+    region: str
+    metric: str
+    n: float
+    truth: float
+    value: float
+    se: float
+
+
+def tracts(template: Template, scan: DwiScan, found: Corrected, number: int) -> list[Tract]:
+    """FA and MD of every tract by `map` at its true place, of each level and of all together."""
+    from cohort_engine.phantom.tissue import regional_truth
+    from cohort_engine.template.levels import LevelRange
+
+    tensor, _ = tensor_image(found.series, gradients_of(scan.bval, scan.bvec, scan.series), scan.truth.mask, reliable=True)
+    atlas, nz = native_atlas(scan.truth.template_map, template, tensor.affine, tensor.data.shape[:3]), tensor.data.shape[2]
+    channel = dict(zip(CHANNELS, tensor.data.reshape(-1, len(CHANNELS))[atlas.voxel].T.astype(float), strict=True))
+    clusters, regions = tuple(template.atlas.clusters.values()), [r.members for r in template.atlas.regions]
+    between = channel["s0"] * np.exp(-scan.bvals.max() / 2000 * channel["md"])  # what a voxel shows half way to full weighting
+    whole = atlas.weights.sum(0) > WHOLE
+    weights = {"fa": atlas.weights, "md": signal_weights(atlas.weights, between, atlas.voxel % nz, clusters)}
+    places = np.stack(np.unravel_index(atlas.voxel, tensor.data.shape[:3]), axis=-1)
+    levels = [name for name in template.levels if (atlas.level == LevelRange.parse(name).numbers[0]).sum() > 100]
+    out = []
+    for name in (*levels, f"{levels[0]}:{levels[-1]}"):
+        some = whole & np.isin(atlas.level, LevelRange.parse(name).numbers)
+        for metric, w in weights.items():
+            truth = regional_truth(template, getattr(scan.truth.diffusion, metric), (LevelRange.parse(name),), template.atlas.regions)[0]
+            cells = reduce_group(channel[metric][some], w[:, some], regions, clusters, estimator="map", places=places[some])
+            out += [
+                Tract(number, name, r.name, metric, cells.n[i], truth[i], cells.value[i], cells.se[i])
+                for i, r in enumerate(template.atlas.regions)
+                if r.name.startswith(("WM ", "white"))
+            ]
+    return out
+
+
+def tract_summary(cells: pd.DataFrame) -> pd.DataFrame:
+    """Errors of tracts by metric, MD in percent of the truth; how many 95 % intervals hold it."""
+    cells = cells.assign(error=cells.value - cells.truth)
+    cells["error"] *= np.where(cells.metric == "md", 100 / cells.truth, 1.0)
+    cells["held"] = (cells.value - cells.truth).abs() <= 1.96 * cells.se
+    cells["cells"] = np.where(cells.level.str.contains(":"), "tract", "level x tract")
+    cells.loc[cells.region == "white matter", "cells"] = "white matter, " + cells.level.str.contains(":").map({True: "whole", False: "level"})
+    of = cells[cells.n >= np.where(cells.level.str.contains(":"), LARGE, LEAST_VOXELS)].groupby(["metric", "cells"])
+    return of.agg(
+        count=("error", "size"), mae=("error", lambda e: e.abs().mean()), bias=("error", "mean"), largest=("error", lambda e: e.abs().max()),
+        se=("se", "median"), held=("held", "mean"),
+    )  # fmt: skip
+
+
+CASES = {
+    "still, tissue ends with the labels": (FIFTEEN, replace(QUIET, drift=0, jitter=0, rim=0.0)),
+    "still": (FIFTEEN, replace(QUIET, drift=0, jitter=0)),
+    "moved, corrected": (FIFTEEN, DwiImperfection()),
+    "odd/even, 8 mm jumps, corrected": (FIFTEEN, RESTLESS),
+    "DTI study, moved, corrected": (DTI_STUDY, DwiImperfection()),
+}  # fmt: skip
+
+
+def test_tracts_have_their_fa_and_md(benchmark: Any, template: Template) -> None:
+    def run() -> pd.DataFrame:
+        parts = []
+        for name, (protocol, spoilt) in CASES.items():
+            for number in range(COUNT):
+                scan = make_dwi(template, group="HC", number=number, seed=SEED, protocol=protocol, imperfection=spoilt)
+                found = Corrected(scan.series, scan.series, None, None, {}) if spoilt.drift == 0 else corrected(scan)  # type: ignore[arg-type]
+                parts.append(pd.DataFrame(tracts(template, scan, found, number)).assign(case=name))
+        return pd.concat(parts, ignore_index=True)
+
+    cells = benchmark.pedantic(run, rounds=1, iterations=1)
+    found = pd.concat({name: tract_summary(part) for name, part in cells.groupby("case", sort=False)})
+    print(f"\n{COUNT} subjects, SNR 20; FA, and MD in percent", found.round(4).to_string(), sep="\n")
+    if out := os.environ.get("DIFFUSION_OUT"):
+        cells.to_csv(f"{out}_tracts.csv", index=False)
+    main = found.loc["moved, corrected"]
+    assert main.loc[("fa", "tract"), "mae"] <= 0.02
+    assert main.loc[("md", "tract"), "mae"] <= 3.0
+
+
+# --- masking ------------------------------------------------------------------------------------------------------------------
+PEOPLE, VOXELS, PER_SLICE = 16, 48, 8
+DIFFERENCE = 0.035
+
+
+def person(rng: np.random.Generator, fa: float, bvals: NDArray[np.float64], directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Signals (voxel, t) of a tract at SNR 15: six slices; of one in four some volumes lost part of their signal, and every sixth voxel has CSF."""
+    axial, radial = diffusivities(np.full(VOXELS, fa) + rng.normal(0, 0.02, VOXELS), np.full(VOXELS, 0.95))
+    tissue = np.exp(-bvals / 1000 * (radial[:, None] + (axial - radial)[:, None] * directions[:, 2] ** 2))
+    fluid = 1.4 * np.exp(-3 * bvals / 1000)
+    share = np.where(rng.random(VOXELS) < 1 / 6, rng.uniform(0, 0.3, VOXELS), 0.0)[:, None]
+    clean = (1 - share) * tissue + share * fluid
+    kept = np.ones((VOXELS // PER_SLICE, len(bvals)))
+    for row in kept[rng.random(len(kept)) < 0.25]:
+        lost = rng.choice(np.flatnonzero(bvals > 0), rng.integers(3, 9), replace=False)
+        row[lost] = rng.uniform(0.3, 0.85, len(lost))
+    clean = clean * np.repeat(kept, PER_SLICE, axis=0)
+    noise = rng.normal(0, 1 / 15, (2, *clean.shape))
+    return np.asarray(B0[WHITE] * np.hypot(clean + noise[0], noise[1]))
+
+
+def test_masking_unreliable_voxels_gains_power(benchmark: Any) -> None:
+    """Studies of two groups whose FA differs: how often a t-test of the tract's mean finds it, with and without unreliable voxels."""
+    bvals, directions = gradients(B800)
+    ways = ("no masking", "masking", "irls", "irls, masking")
+
+    def study(rng: np.random.Generator, difference: float) -> list[float]:
+        means: dict[str, list[list[float]]] = {way: [[], []] for way in ways}
+        for group in (0, 1):
+            for _ in range(PEOPLE):
+                signals = person(rng, 0.72 + rng.normal(0, 0.03) - difference * group, bvals, directions)
+                for method, way in (("wls", "no masking"), ("irls", "irls")):
+                    found = fit(signals, bvals, directions, method=method).channels  # type: ignore[arg-type]
+                    good = found["reliable"] > 0
+                    masked = way + ", masking" if way == "irls" else "masking"
+                    means[way][group].append(float(np.nanmean(found["fa"])))
+                    means[masked][group].append(float(np.mean(found["fa"][good])) if good.any() else np.nan)
+        return [float(ttest_ind(*means[way], nan_policy="omit").pvalue) for way in ways]
+
+    def run() -> pd.DataFrame:
+        out = {}
+        for name, difference, seed in (("power", DIFFERENCE, 1), ("false positives", 0.0, 2)):
+            p = np.array([study(np.random.default_rng([SEED, seed, i]), difference) for i in range(STUDIES)])
+            out[name] = pd.Series((p < 0.05).mean(0), ways)
+            gained = (p[:, 1] < 0.05).astype(float) - (p[:, 0] < 0.05)
+            out[f"{name}, error of the gain"] = pd.Series(gained.std(ddof=1) / np.sqrt(STUDIES), ["masking"])
+        return pd.DataFrame(out)
+
+    found = benchmark.pedantic(run, rounds=1, iterations=1)
+    print(f"\n{STUDIES} simulated studies of {PEOPLE} + {PEOPLE} people, FA lower by {DIFFERENCE}", found.round(3).to_string(), sep="\n")
+    assert found.loc["masking", "power"] > found.loc["no masking", "power"]
+    assert found.loc["masking", "false positives"] < 0.1
+
+
+# --- speed ---------------------------------------------------------------------------------------------------------------------
+def test_speed(benchmark: Any, template: Template) -> None:
+    scan = make_dwi(template, seed=SEED, protocol=FIFTEEN)
+    told = gradients_of(scan.bval, scan.bvec, scan.series)
+    assert scan.series.data.shape == (96, 36, 15, 35)
+
+    def run() -> dict[str, float]:
+        took = {}
+        start = time.process_time()
+        found = correct(scan.series, told, cord=scan.truth.mask)
+        took["motion correction, cord known"] = time.process_time() - start
+        start = time.process_time()
+        tensor_image(found.series, told, scan.truth.mask)
+        took["tensor fit"] = time.process_time() - start
+        start = time.process_time()
+        correct(scan.series, told)
+        took["motion correction, cord to be found"] = time.process_time() - start
+        return took
+
+    best = pd.DataFrame([benchmark.pedantic(run, rounds=1, iterations=1), run(), run()]).min()
+    print("\ns of CPU, 96 x 36 x 15 x 35", best.round(2).to_string(), sep="\n")
+    assert best["motion correction, cord known"] + best["tensor fit"] <= 4.0
