@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from cohort_engine.mapping.inverse import invert
 from cohort_engine.mapping.template_map import TemplateMap
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
+
+WHOLE = 0.99
+"""Share of a voxel that labels must fill for nothing else to count in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,18 @@ class WarpedAtlas:
     weights: FloatArray
     level: NDArray[np.int64]
     reach: FloatArray
+
+    def filled(self) -> WarpedAtlas:
+        """Leave out voxels that labels do not fill to `WHOLE`.
+
+        Examples
+        --------
+        >>> atlas = WarpedAtlas(np.array([4, 7]), np.array([[1.0, 0.4]]), np.array([3, 3]), np.ones((2, 1, 1)))
+        >>> atlas.filled().voxel.tolist()
+        [4]
+        """
+        kept = self.weights.sum(axis=0) >= WHOLE
+        return replace(self, voxel=self.voxel[kept], weights=self.weights[:, kept], level=self.level[kept])
 
 
 def native_atlas(

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import SMOOTHING, smooth
+from cohort_engine.mapping.native import WHOLE
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.estimators.base import Group, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members, indicator
 from cohort_engine.reduce.sums import LevelSums, pooled_cells
-
-WHOLE = 0.99
-"""Share of a voxel that labels must fill for its signal to tell what tissues look like."""
 
 
 @dataclass(frozen=True, eq=False)

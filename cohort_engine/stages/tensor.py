@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,10 @@ from cohort_engine.config import Config, Section
 from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
 from cohort_engine.stages.dwi import SERIES_MEMORY, WITH_GRADIENTS, gradients_for
-from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
+from cohort_engine.stages.metric import MetricImage, fitted_atlas, metric_quality, metric_stages
+
+if TYPE_CHECKING:
+    from cohort_engine.mapping.native import WarpedAtlas
 
 TENSOR_STAGE = f"tensor_{schema.DWI}"
 LARGEST = (0.0, math.inf)
@@ -61,7 +64,12 @@ def run_tensor(inputs: StageInput) -> dict[str, Array | Volume]:
 
 
 def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
-    """Read a metric off the tensor image (x, y, z), with its standard error; NaN where there is no tensor, or none to rely on."""
+    """Read a metric off the tensor image (x, y, z), with its standard error; NaN where there is no tensor, or none to rely on.
+
+    A diffusivity is a slope of the logarithm of the signal: where tissues share a voxel, the mean of theirs weighted by what each shows half way from
+    no weighting to full, for which the geometric mean of the two stands. Little is left of fluid then: half a voxel of it takes two fifths of its MD.
+    FA is no such slope, and nearer to the mean by volume.
+    """
     from cohort_engine.qmri.tensor import CHANNELS
 
     tensor = inputs.series(schema.DWI_TENSOR)
@@ -70,7 +78,22 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
     cord = on_voxels_of(frame, inputs.mask(schema.DWI_MASK), what=schema.words(schema.DWI_MASK), like=f"the {schema.words(schema.DWI)}").data > 0.5
     if inputs.params["mask_unreliable"]:
         values, se = (np.where(reliable > 0, v, np.float32(np.nan)) for v in (values, se))
-    return MetricImage(frame.with_data(values), metric_quality(values, cord), se=se)
+    signal = None
+    if metric.name != schema.FA:
+        weighted = on_voxels_of(frame, inputs.volume(schema.DWI_MEAN), what=schema.words(schema.DWI_MEAN), like=f"the {schema.words(schema.DWI)}")
+        with np.errstate(invalid="ignore"):
+            signal = np.sqrt(tensor.data[..., CHANNELS.index("s0")] * weighted.data)
+    return MetricImage(frame.with_data(values), metric_quality(values, cord), signal, se)
+
+
+def filled_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
+    """Bring the atlas into an image as `fitted_atlas` does, without voxels that its labels do not fill.
+
+    The rest of these is fluid beyond the atlas. A mixture makes the labels in it answer for all of it: an MD of 3 in a third of a voxel becomes an MD
+    of 9 of fluid, and of as much less in the tracts beside it. (What is scarcely above 0 in fluid, MTR, suffers little.)
+    """
+    atlas = fitted_atlas(inputs, contrast, image)
+    return atlas if inputs.params["reduce.native"] == schema.INTERPOLATE else atlas.filled()  # SCT keeps them
 
 
 def tensor_stages(config: Config) -> Iterable[Stage]:
@@ -84,8 +107,8 @@ def tensor_stages(config: Config) -> Iterable[Stage]:
     for metric in METRICS.values():
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(channel_image, metric=metric), version="1", roles=(schema.DWI_TENSOR, schema.DWI_MASK),
-                params={"mask_unreliable": chosen.mask_unreliable}, section="tensor",
+                config, metric, partial(channel_image, metric=metric), version="2", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
+                atlas=filled_atlas, params={"mask_unreliable": chosen.mask_unreliable}, section="tensor",
             )  # fmt: skip
 
 
