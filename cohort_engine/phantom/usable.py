@@ -77,7 +77,7 @@ def _cropped(image: Volume, side: int) -> Volume:
 def fitted(case: Case, template: Template) -> NDArray[np.float32]:
     """Fit the template map of the MT mask, refined by the image, as a build does."""
     return fit_cord(
-        case.images[MT_MASK], case.landmarks, template, labelled=case.images[T2W_MASK], image=case.images[schema.MT_ON]
+        case.images[MT_MASK], case.landmarks, template, labelled=case.images[T2W_MASK], image=case.images[schema.MT_ON], likely=True
     ).packed(template)  # fmt: skip
 
 

@@ -95,7 +95,8 @@ class Contrast:
     image : str
         Role of the image that its mask and landmarks belong to.
     grey : bool
-        Whether such images may show grey matter, and so refine their map.
+        Whether such images may show grey matter, and so refine their map; that white matter is darker or brighter than grey is found, not said.
+        Without it the map follows the mask to its border.
     """
 
     name: str

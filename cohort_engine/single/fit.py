@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import Landmarks, level_axis, transfer
 from cohort_engine.io.volume import Volume
+from cohort_engine.mapping.fractions import tissue_fractions
+from cohort_engine.mapping.likelihood import around, explained
 from cohort_engine.mapping.template_map import TemplateMap, fit_template_map
 from cohort_engine.template.base import Template
 
 
 def fit_cord(
     cord: Volume, landmarks: Landmarks, template: Template, *, labelled: Volume | None = None, grey: NDArray[Any] | None = None,
-    image: Volume | None = None, deformable: bool = True, seed: int = 1, what: str = "cord mask", labelled_what: str = "cord mask",
+    image: Volume | None = None, deformable: bool = True, likely: bool = False, seed: int = 1, what: str = "cord mask",
+    labelled_what: str = "cord mask",
 ) -> TemplateMap:  # fmt: skip
     """Fit the template map of an image.
 
@@ -32,6 +36,9 @@ def fit_cord(
         Cord mask of the image that the landmarks were placed on, where that is another one: its levels travel through scanner coordinates.
     image : Volume, optional
         On the grid of the mask: refines the map where it shows grey matter (`by_image`).
+    likely : bool
+        Follow the mask as far as its pixels can tell, even if the image does not refine the map: in images of thick slices, whose values are wanted,
+        not their outline. Without it a map that nothing refines follows the mask to its border.
     grey, deformable, seed
         See `mapping.template_map.fit_template_map`.
     what, labelled_what : str
@@ -47,9 +54,16 @@ def fit_cord(
         levels = level_axis(own, landmarks, template)
     else:
         levels = transfer(level_axis(centreline_from_mask(labelled.data, labelled.affine, what=labelled_what), landmarks, template), own)
-    likely = image is not None and grey is None
-    fitted = fit_template_map(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, likely=likely, seed=seed, what=what)
-    return fitted if image is None else by_image(fitted, image, cord, template)
+    fit = partial(fit_template_map, cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    if image is None:
+        return fit(likely=likely)
+    refined = by_image(fit(likely=True), image, cord, template)
+    if likely or np.isfinite(refined.quality.get(schema.REFINED_SHIFT, np.nan)):
+        return refined
+    whole = fit()
+    told = explained(image.data, tissue_fractions(whole, template, image.affine, image.data.shape), around(cord.data))
+    quality = {schema.EXPLAINED: told.mean, schema.EXPLAINED_BEFORE: told.mean, schema.WHITE_BELOW_GREY: told.white_darker}
+    return TemplateMap(whole.block, refined.quality | whole.quality | quality)
 
 
 def by_image(fitted: TemplateMap, image: Volume, cord: Volume, template: Template) -> TemplateMap:

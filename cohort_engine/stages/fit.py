@@ -88,7 +88,7 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
         image = None  # the mask was drawn on another grid: the map follows it alone
     fitted = fit_cord(
         cord, landmarks, inputs.template, labelled=labelled, grey=grey.soft if grey and grey.shown else None,
-        image=image, deformable=inputs.params["deformable"], seed=inputs.params["seed"], what=schema.words(contrast.mask),
+        image=image, deformable=inputs.params["deformable"], likely=contrast.grey, seed=inputs.params["seed"], what=schema.words(contrast.mask),
         labelled_what=schema.words(source.mask),
     )  # fmt: skip
     quality = fitted.quality | ({schema.GREY_CONTRAST: grey.contrast} if grey else {})

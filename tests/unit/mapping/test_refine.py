@@ -11,10 +11,10 @@ from cohort_engine.cord.grey import SHOWN
 from cohort_engine.cord.levels import landmarks_from_labels, level_axis, transfer
 from cohort_engine.io.volume import Volume
 from cohort_engine.mapping.refine import LEAST_AREA, PRIOR, refine_map
-from cohort_engine.mapping.template_map import fit_template_map
+from cohort_engine.mapping.template_map import BORDER, fit_template_map, template_depth
 from cohort_engine.phantom.compression import Inside, Patient, Press
 from cohort_engine.phantom.subject import make_subject
-from cohort_engine.single.fit import by_image
+from cohort_engine.single.fit import by_image, fit_cord
 from cohort_engine.template.parametric import parametric_cord
 
 ASIDE = Inside(shift=(0.3, -0.2), turn=4.0, scale=(0.92, 0.9))
@@ -121,3 +121,21 @@ def test_what_cannot_be_judged_is_not_refined(scanned, cord):
     assert refine_map(fitted, cord, np.full(on.data.shape, np.nan), on.affine, mask.data) is None
     assert refine_map(fitted, cord, on.data, on.affine, np.zeros_like(mask.data)) is None
     assert refine_map(fitted, cord, -1.0 * on.data, on.affine, mask.data) is None  # no gain to take out
+
+
+def test_a_map_that_no_image_refines_follows_the_mask_to_its_border_and_only_there(scanned, cord):
+    subject, _, _ = scanned["aside"]
+    t2w, mask, points, on = (subject.images[k] for k in ("t2w_mask", "mt_mask", "t2w_landmarks", "mt_on"))
+    marks = landmarks_from_labels(points.data, points.affine, kind="disc", what="landmarks")
+    noise = Volume(100 + np.random.default_rng(4).normal(0, 10, mask.data.shape), mask.affine)
+    alone, silent, likely, refined = (
+        fit_cord(mask, marks, cord, labelled=t2w, **how) for how in ({}, {"image": noise}, {"likely": True}, {"image": on})
+    )
+    assert alone.quality[schema.DICE] >= 0.99
+    assert np.array_equal(silent.block, alone.block, equal_nan=True)
+    assert silent.quality[schema.EXPLAINED] < 0.2
+    assert np.isnan(silent.quality[schema.REFINED_SHIFT])
+    assert refined.quality[schema.DICE] == likely.quality[schema.DICE] < alone.quality[schema.DICE] - 0.005
+    apart, depth = np.linalg.norm(alone.block - likely.block, axis=-1), template_depth(cord, 0, cord.cord.shape[2])
+    assert np.nanmedian(apart[(depth > 0) & (depth < 0.3)]) > 0.05
+    assert np.nanmedian(apart[depth > BORDER + 0.5]) < 0.02
