@@ -10,6 +10,8 @@ import typer
 from cohort_engine.cli.say import note, require_values, say, show
 from cohort_engine.cli.words import WORDS, Device, Half, TemplateName, TemplatePath, command
 
+PhaseEncoding = Annotated[str, typer.Option("--phase-encoding", help="ap (or pa): back-front; rl (or lr): left-right.")]
+
 
 @command()
 def register(
@@ -176,6 +178,68 @@ def _three(text: str | None, option: str) -> list[float] | None:
     if len(numbers) != 3:
         raise typer.BadParameter(f"three numbers, of MT-on, MT-off and T1w (found {text!r})", param_hint=option)
     return numbers
+
+
+@command()
+def moco(
+    series: Annotated[Path, typer.Argument(help="Diffusion series (4-D), as it was scanned.")],
+    bval: Annotated[Path, typer.Option("--bval", help="b-values of its volumes, s/mm2.")],
+    bvec: Annotated[Path, typer.Option("--bvec", help="Directions of its volumes, as FSL has them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Corrected series to write; beside it a JSON file, and _motion.tsv and .png.")],
+    mask: Annotated[Path | None, typer.Option("--mask", help="Cord mask on its voxels; by default the cord is segmented in its mean.")] = None,
+    reverse: Annotated[Path | None, typer.Option("--reverse", help="Image of the same slices with the opposite phase encoding.")] = None,
+    mean: Annotated[Path | None, typer.Option("--mean", help="Write the mean of the corrected diffusion-weighted volumes here.")] = None,
+    interleaved: Annotated[
+        bool | None, typer.Option("--interleaved/--sequential", help="Odd and even slices may lie apart, or not; by default the series says.")
+    ] = None,
+    eddy: Annotated[bool, typer.Option("--eddy", help="Correct stretch and shear along phase encoding as well.")] = False,
+    phase_encoding: PhaseEncoding = "ap",
+    max_shift: Annotated[float, typer.Option("--max-shift", help="Largest displacement that is looked for, mm.")] = 12.0,
+) -> None:
+    """Correct the motion of a diffusion series, slice by slice around the cord; and its distortion, given a reverse image."""
+    from cohort_engine.single.moco import MocoSettings
+    from cohort_engine.single.moco_files import moco_image
+
+    settings = MocoSettings(interleaved=interleaved, eddy=eddy, phase_axis=_phase_axis(phase_encoding), max_shift=max_shift)
+    found = moco_image(series, out, bval=bval, bvec=bvec, mask=mask, reverse=reverse, mean=mean, settings=settings)
+    numbers = found["Quality"]
+    apart = ", odd and even slices apart" if found["Interleaved"] else ""
+    say(f"slices moved by up to {numbers['largest_shift']:.2f} mm, {numbers['median_shift']:.2f} mm in the median{apart}")
+    for name, words in (("b0", "without diffusion weighting"), ("dwi", "with it")):
+        if numbers.get(f"spread_{name}_before") is not None:
+            before, after = (100 * numbers[f"spread_{name}_{when}"] for when in ("before", "after"))
+            say(f"spread of the volumes {words}: {before:.1f} % of the mean before, {after:.1f} % after")
+    if "largest_displacement" in numbers:
+        say(f"distortion of up to {numbers['largest_displacement']:.1f} mm in the cord")
+    for word, volumes in found["Flags"].items():
+        say(f": {sum(map(len, volumes.values()))} slices, in {', '.join(volumes)}", head=word, colour="yellow")
+
+
+@command()
+def undistort(
+    image: Annotated[Path, typer.Argument(help="Echo-planar image or series without diffusion weighting.")],
+    reverse: Annotated[Path, typer.Option("--reverse", help="Image of the same slices with the opposite phase encoding.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Corrected image to write; beside it a JSON file that says how.")],
+    mask: Annotated[Path | None, typer.Option("--mask", help="Cord mask of the image; by default the cord is segmented in it.")] = None,
+    field: Annotated[Path | None, typer.Option("--field", help="Write the displacement here, mm.")] = None,
+    phase_encoding: PhaseEncoding = "ap",
+) -> None:
+    """Correct the distortion of an echo-planar image around the cord, from a pair with opposite phase encoding."""
+    from cohort_engine.single.undistort import undistort_image
+
+    found = undistort_image(image, reverse, out, mask=mask, field=field, phase_axis=_phase_axis(phase_encoding))
+    size = found["Displacement_mm"]
+    say(f"distortion of up to {size['Largest']:.1f} mm in the cord, {size['Median']:.1f} mm in the median ({found['CordMask']})")
+
+
+def _phase_axis(words: str) -> int:
+    """Array axis of a direction of phase encoding."""
+    from cohort_engine.errors import unknown_name
+
+    known = {"ap": 1, "pa": 1, "rl": 0, "lr": 0}
+    if words.lower() not in known:
+        raise unknown_name("direction of phase encoding", words, list(known), where="phase encoding")
+    return known[words.lower()]
 
 
 @command()

@@ -48,17 +48,24 @@ class Columns:
 
     def csv(self) -> str:
         """Text of the table; a missing number is empty."""
+        return self._text(",", "")
+
+    def tsv(self) -> str:
+        """Text of the table as BIDS has it, with tabs; a missing number is ``n/a``."""
+        return self._text("\t", "n/a")
+
+    def _text(self, separator: str, missing: str) -> str:
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(text, delimiter=separator, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows(["" if v != v else v for v in row] for row in zip(*self.columns.values(), strict=True))
+        writer.writerows([missing if v != v else v for v in row] for row in zip(*self.columns.values(), strict=True))
         return text.getvalue()
 
     def write(self, path: str | Path) -> None:
-        """Write the table as CSV, whole or not at all."""
+        """Write the table as CSV, or where the name says so as TSV, whole or not at all."""
         aside = Path(path).with_name(f".{uuid.uuid4().hex}.part")
         try:
-            aside.write_text(self.csv())
+            aside.write_text(self.tsv() if str(path).endswith(".tsv") else self.csv())
             aside.replace(path)
         except OSError as error:
             raise StorageError(
