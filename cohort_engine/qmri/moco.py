@@ -139,8 +139,8 @@ def estimate_motion(
     lost = ~view.signal
     shift, _ = search(view, lost, max_shift, split=interleaved is not False)
     lost |= voids(view, shift, kind)
-    shift, searched = search(view, lost, max_shift, split=interleaved is not False, begin=shift)
-    frame = frame_of(view, shift, lost)
+    shift, beyond = search(view, lost, max_shift, split=interleaved is not False, begin=shift)
+    frame = frame_of(view, shift, lost | beyond)
     jumps = jumps_of(shift)
     shift = shift + frame
     scale = np.zeros_like(shift)
@@ -148,7 +148,7 @@ def estimate_motion(
     along = phase_axis if eddy else None
     agreement = np.zeros(lost.shape)
     for turn in range(ROUNDS):
-        found = _measure(view, shift, scale, kind, lost, parity, along=along, weighted=~b0)
+        found = _measure(view, shift, scale, kind, lost | beyond, parity, along=along, weighted=~b0)
         agreement = found.agreement
         if interleaved is None and turn < 2:
             parity = _odd_even(found.step[..., :2] - jumps - frame, found.information[..., :2, :2])
@@ -165,9 +165,10 @@ def estimate_motion(
     shift += frame - np.median(shift[kind == np.bincount(kind).argmax()], axis=0)
     flags = np.zeros(lost.shape, np.int8)
     flags[steps_of(shift)] |= MOVED
-    flags[lost] |= DROPPED
-    flags[~lost & ((np.linalg.norm(shift - frame, axis=-1) > max_shift) | searched)] |= LIMIT
-    agreement[lost | ~view.region] = np.nan
+    beyond |= ~lost & (np.linalg.norm(shift - frame, axis=-1) > max_shift)
+    flags[beyond] |= LIMIT
+    flags[lost & ~beyond] |= DROPPED
+    agreement[lost | beyond | ~view.region] = np.nan
     return Motion(shift, scale, flags, agreement, apart)
 
 

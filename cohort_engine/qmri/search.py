@@ -19,6 +19,8 @@ OFTEN = 4.5
 """Times the usual displacement between volumes that a jump must exceed as well: a restless person moves all the time."""
 SURE = 8.0
 """Log-likelihood by which a volume's place must stand out from places further away than `JUMP`."""
+FITS = 0.15
+"""A volume whose log-likelihood is less than this part of the median of all may lie beyond the range."""
 VOID = 0.6
 """A slice with less than this part of the signal that its volume and the other volumes predict may have lost it."""
 NOTHING = 0.2
@@ -27,7 +29,7 @@ _TINY = 1e-12
 
 
 def search(view: View, lost: BoolArray, max_shift: float, *, split: bool, begin: FloatArray | None = None) -> tuple[FloatArray, BoolArray]:
-    """Displacement (t, z, 2) mm of each volume, or of its odd and even slices, and whether (t, z) it lies at the end of the range.
+    """Displacement (t, z, 2) mm of each volume, or of its odd and even slices, and whether (t, z) it lies at the end of the range or beyond.
 
     All are compared by the orientation of their edges with one target: the volumes that are most alike, and from `begin` on, all of them.
     """
@@ -52,15 +54,21 @@ def search(view: View, lost: BoolArray, max_shift: float, *, split: bool, begin:
     votes = np.stack([gain[:, 0::2].sum(1), gain[:, 1::2].sum(1)], 1) if nz > 1 else gain[:, :1]
     whole = votes.sum(1)
     place, best = vote(whole - cost, tries)
-    shift = np.repeat(place[:, None], nz, 1)
+    shift, absent = np.repeat(place[:, None], nz, 1), np.repeat(_absent(best)[:, None], nz, 1)
     if split and nz > 3:
         apart, each = vote(votes.reshape(-1, *votes.shape[2:]) - cost, tries)
         apart, each = apart.reshape(nt, 2, 2), each.reshape(nt, 2)
         differ = (each.sum(1) - best > SURE) & (np.linalg.norm(apart[:, 0] - apart[:, 1], axis=-1) > JUMP / 2)
         for parity in (0, 1):
             shift[differ, parity::2] = apart[differ, parity][:, None]
+            absent[:, parity::2] |= _absent(each[:, parity])[:, None]
     ends = np.linalg.norm(shift, axis=-1) > max_shift - float(view.spacing[:2].max())
-    return shift - np.median(shift, axis=0), ends
+    return shift - np.median(shift, axis=0), ends | (absent & ~lost)
+
+
+def _absent(value: FloatArray) -> BoolArray:
+    """Whether a volume fits nowhere in the range, though others do."""
+    return np.asarray((value < SURE) & (value < FITS * np.median(value)))
 
 
 def frame_of(view: View, shift: FloatArray, lost: BoolArray) -> FloatArray:
