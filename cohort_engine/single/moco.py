@@ -14,7 +14,7 @@ from cohort_engine.io.gradients import Gradients
 from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
 from cohort_engine.qmri.moco import MAX_SHIFT, Motion, estimate_motion
 from cohort_engine.qmri.series import resample_series
-from cohort_engine.single.undistort import displaced_mask, displacement_of, region
+from cohort_engine.single.undistort import checked_reverse, displaced_mask, displacement_of, region
 
 FloatArray = NDArray[Any]
 SERIES = "diffusion series"
@@ -104,6 +104,8 @@ def correct(
     """
     require_across(series)
     require_signal(series, what=SERIES)
+    if reverse is not None:
+        reverse = checked_reverse(_one(series), reverse)
     data, spacing = series.data, series.grid.spacing
     mask = found_cord(series, gradients).data if cord is None else on_voxels_of(_one(series), cord, what=CORD, like=f"the {SERIES}").data > 0.5
     weight = region(mask, spacing, settings.falloff)

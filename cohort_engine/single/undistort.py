@@ -34,7 +34,7 @@ class Undistorted(NamedTuple):
     Attributes
     ----------
     image : Volume
-        float32, on the voxels of the scan; of a series all volumes. Missing: NaN outside the image.
+        float32, on the voxels of the scan; of a series all volumes, else (x, y, z). Missing: NaN outside the image.
     displacement : Volume
         (x, y, z) float32, mm along the axis of phase encoding, towards larger index in RAS+ order.
     cord : Volume
@@ -80,7 +80,7 @@ def undistort(image: Volume, reverse: Volume, *, cord: Volume | None = None, pha
     out = resample_series(series, image.grid.spacing, displacement=displacement, axis=phase_axis)
     there = displaced_mask(mask, image.grid.spacing, displacement, phase_axis)
     return Undistorted(
-        image.with_data(out.reshape(image.data.shape)), image.with_data(displacement.astype(np.float32)), image.with_data(there),
+        image.with_data(out if out.shape[3] > 1 else out[..., 0]), image.with_data(displacement.astype(np.float32)), image.with_data(there),
         float(np.abs(displacement[there]).max(initial=0)),
     )  # fmt: skip
 
@@ -90,17 +90,21 @@ def displacement_of(plain: Volume, reverse: Volume, mask: BoolArray, *, phase_ax
 
     Several volumes of `reverse` are brought together first.
     """
-    require_signal(reverse, what=REVERSE)
-    back = on_voxels_of(plain, reverse, what=REVERSE, like=f"the {IMAGE}", remedy="Give the image that was scanned with the same slices.").data
+    back = checked_reverse(plain, reverse).data
     spacing = plain.grid.spacing
     weight = region(mask, spacing, falloff)
     if back.ndim == 4 and back.shape[3] > 1:
-        found = estimate_motion(
-            back, np.ones(back.shape[3], bool), np.zeros(back.shape[3]), np.maximum(weight, 1e-3 * mask.any((0, 1))), spacing, phase_axis=phase_axis
-        )
-        back = resample_series(back, spacing, shifts=found.shifts, dropped=(found.flags & schema.LOST) > 0)
+        found = estimate_motion(back, np.ones(back.shape[3], bool), np.zeros(back.shape[3]), weight, spacing)
+        together = found.shifts - np.median(found.shifts, axis=0)  # where the region lies is another image's affair
+        back = resample_series(back, spacing, shifts=together, dropped=(found.flags & schema.LOST) > 0)
     back = back if back.ndim == 3 else np.nan_to_num(_mean(back))
     return estimate_distortion(plain.data, back, weight, spacing, axis=phase_axis)
+
+
+def checked_reverse(image: Volume, reverse: Volume) -> Volume:
+    """Take an image of the opposite phase encoding on the voxels of the other; errors as of `undistort`."""
+    require_signal(reverse, what=REVERSE)
+    return on_voxels_of(image, reverse, what=REVERSE, like=f"the {IMAGE}", remedy="Give the image that was scanned with the same slices.")
 
 
 def displaced_mask(mask: BoolArray, spacing: FloatArray, displacement: FloatArray, phase_axis: int) -> BoolArray:
