@@ -271,7 +271,8 @@ def dti(
     say(f"{100 * cord['Reliable']:.1f} % of them can be relied on, at a signal-to-noise ratio of {cord['SNR']} without diffusion weighting")
     if found["LostSlices"]:
         say(f"volumes that lost their signal in a slice were left out there: {', '.join(f'{len(v)} in {k}' for k, v in found['LostSlices'].items())}")
-    say(f"directions {check['Verdict']}: {check['Means']} (margin {check['Margin']} standard errors)")
+    margin = "too few slices for a margin" if check["Margin"] is None else f"margin {check['Margin']} standard errors"
+    say(f"directions {check['Verdict']}: {check['Means']} ({margin})")
 
 
 @command()
