@@ -182,12 +182,12 @@ def _looks(place: Windows, data: NDArray[Any], network: Network) -> list[Tensor]
     """Draw these windows, seen in different ways."""
     from torch.nn.functional import interpolate
 
-    from cohort_engine.nn.image import evened, robust_scale
+    from cohort_engine.nn.image import evened
 
     windows = place.cut(data)
     alone = windows[:, 1:2].expand_as(windows)
     out = [look(network, w)[:, 0] for w in (windows, evened(windows, place.pixel), alone)]
-    out.append(look(network, windows, lambda part: -robust_scale(part))[:, 0])
+    out.append(look(network.negative, windows)[:, 0])
     for size in SIZES:
         seen = look(network, replace(place, pixel=place.pixel * size).cut(data))
         side = round(place.size * size / 2) * 2

@@ -3,16 +3,15 @@
 1. A coarse network looks at whole slices a few millimetres apart, as they are and with their brightness evened out, where that does not show
    a cord in most of them also with bright and dark swapped, and gives a heat map of the cord's centre in each.
 2. One optimal curve through all of them is the centreline, and all of them together say where along it a cord is (`cord.curve`).
-3. A fine network looks at a window around the curve in every slice, as it is and mirrored, and gives the part of each pixel that is cord;
-   slices in which nothing is drawn although the curve is sure are looked at again (`cord.recover`). Slices that lie close together are smoothed
-   along the curve.
+3. A fine network looks at a window around the curve in every slice, as it is and mirrored, where fluid is darker than the cord as its mirrored
+   negative, and gives the part of each pixel that is cord. Slices in which nothing is drawn although the curve is sure are looked at again
+   (`cord.recover`). Slices that lie close together are looked at one as it is, the next mirrored, and smoothed along the curve.
 
 An image without a cord gives an empty mask and a flag, never scattered voxels; slices that are not segmented are named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +48,12 @@ ALONG = 1.5
 """Standard deviation of the smoothing along the curve, mm: nothing between slices of 5 mm."""
 WHOLE = 0.5
 """Part of the median area that a slice must have for its middle to be that of the cord."""
+PROBES = 12
+"""Slices that are asked whether fluid is bright."""
+RIM, DARKER = (0.5, 1.5), 0.2
+"""Where around the cord fluid is looked for, mm, and by how many standard deviations of the window it is darker if it is."""
+MARGIN = 2
+"""Voxels around the mask in which parts of voxels are kept."""
 NARROWEST = 12.0
 """Width of the narrowest field of view, mm."""
 
@@ -177,34 +182,22 @@ def segment(data: NDArray[Any], affine: FloatArray, *, networks: CordNetworks | 
     InputError
         Not 3-D, without contrast, or narrower than 12 mm.
     """
-    return segment_all([(data, affine)], networks=networks, what=what)[0]
-
-
-def segment_all(
-    images: Sequence[tuple[NDArray[Any], FloatArray]], *, networks: CordNetworks | None = None, what: str = "image"
-) -> list[Segmentation]:
-    """Segment several images, their windows in common batches; parameters and errors as of `segment`."""
-    from cohort_engine.nn.infer import joined
     from cohort_engine.nn.weights import load_cord
 
     nets = networks or load_cord()
-    located = [_locate(*_checked(data, affine, what), nets.coarse) for data, affine in images]
-    windows = [_windows(image, nets.fine) for image in located]
-    cut = [w.cut(image.data) for w, image in zip(windows, located, strict=True) if len(w.slices)]
-    drawn = look(nets.fine, joined(cut))[:, 0] if cut else None
-    out, first = [], 0
-    for image, where in zip(located, windows, strict=True):
-        last = first + len(where.slices)
-        soft = np.zeros(where.shape, np.float32)
-        if drawn is not None and last > first:
-            sections = Sections.of(drawn[first:last], where)
-            image = image._replace(presence=_presence(image, where.slices[sections.whole]))
-            if image.presence.max() >= HALF:
-                maps, places = recover(sections, image.data, image.curve, image.signal & (image.presence >= HALF), nets.fine)
-                soft = places.paste(_smoothed(maps, places))
-        out.append(_finish(image, soft))
-        first = last
-    return out
+    image = _locate(*_checked(data, affine, what), nets.coarse)
+    soft = np.zeros(image.data.shape, np.float32)
+    if len(image.slices):
+        where = _windows(image, nets.fine)
+        windows = where.cut(image.data)
+        mirrored = nets.fine if fluid_is_bright(windows, nets.fine) else nets.fine.negative
+        drawn = look(nets.fine, windows, mirrored, in_turn=bool(image.spacing[2] <= ALONG))[:, 0]
+        sections = Sections.of(drawn, where)
+        image = image._replace(presence=_presence(image, where.slices[sections.whole]))
+        if image.presence.max() >= HALF:
+            maps, places = recover(sections, image.data, image.curve, image.signal & (image.presence >= HALF), nets.fine)
+            soft = places.paste(_smoothed(maps, places))
+    return _finish(image, soft)
 
 
 def _checked(data: NDArray[Any], affine: FloatArray, what: str) -> tuple[NDArray[np.float32], FloatArray]:
@@ -231,7 +224,7 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     """Find the curve of the cord, and the slices that may hold it."""
     import torch
 
-    from cohort_engine.nn.image import evened, swapped
+    from cohort_engine.nn.image import evened
     from cohort_engine.nn.infer import neighbours, resampling
 
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -243,12 +236,12 @@ def _locate(data: NDArray[np.float32], affine: FloatArray, coarse: Network) -> _
     ]
     rx, ry = (resampling(n, s, t, coarse.spacing) for n, s, t in zip(data.shape, spacing[:2], target, strict=False))
     stack = torch.cat([ry @ neighbours(data, part, spacing[2]).mT @ rx.mT for part in np.array_split(seen, max(1, len(seen) // 8))])
-    heat = torch.maximum(coarse.wide(stack), coarse.wide(evened(stack, coarse.spacing)))[:, 1].numpy()
+    even = evened(stack, coarse.spacing)
+    heat = torch.maximum(coarse.wide(stack), coarse.wide(even))[:, 1].numpy()
     height = np.arange(depth) * spacing[2]
     found = optimal_curve(heat, coarse.spacing, height[seen])
     if np.median(found.confidence) < SURE:
-        other = swapped(stack)
-        heat = np.maximum(heat, torch.maximum(coarse.wide(other), coarse.wide(evened(other, coarse.spacing)))[:, 1].numpy())
+        heat = np.maximum(heat, torch.maximum(coarse.negative.wide(stack), coarse.negative.wide(even))[:, 1].numpy())
         found = optimal_curve(heat, coarse.spacing, height[seen])
     x, y, confidence = found.at(height)
     curve = Curve(height, x + float(target[0][0]), y + float(target[1][0]), confidence)
@@ -270,6 +263,27 @@ def _windows(image: _Located, fine: Network) -> Windows:
     return Windows.around(image.data, image.spacing, image.slices, x, y, fine)
 
 
+def fluid_is_bright(windows: Tensor, network: Network) -> bool:
+    """Whether what lies around the cord is not darker than the cord, in half of some windows (n, 3, y, x); True where no cord is drawn.
+
+    The cord is where the mean of the network's answers to the windows and to their negative says so.
+    """
+    import torch
+    from torch.nn.functional import max_pool2d
+
+    from cohort_engine.nn.image import robust_scale
+
+    some = windows[torch.linspace(0, len(windows) - 1, min(len(windows), PROBES)).round().long()]
+    cord = (network(some) + network.negative(some) >= 2 * HALF).float()[:, :1]
+    near, far = (max_pool2d(cord, 2 * round(mm / network.spacing) + 1, 1, round(mm / network.spacing)) for mm in RIM)
+    steps = [
+        float(image[rim > 0].median() - image[inside > 0].median())
+        for image, inside, rim in zip(robust_scale(some)[:, 1], cord[:, 0], (far - near)[:, 0], strict=True)
+        if inside.any() and rim.any()
+    ]
+    return not steps or float(np.median(steps)) >= -DARKER
+
+
 def _smoothed(drawn: Tensor, where: Windows) -> Tensor:
     """Smooth maps (n, y, x) along the curve, each run of consecutive slices by itself."""
     import torch
@@ -281,8 +295,10 @@ def _smoothed(drawn: Tensor, where: Windows) -> Tensor:
 
 def _finish(image: _Located, soft: NDArray[np.float32]) -> Segmentation:
     """Keep the cord of what was drawn on the image's grid, and say what is odd."""
-    mask = _cord_of(soft, image)
-    soft *= ndimage.binary_dilation(mask, np.ones((5, 5, 1), bool)) if mask.any() else 0.0
+    mask = np.zeros(soft.shape, bool)
+    near = tuple(slice(max(0, s.start - MARGIN), s.stop + MARGIN) for found in ndimage.find_objects((soft > 0).view(np.int8)) for s in found[:2])
+    mask[near] = _cord_of(soft[near], image)
+    soft[near] *= ndimage.binary_dilation(mask[near], np.ones((2 * MARGIN + 1, 2 * MARGIN + 1, 1), bool))
     return Segmentation(soft, mask, _through(soft, mask, image), image.affine, _flags(mask, image), image.presence)
 
 

@@ -19,6 +19,10 @@ SPARSE = 0.2
 """Surroundings with less tissue than this share count as if they had as much."""
 MOST = 4096
 """Pixels a sample that the quantiles are taken from."""
+FEWEST = 16
+"""Pixels that a range needs."""
+STRIDE, EVERY = 36.0, 6.0
+"""Distance of the windows that an image wider than in training is scaled by, and of the pixels in them that are asked, mm."""
 
 
 def robust_scale(image: Tensor) -> Tensor:
@@ -46,23 +50,30 @@ def robust_scale(image: Tensor) -> Tensor:
     image = image.float()
     flat = image.flatten(1)
     step = max(1, flat.shape[1] // MOST) | 1  # odd: all columns are met
-    pixels = flat[:, ::step].contiguous()
+    top, mean, deviation, enough = (v[:, None] for v in _range(flat[:, ::step].contiguous()))
+    scaled = (torch.minimum(flat, top) - mean) / (deviation + 1e-5 * top + 1e-12)
+    return torch.where(enough, scaled, 0.0).view(image.shape)
+
+
+def _range(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where the grey values of each row (n, k) are cut, their mean and deviation below that, and whether there are enough; zero is no signal."""
+    import torch
+
     seen = pixels > 0
     count = seen.sum(1)
     ordered = torch.where(seen, pixels, torch.inf).sort(1).values
+    enough = count >= FEWEST
 
     def quantile(q: float) -> Tensor:
-        return ordered.gather(1, (q * (count - 1).clamp(min=0)).round().long()[:, None])[:, 0]
+        at = ordered.gather(1, (q * (count - 1).clamp(min=0)).round().long()[:, None])[:, 0]
+        return torch.where(enough, at, 0.0)
 
-    enough = count >= 16
-    low, high = (torch.where(enough, quantile(q), 0.0) for q in (LOW, HIGH))
-    top = (high + 0.3 * (high - low))[:, None]
-    cut = torch.minimum(pixels, top) * seen
+    low, high = quantile(LOW), quantile(HIGH)
+    top = high + 0.3 * (high - low)
+    cut = torch.minimum(pixels, top[:, None]) * seen
     n = count.clamp(min=1)
     mean = cut.sum(1) / n
-    deviation = (((cut - mean[:, None]) ** 2 * seen).sum(1) / n).sqrt()
-    scaled = (torch.minimum(flat, top) - mean[:, None]) / (deviation[:, None] + 1e-5 * top + 1e-12)
-    return torch.where(enough[:, None], scaled, 0.0).view(image.shape)
+    return top, mean, (((cut - mean[:, None]) ** 2 * seen).sum(1) / n).sqrt(), enough
 
 
 def foreground(image: Tensor, spacing: float) -> Tensor:
@@ -88,8 +99,7 @@ def foreground(image: Tensor, spacing: float) -> Tensor:
     """
     import torch
 
-    mean = boxed(image, REGION, spacing)
-    level = torch.log(mean.mean(1).flatten(1) + 1e-12)
+    level = torch.log(boxed(image.mean(1, keepdim=True), REGION, spacing).flatten(1) + 1e-12)
     ordered = level[:, :: max(1, level.shape[1] // MOST) | 1].sort(1).values
     n = ordered.shape[1]
     part = torch.arange(1, n, device=image.device) / n
@@ -118,23 +128,10 @@ def boxed(image: Tensor, width: float, spacing: float) -> Tensor:
     return image
 
 
-def swapped(image: Tensor) -> Tensor:
-    """Turn bright into dark, up to the 98th percentile of each sample (n, channel, y, x).
-
-    Examples
-    --------
-    >>> import torch
-    >>> swapped(torch.tensor([[[[0.0, 1.0, 4.0]]]])).flatten().tolist()
-    [4.0, 3.0, 0.0]
-    """
-    flat = image.flatten(1)
-    ordered = flat[:, :: max(1, flat.shape[1] // MOST) | 1].sort(1).values
-    top = ordered[:, round(HIGH * (ordered.shape[1] - 1))]
-    return (top[:, None, None, None] - image).clamp(min=0)
-
-
 def local_scale(image: Tensor, spacing: float, width: float) -> Tensor:
     """Scale as `robust_scale`, each pixel by the tissue within a window around it: what lies further away, air or body, does not matter.
+
+    The range is that of windows every `STRIDE` mm, and goes over from one to the next.
 
     Parameters
     ----------
@@ -155,22 +152,29 @@ def local_scale(image: Tensor, spacing: float, width: float) -> Tensor:
     True
     """
     import torch
+    from torch.nn.functional import interpolate, pad, unfold
 
     image = image.float()
-    seen = foreground(image, spacing)
-    values = torch.where(seen > 0, image, torch.nan).flatten(1)[:, :: max(1, image[0].numel() // MOST) | 1]
-    low, high = (values.nanquantile(q, 1, keepdim=True) for q in (LOW, HIGH))
-    top = (high + 0.3 * (high - low)).nan_to_num(nan=0.0).view(-1, 1, 1, 1)
-    image = torch.minimum(image, top)
-    share = boxed(seen.mean(1, keepdim=True), width, spacing)
-    mean, square = (boxed((q * seen).mean(1, keepdim=True), width, spacing) / share.clamp(min=1e-6) for q in (image, image**2))
-    deviation = (square - mean**2).clamp(min=0).sqrt()
-    least = 0.1 * (deviation * share).sum((1, 2, 3), keepdim=True) / share.sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
-    return torch.where(share > 0, (image - mean) / torch.maximum(deviation, least + 1e-5 * top + 1e-12), 0.0)
+    n, height, across = len(image), *image.shape[2:]
+    every, apart = (max(1, round(mm / spacing)) for mm in (EVERY, STRIDE))
+    side = max(1, round(width / spacing / every))
+    half, rows, columns = (side - 1) * every // 2, -(-(height - 1) // apart) + 1, -(-(across - 1) // apart) + 1
+    border = [half, (columns - 1) * apart - across + 1 + half, half, (rows - 1) * apart - height + 1 + half]
+    windows = unfold(pad(image * foreground(image, spacing), border), side, dilation=every, stride=apart)
+    *facts, enough = (v.view(n, rows, columns).float() for v in _range(windows.mT.reshape(n * rows * columns, -1)))
+    known = torch.stack([*(v * enough for v in facts), enough], 1)
+    size = [(k - 1) * apart + 1 for k in (rows, columns)]
+    spread = interpolate(known, size, mode="bilinear", align_corners=True)[:, :, :height, :across]
+    top, mean, deviation, share = (v[:, None] for v in spread.unbind(1))
+    seen = share > 0
+    top, mean, deviation = (v / share.clamp(min=1e-6) for v in (top, mean, deviation))
+    least = 0.1 * known[:, 2].sum((1, 2)) / enough.sum((1, 2)).clamp(min=1)
+    scaled = (torch.minimum(image, top) - mean) / (torch.maximum(deviation, least.view(-1, 1, 1, 1)) + 1e-5 * top + 1e-12)
+    return torch.where(seen, scaled, 0.0)
 
 
 def evened(image: Tensor, spacing: float) -> Tensor:
-    """Even out slow changes of brightness: each pixel over the mean of the tissue around it.
+    """Even out slow changes of brightness: each pixel over the mean of the tissue around it, in all channels.
 
     Parameters
     ----------
@@ -190,6 +194,7 @@ def evened(image: Tensor, spacing: float) -> Tensor:
     True
     """
     seen = foreground(image, spacing)
-    total, share = (boxed(boxed(q, WINDOW, spacing), WINDOW, spacing) for q in (image * seen, seen))  # twice a box is a triangle
+    parts = (q.mean(1, keepdim=True) for q in (image * seen, seen))
+    total, share = (boxed(boxed(q, WINDOW, spacing), WINDOW, spacing) for q in parts)  # twice a box is a triangle
     mean = total / share.clamp(min=SPARSE)
     return image / (mean + 0.1 * mean.amax((1, 2, 3), keepdim=True) + 1e-12)

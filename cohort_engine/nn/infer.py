@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +34,20 @@ class Network:
         Pixel size, mm.
     multiple : int
         Sides must be multiples of this.
+    sign : float
+        What the scaled grey values are multiplied by.
     """
 
     module: nn.Module
     size: int
     spacing: float
     multiple: int
+    sign: float = 1.0
+
+    @property
+    def negative(self) -> Network:
+        """The same network, which sees bright and dark the other way round."""
+        return replace(self, sign=-self.sign)
 
     def wide(self, slices: Tensor) -> Tensor:
         """Probabilities of slices wider than in training: each pixel is scaled by what is as near as it was there."""
@@ -57,7 +65,7 @@ class Network:
         out = []
         with torch.inference_mode():
             for first in range(0, n, step):
-                x = torch.nn.functional.pad(scale(slices[first : first + step].to(parameter.device)), border)
+                x = torch.nn.functional.pad(self.sign * scale(slices[first : first + step].to(parameter.device)), border)
                 y = self.module(x.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
                 y = y[:, :, border[2] : border[2] + height, border[0] : border[0] + width]
                 out.append(y.float().sigmoid().cpu())
@@ -102,10 +110,3 @@ def neighbours(data: NDArray[Any], slices: NDArray[np.int64], gap: float) -> Ten
     used, where = np.unique(index, return_inverse=True)
     stack = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data[:, :, used], 2, 0), np.float32))
     return stack[torch.from_numpy(where.reshape(index.shape))]
-
-
-def joined(parts: Iterable[Tensor]) -> Tensor:
-    """Concatenate along the first axis."""
-    import torch
-
-    return torch.cat(list(parts))

@@ -136,7 +136,7 @@ def segment_stages(config: Config) -> Iterable[Stage]:
         for name in dict.fromkeys((*contrasts_of(config), schema.T2W)):
             c = schema.CONTRASTS[name]
             yield Stage(
-                name=schema.segment_stage(name), version="2", run=partial(run_segment, contrast=c), params=network_params(CORD), roles=(c.image,),
+                name=schema.segment_stage(name), version="3", run=partial(run_segment, contrast=c), params=network_params(CORD), roles=(c.image,),
                 alternatives=((),) if name == schema.T2W else ((schema.CONTRASTS[schema.T2W].mask,), ()),
                 makes=c.mask, writes=tuple(segment_quality(name).values()), memory=SEGMENT_MEMORY, gpu=True,
             )  # fmt: skip

@@ -1,11 +1,15 @@
 """What must not matter to segmentation, on real scans: noise, the field of view, resolution, bright and dark swapped, blank slices, MT-off.
 
 Prints how much of Dice each costs against the image as it is (with the drawn mask, in the slices that are drawn and not blank), and how many slices
-are lost. Nothing was trained on these images; the limits of inference were chosen with some of them in sight.
+are lost; and beside half the resolution what the mask of the image as it is loses by being a mask of those larger voxels: more than `FALL` where
+voxels of 0.9 mm become 1.8 mm. Nothing was trained on these images; the limits of inference were chosen with some of them in sight.
+
+``ROBUST="HC003U T2*,amu7t"`` takes these images only.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -40,11 +44,19 @@ CASES = {
 }
 """Image and mask; MT-off and T1w are compared with the mask of MT-on, so the subject's motion counts in all their columns alike."""
 FALL = 0.03
-KINDS = ("noise 5 %", "60 mm", "120 mm", "250 mm", "450 mm", "x 0.5", "x 2", "swapped", "blank 10 %")
+KINDS = ("noise 5 %", "60 mm", "120 mm", "250 mm", "450 mm", "x 0.5", "x 2", "swapped", "dark air", "blank 10 %")
+"""``dark air``: bright and dark swapped in tissue alone."""
+SOME = [name for name in CASES if name in os.environ.get("ROBUST", ",".join(CASES)).split(",")]
 
 
 def dice(a, b):
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def regained(soft, factor, shape):
+    """A soft mask that was resampled by this factor, on the grid that it was on."""
+    full = spoil.resampled(soft, 1 / factor)[: shape[0], : shape[1]]
+    return np.pad(full, [(0, n - m) for n, m in zip(shape, full.shape, strict=True)])
 
 
 def spoiled(kind, image, affine, centre, rng):
@@ -69,23 +81,20 @@ def spoiled(kind, image, affine, centre, rng):
         scaled[:3, 3] += affine[:3, :2] @ np.full(2, 0.5 / factor - 0.5)
         out = spoil.resampled(image, factor)
 
-        def back(soft):
-            full = spoil.resampled(soft, 1 / factor)[: image.shape[0], : image.shape[1]]
-            return np.pad(full, [(0, n - m) for n, m in zip(image.shape, full.shape, strict=True)])
-
-        return out, scaled, blank, back
+        return out, scaled, blank, lambda soft: regained(soft, factor, image.shape)
     if kind.startswith("noise"):
         return spoil.noisy(image, 0.05, rng), affine, blank, np.asarray
-    if kind == "swapped":
-        return spoil.flipped(image), affine, blank, np.asarray
+    if kind in ("swapped", "dark air"):
+        return spoil.flipped(image, air=kind == "swapped"), affine, blank, np.asarray
     out, blank = spoil.blanked(image, 0.1, rng)
     return out, affine, blank, np.asarray
 
 
 def table(image, affine, drawn):
-    """Dice of the image as it is; of each kind the fall, the slices lost, and how many of these are not named."""
+    """Dice of the image as it is; by kind the fall, the slices lost, how many of these are not named; what a mask of half the resolution costs."""
     plain = segment(image, affine)
     has = drawn.any(axis=(0, 1))
+    halved = regained(spoil.resampled(plain.mask, 0.5) >= 0.5, 0.5, image.shape) >= 0.5
     centre = np.array(ndimage.center_of_mass(drawn))[:2]
     rows = {}
     for kind in KINDS:
@@ -99,18 +108,22 @@ def table(image, affine, drawn):
         fall = dice(plain.mask & judged, drawn & judged) - dice(ours & judged, drawn & judged)
         rows[kind] = fall, len(lost), len(np.setdiff1d(np.r_[lost, blank], named))
     missed = np.flatnonzero(has & ~plain.mask.any(axis=(0, 1)))
-    return dice(plain.mask & has, drawn), missed, rows
+    whole = dice(plain.mask & has, drawn)
+    return whole, missed, rows, whole - dice(halved & has, drawn)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SOME)
 def test_what_must_not_matter(benchmark, name, real_data: Path):
     volume, mask = (read_volume(real_data / f"{p}.nii.gz", what="image") for p in CASES[name])
     image = np.asarray(volume.data, np.float32).clip(0)
-    plain, missed, rows = benchmark.pedantic(table, (image, volume.affine, mask.data > 0.5), rounds=1)
+    plain, missed, rows, ceiling = benchmark.pedantic(table, (image, volume.affine, mask.data > 0.5), rounds=1)
     benchmark.extra_info |= {"dice": round(plain, 3), **{kind: round(fall, 3) for kind, (fall, _, _) in rows.items()}}
-    cells = "  ".join(f"{kind} {-fall:+.3f}" + (f" ({lost} lost)" if lost else "") for kind, (fall, lost, _) in rows.items())
+    notes = {kind: f" ({lost} lost)" if lost else "" for kind, (_, lost, _) in rows.items()}
+    notes["x 0.5"] += f" [{-ceiling:+.3f}]"
+    cells = "  ".join(f"{kind} {-fall:+.3f}{notes[kind]}" for kind, (fall, _, _) in rows.items())
     print(f"\n{name:16s} Dice {plain:.3f}" + (f" without {missed.tolist()}" if len(missed) else "") + f"  {cells}")
     assert all(unnamed == 0 for _, _, unnamed in rows.values()), "every slice that is lost is named"
     assert all(fall < plain for fall, _, _ in rows.values()), "no cord is lost"
-    over = {kind: round(fall, 3) for kind, (fall, _, _) in rows.items() if fall > FALL}
+    limits = dict.fromkeys(KINDS, FALL) | {"x 0.5": max(FALL, ceiling)}
+    over = {kind: round(fall, 3) for kind, (fall, _, _) in rows.items() if fall > limits[kind]}
     assert not over

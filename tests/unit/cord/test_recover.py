@@ -34,6 +34,10 @@ class Constant:
     def __init__(self, radius: float) -> None:
         self.map, self.seen = disc(radius), 0
 
+    @property
+    def negative(self) -> Constant:
+        return self
+
     def __call__(self, windows: Any, scale: Any = None) -> Any:
         self.seen += len(windows)
         return self.map.expand(len(windows), 1, 32, 32)

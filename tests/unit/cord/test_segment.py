@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, segment, segment_all
+from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, fluid_is_bright, segment
+from cohort_engine.cord.windows import Windows
 from cohort_engine.errors import ConfigError, CordError, InputError
 from cohort_engine.nn.weights import CORD, DISCS, GREY, card, load_cord
 from cohort_engine.phantom import spoil
@@ -96,15 +97,6 @@ def test_missing_values_are_no_signal() -> None:
     assert dice(segment(image, affine).mask, cord) > 0.87
 
 
-def test_several_subjects_at_once_are_each_as_alone() -> None:
-    images = [drawn(s, c)[:2] for s, c in (((1.0, 1.0, 3.0), "T2w"), ((0.5, 0.5, 5.0), "T1w"))]
-    empty = (np.random.default_rng(1).rayleigh(size=(40, 40, 8)).astype(np.float32), np.eye(4))
-    together = segment_all([images[0], empty, images[1]])
-    alone = [segment(*i) for i in images]
-    assert [dice(a.mask, b.mask) for a, b in zip((together[0], together[2]), alone, strict=True)] == pytest.approx([1.0, 1.0], abs=1e-3)
-    assert together[1].flags == (ABSENT,)
-
-
 def test_bfloat16_draws_the_same_cord() -> None:
     image, affine, _ = drawn((1.0, 1.0, 3.0))
     full, half = (segment(image, affine, networks=load_cord(device="cpu", half=h)).mask for h in (False, True))
@@ -148,9 +140,23 @@ def test_noise_in_the_air_and_the_field_of_view_change_nothing() -> None:
     assert dice(found.mask[inside], cord) > dice(plain.mask, cord) - 0.03
     assert found.mask.sum() == found.mask[inside].sum()
     assert found.curve.confidence.min() > 0.5
-    assert dice(segment(spoil.flipped(image), affine).mask, cord) > dice(plain.mask, cord) - 0.03
+    for air in (True, False):
+        assert dice(segment(spoil.flipped(image, air=air), affine).mask, cord) > dice(plain.mask, cord) - 0.03
     fine = segment(spoil.resampled(image, 2.0), np.diag([0.5, 0.5, 5.0, 1.0]))
     assert dice(fine.mask, spoil.resampled(cord, 2.0, order=0) > 0) > dice(plain.mask, cord) - 0.03
+
+
+@pytest.mark.parametrize("contrast", ["T2w", "T1w"])
+def test_a_negative_gives_the_mask_of_the_image_that_it_is_of(contrast: str) -> None:
+    image, affine, _ = drawn((0.5, 0.5, 5.0), contrast)
+    networks = load_cord()
+    bright = []
+    for seen in (image, spoil.flipped(image)):
+        middle = np.full(seen.shape[2], seen.shape[0] * 0.25), np.full(seen.shape[2], seen.shape[1] * 0.25)
+        windows = Windows.around(seen, np.array([0.5, 0.5, 5.0]), np.arange(seen.shape[2]), *middle, networks.fine)
+        bright.append(fluid_is_bright(windows.cut(seen), networks.fine))
+    assert bright == ([True, False] if contrast == "T2w" else [False, True])
+    assert dice(*(segment(i, affine).mask for i in (image, spoil.flipped(image)))) > 0.96
 
 
 def test_slices_that_are_not_segmented_are_named() -> None:

@@ -47,3 +47,15 @@ def test_left_and_right_are_looked_at_alike() -> None:
     network = Network(for_inference(seeded((8, 16), 2, seed=1).state_dict(), (8, 16), 2), size=32, spacing=0.5, multiple=2)
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(look(network, image.flip(-1)), look(network, image).flip(-1))
+
+
+def test_windows_in_turn_are_seen_as_they_are_and_mirrored_and_a_negative_as_its_negative() -> None:
+    network = Network(for_inference(seeded((8, 16), 2, seed=1).state_dict(), (8, 16), 2), size=32, spacing=0.5, multiple=2)
+    image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 1
+    out = look(network, image, in_turn=True)
+    torch.testing.assert_close(out[::2], network(image)[::2])
+    torch.testing.assert_close(out[1], network(image.flip(-1)).flip(-1)[1])
+    both = look(network, image, network.negative)
+    torch.testing.assert_close(both, 0.5 * (network(image) + network.negative(image.flip(-1)).flip(-1)))
+    torch.testing.assert_close(network.negative(image), network(3 - image), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(network.negative.negative(image), network(image))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cohort_engine.nn.anatomy import Anatomy, anatomy_of
-from cohort_engine.nn.image import robust_scale
+from cohort_engine.nn.image import local_scale, robust_scale
 from cohort_engine.nn.synth import Frame, Generator, Odds, heat_map
 from cohort_engine.template.parametric import parametric_cord
 
@@ -113,6 +113,21 @@ def test_scaling_does_not_know_the_unit_of_the_grey_values(factor: float) -> Non
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     image[:, :, :4] = 0
     torch.testing.assert_close(robust_scale(image), robust_scale(image * factor), atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_bright_in_little_else_keeps_its_contrast_in_a_wide_image() -> None:
+    """A canal that is brighter than all else is a small part of 450 mm, and none of it is cut."""
+    y, x = torch.meshgrid(torch.arange(300.0) - 150, torch.arange(300.0) - 150, indexing="ij")
+    noise = torch.rand(300, 300, generator=torch.Generator().manual_seed(1))
+    radius = torch.hypot(x, y) * 1.5
+    image = torch.where(radius < 30, 0.25, 0.1) + 0.03 * noise
+    image = torch.where(radius < 11, 1.0, image)
+    image = torch.where(radius < 4, 0.7, image)[None, None]
+    wide = local_scale(image, 1.5, 96.0)[0, 0]
+    narrow = robust_scale(image[..., 118:182, 118:182])[0, 0]
+    step = [float(i[(r > 5) & (r < 10)].mean() - i[r < 3].mean()) for i, r in ((wide, radius), (narrow, radius[118:182, 118:182]))]
+    assert step[0] == pytest.approx(step[1], rel=0.15)
+    assert step[1] > 0.8
 
 
 def test_a_sample_without_signal_becomes_zero() -> None:
