@@ -192,15 +192,21 @@ def tangents(mask: BoolArray, affine: Array, places: Array) -> NDArray[np.float6
     return np.asarray(line.direction(arc), np.float64)
 
 
+def _middle(values: Array) -> float:
+    """Median of what is known; NaN where nothing is: as many volumes as unknowns leave no residual."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
 def _quality(found: Fit, inside: BoolArray, signals: Array, e1: Array, tangent: Array, coherence: Coherence) -> dict[str, float]:
     channels = {name: values[inside] for name, values in found.channels.items()}
     fitted = np.isfinite(channels["fa"])
     s0 = channels["s0"][fitted]
     return {
-        "snr": float(np.median(s0)) / found.sigma if fitted.any() else np.nan,
+        "snr": _middle(s0) / found.sigma,
         "reliable": float(np.mean(channels["reliable"])),
-        "residual": 100 * float(np.nanmedian(channels["residual"][fitted] / s0)) if fitted.any() else np.nan,
-        "goodness": float(np.median(channels["goodness"][fitted])) if fitted.any() else np.nan,
+        "residual": 100 * _middle(channels["residual"][fitted] / s0),
+        "goodness": _middle(channels["goodness"][fitted]),
         "lost": 1 - float(found.used[inside].sum()) / signals[inside].size,
         "e1_cosine": float(np.mean(np.abs((e1 * tangent).sum(axis=1))[fitted])) if fitted.any() else np.nan,
         "direction_margin": coherence.margin,

@@ -150,11 +150,16 @@ def motion_arrays(gradients: Gradients, series: Volume, found: Corrected | None 
 
 def tell(found: Corrected) -> None:
     """Say which slices of which volumes were lost, for the record of the subject."""
-    for bit, what in ((schema.DROPPED, "lost their signal"), (schema.LIMIT, "lie beyond the range that is searched")):
+    reasons = (
+        (schema.DROPPED, "lost its signal", "lost their signal"),
+        (schema.LIMIT, *(f"{w} beyond the range that is searched" for w in ("lies", "lie"))),
+    )
+    for bit, one, many in reasons:
         places = np.argwhere(found.motion.flags & bit)
         if len(places):
             named = ", ".join(f"{v}/{s}" for v, s in places[:TOLD]) + (" ..." if len(places) > TOLD else "")
-            warn(f"{len(places)} slices {what} and are left out (volume/slice from 0: {named})", where=schema.words(schema.DWI))
+            text = f"slice {one} and is" if len(places) == 1 else f"slices {many} and are"
+            warn(f"{len(places)} {text} left out (volume/slice from 0: {named})", where=schema.words(schema.DWI))
 
 
 def run_mean(inputs: StageInput) -> dict[str, Array | Volume]:

@@ -119,9 +119,10 @@ def _space_quality(metric: schema.Metric) -> dict[str, schema.VariableSpec]:
 
 def metric_quality(values: Array, mask: Array, shift: float = np.nan) -> dict[str, float]:
     """Quality numbers of a metric (x, y, z) over its cord."""
+    known = values[mask][np.isfinite(values[mask])]
     return {
         schema.SHIFT: shift, schema.FLAGGED: float(np.mean(~np.isfinite(values[mask]))), schema.NEGATIVE: float(np.mean(values[mask] < 0)),
-        schema.CORD_MEDIAN: float(np.nanmedian(values[mask])),
+        schema.CORD_MEDIAN: float(np.median(known)) if len(known) else np.nan,
     }  # fmt: skip
 
 

@@ -83,7 +83,8 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
         weighted = on_voxels_of(frame, inputs.volume(schema.DWI_MEAN), what=schema.words(schema.DWI_MEAN), like=f"the {schema.words(schema.DWI)}")
         with np.errstate(invalid="ignore"):
             signal = np.sqrt(tensor.data[..., CHANNELS.index("s0")] * weighted.data)
-    return MetricImage(frame.with_data(values), metric_quality(values, cord), signal, se)
+    told = np.isfinite(se).any()  # as many volumes as unknowns tell no error
+    return MetricImage(frame.with_data(values), metric_quality(values, cord), signal, se if told else None)
 
 
 def filled_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
