@@ -150,11 +150,8 @@ def motion_arrays(gradients: Gradients, series: Volume, found: Corrected | None 
 
 def tell(found: Corrected) -> None:
     """Say which slices of which volumes were lost, for the record of the subject."""
-    reasons = (
-        (schema.DROPPED, "lost its signal", "lost their signal"),
-        (schema.LIMIT, *(f"{w} beyond the range that is searched" for w in ("lies", "lie"))),
-    )
-    for bit, one, many in reasons:
+    beyond = "beyond the range that is searched"
+    for bit, one, many in ((schema.DROPPED, "lost its signal", "lost their signal"), (schema.LIMIT, f"lies {beyond}", f"lie {beyond}")):
         places = np.argwhere(found.motion.flags & bit)
         if len(places):
             named = ", ".join(f"{v}/{s}" for v, s in places[:TOLD]) + (" ..." if len(places) > TOLD else "")
