@@ -101,7 +101,10 @@ def run_moco(inputs: StageInput) -> dict[str, Array | Volume]:
     )
     found = correct(series, gradients, cord=cord, reverse=reverse_of(inputs), settings=settings)
     tell(found)
-    return {schema.DWI_MOCO: found.series} | motion_arrays(gradients, series, found) | quality_arrays(moco_quality(), found.quality)
+    quality = dict(found.quality)
+    if found.displacement is not None:
+        quality["largest_displacement"] = float(np.nanmax(np.abs(found.displacement[found.cord.data > 0.5])))
+    return {schema.DWI_MOCO: found.series} | motion_arrays(gradients, series, found) | quality_arrays(moco_quality(), quality)
 
 
 def denoised(series: Volume, cord: Volume) -> Volume:
@@ -181,7 +184,7 @@ def dwi_stages(config: Config) -> Iterable[Stage]:
     chosen: DwiConfig = config.stages.dwi
     reverse = (schema.DWI_REVERSE, schema.DWI_REVERSE_BVAL) if chosen.moco and chosen.distortion == "auto" else ()
     yield Stage(
-        name=MOCO_STAGE, version="1", run=run_moco, params=dwi_params(config), roles=GIVEN,
+        name=MOCO_STAGE, version="2", run=run_moco, params=dwi_params(config), roles=GIVEN,
         optional=(*((schema.DWI_JSON,) if chosen.moco else ()), *reverse), makes=schema.DWI_MOCO,
         writes=(*schema.MOTION_SPECS.values(), *moco_quality().values()), memory=MOCO_MEMORY, gpu=chosen.moco or chosen.denoise,
     )  # fmt: skip

@@ -16,7 +16,6 @@ from cohort_engine.io.volume import Volume, decode_series, encode_volume, write_
 from cohort_engine.qmri.moco import Motion
 from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.report.references import number
-from cohort_engine.single.moco import Corrected
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of, to_make
 from cohort_engine.stages.dwi import dwi_methods, gradients_for, motion_arrays, phase_axis, raw_gradients, reverse_of, tell
@@ -153,7 +152,7 @@ def motion(flags: np.ndarray) -> Motion:
 def test_motion_is_laid_out_by_volume_and_slice(make):
     inputs = make("moco_dwi", {"dwi": signals(), "dwi_bval": BVAL, "dwi_bvec": texts()})
     series = inputs.series("dwi")
-    found = Corrected(series, series, motion(np.zeros((7, 3))), None, {})
+    found: Any = SimpleNamespace(motion=motion(np.zeros((7, 3))))
     arrays = motion_arrays(raw_gradients(inputs, series), series, found)
     assert arrays["motion/dwi_shift"][2, 1].tolist() == [14, 15]
     assert arrays["motion/dwi_stretch"][2, 1] == pytest.approx(0.14)
@@ -165,7 +164,7 @@ def test_lost_slices_are_told(make):
     flags = np.zeros((7, 3))
     flags[2, 1], flags[5, 0], flags[6, 2] = schema.DROPPED, schema.DROPPED | schema.MOVED, schema.LIMIT
     with told() as notes:
-        tell(Corrected(None, None, motion(flags), None, {}))  # type: ignore[arg-type]
+        tell(SimpleNamespace(motion=motion(flags)))  # type: ignore[arg-type]
     assert notes == [
         "diffusion series: 2 slices lost their signal and are left out (volume/slice from 0: 2/1, 5/0)",
         "diffusion series: 1 slice lies beyond the range that is searched and is left out (volume/slice from 0: 6/2)",
