@@ -305,6 +305,10 @@ class CohortAccessor:
             raise unknown_name("row", str(row), [str(r) for r in self._ds[schema.SUBJECT].to_numpy()], where="cohort dataset")
         return self._ds.sel({schema.SUBJECT: row})
 
+    def motion(self, who: int | str, session: str | None = None) -> xr.Dataset:
+        """Motion of a subject's diffusion series (volume, slice, ...): see `motion_of`."""
+        return motion_of(self._ds, who, session)
+
     # --- numbers ---
     def table(
         self, metric: str, regions: Names | None = None, levels: Names | None = None, *, estimator: str = "", space: str = "",
@@ -435,6 +439,43 @@ class CohortAccessor:
     def _grid(self) -> tuple[tuple[int, ...], NDArray[np.float64]]:
         shape, affine = (self._ds.attrs[k] for k in (layout.GRID_SHAPE, layout.GRID_AFFINE))
         return tuple(shape), np.asarray(affine, float).reshape(4, 4)
+
+
+def motion_of(ds: xr.Dataset, who: int | str, session: str | None = None) -> xr.Dataset:
+    """Take the motion of a subject's diffusion series out of a cohort, as long as the series is.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `open_cohort`.
+    who : int or str
+        Row number or participant.
+    session : str, optional
+        Where a participant has several.
+
+    Returns
+    -------
+    Dataset
+        ``shift`` (volume, slice, plane), mm to the right and to the front; ``stretch`` and ``shear`` (volume, slice); ``flag`` (volume, slice), bits
+        of `schema.MOTION_FLAGS`; ``agreement`` (volume, slice); ``b`` (volume), s/mm2.
+
+    Raises
+    ------
+    UnknownNameError
+        No such subject.
+    StoreError
+        No series of the subject was corrected here.
+    """
+    names = {name: f"{schema.MOTION}_{spec.name}" for name, spec in schema.MOTION_SPECS.items()}
+    own = ds.cohort.subject(who, session) if names[schema.MOTION_FLAG] in ds else None
+    known = np.zeros((0, 0), bool) if own is None else own[names[schema.MOTION_FLAG]].to_numpy() >= 0
+    if own is None or not known.any():
+        raise StoreError(
+            expected="a diffusion series that was corrected here", found="none", where="cohort dataset",
+            remedy="Ask for FA in the study file (stages.metrics), and for a subject whose series the study had not corrected itself.",
+        )  # fmt: skip
+    part = {schema.VOLUME: slice(int(known.any(1).sum())), schema.SLICE: slice(int(known.any(0).sum()))}
+    return xr.Dataset({name: own[stored].load() for name, stored in names.items()}).isel(part).reset_coords(drop=True)
 
 
 def describe(cohort: OpenedCohort) -> str:
