@@ -39,7 +39,7 @@ def test_a_series_is_as_long_as_it_is(cohort):
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_who_has_no_corrected_series_is_told_so(cohort, cut):
-    ds = cohort.drop_vars([v for v in cohort.data_vars]) if cut else cohort
+    ds = cohort.drop_vars(list(cohort.data_vars)) if cut else cohort
     with pytest.raises(StoreError, match="a diffusion series that was corrected here, found none"):
         ds.cohort.motion(1)
 
