@@ -40,7 +40,7 @@ def tract_errors(template: Any, cases: list[tuple[Any, ...]], *, deformable: boo
     weights = template.atlas.weights[:30].toarray()
     errors, distances = [], []
     for mask, axis, true, mtr in cases:
-        found = template_map.fit_template_map(mask.data, mask.affine, axis, template, deformable=deformable).packed(template)
+        found = template_map.fit_template_map(mask.data, mask.affine, axis, template, deformable=deformable, likely=True).packed(template)
         ours, theirs = (template_map.sample(mtr.data, mtr.affine, p) for p in (found, true))
         both = np.isfinite(ours) & np.isfinite(theirs)
         sizes = weights[:, both].sum(axis=1)

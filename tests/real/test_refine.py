@@ -107,7 +107,7 @@ def test_before_and_after(name: str, real_data: Path, pam50: Template) -> None:
         if name in DRAWN:
             print(f"{name} {how}, drawn grey matter: Dice {drawn_dice(fitted, real_data / (DRAWN[name] + '.nii.gz'), pam50):.3f}")
     assert shares[1] >= shares[0]
-    assert all(after > before - 0.005 for before, after in unfitted.values())
+    assert all(after > before - 0.02 for before, after in unfitted.values())
     if name == "HC003U MT-on":
         assert shares[1] >= 0.765
         assert refined.quality[schema.WHITE_BELOW_GREY] == 1
