@@ -87,24 +87,36 @@ def lost_slices(
         model = _upper(ratio - of_volume, design)
     left = ratio - of_volume - model
     known = left[np.isfinite(left)]
-    spread = 1.4826 * float(np.median(np.abs(known - np.median(known)))) if len(known) else 0.0
-    out[np.ix_(weighted, found)] = (left < -max(LOSS, DEVIATIONS * spread)).T
+    if not len(known):
+        return out
+    usual = float(np.median(known))  # below zero: the model is the upper quartile
+    least = max(LOSS, DEVIATIONS * 1.4826 * float(np.median(np.abs(known - usual))))
+    suspect = left - usual < -least
+    values = ratio - of_volume
+    kept = np.where(suspect, np.nan, values)
+    left = values - _fitted(kept, design, np.isfinite(kept).astype(np.float64))  # the middle of what is not suspected
+    out[np.ix_(weighted, found)] = (suspect & (left < -least)).T
     return out
 
 
 def _upper(values: FloatArray, design: FloatArray) -> FloatArray:
-    """Upper quartile (z, t) of values of slices as the design explains them: quantile regression by reweighted least squares, with a prior."""
-    known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-    products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
-    prior = np.diag([NOISE / APART**2] * (UNKNOWNS - 1) + [1e-6])
-    residual = np.zeros_like(filled)
+    """Upper quartile (z, t) of values of slices as the design explains them: quantile regression by reweighted least squares."""
+    residual = np.zeros_like(values)
     fitted = residual
     for _ in range(STEPS):
-        weight = np.where(known, np.where(residual >= 0, QUANTILE, 1 - QUANTILE) / np.maximum(np.abs(residual), NOISE / 2), 0.0)
-        normal = (weight @ products).reshape(-1, UNKNOWNS, UNKNOWNS) + prior
-        fitted = np.linalg.solve(normal, ((weight * filled) @ design)[..., None])[..., 0] @ design.T
-        residual = filled - fitted
+        weight = np.where(residual >= 0, QUANTILE, 1 - QUANTILE) / np.maximum(np.abs(residual), NOISE / 2)
+        fitted = _fitted(values, design, np.where(np.isfinite(values), weight, 0.0))
+        residual = np.nan_to_num(values - fitted)
+    return fitted
+
+
+def _fitted(values: FloatArray, design: FloatArray, weight: FloatArray) -> FloatArray:
+    """Values (z, t) of slices as the design explains them, by weighted least squares with a prior; NaN has no weight."""
+    products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+    prior = np.diag([NOISE / APART**2] * (UNKNOWNS - 1) + [1e-6])
+    normal = (weight @ products).reshape(-1, UNKNOWNS, UNKNOWNS) + prior
+    right = (weight * np.nan_to_num(values)) @ design
+    fitted: FloatArray = np.linalg.solve(normal, right[..., None])[..., 0] @ design.T
     return fitted
 
 

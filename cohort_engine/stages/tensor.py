@@ -101,7 +101,7 @@ def tensor_stages(config: Config) -> Iterable[Stage]:
     """Fit, and map and native tables of each of its metrics that is asked for."""
     chosen: TensorConfig = config.stages.tensor
     yield Stage(
-        name=TENSOR_STAGE, version="2", run=run_tensor, params=chosen.model_dump(mode="json", exclude={"mask_unreliable"}),
+        name=TENSOR_STAGE, version="3", run=run_tensor, params=chosen.model_dump(mode="json", exclude={"mask_unreliable"}),
         roles=(schema.DWI_MOCO, schema.DWI_MASK), alternatives=WITH_GRADIENTS, makes=schema.DWI_TENSOR,
         writes=tuple(tensor_quality().values()), memory=SERIES_MEMORY,
     )  # fmt: skip

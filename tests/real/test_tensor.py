@@ -73,6 +73,8 @@ def test_fibres_follow_the_cord(people, name, all_of_it, white):
 
 def test_directions_are_confirmed_in_a_bent_cord_and_open_in_a_straight_one(people):
     bent, straight = (people[name].after.coherence for name in ("sct_019", "errsm_23"))
+    for name, found in (("sct_019", bent), ("errsm_23", straight)):
+        print(f"\n{name}: directions {found.verdict}, margin {found.margin:.1f}, of the axis along the cord {found.axis_margin:.0f}", found.rivals)
     assert bent.verdict == CONFIRMED
     assert bent.margin > 5
     assert bent.most_continuous == bent.best
@@ -115,19 +117,20 @@ def test_correction_of_motion_makes_the_tensor_fit_better(people, name, least):
 
 
 def test_slices_that_lost_their_signal_are_left_out(people):
-    """Two slices of errsm_23 lost the signal of many volumes to the pulse: their FA comes back, or they are not relied on."""
+    """Two slices of errsm_23 lost the signal of many volumes to the pulse: FA of one comes back, and the other is not relied on."""
     person = people["errsm_23"]
-    lost = person.after.lost.sum(axis=0)
+    lost = person.before.lost.sum(axis=0)
     assert set(np.argsort(lost)[-2:]) == {1, 6}
-    assert lost[[1, 6]].sum() > 0.8 * lost.sum()
-    plain = fit_series(person.corrected.series, person.gradients, person.cord, lost=False)
+    assert lost[[1, 6]].sum() > 0.9 * lost.sum()
+    plain = fit_series(person.series, person.gradients, person.cord, lost=False)
     at = np.argwhere(person.cord.data)[:, 2]
     others = np.median(channel(person.after, "fa")[~np.isin(at, (1, 6))])
-    fa = [np.median(channel(t, "fa")[at == 6]) for t in (plain, person.after)]
-    print(f"\nFA of slice 6: {fa[0]:.3f} with all volumes, {fa[1]:.3f} without those that lost their signal; other slices {others:.3f}")
-    assert abs(fa[1] - others) < 0.5 * abs(fa[0] - others)
+    fa = [np.median(channel(t, "fa")[at == 6]) for t in (plain, person.before, person.after)]
+    print(f"\nFA of slice 6: {fa[0]:.3f} with all volumes, {fa[1]:.3f} without those that lost their signal, {fa[2]:.3f} with motion corrected")
+    print(f"as well; other slices {others:.3f}; left out in slice 1: {lost[1]}, in slice 6: {lost[6]} of 29")
+    assert max(abs(v - others) for v in fa[1:]) < 0.5 * abs(fa[0] - others)
     assert channel(person.after, "reliable")[at == 1].mean() < 0.1
-    assert people["sct_019"].after.lost.mean() < 0.01
+    assert people["sct_019"].before.lost.mean() < 0.01
 
 
 def test_the_noise_floor_is_told_from_the_cord(people):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cohort_engine.errors import CohortWarning, CordError, GeometryError
-from cohort_engine.io.gradients import Gradients
+from cohort_engine.io.gradients import Gradients, gradients_of
 from cohort_engine.io.volume import Volume
+from cohort_engine.phantom.diffusion import make_dwi
+from cohort_engine.phantom.epi import DwiImperfection
+from cohort_engine.phantom.protocol import DTI_STUDY
+from cohort_engine.phantom.subject import PATIENT
 from cohort_engine.qmri.coherence import CONTRADICTED, ways
 from cohort_engine.qmri.tensor import CHANNELS, fit_tensor
 from cohort_engine.single.dti import METRICS, fit_series, tensor_image
+from cohort_engine.template.parametric import parametric_cord
 
 SHAPE, AFFINE = (24, 22, 10), np.diag([1.0, 1.0, 5.0, 1.0])
 VALUES = np.array([1.8, 0.4, 0.4])
@@ -145,3 +152,16 @@ def test_what_does_not_belong_together_is_refused(change, kind, words):
         gradients = gradients.take(np.arange(33))
     with pytest.raises(kind, match=words):
         tensor_image(series, gradients, cord)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_lost_slices_of_simulated_patients_are_found_and_none_besides(number):
+    """Sixteen volumes of a compressed cord, three slices of which lost their signal."""
+    protocol = replace(DTI_STUDY, matrix=None)
+    still = DwiImperfection(dropped=3, jumps=0, drift=0.0, jitter=0.0)
+    cord = parametric_cord(spacing=1.0, top="C3", bottom="C6")
+    made = make_dwi(cord, group=PATIENT, number=number, seed=7, severity=0.9, protocol=protocol, imperfection=still)
+    gradients = gradients_of(made.bval, made.bvec, made.series)
+    series = made.series.with_data(made.series.data.astype(np.float32))
+    found = fit_series(series, gradients, made.truth.mask.with_data(made.truth.mask.data > 0.5))
+    np.testing.assert_array_equal(found.lost, made.truth.dropped)
