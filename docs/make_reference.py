@@ -78,6 +78,8 @@ def store_page() -> str:
         "| `finalised` | when all was gathered and closed; empty while a build is at work |", "",
         "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, with morphometry (`stages.shape.source`), and with the",
         "quality numbers of warps (`qc/mt_inverse_residual`, `qc/mt_label_dice`) that only `data.source: sct` has;",
+        "A metric with standard errors (`fa`, `md` ...) also has `maps/<metric>_se`, `qc/<metric>_shared`, `tables/native/<metric>_errors` and, of",
+        "each linear estimator, `tables/<space>/<metric>_<estimator>_noise`;",
         "`subjects/*` holds the typed columns of `participants.tsv`, `analysis/*` the [tables of an analysis](analysis.md), one array a column.",
         "",
         "| array | dims | chunk | dtype | unit | stage | meaning |", "|---|---|---|---|---|---|---|",

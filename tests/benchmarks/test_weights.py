@@ -17,11 +17,12 @@ from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.native import level_tables
 from cohort_engine.reduce.operator import Operator
 from cohort_engine.reduce.precision import errors_of, precision
+from cohort_engine.reduce.sums import LevelSums
 from cohort_engine.schema import level_number
 from cohort_engine.template.levels import LevelRange
 from cohort_engine.template.parametric import parametric_cord
 
-DRAWS = 60
+DRAWS = 40
 ESTIMATORS = ("wa", "ml", "map")
 SPACING = (0.9, 0.9, 5.0)
 SHARE_BROKEN = 0.1
@@ -55,14 +56,16 @@ def draw(s: dict[str, Any], rng: np.random.Generator, *, level: float, relation:
     return {"truth": truth, "values": clean + rng.normal(0, 1, len(clean)) * se, "se": se, "bad": bad}
 
 
-def native_cells(s: dict[str, Any], values: np.ndarray, se: np.ndarray, name: str, weighted: bool) -> dict[str, np.ndarray]:
+def native_cells(s: dict[str, Any], values: np.ndarray, se: np.ndarray, weighted: bool) -> dict[str, dict[str, np.ndarray]]:
+    """Tables of every estimator, as the native stage of a metric makes them."""
     template, warped = s["template"], s["warped"]
     q = precision(values, se, s["parts"]) if weighted else None
+    rest = warped.weights, warped.level, warped.reach, [level_number(n) for n in template.levels]
     places = np.stack(np.unravel_index(warped.voxel, s["shape"]), axis=-1)
-    return level_tables(
-        values, warped.weights, warped.level, warped.reach, [level_number(n) for n in template.levels], [r.members for r in template.atlas.regions],
-        s["clusters"], estimator=name, min_coverage=0.5, places=places, se=np.where(np.isnan(values), np.nan, se), precision=q,
-    )  # fmt: skip
+    more: dict[str, Any] = {"places": places, "se": np.where(np.isnan(values), np.nan, se), "precision": q}
+    sums = LevelSums.of(values, *rest, s["clusters"], **more)
+    regions = [r.members for r in template.atlas.regions]
+    return {e: level_tables(values, *rest, regions, s["clusters"], estimator=e, min_coverage=0.5, sums=sums, **more) for e in ESTIMATORS}
 
 
 WAYS = ("all", "masked", "precision", "masked, precision")
@@ -89,8 +92,7 @@ def test_what_weights_and_masks_are_worth(benchmark: Any, name: str) -> None:
             truth = np.array([one["truth"][list(r.members)].mean() for r in members])
             for way in WAYS:
                 values = np.where(one["bad"] & ("masked" in way), np.nan, one["values"]) if SCENES[name]["broken"] > 1 else one["values"]
-                for kind in ESTIMATORS:
-                    cells = native_cells(s, values, one["se"], kind, "precision" in way)
+                for kind, cells in native_cells(s, values, one["se"], "precision" in way).items():
                     error = np.where(cells["n"] >= 10, cells["value"] - truth, np.nan)
                     errors.setdefault((way, kind), []).append(error[:, tracts].ravel())
                     whole.setdefault((way, kind), []).append(error[:, [white]].ravel())
@@ -128,11 +130,11 @@ def test_noise_is_the_scatter_of_repeated_scans(benchmark: Any, space: str) -> N
                 image.reshape(-1)[warped.voxel], error.reshape(-1)[warped.voxel] = values, one["se"]
                 maps, se = (sample(a, s["affine"], template.packing.xyz)[None] for a in (image, error))
                 errors = errors_of(maps, se, np.array([np.prod(SPACING) / 0.5**3]), template.atlas)
-            for kind in ESTIMATORS:
-                if space == "native":
-                    cells = native_cells(s, values, one["se"], kind, False)
-                else:
-                    cells = {k: v[0] for k, v in estimator(kind).of_maps(operator, maps, min_coverage=0.5, errors=errors).items()}
+                tables = {k: estimator(k).of_maps(operator, maps, min_coverage=0.5, errors=errors) for k in ESTIMATORS}
+                tables = {k: {key: v[0] for key, v in cells.items()} for k, cells in tables.items()}
+            else:
+                tables = native_cells(s, values, one["se"], False)
+            for kind, cells in tables.items():
                 out.setdefault(kind, []).append((cells["value"], cells["noise"]))
 
     benchmark.pedantic(run, rounds=1)
