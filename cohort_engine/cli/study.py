@@ -21,18 +21,24 @@ def demo(
     seed: int = 1,
     workers: Annotated[int, typer.Option(min=1)] = 2,
     labels: Annotated[bool, typer.Option("--labels", help="Give the build true masks and disc labels; otherwise it makes its own.")] = False,
+    dwi: Annotated[bool, typer.Option(help="With diffusion: FA beside MTR.")] = True,
 ) -> None:
     """Simulate a small DCM study, build its cohort from the images alone, compare every number with the truth, and analyse it."""
+    from cohort_engine import schema
     from cohort_engine.engine.events import RichProgress
     from cohort_engine.report.demo import MIN_VOXELS, run_demo
 
     say(f"Simulating {patients} patients and {controls} controls in {out}/study")
-    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers, labels=labels, events=RichProgress())
-    for group, table in result.by_group().items():
-        show(table, f"{group}: mean MTR (percent) by tract and level; in brackets the mean error against the simulation's truth")
-    show(result.errors(), f"Errors of cells of at least {MIN_VOXELS:.0f} native voxels (percentage points)", digits=3)
-    places = {"Store": result.store, "Every value and its error": result.cells_table, "Picture": result.figure, "Report": result.page}
-    for name, place in places.items():
+    result = run_demo(out, patients=patients, controls=controls, seed=seed, workers=workers, labels=labels, dwi=dwi, events=RichProgress())
+    for metric in result.cells:
+        label, units = schema.METRICS[metric].label, schema.METRICS[metric].units
+        of = label if units == "1" else f"{label} ({units})"
+        for group, table in result.by_group(metric).items():
+            show(table, f"{group}: mean {of} by tract and level; in brackets the mean error against the simulation's truth")
+        show(result.errors(metric), f"Errors of {of}, cells of at least {MIN_VOXELS:.0f} native voxels", digits=3 if units != "1" else 4)
+    places = {"Store": result.store, "Every value and its error": result.cells_table}
+    places |= {f"Picture of {schema.METRICS[metric].label}": path for metric, path in result.figures.items()}
+    for name, place in {**places, "Report": result.page}.items():
         say(f" {place}", head=name)
     for name in result.asked:
         say(f" {name}: its discs were not certain; one disc was labelled and the subject built again", head="needs a landmark", colour="yellow")

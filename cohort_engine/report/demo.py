@@ -1,4 +1,4 @@
-"""The demonstration: simulate a study, build its cohort from the images alone, hold every number against the truth, analyse it."""
+"""The demonstration: simulate a study with MT and diffusion scans, build its cohort from the images alone, hold every number against the truth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cohort_engine import schema
 from cohort_engine.config import load_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.engine.events import Events
+from cohort_engine.phantom.dwi_files import DwiPlan
 from cohort_engine.phantom.study import Simulation, give_landmark, simulate
 from cohort_engine.query.accessor import SPACE, open_cohort
 from cohort_engine.query.choice import Choice
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 MIN_VOXELS = 30.0
 """Cells of at least this many native voxels enter the summary of errors; smaller ones are mostly their neighbours."""
 TRUTH = "raw"
-"""Column of the simulation's truth, free of partial volume."""
+"""Column of the truth, free of partial volume."""
+DECIMALS: Mapping[str, int] = {schema.MTR: 1, schema.FA: 3}
+"""Metric -> decimals of its values in tables."""
+TRUTH_OF: Mapping[str, str] = {schema.MTR: "raw", schema.FA: "fa"}
+"""Metric -> column of the simulation's truth."""
 TEMPLATE_WA = "template_wa"
 VALUES: Mapping[str, str] = {schema.VALUE: "the least biased", TEMPLATE_WA: Choice(schema.SPACE_TEMPLATE, schema.WA).words}
 """Columns of values that are held against the truth -> what they are."""
@@ -51,11 +56,13 @@ class Demo:
     ----------
     store : str
     report : BuildReport
-    cells : DataFrame
-        A row a subject, level and region: value, std, se, n, coverage, the weighted average of the maps in the template (``template_wa``), the
-        truth ``raw``, and ``value_error``, ``template_wa_error``.
-    cells_table, figure : Path
-        Where `cells` and the picture were written.
+    cells : mapping of str to DataFrame
+        Of each metric, a row a subject, level and region: value, std, se, n, coverage, the weighted average of the maps in the template
+        (``template_wa``), the truth ``raw``, and ``value_error``, ``template_wa_error``.
+    cells_table : Path
+        Where `cells` were written.
+    figures : mapping of str to Path
+        The picture of each metric.
     analysis : Analysis
     asked : tuple of str
         Subjects whose discs could not be named with certainty: each got one landmark, and was built again.
@@ -65,30 +72,31 @@ class Demo:
 
     store: str
     report: BuildReport
-    cells: pd.DataFrame
+    cells: Mapping[str, pd.DataFrame]
     cells_table: Path
-    figure: Path
+    figures: Mapping[str, Path]
     analysis: Analysis
     asked: tuple[str, ...]
     page: Path
 
-    def errors(self) -> pd.DataFrame:
+    def errors(self, metric: str) -> pd.DataFrame:
         """Summarise errors over `MIN_VOXELS`: a row per group of cells and kind of value."""
-        return error_summary(self.cells)
+        return error_summary(self.cells[metric])
 
-    def by_group(self) -> dict[str, pd.DataFrame]:
+    def by_group(self, metric: str) -> dict[str, pd.DataFrame]:
         """Lay out one table a group: a row a region, a column a level, ``mean (mean error)`` against the truth."""
-        error = error_of(schema.VALUE)
-        means = self.cells.groupby([schema.GROUP, schema.REGION, schema.LEVEL], sort=False)[[schema.VALUE, error]].mean().dropna()
-        text = means.apply(lambda row: f"{row[schema.VALUE]:.1f} ({row[error]:+.1f})", axis=1)
+        error, digits = error_of(schema.VALUE), DECIMALS[metric]
+        means = self.cells[metric].groupby([schema.GROUP, schema.REGION, schema.LEVEL], sort=False)[[schema.VALUE, error]].mean().dropna()
+        text = means.apply(lambda row: f"{row[schema.VALUE]:.{digits}f} ({row[error]:+.{digits}f})", axis=1)
         wide = text.unstack(schema.LEVEL, fill_value="").reindex(columns=list(dict.fromkeys(means.index.get_level_values(schema.LEVEL))))
         order = list(dict.fromkeys(means.index.get_level_values(schema.REGION)))
         return {str(g): wide.loc[g].reindex(order).reset_index() for g in dict.fromkeys(means.index.get_level_values(0))}
 
 
 def run_demo(
-    out: str | Path, *, patients: int = 7, controls: int = 5, seed: int = 1, workers: int = 2, labels: bool = False, events: Events | None = None
-) -> Demo:
+    out: str | Path, *, patients: int = 7, controls: int = 5, seed: int = 1, workers: int = 2, labels: bool = False, dwi: bool = True,
+    events: Events | None = None,
+) -> Demo:  # fmt: skip
     """Simulate a DCM study in ``out/study``, build ``out/study.zarr``, compare it with the truth, and analyse it in ``out/study_analysis``.
 
     Parameters
@@ -101,6 +109,8 @@ def run_demo(
         Worker processes.
     labels : bool
         Give the build cord masks and disc labels; otherwise it draws its own.
+    dwi : bool
+        With diffusion: FA beside MTR.
     events : Events, optional
         Who watches the build.
 
@@ -111,7 +121,11 @@ def run_demo(
     """
     folder = Path(out)
     template = load_template("parametric")
-    study = simulate(folder / "study", template=template, patients=patients, controls=controls, seed=seed, labels=labels, settings=SETTINGS)
+    metrics = list(DECIMALS) if dwi else [schema.MTR]
+    study = simulate(
+        folder / "study", template=template, patients=patients, controls=controls, seed=seed, labels=labels, dwi=DwiPlan() if dwi else None,
+        settings={**SETTINGS, "stages": {**SETTINGS["stages"], "metrics": metrics}},
+    )  # fmt: skip
     config = load_config(study.study_file)
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": workers})})
     report = build(config, events=events)
@@ -121,23 +135,25 @@ def run_demo(
             give_landmark(study, name)
         report = build(config, events=events)
     cohort = open_cohort(report.url)
-    cells = compare(cohort, study)
+    cells = {metric: compare(cohort, study, metric) for metric in metrics}
     table = folder / "errors.csv"
-    cells.to_csv(table, index=False, float_format="%.4f")
-    figure = folder / "tracts.png"
-    figure.write_bytes(render(draw_groups(cohort, schema.MTR, FIGURE_LEVEL), "png"))
+    pd.concat([part.assign(metric=metric) for metric, part in cells.items()]).to_csv(table, index=False, float_format="%.4f")
+    figures = {metric: folder / ("tracts.png" if metric == schema.MTR else f"tracts_{metric}.png") for metric in metrics}
+    for metric, figure in figures.items():
+        figure.write_bytes(render(draw_groups(cohort, metric, FIGURE_LEVEL), "png"))
     analysis = analyse(config)
-    return Demo(report.url, report, cells, table, figure, analysis, tuple(asking), folder / f"study{ENDING}" / REPORT)
+    return Demo(report.url, report, cells, table, figures, analysis, tuple(asking), folder / f"study{ENDING}" / REPORT)
 
 
-def compare(cohort: xr.Dataset, study: Simulation) -> pd.DataFrame:
-    """Put measured and true values of every cell side by side; see `Demo.cells`."""
-    table = cohort.cohort.table(schema.MTR)
+def compare(cohort: xr.Dataset, study: Simulation, metric: str = schema.MTR) -> pd.DataFrame:
+    """Put measured and true values of every cell of a metric side by side; see `Demo.cells`."""
+    table = cohort.cohort.table(metric)
     keep = [*CELL, schema.GROUP, schema.VALUE, schema.STD, schema.SE, schema.N, schema.COVERAGE]
-    average = cohort.cohort.frame(schema.MTR, estimator=schema.WA, space=schema.SPACE_TEMPLATE)
+    average = cohort.cohort.frame(metric, estimator=schema.WA, space=schema.SPACE_TEMPLATE)
     cells: pd.DataFrame = tidy(table).reindex(columns=keep)
     cells = cells.merge(average[[*CELL, schema.VALUE]].rename(columns={schema.VALUE: TEMPLATE_WA}), on=CELL, validate="one_to_one")
-    cells = cells.merge(study.truth[[*CELL, TRUTH, "native_voxels"]], on=CELL, how="left", validate="one_to_one")
+    truth = study.truth[[*CELL, "native_voxels"]].assign(**{TRUTH: study.truth[TRUTH_OF[metric]]})
+    cells = cells.merge(truth, on=CELL, how="left", validate="one_to_one")
     for name in VALUES:
         cells[error_of(name)] = cells[name] - cells[TRUTH]
     cells.attrs[schema.VALUE] = Choice(str(table.attrs[SPACE]), str(table.attrs["estimator"])).words
@@ -150,7 +166,7 @@ def error_of(value: str) -> str:
 
 
 def error_summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute error and bias (percentage points) against the truth of what has at least `MIN_VOXELS` native voxels.
+    """Mean absolute error and bias (in the unit of the metric) against the truth of what has at least `MIN_VOXELS` native voxels.
 
     Single tracts with their levels pooled (few tracts have so many voxels in one level), then every level and region. ``within 1.96 se`` is the share
     of values whose 95% interval holds the truth, of what has a standard error.

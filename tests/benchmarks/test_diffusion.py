@@ -59,10 +59,17 @@ def corrected(scan: DwiScan, **settings: Any) -> Corrected:
 
 # --- motion --------------------------------------------------------------------------------------------------------------
 def motion_row(scan: DwiScan, found: Corrected) -> dict[str, float]:
-    """How far found motion is from the truth, and what was flagged. Where the target lies is free: the median of a slice's error is taken off."""
+    """How far found motion of the middle of the cord is from the truth, and what was flagged.
+
+    Eddy currents count. Where the target lies is free: the median of a slice's error is taken off.
+    """
     truth, motion = scan.truth, found.motion
     inside = (truth.mask.data > 0).any((0, 1))
     away = motion.shifts - truth.shifts
+    size, half = truth.mask.grid.spacing, (np.array(truth.mask.data.shape) - 1) / 2
+    for k in np.flatnonzero(inside):
+        x, y = ((np.argwhere(truth.mask.data[:, :, k]).mean(0) - half[:2]) * size[:2]).tolist()
+        away[:, k, 1] += motion.scale[:, k] @ [y, x] - truth.eddy @ [1.0, y, x]
     error = np.linalg.norm(away - np.median(away, axis=0), axis=-1)
     seen = ~truth.dropped & inside
     moved, dropped = ((motion.flags & bit) > 0 for bit in (schema.MOVED, schema.DROPPED))
