@@ -143,7 +143,8 @@ def fit_series(
         warn(f"{int((~kept).sum())} volumes of b > {TENSOR_B_MAX:g} s/mm2 are left out of the tensor, which does not describe them", where=SERIES)
     region = around(mask, series.grid.spacing, margin_mm)
     inside = mask[region]
-    used, signals, slices = gradients.take(kept), series.data[region][:, kept], np.argwhere(region)[:, 2]
+    used, slices = gradients.take(kept), np.argwhere(region)[:, 2]
+    signals = np.asarray(series.data[region][:, kept], np.float64)  # room for NaN, whatever the series is stored as
     without = np.zeros((volumes, mask.shape[2]), bool)
     if lost:
         seen = lost_slices(signals[inside], slices[inside], used.bvals, used.directions, used.b0)
