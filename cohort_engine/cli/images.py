@@ -254,6 +254,7 @@ def dti(
     reverse: Annotated[Path | None, typer.Option("--reverse", help="Image of the same slices with the opposite phase encoding.")] = None,
     moco: Annotated[bool, typer.Option(help="Correct motion, slice by slice.")] = True,
     eddy: Annotated[bool, typer.Option("--eddy", help="Correct stretch and shear along phase encoding as well.")] = False,
+    phase_encoding: PhaseEncoding = "ap",
     denoise: Annotated[bool, typer.Option("--denoise", help="Denoise first (MP-PCA).")] = False,
     method: Annotated[str, typer.Option("--method", help="wls; irls, without signals that lie far off a robust fit.")] = "wls",
     reliable: Annotated[bool, typer.Option("--reliable", help="Maps are NaN in voxels that cannot be relied on.")] = False,
@@ -262,9 +263,10 @@ def dti(
     from cohort_engine.single.dti import dti_image
     from cohort_engine.single.moco import MocoSettings
 
+    settings = MocoSettings(eddy=eddy, phase_axis=_phase_axis(phase_encoding))
     found = dti_image(
-        series, out, bval=bval, bvec=bvec, mask=mask, reverse=reverse, moco=moco, settings=MocoSettings(eddy=eddy), denoise=denoise,
-        method=method, reliable=reliable,  # type: ignore[arg-type]  # another word is refused there
+        series, out, bval=bval, bvec=bvec, mask=mask, reverse=reverse, moco=moco, settings=settings, denoise=denoise, reliable=reliable,
+        method=method,  # type: ignore[arg-type]  # another word is refused there
     )  # fmt: skip
     cord, check = found["Cord"], found["Directions"]
     say(f"median FA {cord['FA']}, MD {cord['MD']} um2/ms in {cord['Voxels']} voxels of the cord ({found['CordMask']})")

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
-from cohort_engine.errors import CordError, GeometryError, unknown_name, warn
+from cohort_engine.errors import CordError, GeometryError, InputError, unknown_name, warn
 from cohort_engine.io.gradients import SERIES, Gradients, read_gradients
 from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, decode_series, on_voxels_of, read_mask, read_raw, write_volume
@@ -237,7 +237,7 @@ def dti_image(
     reverse : path or URL, optional
         Image or series of the same slices with the opposite phase encoding.
     moco : bool
-        Correct motion; without it `reverse` is not used.
+        Correct motion, and with `reverse` distortion in the same interpolation.
     settings : MocoSettings
         See `single.moco.correct`.
     denoise : bool
@@ -259,10 +259,15 @@ def dti_image(
     """
     if method not in METHODS:
         raise unknown_name("way to fit a tensor", method, list(METHODS), where="tensor fit")
+    back = schema.words(schema.DWI_REVERSE)
+    if reverse is not None and not moco:
+        raise InputError(
+            expected="correction of motion together with that of distortion", found="motion left as it is", where=back,
+            remedy="Leave --no-moco out, or correct the series with the command undistort first.",
+        )  # fmt: skip
     scan = decode_series(read_raw(series, what=SERIES), what=SERIES)
     gradients = read_gradients(bval, bvec, scan)
     given = None if mask is None else read_mask(mask, what=MASK)
-    back = schema.words(schema.DWI_REVERSE)
     other = None if reverse is None else decode_series(read_raw(reverse, what=back), what=back)
     facts: dict[str, Any] = {
         "Description": "Diffusion tensor of the spinal cord",

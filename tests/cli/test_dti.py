@@ -132,6 +132,8 @@ def test_denoising_comes_first_and_is_told(scan: dict[str, Path], tmp_path: Path
         ("mask", GeometryError, "expected the grid of the diffusion series"),
         ("empty", CohortError, "cord"),
         ("method", UnknownNameError, "Did you mean 'irls'"),
+        ("axis", UnknownNameError, "direction of phase encoding"),
+        ("reverse", InputError, "expected correction of motion together with that of distortion"),
     ],
 )
 def test_what_cannot_be_used_is_one_error(scan: dict[str, Path], tmp_path: Path, change: str, kind: type[CohortError], said: str) -> None:
@@ -146,7 +148,7 @@ def test_what_cannot_be_used_is_one_error(scan: dict[str, Path], tmp_path: Path,
         files["mask"] = tmp_path / "mask.nii.gz"
         write_volume(files["mask"], Volume(mask.data, mask.affine + np.eye(4)) if change == "mask" else mask.with_data(0 * mask.data))
     else:
-        more = ["--method", "irsl"]
+        more = {"method": ["--method", "irsl"], "axis": ["--phase-encoding", "up"], "reverse": ["--no-moco", "--reverse", scan["series"]]}[change]
     result = run(*words(files), *more, "-o", tmp_path / "x")
     assert isinstance(result.exception, kind), result.exception
     assert said in str(result.exception)
