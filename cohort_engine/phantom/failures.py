@@ -232,11 +232,12 @@ FAILURES: Mapping[str, Failure] = {
 def scanned_again(case: Case, rng: Generator) -> Case:
     """Give the same subject another scan: more noise, another receive field, a little motion, masks with a few wrong voxels at their borders."""
     out: dict[str, NDArray[np.generic]] = {}
+    receive = {acquisition: rng.normal(0, 0.12, 4) for acquisition in (ON, T2W)}
     for role in (ON, OFF, T2W):
         data = case.images[role].data.astype(float)
         level = np.median(data[data > 0.2 * data.max()])
         x, y, z = (np.linspace(-1, 1, n) for n in data.shape)
-        c = rng.normal(0, 0.12, 4)
+        c = receive[T2W if role == T2W else ON]  # both MT images are received alike
         field = np.exp(c[0] * x[:, None, None] + c[1] * y[:, None] + c[2] * z + c[3] * x[:, None, None] * y[:, None])
         out[role] = np.abs(data * field + rng.normal(0, level * rng.uniform(0.005, 0.03), data.shape)).astype(np.float32)
     drift = np.cumsum(rng.normal(0, 0.12, (case.images[OFF].data.shape[2], 2)), axis=0)
