@@ -41,7 +41,7 @@ class Sign(NamedTuple):
 SIGNS: Mapping[str, Mapping[str, Sign]] = {
     vocabulary.LEVELS_FAULT: {vocabulary.LEVEL_SPACING: Sign(0.3, 0.6), vocabulary.LEVEL_OPINION: Sign(4.0, 9.0)},
     vocabulary.MASK_FAULT: {
-        f"{schema.MT}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 1.2), f"{schema.MT}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
+        f"{schema.MT}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 0.9), f"{schema.MT}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         f"{schema.T2W}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 1.2), f"{schema.T2W}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         vocabulary.OTHER_DICE: Sign(0.5, 0.2),
         f"{schema.MT}_{vocabulary.BORDER_SEEN}": Sign(0.78, 0.55), f"{schema.MT}_{vocabulary.AREA_STEP}": Sign(0.45, 0.8),
@@ -53,7 +53,7 @@ SIGNS: Mapping[str, Mapping[str, Sign]] = {
     },
     vocabulary.CONTRAST_FAULT: {
         f"{schema.MT}_{vocabulary.BORDER_OUTWARD}": Sign(0.8, 0.5), f"{schema.T2W}_{vocabulary.BORDER_OUTWARD}": Sign(0.8, 0.5),
-        vocabulary.PAIR_NEGATIVE: Sign(0.05, 0.25), vocabulary.PAIR_CORD: Sign(22.0, 12.0), vocabulary.PAIR_FLUID: Sign(8.0, 0.0),
+        vocabulary.PAIR_NEGATIVE: Sign(0.05, 0.25), vocabulary.PAIR_CORD: Sign(24.0, 14.0), vocabulary.PAIR_FLUID: Sign(8.0, 0.0),
     },
     vocabulary.MAP_FAULT: {
         f"{schema.MT}_{vocabulary.EXPLAINED}": Sign(0.55, 0.3), f"{schema.MT}_{vocabulary.BEND_MIN}": Sign(0.2, 0.0),
