@@ -36,6 +36,10 @@ ODD_EVEN = 0.15
 """Half the distance of odd and even slices from which on motion counts as interleaved, mm."""
 STEP = 1.5
 """Largest displacement that one round may add, mm."""
+APART = 0.5, 0.3
+"""How far kinds of volume may lie from where the search found them: standard deviation, mm, of what all slices share and of what changes along z."""
+TRUST = 0.25
+"""Part of the information that a fit of one contrast by another is given: fluid that flows, or grey matter, looks like a displacement."""
 ALONE = 0.15
 """Displacement of a slice of a volume that no other slice shares, standard deviation, mm."""
 STRETCH = 0.02
@@ -146,9 +150,9 @@ def estimate_motion(
     scale = np.zeros_like(shift)
     apart, parity = bool(interleaved), float(JUMP if interleaved else 0.0)
     along = phase_axis if eddy else None
-    agreement = np.zeros(lost.shape)
+    agreement, offset = np.zeros(lost.shape), np.zeros((int(kind.max()) + 1, *shift.shape[1:]))
     for turn in range(ROUNDS):
-        found = _measure(view, shift, scale, kind, lost | beyond, parity, along=along, weighted=~b0)
+        found, offset = _measure(view, shift, scale, offset, kind, lost | beyond, parity, along=along, weighted=~b0)
         agreement = found.agreement
         if interleaved is None and turn < 2:
             parity = _odd_even(found.step[..., :2] - jumps - frame, found.information[..., :2, :2])
@@ -189,11 +193,12 @@ def _kinds(b0: BoolArray, bvals: FloatArray) -> IntArray:
 
 
 def _measure(
-    view: View, shift: FloatArray, scale: FloatArray, kind: IntArray, lost: BoolArray, parity: float, *, along: int | None, weighted: BoolArray
-) -> Fitted:  # fmt: skip
+    view: View, shift: FloatArray, scale: FloatArray, offset: FloatArray, kind: IntArray, lost: BoolArray, parity: float, *, along: int | None,
+    weighted: BoolArray,
+) -> tuple[Fitted, FloatArray]:  # fmt: skip
     """Measure each slice in the frame of the commonest kind: against the other volumes of its kind, and its kind against that one.
 
-    ``step`` is the place itself (t, z, c).
+    ``step`` is the place itself (t, z, c); ``offset`` (k, z, 2), given and returned, is how far kinds have been moved since the search.
     """
     axis = 1 if along is None else along
     wide = wider(view)
@@ -204,22 +209,25 @@ def _measure(
     own = fit(values[inner], weight, modelled.target[:, :, None], view.spacing, view.independent, along=along)
     step, information = own.step.clip(-STEP, STEP), own.information * (1 - modelled.leverage)[..., None, None]
     main = int(np.bincount(kind).argmax())
+    z = np.arange(len(view.weight)) * view.spacing[2]
+    apart = offset.copy()
     for k in range(len(modelled.images)):
         if k == main:
             continue
         mine = np.flatnonzero(kind == k)
         found = fit(modelled.images[k][:, 0][inner], view.near, modelled.images[main], view.spacing, view.independent)
-        across, certainty = found.step.clip(-STEP, STEP), found.information
-        z = np.arange(len(across)) * view.spacing[2]
-        prior = [Term(np.ones((1, 1)), 2.0**2 + 0.5**2 * squared_exponential(z, 30.0) + parity**2 * _odd_or_even(z))]
-        step[mine, :, :2] += posterior(across[None], certainty[None], [prior, prior])
+        across, certainty = offset[k] + found.step.clip(-STEP, STEP), TRUST * found.information
+        along_z = APART[0] ** 2 + APART[1] ** 2 * squared_exponential(z, 30.0) + parity**2 / len(mine) * _odd_or_even(z)
+        prior = [Term(np.ones((1, 1)), along_z)]
+        apart[k] = posterior(across[None], certainty[None], [prior, prior])[0]
+        step[mine, :, :2] += apart[k] - offset[k]
         alone = modelled.leverage[mine] >= 1
         information[mine, :, :2, :2] = np.where(alone[..., None, None], certainty, information[mine, :, :2, :2])
     if along is not None:
         information[~weighted, :, 2:, :] = 0
         information[~weighted, :, :, 2:] = 0
     information[lost | (weight.sum((2, 3)) < 0.3 * view.weight.sum((1, 2)))] = 0
-    return Fitted(np.concatenate([shift, scale], -1)[..., : step.shape[-1]] + step, information, own.agreement)
+    return Fitted(np.concatenate([shift, scale], -1)[..., : step.shape[-1]] + step, information, own.agreement), apart
 
 
 def _prior(nt: int, z: FloatArray, length: float, memory: float, parity: float, *, eddy: bool) -> list[list[Term]]:

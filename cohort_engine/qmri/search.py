@@ -19,8 +19,8 @@ OFTEN = 4.5
 """Times the usual displacement between volumes that a jump must exceed as well: a restless person moves all the time."""
 SURE = 8.0
 """Log-likelihood by which a volume's place must stand out from places further away than `JUMP`."""
-FITS = 0.15
-"""A volume whose log-likelihood is less than this part of the median of all may lie beyond the range."""
+FITS = 0.08
+"""A volume whose log-likelihood is less than this part of what others let expect may lie beyond the range."""
 VOID = 0.6
 """A slice with less than this part of the signal that its volume and the other volumes predict may have lost it."""
 NOTHING = 0.2
@@ -54,21 +54,23 @@ def search(view: View, lost: BoolArray, max_shift: float, *, split: bool, begin:
     votes = np.stack([gain[:, 0::2].sum(1), gain[:, 1::2].sum(1)], 1) if nz > 1 else gain[:, :1]
     whole = votes.sum(1)
     place, best = vote(whole - cost, tries)
-    shift, absent = np.repeat(place[:, None], nz, 1), np.repeat(_absent(best)[:, None], nz, 1)
+    shift, absent = np.repeat(place[:, None], nz, 1), np.repeat(_absent(best, np.median(best))[:, None], nz, 1)
     if split and nz > 3:
         apart, each = vote(votes.reshape(-1, *votes.shape[2:]) - cost, tries)
         apart, each = apart.reshape(nt, 2, 2), each.reshape(nt, 2)
         differ = (each.sum(1) - best > SURE) & (np.linalg.norm(apart[:, 0] - apart[:, 1], axis=-1) > JUMP / 2)
         for parity in (0, 1):
             shift[differ, parity::2] = apart[differ, parity][:, None]
-            absent[:, parity::2] |= _absent(each[:, parity])[:, None]
+            usual = np.median(each, axis=0)
+            like = usual[parity] / max(usual[1 - parity], _TINY) * each[:, 1 - parity]  # what the other half lets expect
+            absent[:, parity::2] |= _absent(each[:, parity], like)[:, None]
     ends = np.linalg.norm(shift, axis=-1) > max_shift - float(view.spacing[:2].max())
     return shift - np.median(shift, axis=0), ends | (absent & ~lost)
 
 
-def _absent(value: FloatArray) -> BoolArray:
-    """Whether a volume fits nowhere in the range, though others do."""
-    return np.asarray((value < SURE) & (value < FITS * np.median(value)))
+def _absent(value: FloatArray, expected: FloatArray | np.floating[Any]) -> BoolArray:
+    """Whether volumes (t,) fit nowhere in the range, by their log-likelihood and that of others."""
+    return np.asarray((value < SURE) & (value < FITS * expected))
 
 
 def frame_of(view: View, shift: FloatArray, lost: BoolArray) -> FloatArray:

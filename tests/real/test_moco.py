@@ -105,9 +105,13 @@ def test_planted_motion_is_found_on_real_images(people):
     assert ((found.flags[12] & schema.MOVED) > 0).all()
 
 
-def test_slices_apart_are_not_imagined(people):
+def test_nothing_is_imagined_of_people_who_lay_still(people):
+    """Odd and even slices are not apart, and nothing lies beyond the range: not even where a direction along the cord leaves hardly a contrast."""
     for person in people.values():
-        assert not person.corrected.motion.interleaved
+        motion = person.corrected.motion
+        assert not motion.interleaved
+        assert not (motion.flags & (schema.LIMIT | schema.MOVED)).any()
+        assert np.linalg.norm(motion.shifts, axis=-1).max() < 1.0
 
 
 def test_eddy_currents_may_be_asked_for(people):
