@@ -18,7 +18,7 @@ from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_raw, r
 from cohort_engine.mapping.template_map import sample
 from cohort_engine.provenance import versions
 from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
-from cohort_engine.qmri.mtsat import LONGEST_TR, Protocol, Triplet, check_protocols, check_relaxation, saturation
+from cohort_engine.qmri.mtsat import LONGEST_TR, Protocol, Triplet, check_protocols, check_relaxation, relaxation_signal, saturation
 from cohort_engine.single.mtr import LOW_SIGNAL, MT_MASK, Array, bring_onto, check_coregister, cord_of, sidecar
 
 ROLES = Triplet(schema.MT_ON, schema.MT_OFF, schema.MT_T1W)
@@ -88,6 +88,8 @@ class Saturated(NamedTuple):
         The mask, voxel by voxel of MT-on.
     b1 : float
         Median of the transmit field over the cord, as a fraction of the nominal; NaN without a map.
+    weight : (x, y, z) array
+        With which tissues that share a voxel enter its T1, see `qmri.mtsat.relaxation_signal`.
     """
 
     mtsat: NDArray[np.float32]
@@ -96,6 +98,7 @@ class Saturated(NamedTuple):
     floor: float
     cord: NDArray[np.bool_]
     b1: float
+    weight: Array
 
 
 def saturate(
@@ -145,7 +148,8 @@ def saturate(
     found = saturation(Triplet(on.data, moved, weighted), protocols, floor=floor, b1=field)
     check_relaxation(found.t1, mask)
     median = np.nan if field is None else float(np.nanmedian(field[mask]))
-    return Saturated(found.mtsat, found.t1, Triplet(0.0, shift_off, shift_t1w), floor, mask, median)
+    weight = relaxation_signal(moved, weighted, protocols)
+    return Saturated(found.mtsat, found.t1, Triplet(0.0, shift_off, shift_t1w), floor, mask, median, weight)
 
 
 def transmit_field(b1: Volume, image: Volume, mask: NDArray[np.bool_]) -> Array:

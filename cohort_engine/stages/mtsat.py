@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from cohort_engine import schema
@@ -54,10 +55,13 @@ def saturated(inputs: StageInput) -> Saturated:
 
 
 def saturated_image(inputs: StageInput, *, metric: str) -> MetricImage:
-    """MTsat (percent) or T1 (s) on the grid of the MT-on image."""
+    """MTsat (percent) or T1 (s) on the grid of the MT-on image.
+
+    Signals mix in a voxel, not these numbers: T1 is divided by `Saturated.weight`, exactly; MTsat is, for the most part, divided by MT-on.
+    """
     found, on = saturated(inputs), inputs.volume(schema.MT_ON)
-    values = {schema.MTSAT: found.mtsat, schema.T1: found.t1}[metric]
-    return MetricImage(on.with_data(values), metric_quality(values, found.cord, max(found.shifts)))
+    values, signal = {schema.MTSAT: (found.mtsat, on.data), schema.T1: (found.t1, found.weight)}[metric]
+    return MetricImage(on.with_data(values), metric_quality(values, found.cord, max(found.shifts)), np.where(np.isnan(values), np.nan, signal))
 
 
 def mtsat_stages(config: Config) -> Iterable[Stage]:
@@ -67,7 +71,7 @@ def mtsat_stages(config: Config) -> Iterable[Stage]:
     for metric in (MTSAT, T1):
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(saturated_image, metric=metric.name), version="1", roles=(*ROLES, *SIDECARS, MT_MASK), params=params,
+                config, metric, partial(saturated_image, metric=metric.name), version="2", roles=(*ROLES, *SIDECARS, MT_MASK), params=params,
                 alternatives=((schema.MT_B1,), ()) if chosen.b1 else ((),), section="mtsat",
             )  # fmt: skip
 

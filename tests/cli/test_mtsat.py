@@ -74,7 +74,7 @@ def error(result: Result) -> CohortError:
         ("no flip angle", MissingInputError, "sidecar of the MT-off image: expected the flip angle (FlipAngle), found none"),
         ("flip angle 0", InputError, "MT-off image: expected a flip angle above 0, below 90 degrees, found 0"),
         ("another grid", GeometryError, "MT-off image: expected the grid of the MT-on image"),
-        ("T1w for MT-off", InputError, "expected a T1 of 0.2 to 10 s in most of the cord"),
+        ("T1w for MT-off", InputError, "expected a T1 of 0.2 to 5 s in most of the cord"),
         ("sidecars swapped", InputError, "expected more T1 weighting (flip angle, repetition time) than in the MT-off image"),
         ("no JSON", InputError, "sidecar of the MT-off image: expected JSON"),
     ],
