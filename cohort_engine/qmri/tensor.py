@@ -179,7 +179,7 @@ def fit(
         )  # fmt: skip
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(signals) & (signals > 0)
-    usable &= ~_saturated(signals, usable)[:, None]
+    usable &= ~cut_off(signals).any(axis=1, keepdims=True)
     fitted = _enough(usable, design)
     channels = {name: np.full(len(signals), np.nan) for name in CHANNELS}
     used = usable.sum(axis=1)
@@ -235,11 +235,20 @@ def _determined(design: FloatArray) -> bool:
     return bool(values[-1] > FLATTEST * values[0])
 
 
-def _saturated(signals: FloatArray, usable: BoolArray) -> BoolArray:
-    """Whether each voxel (n,) has a signal at which the scanner or a conversion cut off."""
-    top = signals[usable].max(initial=0.0)
-    at_top = usable & (signals == top)
-    return at_top.any(axis=1) if top in CEILINGS and at_top.sum() > 1 else np.zeros(len(signals), bool)
+def cut_off(signals: Array) -> BoolArray:
+    """Find signals at which the scanner or a conversion cut off: the brightest of all, where they are one of `CEILINGS` and more than one.
+
+    It must be asked before anything is interpolated.
+
+    Examples
+    --------
+    >>> cut_off(np.array([4095.0, 300.0, 4095.0])).tolist(), cut_off(np.array([4095.0, 300.0])).any()
+    ([True, False, True], np.False_)
+    """
+    finite = signals[np.isfinite(signals)]
+    top = finite.max(initial=0.0)
+    at_top: BoolArray = np.asarray(signals == top)
+    return at_top if top in CEILINGS and at_top.sum() > 1 else np.zeros(np.shape(signals), bool)
 
 
 def _enough(usable: BoolArray, design: FloatArray) -> BoolArray:

@@ -14,6 +14,7 @@ from cohort_engine.io.gradients import Gradients
 from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
 from cohort_engine.qmri.moco import MAX_SHIFT, Motion, estimate_motion
 from cohort_engine.qmri.series import resample_series
+from cohort_engine.qmri.tensor import cut_off
 from cohort_engine.single.undistort import checked_reverse, displaced_mask, displacement_of, region
 
 FloatArray = NDArray[Any]
@@ -54,7 +55,7 @@ class Corrected(NamedTuple):
     Attributes
     ----------
     series : Volume
-        (x, y, z, t) float32 on the voxels of the scan. Missing: NaN in lost slices of volumes and outside the image.
+        (x, y, z, t) float32 on the voxels of the scan. Missing: NaN in lost slices of volumes, outside the image, and at signals that were cut off.
     mean : Volume
         (x, y, z) float32, mean of its diffusion-weighted volumes over what is not missing; NaN where all are.
     motion : Motion
@@ -115,10 +116,11 @@ def correct(
     )  # fmt: skip
     use = ~gradients.b0 if not gradients.b0.all() else gradients.b0
     lost = (motion.flags & schema.LOST) > 0
+    known = np.where(cut_off(data), np.float32(np.nan), data)
 
     def resampled(displacement: FloatArray | None) -> NDArray[np.float32]:
         return resample_series(
-            data, spacing, shifts=motion.shifts, scale=motion.scale, displacement=displacement, axis=settings.phase_axis, dropped=lost
+            known, spacing, shifts=motion.shifts, scale=motion.scale, displacement=displacement, axis=settings.phase_axis, dropped=lost
         )
 
     corrected, displacement, there = resampled(None), None, mask

@@ -17,6 +17,7 @@ from cohort_engine.phantom.subject import PATIENT
 from cohort_engine.qmri.coherence import CONTRADICTED, ways
 from cohort_engine.qmri.tensor import CHANNELS, fit_tensor
 from cohort_engine.single.dti import METRICS, fit_series, tensor_image
+from cohort_engine.single.moco import correct
 from cohort_engine.template.parametric import parametric_cord
 
 SHAPE, AFFINE = (24, 22, 10), np.diag([1.0, 1.0, 5.0, 1.0])
@@ -97,6 +98,20 @@ def test_slices_that_lost_their_signal_are_left_out():
     errors = [abs(np.median(image.data[:, :, 4, 0][at]) - truth) for image in (found.image, kept)]
     assert errors[0] < 0.02 < errors[1]
     assert (found.image.data[:, :, 4, -1][at] == 1).mean() > 0.9
+
+
+def test_signals_that_were_cut_off_stay_out_of_the_tensor_after_correction_of_motion():
+    """Half of the cord is brighter than 12 bits hold in every volume without weighting: no interpolation makes numbers of that."""
+    series, gradients, cord = scan()
+    data = series.data * 8
+    bright = (cord.data > 0.5) & (np.arange(SHAPE[0])[:, None, None] > 14)
+    data[bright] *= 3
+    data = np.minimum(data, 4095)
+    corrected = correct(series.with_data(data), gradients, cord=cord).series
+    fa = tensor_image(corrected, gradients, cord)[0].data[..., 0]
+    assert (data[bright][:, :4] == 4095).mean() > 0.9
+    assert np.isnan(fa[bright]).mean() > 0.9
+    assert np.isfinite(fa[(cord.data > 0.5) & (np.arange(SHAPE[0])[:, None, None] < 13)]).all()
 
 
 def test_directions_of_another_frame_are_told_and_not_corrected():
