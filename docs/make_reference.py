@@ -10,6 +10,8 @@ from cohort_engine.config import Section, parse_config, study_model
 from cohort_engine.report.words import OWN, SECTION_TITLES, TABLES
 from cohort_engine.stages.base import SOURCES
 from cohort_engine.stages.choose import stages_of
+from cohort_engine.stages.dwi import moco_quality
+from cohort_engine.stages.tensor import tensor_quality
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -60,6 +62,7 @@ def _specs(source: str) -> dict[str, schema.VariableSpec]:
 def store_page() -> str:
     """Every array of a store."""
     specs = {s.path: s for s in schema.FIXED} | _specs(schema.BIDS) | _specs(schema.SCT)
+    specs |= {s.path: s for s in (*schema.MOTION_SPECS.values(), *moco_quality().values(), *tensor_quality().values())}
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",
@@ -79,7 +82,9 @@ def store_page() -> str:
         "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, with morphometry (`stages.shape.source`), and with the",
         "quality numbers of warps (`qc/mt_inverse_residual`, `qc/mt_label_dice`) that only `data.source: sct` has;",
         "A metric with standard errors (`fa`, `md` ...) also has `maps/<metric>_se`, `qc/<metric>_shared`, `tables/native/<metric>_errors` and, of",
-        "each linear estimator, `tables/<space>/<metric>_<estimator>_noise`;",
+        "each linear estimator, `tables/<space>/<metric>_<estimator>_noise`; with diffusion there are `motion/*` and quality numbers of its stages.",
+        "`motion/*` is ragged: `volume` and `slice` are as long as the longest series that was gathered, and what is behind the end of a shorter one",
+        "is NaN (in flags -1); a record has its own length.",
         "`subjects/*` holds the typed columns of `participants.tsv`, `analysis/*` the [tables of an analysis](analysis.md), one array a column.",
         "",
         "| array | dims | chunk | dtype | unit | stage | meaning |", "|---|---|---|---|---|---|---|",
