@@ -97,8 +97,8 @@ def flipped(image: NDArray[Any], *, air: bool = True) -> Image:
     ----------
     image : (x, y, z) array
     air : bool
-        Air becomes bright. Without it dark surroundings (their mean within 5 voxels is below a tenth of the 95th percentile of what is not zero) stay
-        as they are, and tissue is turned within its own range.
+        Air becomes bright. Without it dark surroundings (their mean within 5 voxels is below a tenth of the 95th percentile of what is not zero in
+        the slice) stay as they are, and tissue is turned within its own range.
 
     Examples
     --------
@@ -111,8 +111,8 @@ def flipped(image: NDArray[Any], *, air: bool = True) -> Image:
     if air:
         out: Image = image.max() - image
         return out
-    tissue = ndimage.uniform_filter(image, (5, 5, 1)) > 0.1 * np.percentile(image[image > 0], 95)
-    tissue &= image > 0
+    bright = np.nan_to_num(np.nanpercentile(np.where(image > 0, image, np.nan), 95, axis=(0, 1)))
+    tissue = (ndimage.uniform_filter(image, (5, 5, 1)) > 0.1 * bright) & (image > 0)
     return np.where(tissue, image[tissue].max() + image[tissue].min() - image, image).astype(np.float32)
 
 

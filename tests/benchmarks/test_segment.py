@@ -16,7 +16,7 @@ from cohort_engine.nn.weights import load_cord
 torch = pytest.importorskip("torch")
 
 SCANS = {"MT": ((256, 256, 22), (0.9, 0.9, 5.0)), "T2w": ((64, 320, 320), (0.8, 0.8, 0.8))}
-SECONDS = {"MT": 2.0, "T2w": 8.0}
+SECONDS = {"MT": 2.0, "T2w": 5.0}
 PEAK = """
 import re, sys
 from pathlib import Path
