@@ -128,6 +128,12 @@ def tensor_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
     )
     if tensor["mask_unreliable"]:
         text += " Voxels were left out where the residual lay far above the others, the signal at the noise floor, or eigenvalues beyond any tissue."
+    reduce = science["stages"]["reduce"]
+    if schema.SPACE_NATIVE in reduce["spaces"] and reduce["native"] != schema.INTERPOLATE:
+        text += " In native space, voxels at the atlas' border that its labels do not fill were left out"
+        slopes = [m.label for m in METRICS.values() if m.name in metrics and m.name != schema.FA]
+        shared = f", and {', '.join(slopes)} weighed the tissues of a voxel by their signal half way to full diffusion weighting" if slopes else ""
+        text += f"{shared if reduce['native'] == schema.SIGNAL else ''}."
     return text + " Directions were checked against the course of the cord in all 24 flips and permutations."
 
 
