@@ -154,13 +154,22 @@ class Tract(NamedTuple):
     se: float
 
 
-def tracts(template: Template, scan: DwiScan, series: Volume, number: int) -> list[Tract]:
+def target_map(scan: DwiScan, found: Corrected) -> NDArray[np.float64]:
+    """Template map (voxel, 3) where correction has put each slice: at its place, moved by what its volumes have in common."""
+    grid = scan.series.grid
+    apart = np.median(scan.truth.shifts - found.motion.shifts, axis=0)
+    at = grid.voxel(scan.truth.template_map.astype(float))[:, 2]
+    moved = np.stack([np.interp(at, np.arange(len(apart)), apart[:, axis]) for axis in (0, 1)], axis=-1)
+    return np.asarray(scan.truth.template_map + moved @ (grid.affine[:3, :2] / grid.spacing[:2]).T)
+
+
+def tracts(template: Template, scan: DwiScan, series: Volume, positions: NDArray[Any], number: int) -> list[Tract]:
     """FA and MD of every tract by `map` at its true place, of each level and of all together."""
     from cohort_engine.phantom.tissue import regional_truth
     from cohort_engine.template.levels import LevelRange
 
     tensor, _ = tensor_image(series, gradients_of(scan.bval, scan.bvec, scan.series), scan.truth.mask, reliable=True)
-    atlas = native_atlas(scan.truth.template_map, template, tensor.affine, tensor.data.shape[:3]).filled()  # as the stages of the metrics do
+    atlas = native_atlas(positions, template, tensor.affine, tensor.data.shape[:3]).filled()  # as the stages of the metrics do
     channel = dict(zip(CHANNELS, tensor.data.reshape(-1, len(CHANNELS))[atlas.voxel].T.astype(float), strict=True))
     clusters, regions = tuple(template.atlas.clusters.values()), [r.members for r in template.atlas.regions]
     between = channel["s0"] * np.exp(-scan.bvals.max() / 2000 * channel["md"])  # what a voxel shows half way to full weighting
@@ -211,8 +220,9 @@ def test_tracts_have_their_fa_and_md(benchmark: Any, template: Template) -> None
         for name, (protocol, spoilt) in CASES.items():
             for number in range(COUNT):
                 scan = make_dwi(template, group="HC", number=number, seed=SEED, protocol=protocol, imperfection=spoilt)
-                series = scan.series if spoilt.drift == 0 else corrected(scan).series
-                parts.append(pd.DataFrame(tracts(template, scan, series, number)).assign(case=name))
+                found = None if spoilt.drift == 0 else corrected(scan)
+                series, places = (scan.series, scan.truth.template_map) if found is None else (found.series, target_map(scan, found))
+                parts.append(pd.DataFrame(tracts(template, scan, series, places, number)).assign(case=name))
         return pd.concat(parts, ignore_index=True)
 
     cells = benchmark.pedantic(run, rounds=1, iterations=1)
