@@ -106,3 +106,48 @@ def test_a_triplet_from_the_command(real_data: Path, tmp_path: Path) -> None:
     assert facts["Cord"]["Missing"] < 0.02
     assert 2 < facts["Cord"]["Median"] < 8
     assert 0.5 < facts["T1"]["Median"] < 1.5
+
+
+def test_a_study_from_the_names_of_its_files(real_data: Path, tmp_path: Path) -> None:
+    """Images, masks and discs of one person as BIDS has them; repetition times and flip angles are said once, at the top, one of them in ms."""
+    from shutil import copy
+
+    from cohort_engine.config import parse_config
+    from cohort_engine.engine.build import build
+    from cohort_engine.query.cells import table
+    from cohort_engine.query.reader import CohortReader
+
+    source, name = real_data / "dcm_ou/sub-HC003U/ses-spinalcord/anat", "sub-HC003U_ses-spinalcord"
+    anat, derived = tmp_path / "bids/sub-01/anat", tmp_path / "bids/derivatives/labels/sub-01/anat"
+    anat.mkdir(parents=True)
+    derived.mkdir(parents=True)
+    (tmp_path / "bids/participants.tsv").write_text("participant_id\nsub-01\n")
+    for old, new in (("MTon", "flip-1_mt-on"), ("MToff", "flip-1_mt-off"), ("T1w", "flip-2_mt-off")):
+        copy(source / f"MTS/{name}_acq-{old}_MTS.nii.gz", anat / f"sub-01_{new}_MTS.nii.gz")
+    copy(source / f"MTS/{name}_acq-MTon_MTS_seg.nii.gz", derived / "sub-01_flip-1_mt-on_MTS_label-SC_seg.nii.gz")
+    copy(source / f"T2w/{name}_T2w_seg.nii.gz", derived / "sub-01_T2w_label-SC_seg.nii.gz")
+    copy(source / f"T2w/{name}_T2w_seg_labeled_discs.nii.gz", derived / "sub-01_T2w_label-discs_dlabel.nii.gz")
+    for words, said in (
+        ("mt-on", '{"RepetitionTime": 0.035, "FlipAngle": 9}'), ("mt-off", '{"RepetitionTime": 0.035, "FlipAngle": 9}'),
+        ("flip-2_mt-off", '{"RepetitionTime": 15, "FlipAngle": 15}'),
+    ):  # fmt: skip
+        (tmp_path / f"bids/{words}_MTS.json").write_text(said)
+    (anat / "sub-01_flip-1_mt-on_MTS.json").write_text('{"EchoTime": 0.0035}')
+    config = parse_config({
+        "data": {"bids": str(tmp_path / "bids"), "store": str(tmp_path / "study.zarr")},
+        "template": {"name": "PAM50", "path": str(real_data / "PAM50")}, "compute": {"cluster": "synchronous"},
+        "stages": {"metrics": ["mtsat", "t1"], "fit": {"deformable": False}},
+    })  # fmt: skip
+    report = build(config)
+    assert report.exit_code == 0, report.failures.to_string()
+    assert "taken as 15 ms" in " ".join(report.notes["note"])
+    reader = CohortReader(str(tmp_path / "study.zarr"))
+    levels = ["C3", "C4", "C5"]
+    found = {
+        m: table(reader, m, ["white matter", "gray matter"], levels, estimator="map", space="native").values["value"][0] for m in ("mtsat", "t1")
+    }
+    print({m: v.round(2).tolist() for m, v in found.items()})
+    white, grey = found["mtsat"].T
+    assert ((white > 3.0) & (white < 4.2) & (grey < white)).all()
+    white, grey = found["t1"].T
+    assert ((white > 0.9) & (white < 1.3) & (grey > white)).all()

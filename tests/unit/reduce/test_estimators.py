@@ -64,8 +64,8 @@ def test_tables_of_a_metric_that_nobody_has_registered() -> None:
     assert [s.path for s in specs.values()] == [f"tables/template/fa_wa{c}" for c in ("", "_std", "_n", "_coverage")]
     assert (specs["value"].long_name, specs["value"].valid_range) == ("fractional anisotropy, wa", (0, 1))
     assert schema.table_specs(replace(fa, units="mm", valid_range=None), "wa")["std"].units == "mm"
-    with pytest.raises(UnknownNameError, match="'fa'"):
-        schema.table_specs("fa", "wa")
+    with pytest.raises(UnknownNameError, match="'ihmtr'"):
+        schema.table_specs("ihmtr", "wa")
 
 
 # --- a metric is what the store holds ---------------------------------------------------------------------------------
