@@ -75,7 +75,7 @@ def estimate_distortion(
     -----
     Motion along phase encoding between the images is half a displacement, and cannot be told from it; motion across it is found and left out.
     The field is a cubic B-spline in each slice, with knots every `KNOTS` mm. Its coefficients in all slices are found together by Gauss and Newton,
-    with the weighted squared difference of the two sides over its own variance, and a Gaussian prior on bending, slope and change along z.
+    with the weighted squared difference of the two sides over its own variance, and a Gaussian prior on bending, slope and change along z about what the search found.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def estimate_distortion(
     rigid, aside = _whole(pair[0], pair[1], weight, spacing, largest)
     field = _Field(pair[0].shape, spacing)
     state = np.concatenate([np.repeat(rigid[:, None], field.size, 1), aside[:, None]], 1)
-    centre = state[:, -1].copy()
+    centre = state.copy()
     for smooth in LEVELS:
         state = _refined(pair, weight, spacing, field, state, centre, smooth)
     return np.pad(np.moveaxis(field.values(state[:, :-1])[0], 0, 2), (*beyond, (0, 0)), mode="edge")
@@ -193,7 +193,7 @@ class _Sides(NamedTuple):
 def _refined(
     pair: list[FloatArray], weight: FloatArray, spacing: FloatArray, field: _Field, state: FloatArray, centre: FloatArray, smooth: float
 ) -> FloatArray:
-    """One step of Gauss and Newton on the coefficients (z, knots + 1); the last is where `backward` lies across phase encoding."""
+    """One step of Gauss and Newton on the coefficients (z, knots + 1), the last `backward` across phase encoding; the prior is about `centre`."""
     nz, nx, ny = weight.shape
     d, slope = field.values(state[:, :-1])
     slope = np.clip(slope, -STEEPEST, STEEPEST)
@@ -224,8 +224,7 @@ def _refined(
     whole = prior.copy()
     for part, own in zip(parts, normal, strict=True):
         whole[part, part] += own
-    about = state.copy()
-    about[:, -1] -= centre
+    about = state - centre
     step = np.linalg.solve(whole, -(right.ravel() + prior @ about.ravel())).reshape(nz, size)
     return np.asarray(state + step.clip(-2.5, 2.5))
 
