@@ -75,7 +75,8 @@ def estimate_distortion(
     -----
     Motion along phase encoding between the images is half a displacement, and cannot be told from it; motion across it is found and left out.
     The field is a cubic B-spline in each slice, with knots every `KNOTS` mm. Its coefficients in all slices are found together by Gauss and Newton,
-    with the weighted squared difference of the two sides over its own variance, and a Gaussian prior on bending, slope and change along z about what the search found.
+    with the weighted squared difference of the two sides over its own variance, and a Gaussian prior, about what the search found, on bending, slope
+    and change along z.
 
     Examples
     --------
