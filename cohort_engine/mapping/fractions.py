@@ -16,6 +16,8 @@ APART = 0.33
 """Distance of the parts that a template voxel is cut into, in native voxels."""
 PARTS = 500_000
 """Parts that are held at a time."""
+USUAL = 99.0
+"""Percentile of the voxels that reach as far as is usual."""
 
 
 def native_fractions(
@@ -129,8 +131,8 @@ class _Cut:
     ----------
     flat : (3, bx * by * n) array
         The same.
-    largest : (3,) array
-        Largest distance of two neighbours, summed over the axes of the block, by native axis.
+    reach : (3, bx, by, n) array
+        Distance of each voxel from its farther neighbour, summed over the axes of the block, by native axis: its parts lie within.
     offsets : three lists
         Of the parts along each axis of the block, voxels.
     """
@@ -138,9 +140,11 @@ class _Cut:
     def __init__(self, block: FloatArray, shape: tuple[int, int, int]) -> None:
         self.size, self.shape = block.shape[:3], shape
         self.flat = np.ascontiguousarray(block.reshape(-1, 3).T)
-        self.largest, self.offsets = np.zeros(3), []
-        for x, y, z in steps(block):
-            self.largest += [c.max(initial=0.0) for c in (x, y, z)]
+        self.reach, self.offsets = np.zeros((3, *self.size), np.float32), []
+        for axis, (x, y, z) in enumerate(steps(block)):
+            for reach, step_to in zip(self.reach, (x, y, z), strict=True):
+                before, after = (np.pad(step_to, [(side if a == axis else (0, 0)) for a in range(3)]) for side in ((1, 0), (0, 1)))
+                reach += np.maximum(before, after)
             step = float(np.percentile(np.maximum(np.maximum(x, y), z), 95))
             n = max(1, int(np.ceil(2 * step / APART)))
             self.offsets.append([(2 * k + 1) / n - 1 for k in range(n)])
@@ -178,17 +182,23 @@ class _Cut:
         return around, np.abs((dx * np.cross(dy, dz, axis=0)).sum(axis=0))
 
     def add_others(self, sums: FloatArray, wanted: NDArray[np.bool_]) -> None:
-        """Add the parts of the other voxels to the rows (row,) that hold something, in place. Only voxels that may reach there are cut."""
+        """Add the parts of the other voxels to the rows (row,) that hold something, in place. Only voxels that may reach there are cut.
+
+        Most voxels reach little farther than their like; a few, where the map is stretched or folded, reach far, and are looked at by themselves.
+        """
         touched = sums > 0
-        reach = np.floor(self.largest + 1).astype(int)
-        near = ndimage.maximum_filter(touched.reshape(self.shape).view(np.uint8), tuple(2 * reach + 1), mode="constant").view(bool)
         place = np.zeros(self.flat.shape[1], np.int64)
         for coordinate, n in zip(self.flat, self.shape, strict=True):
             place = place * n + np.clip(np.rint(coordinate), 0, n - 1).astype(np.int64)
         number = np.cumsum(touched, dtype=np.int32) * touched  # from 1; 0 gathers what lies elsewhere
         more = np.zeros(1 + int(touched.sum()))
-        for row, amount in self.parts(near.ravel()[place].reshape(self.size) & ~wanted):
-            more += np.bincount(number[row.ravel()], amount.ravel(), len(more))
+        usual = np.percentile(self.reach, USUAL, axis=(1, 2, 3))
+        far = (self.reach > usual[:, None, None, None]).any(axis=0)
+        for some, reach in ((~far, usual), (far, self.reach.max(axis=(1, 2, 3)))):
+            wide = tuple(2 * np.floor(reach + 1).astype(int) + 1)
+            near = ndimage.maximum_filter(touched.reshape(self.shape).view(np.uint8), wide, mode="constant").view(bool)
+            for row, amount in self.parts(near.ravel()[place].reshape(self.size) & some & ~wanted):
+                more += np.bincount(number[row.ravel()], amount.ravel(), len(more))
         sums[touched] += more[1:]
 
 
