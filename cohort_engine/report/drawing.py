@@ -31,7 +31,7 @@ CONTROL_COLOUR, CASE_COLOUR = "#0072B2", "#D55E00"
 OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#5D3A9B")
 """Colours of clusters, sites and curves: none is that of a group. Okabe and Ito, with more at the end."""
 MISSING, INK, FAINT = "0.8", "0.25", "0.6"
-DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
+DIVERGING = "RdBu_r"
 DENSE = 1000
 """Cells or points from which on they are drawn as pixels: a vector image of more would be large."""
 STYLE: dict[str, Any] = {

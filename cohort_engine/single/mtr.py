@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,10 +78,7 @@ def ratio(on: Volume, off: Volume, cord: Volume, *, coregister: str = "slicewise
     GeometryError, InputError, CordError
         Images on different grids, without signal, or swapped; a mask that is empty or lies where there is none.
     """
-    like, remedy = f"the {schema.words(schema.MT_ON)}", "Resample it onto the MT-on image, or check that the files belong to one acquisition."
-    off, cord = (on_voxels_of(on, v, what=schema.words(role), like=like, remedy=remedy) for role, v in ((schema.MT_OFF, off), (MT_MASK, cord)))
-    for role, volume in ((schema.MT_ON, on), (schema.MT_OFF, off)):
-        require_signal(volume, what=schema.words(role))
+    off, cord = on_one_grid(on, {schema.MT_OFF: off, MT_MASK: cord})
     mask = cord.data > 0.5
     moved, shift = bring_onto(on, off, cord, coregister, seed=seed)
     floor = cord_floor(moved, mask, low_signal)
@@ -93,6 +91,22 @@ def check_coregister(how: str) -> None:
     """Refuse a way of registration that does not exist."""
     if how not in COREGISTER:
         raise unknown_name("way of registration", how, list(COREGISTER), where="images onto MT-on")
+
+
+def on_one_grid(on: Volume, others: Mapping[str, Volume]) -> list[Volume]:
+    """Take the other images and the cord mask of an MT protocol, by role, voxel by voxel of MT-on; images without signal are refused.
+
+    Raises
+    ------
+    GeometryError, InputError
+        Another grid; an image without signal.
+    """
+    like, remedy = f"the {schema.words(schema.MT_ON)}", "Resample it onto the MT-on image, or check that the files belong to one acquisition."
+    taken = [on_voxels_of(on, volume, what=schema.words(role), like=like, remedy=remedy) for role, volume in others.items()]
+    for role, volume in zip((schema.MT_ON, *others), (on, *taken), strict=True):
+        if role != MT_MASK:
+            require_signal(volume, what=schema.words(role))
+    return taken
 
 
 def bring_onto(on: Volume, off: Volume, cord: Volume, how: str, *, seed: int = 1, either: bool = False) -> tuple[Array, float]:

@@ -14,12 +14,12 @@ from cohort_engine import schema
 from cohort_engine.errors import InputError, MissingInputError, warn
 from cohort_engine.io.places import storage_errors
 from cohort_engine.io.sidecars import decode_json
-from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_raw, read_volume, require_signal, write_volume
+from cohort_engine.io.volume import Volume, read_mask, read_raw, read_volume, write_volume
 from cohort_engine.mapping.template_map import sample
 from cohort_engine.provenance import versions
 from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
 from cohort_engine.qmri.mtsat import LONGEST_TR, Protocol, Triplet, check_protocols, check_relaxation, relaxation_signal, saturation
-from cohort_engine.single.mtr import LOW_SIGNAL, MT_MASK, Array, bring_onto, check_coregister, cord_of, sidecar
+from cohort_engine.single.mtr import LOW_SIGNAL, MT_MASK, Array, bring_onto, check_coregister, cord_of, on_one_grid, sidecar
 
 ROLES = Triplet(schema.MT_ON, schema.MT_OFF, schema.MT_T1W)
 TR_KEYS = ("RepetitionTimeExcitation", "RepetitionTime")
@@ -133,12 +133,8 @@ def saturate(
         transmit field that does not cover the cord or has impossible values.
     """
     check_protocols(protocols)
-    on, like = images.on, f"the {schema.words(schema.MT_ON)}"
-    remedy = "Resample it onto the MT-on image, or check that the files belong to one acquisition."
-    given = zip((*ROLES[1:], MT_MASK), (images.off, images.t1w, cord), strict=True)
-    off, t1w, cord = (on_voxels_of(on, volume, what=schema.words(role), like=like, remedy=remedy) for role, volume in given)
-    for role, volume in zip(ROLES, (on, off, t1w), strict=True):
-        require_signal(volume, what=schema.words(role))
+    on = images.on
+    off, t1w, cord = on_one_grid(on, dict(zip((*ROLES[1:], MT_MASK), (images.off, images.t1w, cord), strict=True)))
     mask = cord.data > 0.5
     moved, shift_off = bring_onto(on, off, cord, coregister, seed=seed)
     weighted, shift_t1w = bring_onto(on, t1w, cord, coregister, seed=seed, either=True)
