@@ -56,12 +56,12 @@ class Scores:
     @property
     def error(self) -> FloatArray:
         """Absolute difference of the two means of the map (slice, roi), in its unit; NaN without output."""
-        return np.abs(self.mean - self.drawn_mean)
+        return np.asarray(np.abs(self.mean - self.drawn_mean), dtype=np.float64)
 
     @property
     def error_percent(self) -> FloatArray:
         """`error` in percent of the mean over the drawn region."""
-        return 100 * self.error / np.where(self.drawn_mean > 0, self.drawn_mean, np.nan)
+        return np.asarray(100 * self.error / np.where(self.drawn_mean > 0, self.drawn_mean, np.nan), dtype=np.float64)
 
     @property
     def dice_without_outliers(self) -> FloatArray:
@@ -147,7 +147,7 @@ def score(masks: BoolArray, slices: RoiSlices, *, metric: str = schema.FA) -> Sc
         np.where(there, ratio, np.nan)
         for ratio in (2 * both / np.where(there, pixels + drawn_pixels, 1), both / np.where(there, drawn_pixels, 1), both / floored)
     )
-    side = drawn.reshape(len(drawn), len(schema.SIDES), len(schema.PARTS), *drawn.shape[2:]).any(axis=2)
+    side: BoolArray = np.asarray(drawn.reshape(len(drawn), len(schema.SIDES), len(schema.PARTS), *drawn.shape[2:]).any(axis=2))
     others = np.repeat(side[:, ::-1], len(schema.PARTS), axis=1)
     halves = np.repeat(_nearer(side)[:, ::-1], len(schema.PARTS), axis=1)
     image = slices.images[metric]
@@ -174,7 +174,7 @@ def _nearer(side: BoolArray) -> BoolArray:
     from scipy.ndimage import distance_transform_edt
 
     nearer = np.zeros_like(side)
-    for i in np.flatnonzero(side.any(axis=(2, 3)).all(axis=1)):
+    for i in np.flatnonzero(np.all(side.any(axis=(2, 3)), axis=1)):
         left, right = (distance_transform_edt(~part) for part in side[i])
         nearer[i] = left < right, right < left
     return nearer
@@ -238,5 +238,6 @@ def over_patients(
         means = (draws @ sums) / (draws @ counts)
     some = patients > 1
     low[some], high[some] = np.nanquantile(means[:, some], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    shaped = [part.reshape(values.shape[1:]) for part in (mean, low, high)]
-    return Interval(*shaped, n.astype(np.int64).reshape(values.shape[1:]), patients.reshape(values.shape[1:]))
+    shape = values.shape[1:]
+    mean, low, high = (part.reshape(shape) for part in (mean, low, high))
+    return Interval(mean, low, high, n.astype(np.int64).reshape(shape), patients.reshape(shape))

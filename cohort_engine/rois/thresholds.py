@@ -91,7 +91,7 @@ def best_thresholds(heat: NDArray[Any], drawn: BoolArray, *, grid: FloatArray = 
     first = best.argmax(axis=1)
     after = np.where(np.arange(len(grid)) > first[:, None], ~best, False)
     end = np.where(after.any(axis=1), after.argmax(axis=1), len(grid))
-    return grid[(first + end - 1) // 2]
+    return np.asarray(grid[(first + end - 1) // 2], dtype=np.float64)
 
 
 def _counts(heat: NDArray[Any], drawn: BoolArray, grid: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
