@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from cohort_engine.cord.windows import Windows, look
 from cohort_engine.errors import GeometryError
@@ -23,6 +24,14 @@ SHOWN = 1.5
 """Contrast (either sign) from which on grey matter is seen rather than guessed: T2* and MT images have 2 to 5, T1w and T2w images at most 1.3
 (``tests/real/test_segment.py``).
 """
+OWN = 0.5
+"""How much of what a voxel says is its own, and not its neighbours' (scanners interpolate). The mean Dice of five drawn T2* scans is 0.86,
+without grey values 0.80 (``tests/real/test_segment.py``); from 0.5 to 0.8 it hardly matters (these scans were in sight).
+"""
+ROUNDS = 8
+"""Of expectation and maximisation; Dice no longer changes after six."""
+SURE = 1e-3
+"""What the network calls less, or more than one minus it, counts as this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +41,8 @@ class GreyMatter:
     Attributes
     ----------
     soft : (x, y, z) float32 array
-        Part of each voxel that is grey matter, 0 to 1, at most that of the cord. Where the image shows none it is what the network expects in
-        such a cord.
+        Part of each voxel that is grey matter, 0 to 1, at most that of the cord: by shape (network) and, where the image shows it, by grey value
+        (`by_signal`). Where the image shows none it is what the network expects in such a cord.
     contrast : float
         See `grey_contrast`.
     """
@@ -86,7 +95,71 @@ def grey_matter(data: NDArray[Any], affine: FloatArray, cord: NDArray[Any], *, n
     net = network or load_grey()
     windows = Windows.around(values, spacing, slices, x, y, net)
     inside, soft = (np.minimum(windows.paste(drawn), mask) for drawn in look(net, windows.cut(values)).unbind(1))
-    return GreyMatter(soft, grey_contrast(values, inside, soft))
+    contrast = grey_contrast(values, inside, soft)
+    if abs(contrast) >= SHOWN:
+        soft = by_signal(values, mask, soft, np.sign(contrast))
+    return GreyMatter(soft, contrast)
+
+
+def by_signal(data: NDArray[Any], cord: NDArray[Any], soft: NDArray[Any], sign: float) -> NDArray[np.float32]:
+    """Let the grey values decide what shape alone leaves open.
+
+    Parameters
+    ----------
+    data, cord, soft : (x, y, z) arrays
+        Image, and the parts of its voxels that are cord and grey matter, 0 to 1, from shape: the prior.
+    sign : float
+        1 where grey matter is brighter, -1 where it is darker.
+
+    Returns
+    -------
+    (x, y, z) float32 array
+        Posterior of the voxels inside the cord (`WHOLE`); others, and slices in which the grey values speak against `sign`, keep `soft`.
+
+    Notes
+    -----
+    In each slice a mixture of two normal distributions around a plane, ``a + b x + c y`` and ``a + b x + c y + step``, of one variance is fitted by
+    expectation and maximisation (Dempster 1977), with each voxel's `soft` as its prior; log-likelihoods count `OWN`.
+
+    Examples
+    --------
+    >>> from scipy import ndimage
+    >>> truth = np.zeros((16, 16, 1))
+    >>> truth[6:10, 4:12] = 1
+    >>> image = 100 + 20 * truth + np.random.default_rng(0).normal(0, 4, truth.shape)
+    >>> blurred = ndimage.gaussian_filter(truth, (2, 2, 0))
+    >>> [int(((part >= 0.5) != truth).sum()) for part in (blurred, by_signal(image, np.ones_like(truth), blurred, 1.0))]
+    [12, 0]
+    """
+    out = np.array(soft, np.float32)
+    for z in np.flatnonzero((cord >= WHOLE).any(axis=(0, 1))):
+        x, y = np.nonzero(cord[:, :, z] >= WHOLE)
+        if len(x) < FEWEST:
+            continue
+        values, prior = data[x, y, z].astype(float), np.clip(soft[x, y, z].astype(float), SURE, 1 - SURE)
+        odds, part = np.log(prior / (1 - prior)), prior
+        for _ in range(ROUNDS):
+            residual, step, variance = _mixture(x, y, values, part)
+            if not (variance > 0 and step * sign > 0):
+                break
+            # log of the ratio of both densities: residuals are those of white matter
+            part = expit(odds + OWN * step * (residual - step / 2) / variance)
+        else:
+            out[x, y, z] = part
+    return out
+
+
+def _mixture(x: NDArray[Any], y: NDArray[Any], values: FloatArray, part: FloatArray) -> tuple[FloatArray, float, float]:
+    """Fit a plane and a step to voxels of which `part` is grey matter; residuals as if all were white, the step, and the variance around both."""
+    plane = np.stack([np.ones(len(x)), x - x.mean(), y - y.mean()], axis=1)
+    # every voxel counts twice: as white, and as grey matter; normal equations of both together
+    cross = np.append(plane.T @ part, part.sum())
+    normal = np.vstack([np.column_stack([plane.T @ plane, cross[:3]]), cross])
+    right = np.append(plane.T @ values, part @ values)
+    fitted = np.linalg.lstsq(normal, right, rcond=None)[0]
+    residual, step = values - plane @ fitted[:3], float(fitted[3])
+    variance = ((1 - part) * residual**2 + part * (residual - step) ** 2).sum() / (len(x) - 4)
+    return residual, step, float(variance)
 
 
 def grey_contrast(data: NDArray[Any], cord: NDArray[Any], grey: NDArray[Any]) -> float:

@@ -57,6 +57,10 @@ def contrasts_of(config: Config) -> tuple[str, ...]:
     return tuple(schema.CONTRASTS.find(c, where="stages.fit.contrasts").name for c in names)
 
 
+GREY_RULE = 2
+"""Counts how grey matter is segmented, beside the network: with it maps that followed grey matter are made anew, others are not."""
+
+
 def fit_quality(contrast: str) -> dict[str, schema.VariableSpec]:
     """Quality numbers of a template map."""
     return schema.qc_specs(contrast, schema.FIT_QC, schema.fit_stage(contrast))
@@ -124,7 +128,7 @@ def fit_params(config: Config) -> dict[str, Any]:
     from cohort_engine.nn.weights import GREY, content
 
     chosen: FitConfig = config.stages.fit
-    return chosen.model_dump(mode="json", exclude={"contrasts"}) | ({"weights": content(GREY)} if chosen.grey else {})
+    return chosen.model_dump(mode="json", exclude={"contrasts"}) | ({"weights": content(GREY), "rule": GREY_RULE} if chosen.grey else {})
 
 
 def levels_of(contrast: schema.Contrast) -> tuple[tuple[str, ...], ...]:

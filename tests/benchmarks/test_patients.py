@@ -2,7 +2,7 @@
 
 Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_patients.py``; ``PATIENTS=n`` takes n people of each grade,
 ``PATIENTS_RIM=mm`` another distance of the tissue's end from the masks' than in real scans, ``PATIENTS_REFINE=0`` leaves the map as the outline gives
-it, and ``PATIENTS_OUT=name`` keeps all cells and people (``name_cells.csv``, ``name_people.csv``); ``PATIENTS_SEED`` takes other people.
+it, ``PATIENTS_GREY=1`` lets it follow segmented grey matter, and ``PATIENTS_OUT=name`` keeps all cells and people (``name_cells.csv``, ``name_people.csv``); ``PATIENTS_SEED`` takes other people.
 Masks that are given are ragged, have gaps and lost fronts by grade (`phantom.compression.GRADES`). No tract reaches 30 voxels of 5 mm in one level:
 those of at least 15 are judged. The slab of MT slices ends inside a level above and below: a cell is expected to have a value where the true map
 has as much of it in the slab as a value needs.
@@ -34,6 +34,7 @@ SEED = int(os.environ.get("PATIENTS_SEED", "11"))
 COUNT = int(os.environ.get("PATIENTS", "2"))
 SCANS = Imperfection(rim=float(os.environ.get("PATIENTS_RIM", "0.25")))
 REFINE = os.environ.get("PATIENTS_REFINE", "1") != "0"
+GREY = os.environ.get("PATIENTS_GREY", "0") != "0"
 CELL = ["participant_id", "level", "region"]
 LEAST_VOXELS = 15
 LEAST_COVERAGE = ReduceConfig().min_coverage
@@ -49,7 +50,7 @@ def built(folder: Path, name: str) -> tuple[str, pd.DataFrame]:
             "data": {"bids": str(folder / name), "store": str(folder / f"{name}.zarr")},
             "template": {"name": "parametric"},
             "compute": {"cluster": "synchronous"},
-            "stages": {"reduce": {"estimators": ["map"], "spaces": ["native"]}, "fit": {"refine": REFINE}},
+            "stages": {"reduce": {"estimators": ["map"], "spaces": ["native"]}, "fit": {"refine": REFINE, "grey": GREY}},
         }
     )
     report = build(config)

@@ -228,22 +228,24 @@ def test_no_slice_is_lost_without_a_word(real_data: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("name", GREY)
 def test_grey_matter(name: str, real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The toolbox's network, trained on such scans, reaches 0.85 to 0.9; ours has seen none."""
+    """The toolbox's network, trained on such scans, reaches 0.85 to 0.9; ours has seen none, and takes from each image what its grey values say."""
     ours, drawn = inner(real_data / CASES[name].image), load(real_data / GREY[name]).data > 0.5
     dice, bias, _ = compare(ours.soft >= 0.5, drawn, load(real_data / CASES[name].image).grid.spacing)
     with capsys.disabled():
         print(f"\n{name:16s} grey matter: Dice {dice:.3f}  volume {bias:+5.1f} %", end="")
-    assert dice >= 0.7
+    assert dice >= 0.81
 
 
 def test_grey_matter_on_average_and_at_7_tesla(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = [(CASES[name].image, drawn) for name, drawn in GREY.items()] + [SEVEN]
     rows = [compare(inner(real_data / a).soft >= 0.5, load(real_data / b).data > 0.5, load(real_data / a).grid.spacing) for a, b in pairs]
-    mean, seven = float(np.mean([dice for dice, *_ in rows[:-1]])), rows[-1]
+    mean, seven, volume = float(np.mean([dice for dice, *_ in rows[:-1]])), rows[-1], float(np.mean([bias for _, bias, _ in rows]))
     with capsys.disabled():
         print(f"\ngrey matter: mean Dice of five T2* scans {mean:.3f}; 7 T: Dice {seven[0]:.3f}  volume {seven[1]:+5.1f} %", end="")
-    assert mean >= 0.78
-    assert seven[0] >= 0.72
+        print(f"; mean volume of all six {volume:+5.1f} %", end="")
+    assert mean >= 0.85
+    assert seven[0] >= 0.8
+    assert abs(volume) <= 8
     assert abs(seven[1]) <= 8
 
 
