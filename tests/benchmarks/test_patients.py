@@ -2,7 +2,8 @@
 
 Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_patients.py``; ``PATIENTS=n`` takes n people of each grade,
 ``PATIENTS_RIM=mm`` another distance of the tissue's end from the masks' than in real scans, ``PATIENTS_REFINE=0`` leaves the map as the outline gives
-it, ``PATIENTS_GREY=1`` lets it follow segmented grey matter, and ``PATIENTS_OUT=name`` keeps all cells and people (``name_cells.csv``, ``name_people.csv``); ``PATIENTS_SEED`` takes other people.
+it, ``PATIENTS_GREY=1`` lets it follow segmented grey matter, and ``PATIENTS_OUT=name`` keeps all cells and people (``name_cells.csv``,
+``name_people.csv``); ``PATIENTS_SEED`` takes other people.
 Masks that are given are ragged, have gaps and lost fronts by grade (`phantom.compression.GRADES`). No tract reaches 30 voxels of 5 mm in one level:
 those of at least 15 are judged. The slab of MT slices ends inside a level above and below: a cell is expected to have a value where the true map
 has as much of it in the slab as a value needs.
