@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -275,3 +276,43 @@ def _config(url: str, template: Template, shape: bool) -> Config:
         **({"shape": {"source": schema.T2W}} if shape else {}),
     }  # fmt: skip
     return parse_config({"data": {"bids": "simulated", "store": url}, "template": {"name": template.name}, "stages": stages})
+
+
+def imagej_roi(
+    kind: int, bounds: tuple[int, int, int, int], corners: list[tuple[float, float]] | None = None, *,
+    name: str = "", slice_: int = 0, position: int = 0, fine: bool = False, shapes: int = 0, rect: tuple[float, ...] = (0, 0, 0, 0),
+) -> bytes:  # fmt: skip
+    """Write an outline as ImageJ does (``.roi``): see `io.imagej`.
+
+    Parameters
+    ----------
+    kind : int
+        1 rectangle, 2 oval, 0 polygon, 7 freehand, 8 traced.
+    bounds : left, top, right, bottom
+    corners : list of (column, row), optional
+        Of the image.
+    name : str
+    slice_, position : int
+        Slice in the second and in the first header, from 1; 0 is none.
+    fine : bool
+        Keep corners, or `rect` (left, top, width, height), at sub-pixels.
+    shapes : int
+        Size of what a composite outline holds.
+
+    Examples
+    --------
+    >>> from cohort_engine.io.imagej import decode_outline
+    >>> decode_outline(imagej_roi(1, (0, 0, 2, 1), name="L-DC")).fill((3, 2)).sum()
+    np.int64(2)
+    """
+    left, top, right, bottom = bounds
+    corners = corners or []
+    body = b"".join(struct.pack(">h", int(c[i]) - (left, top)[i]) for i in (0, 1) for c in corners)
+    if fine and corners:
+        body += b"".join(struct.pack(">f", c[i]) for i in (0, 1) for c in corners)
+    second = 64 + len(body)
+    head = b"Iout" + struct.pack(">hBx4hH4fhiiihhxxhii", 227, kind, top, left, bottom, right, len(corners), *rect, 0, shapes, 0, 0, 0,
+                                 128 if fine else 0, 0, position, second)  # fmt: skip
+    assert len(head) == 64
+    tail = struct.pack(">6i", 0, 0, slice_, 0, second + 64, len(name)) + bytes(40) + name.encode("utf-16-be")
+    return head + body + tail
