@@ -88,6 +88,40 @@ class Scores:
         """Share of all pixels of the masks that lie nearer to a region drawn on the other side than to any of their own (roi,)."""
         return _share(self.other_half, self.pixels)
 
+    def summary(self) -> dict[str, list[float]]:
+        """Give all figures region by region (each of eight numbers): what a line of a sweep's results holds.
+
+        Returns
+        -------
+        dict
+            Mean and ``_sd`` over slices of ``dice``, ``recall``, ``precision``, ``dice_without_outliers``, ``error`` and ``error_percent``; the
+            shares ``outliers``, ``without_output``, ``wrong_side`` and ``wrong_half``; and ``drawn_area``, ``area``: mean of the slices with a drawn
+            region, mm2.
+        """
+        out: dict[str, FloatArray] = {}
+        for name in ("dice", "recall", "precision", "dice_without_outliers", "error", "error_percent"):
+            out[name], out[f"{name}_sd"] = mean_sd(getattr(self, name))
+        there, pixel = self.drawn_pixels > 0, float(np.prod(self.spacing))
+        out |= {"outliers": self.outlier_share, "without_output": self.without_output_share}
+        out |= {"wrong_side": self.wrong_side, "wrong_half": self.wrong_half}
+        out |= {name: pixel * mean_sd(np.where(there, n, np.nan))[0] for name, n in (("drawn_area", self.drawn_pixels), ("area", self.pixels))}
+        return {name: [float(v) for v in values] for name, values in out.items()}
+
+
+def mean_sd(values: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation over slices of (slice, roi), without NaN; NaN where there are none, or fewer than two.
+
+    Examples
+    --------
+    >>> [part.round(3).tolist() for part in mean_sd(np.array([[0.5, np.nan], [0.7, 1.0]]))]
+    [[0.6, 1.0], [0.141, nan]]
+    """
+    known = np.isfinite(values)
+    n = known.sum(axis=0)
+    mean = np.where(n > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
+    square = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
+    return mean, np.sqrt(np.where(n > 1, square / np.maximum(n - 1, 1), np.nan))
+
 
 def score(masks: BoolArray, slices: RoiSlices, *, metric: str = schema.FA) -> Scores:
     """Compare masks with the regions that were drawn.

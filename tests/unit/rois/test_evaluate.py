@@ -87,6 +87,18 @@ def test_masks_of_another_shape_and_maps_that_are_not_there_are_named() -> None:
         score(drawn, slices(drawn), metric=schema.MD)
 
 
+def test_a_summary_holds_each_figure_of_each_region() -> None:
+    drawn = drawn_on({0: [0, 1], 4: [8, 9]}, 2)
+    masks = drawn.copy()
+    masks[1, 0, :2] = [[False], [True]]
+    found = score(masks, slices(drawn)).summary()
+    assert found["dice"][0] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["dice_sd"][0] == pytest.approx(np.sqrt(2) / 6)
+    assert (found["drawn_area"][0], found["area"][0], found["area"][4]) == (2, 1.5, 2)
+    assert np.isnan(found["area"][1])
+    assert {len(values) for values in found.values()} == {8}
+
+
 def test_the_interval_is_over_patients_not_slices() -> None:
     """Two patients, ten equal slices each: another pair of patients gives 0, 0.5 or 1, however many slices there are."""
     values = np.repeat([0.0, 1.0], 10)
