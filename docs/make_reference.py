@@ -11,6 +11,7 @@ from cohort_engine.report.words import OWN, SECTION_TITLES, TABLES
 from cohort_engine.stages.base import SOURCES
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.dwi import moco_quality
+from cohort_engine.stages.rois import roi_quality, roi_table_specs
 from cohort_engine.stages.tensor import tensor_quality
 
 FOLDER = Path(__file__).parent / "reference"
@@ -63,6 +64,8 @@ def store_page() -> str:
     """Every array of a store."""
     specs = {s.path: s for s in schema.FIXED} | _specs(schema.BIDS) | _specs(schema.SCT)
     specs |= {s.path: s for s in (*schema.MOTION_SPECS.values(), *moco_quality().values(), *tensor_quality().values())}
+    drawn = roi_table_specs([schema.METRICS[schema.FA]], (schema.WA, schema.MAP))
+    specs |= {s.path: s for s in (*schema.ROI_SPECS.values(), *drawn, *roi_quality().values())}
     lines = [
         "# Cohort store", "",
         f"Zarr v3, `format_version` {schema.FORMAT_VERSION}. Identity of a subject is its row. Names of people are array values only, never paths or",

@@ -248,7 +248,7 @@ class _Choosing:
                 if unlike(owner_of(role), f) and not tail:
                     continue  # what a scanner made is nothing that was made of it here
                 between, tail = len(more), "_".join(filter(None, [f"desc-{more['desc'].lower()}" if "desc" in more else "", tail]))
-            if role.made_of and product in (schema.MASK, schema.LANDMARKS):
+            if role.made_of and product not in (schema.MOCO, schema.MEAN):
                 tail = MADE_FIRST.sub("", tail, count=1) if MADE_FIRST.match(tail) else tail
             rule = next((i for i, r in enumerate(rules) if re.fullmatch(r.words, tail)), None)
             if rule is not None:

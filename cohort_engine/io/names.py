@@ -44,6 +44,11 @@ PRODUCTS: tuple[ProductRule, ...] = (
     ProductRule(schema.MOCO, r"(crop_)?moco"),
     ProductRule(schema.MEAN, r"desc-(moco)?(dwi)?mean"),
     ProductRule(schema.MEAN, r"(crop_)?(moco_)?dwi_mean"),
+    ProductRule(schema.ROI_LABELS, r"label-rois?(_(dseg|seg|dlabel))?"),
+    *(
+        ProductRule(role.removeprefix(f"{schema.DWI}_"), rf"label-{short.lower()}(_(mask|seg|dseg))?")
+        for role, short in zip(schema.DWI_ROI_MASKS, schema.SHORT, strict=True)
+    ),
 )
 """In order of preference, within the same `DESCRIPTIONS` rank."""
 

@@ -62,7 +62,7 @@ def read_drawn(locations: Sequence[str | Path], image: Volume, *, view: str = "r
                 where=WHAT, remedy="Rename it, or give one image of labels.",
             )  # fmt: skip
         else:
-            out |= _labelled(data)
+            out |= labelled(data)
     return out
 
 
@@ -71,7 +71,14 @@ def _named(location: str) -> int | None:
     return next((region_of(word.removeprefix(LABEL)) for word in words if word.startswith(LABEL)), None)
 
 
-def _labelled(data: NDArray[np.float32]) -> NDArray[np.bool_]:
+def labelled(data: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Take an image (x, y, z) of labels 1 to 8 apart: (roi, x, y, z).
+
+    Raises
+    ------
+    InputError
+        Other labels, or none.
+    """
     values = np.unique(data)
     wrong = values[(values != np.round(values)) | (values < 0) | (values > len(schema.ROIS))]
     if len(wrong) or values.max(initial=0) == 0:

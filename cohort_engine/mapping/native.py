@@ -80,16 +80,7 @@ def native_atlas(
     GeometryError
         The map has no place in this image.
     """
-    grid = Grid(shape, np.asarray(affine, float))
-    seen = np.isfinite(positions).all(axis=1)
-    at = np.full(positions.shape, -1.0)
-    at[seen] = grid.voxel(np.asarray(positions[seen], float))
-    inside: NDArray[np.bool_] = np.asarray(seen & ((at > -0.5) & (at < np.asarray(shape) - 0.5)).all(axis=1))
-    if not inside.any():
-        raise GeometryError(
-            expected="a template map that lies in the image", found="no voxel inside", where="template map",
-            remedy="Fit the map on a mask of this image, or check that its units are mm.",
-        )  # fmt: skip
+    level, held = image_levels(positions, template, affine, shape)
     fitted = TemplateMap(dense_positions(positions, template), {})
     if how == schema.INTEGRAL:
         fractions = native_fractions(fitted, template, affine, shape, columns=atlas_columns(template))
@@ -97,8 +88,39 @@ def native_atlas(
         fractions = _centres(fitted, template, affine, shape)
     warped = scatter(fractions, template, template.atlas.weights)
     voxel = np.unique(warped.indices).astype(np.int64)
-    in_slice = slice_levels(at[inside, 2], template.packing.ijk[inside, 2], template.slice_level, shape[2])
-    return WarpedAtlas(voxel, warped[:, voxel].toarray().astype(np.float64), in_slice[voxel % shape[2]], reach(inside, template))
+    return WarpedAtlas(voxel, warped[:, voxel].toarray().astype(np.float64), level[voxel % shape[2]], held)
+
+
+def image_levels(
+    positions: FloatArray, template: Template, affine: FloatArray, shape: tuple[int, int, int]
+) -> tuple[NDArray[np.int64], FloatArray]:  # fmt: skip
+    """Vertebral level (z,) of each slice of an image, 0 where there is none, and `reach` of the template in it; as of `native_atlas`.
+
+    Raises
+    ------
+    GeometryError
+        The map has no place in this image.
+    """
+    seen = np.isfinite(positions).all(axis=1)
+    at = np.full(positions.shape, -1.0)
+    at[seen] = Grid(shape, np.asarray(affine, float)).voxel(np.asarray(positions[seen], float))
+    inside: NDArray[np.bool_] = np.asarray(seen & ((at > -0.5) & (at < np.asarray(shape) - 0.5)).all(axis=1))
+    if not inside.any():
+        raise GeometryError(
+            expected="a template map that lies in the image", found="no voxel inside", where="template map",
+            remedy="Fit the map on a mask of this image, or check that its units are mm.",
+        )  # fmt: skip
+    level = slice_levels(at[inside, 2], template.packing.ijk[inside, 2], template.slice_level, shape[2])
+    return level, reach(inside, template)
+
+
+def native_shares(
+    positions: FloatArray, template: Template, weights: NDArray[Any], affine: FloatArray, shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Bring weights (k, voxel) of packed voxels into an image: their mean over the extent of each voxel, (k, x, y, z); as of `native_atlas`."""
+    fitted = TemplateMap(dense_positions(positions, template), {})
+    fractions = native_fractions(fitted, template, affine, shape, columns=atlas_columns(template))
+    return np.asarray(scatter(fractions, template, sparse.csr_array(weights)).toarray(), np.float32).reshape(len(weights), *shape)
 
 
 def dense_positions(positions: FloatArray, template: Template) -> NDArray[np.float32]:

@@ -21,10 +21,10 @@ from cohort_engine.query import cells as kernel
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, Cells, Names
 from cohort_engine.query.choice import choose
-from cohort_engine.query.reader import NATIVE_PREFIX, CohortReader, groups_of, metrics_of, name_of, reading
+from cohort_engine.query.reader import AXES, NATIVE_PREFIX, CohortReader, groups_of, metrics_of, name_of, reading
 from cohort_engine.reduce.cohort import atlas_of
 from cohort_engine.store import layout
-from cohort_engine.template.atlas import Atlas
+from cohort_engine.template.atlas import Atlas, Naming
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,9 +109,9 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
         for stored in reader.names(group):
             path, name = f"{group}/{stored}", name_of(f"{group}/{stored}", space)
             array = reader.array(path)
-            if array is None or (stored in (schema.LEVEL, schema.REGION) and stored in data):
+            if array is None or (stored in AXES and stored in data):
                 continue  # the same axis
-            name = stored if stored in (schema.LEVEL, schema.REGION) else name
+            name = stored if stored in AXES else name
             variable = _variable(url, path, array, reader.total, block)
             if not reader.closed and reader.is_waiting(path):
                 values = reader.with_waiting(path, variable.to_numpy(), np.arange(reader.total))
@@ -191,15 +191,18 @@ class OpenedCohort:
         return metrics_of({n: v.attrs for n, v in maps.items() if "units" in v.attrs and schema.ERROR_OF not in v.attrs}, self.attributes)
 
     @cached_property
-    def naming(self) -> Atlas:
-        return atlas_of(self.ds)
+    def naming(self) -> Naming:
+        atlas = self.atlas()
+        drawn = tuple(map(str, self.ds[schema.ROI].to_numpy())) if schema.ROI in self.ds.variables else ()
+        return Naming(atlas.labels, atlas.unions, atlas.clusters, drawn=drawn)
 
     def atlas(self) -> Atlas:
-        return self.naming
+        return atlas_of(self.ds)
 
     def names(self, group: str) -> list[str]:
         """Names in the store of the variables that are tables of a group."""
-        tables = [str(n) for n, v in self.ds.data_vars.items() if v.dims == (schema.SUBJECT, schema.LEVEL, schema.REGION)]
+        region = schema.REGIONS_OF[group.rpartition("/")[2]]
+        tables = [str(n) for n, v in self.ds.data_vars.items() if v.dims == (schema.SUBJECT, schema.LEVEL, region)]
         prefix = name_of(f"{group}/", self.space)
         return [n.removeprefix(prefix) for n in tables if n.startswith(prefix) and (prefix or not n.startswith(NATIVE_PREFIX))]
 
@@ -234,7 +237,7 @@ class OpenedCohort:
     def _name(self, path: str) -> str:
         """Name in the dataset of a variable of the store."""
         name = path.rpartition("/")[2]
-        return name if name in (schema.LEVEL, schema.REGION) else name_of(path, self.space)
+        return name if name in AXES else name_of(path, self.space)
 
 
 @xr.register_dataset_accessor("cohort")  # type: ignore[no-untyped-call]
@@ -259,8 +262,8 @@ class CohortAccessor:
 
     @property
     def regions(self) -> list[str]:
-        """Every label and union of the atlas."""
-        return [r.name for r in atlas_of(self._ds).regions]
+        """Every label and union of the atlas, and every region that is drawn."""
+        return [r.name for r in self.source.naming.regions]
 
     @property
     def metrics(self) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -146,6 +146,12 @@ def as_list(names: Names, separator: str | None = None) -> list[str]:
     return [n.strip() for n in names.split(separator)] if separator else [names]
 
 
+def regions_of(source: Source, metric: str) -> tuple[Region, ...]:
+    """Regions that a metric has values of: all of the atlas, and those that are drawn where there are tables of them."""
+    drawn = source.space != schema.SPACE_TEMPLATE and source.has(sums_path(metric, schema.DRAWN))
+    return tuple(r for r in source.naming.regions if drawn or source.naming.in_masks(r) is None)
+
+
 def level_ranges(source: Source, levels: Names | None) -> list[LevelRange]:
     """Read levels and pooled ranges; by default each level."""
     known = levels_of(source)
@@ -182,7 +188,8 @@ def table(
     metric : str
         One of the metrics that the cohort holds.
     regions : str or sequence of str, optional
-        Names, sides together (``"lateral corticospinal tract"``), sums (``"a + b"``); by default all labels and unions.
+        Names, sides together (``"lateral corticospinal tract"``), sums (``"a + b"``); by default all labels and unions, and the drawn
+        regions of a metric that has them. These have values in the image alone: in template space they are NaN, and without voxels.
     levels : str or sequence of str, optional
         ``"C2"``; ``"C2:C3"`` is one pooled cell; ``"C2,C3"`` or a list are several; ``"all"`` pools the whole cord. By default each level.
     estimator, space : str
@@ -209,22 +216,56 @@ def table(
     known = source.metrics
     if metric not in known:
         raise unknown_name("metric", metric, [*known, *profiles(source)], where=WHERE)
-    own = own_limit(source)
-    limit = own if min_coverage is None else min_coverage
-    naming = source.naming
-    chosen = naming.regions if regions is None else tuple(naming.region(n) for n in as_list(regions))
+    limit = own_limit(source) if min_coverage is None else min_coverage
+    chosen = regions_of(source, metric) if regions is None else tuple(source.naming.region(n) for n in as_list(regions))
     ranges = level_ranges(source, levels)
-    choice = choice or choose(source, metric, estimator=estimator, space=space)
-    estimator, space = choice.estimator, choice.space
+    here = choice or choose(source, metric, estimator=estimator, space=space)
+    drawn = [source.naming.in_masks(r) for r in chosen]
+    masks = [r for r in drawn if r is not None]
+    if chosen and len(masks) == len(chosen) and space != schema.SPACE_TEMPLATE:
+        here = replace(here, space=schema.SPACE_NATIVE, why="")
     about = {
-        "metric": metric, "long_name": known[metric].get("long_name", metric), "units": known[metric].get("units", "1"), "estimator": estimator,
-        "space": space, "why": choice.note, "min_coverage": limit,
+        "metric": metric, "long_name": known[metric].get("long_name", metric), "units": known[metric].get("units", "1"),
+        "estimator": here.estimator, "space": here.space, "why": here.note, "min_coverage": limit,
     }  # fmt: skip
-    shape, names = (source.subjects, len(ranges), len(chosen)), (tuple(r.name for r in ranges), tuple(r.name for r in chosen))
+    names = tuple(r.name for r in ranges), tuple(r.name for r in chosen)
+    parts = []
+    if len(masks) < len(chosen) or not chosen:
+        labelled = [r for r, mask in zip(chosen, drawn, strict=True) if mask is None]
+        parts.append(_of_atlas(source, metric, here, ranges, labelled, limit, wanted))
+    if masks:
+        there = schema.SPACE_TEMPLATE not in (space, source.space) and source.has(sums_path(metric, schema.DRAWN))
+        parts.append(_of_masks(source, metric, here.estimator, ranges, masks, limit, wanted, there=there))
+    order = np.argsort([i for kind in (False, True) for i, mask in enumerate(drawn) if (mask is not None) == kind], kind="stable")
+    stale = np.unique(np.concatenate([stale for _, stale in parts]))
+    return Cells(*names, _side_by_side([cells for cells, _ in parts], order), about, stale)
+
+
+Found = tuple[dict[str, NDArray[Any]], NDArray[np.intp]]
+"""Cells (subject, level, region), and who has none since the rows were made otherwise than is now asked for."""
+
+
+def _side_by_side(parts: Sequence[Mapping[str, NDArray[Any]]], order: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Join cells along their regions, and put these in order; NaN where a part does not have a number."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    out = {}
+    for name in (n for n in CELL if any(n in p for p in parts)):
+        columns = [p[name] if name in p else np.full(p[schema.VALUE].shape, np.nan, np.float32) for p in parts]
+        out[name] = np.concatenate(columns, axis=2)[:, :, order]
+    return out
+
+
+def _of_atlas(
+    source: Source, metric: str, choice: Choice, ranges: Sequence[LevelRange], chosen: Sequence[Region], limit: float, wanted: Sequence[str]
+) -> Found:
+    """Cells of regions of the atlas."""
+    estimator, space, own = choice.estimator, choice.space, own_limit(source)
+    shape = (source.subjects, len(ranges), len(chosen))
     if space == schema.SPACE_NATIVE:
         held = source.made(schema.native_stage(metric))
         found = _native(source, metric, estimator, ranges, chosen, limit, np.flatnonzero(held), wanted)
-        return Cells(*names, _joined([(np.flatnonzero(held), found)], shape), about, np.flatnonzero(~held))
+        return _joined([(np.flatnonzero(held), found)], shape), np.flatnonzero(~held)
     path = partial(table_path, metric, estimator, space)
     at = None if limit < own else _in_table(source, path(), ranges, chosen)
     held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator, space)
@@ -235,7 +276,21 @@ def table(
     if not (held.all() and parts):
         rows = np.flatnonzero(~held)
         parts.append((rows, _from_maps(source, metric, estimator, ranges, chosen, limit, rows)))
-    return Cells(*names, _joined(parts, shape), about)
+    return _joined(parts, shape), np.empty(0, np.intp)
+
+
+def _of_masks(
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], masks: Sequence[Region], limit: float, wanted: Sequence[str],
+    *, there: bool,
+) -> Found:  # fmt: skip
+    """Cells of drawn regions: where the metric or the space has none, NaN, and neither voxels nor coverage."""
+    shape = (source.subjects, len(ranges), len(masks))
+    held = source.made(schema.ROI_STAGE) if there else np.zeros(source.subjects, bool)
+    if not held.any():
+        nothing = {schema.VALUE: np.nan, schema.STD: np.nan, schema.N: 0.0, schema.COVERAGE: 0.0}
+        return {name: np.full(shape, value, np.float32) for name, value in nothing.items()}, np.flatnonzero(~held) if there else np.empty(0, np.intp)
+    found = _native(source, metric, estimator, ranges, masks, limit, np.flatnonzero(held), wanted, space=schema.DRAWN)
+    return _joined([(np.flatnonzero(held), found)], shape), np.flatnonzero(~held)
 
 
 def _in_table(
@@ -245,7 +300,7 @@ def _in_table(
     if not source.has(path):
         return None
     places = []
-    for axis, items in ((schema.LEVEL, ranges), (schema.REGION, regions)):
+    for axis, items in ((schema.LEVEL, ranges), (schema.REGIONS_OF[path.split("/")[1]], regions)):
         place = _places(source, path, axis)
         if any(item.name not in place for item in items):
             return None
@@ -298,10 +353,10 @@ def _from_maps(
 
 def _native(
     source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp],
-    wanted: Sequence[str],
+    wanted: Sequence[str], *, space: str = schema.SPACE_NATIVE,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Native cells of these rows: of the levels that the table holds from there, of others from the sums of levels."""
-    path, own = partial(table_path, metric, estimator, schema.SPACE_NATIVE), own_limit(source)
+    path, own = partial(table_path, metric, estimator, space), own_limit(source)
     held = [limit >= own and _in_table(source, path(), [r], regions) is not None for r in ranges]
     parts = []
     for there in (True, False):
@@ -312,11 +367,11 @@ def _native(
             assert places is not None
             parts.append((at, _from_table(source, path, places, rows, wanted, limit if limit > own else None)))
         elif at:
-            parts.append((at, _from_sums(source, metric, estimator, some, regions, limit, rows)))
+            parts.append((at, _from_sums(source, metric, estimator, some, regions, limit, rows, space)))
     order = np.argsort([i for at, _ in parts for i in at])
     names = [n for n in parts[0][1] if all(n in found for _, found in parts)]
     out = {n: np.concatenate([found[n] for _, found in parts], axis=1)[:, order] for n in names}
-    if vocabulary.DOUBT in wanted and source.has(vocabulary.doubtful_path(metric)) and is_summed(estimator):
+    if vocabulary.DOUBT in wanted and space == schema.SPACE_NATIVE and source.has(vocabulary.doubtful_path(metric)) and is_summed(estimator):
         out[vocabulary.DOUBT] = _doubt(source, metric, estimator, ranges, regions, out[schema.VALUE], rows)
     return out
 
@@ -337,7 +392,7 @@ def _doubt(
         return out
     kernel, labels = find_estimator(estimator), len(source.naming.labels)
     members, clusters = [r.members for r in regions], tuple(source.naming.clusters.values())
-    where, inner = _levels_of_sums(source, metric, ranges)
+    where, inner = _levels_of_sums(source, sums_path(metric), ranges)
     for i in range(0, len(some), schema.SUBJECT_BLOCK):
         block = some[i : i + schema.SUBJECT_BLOCK]
         read = (source.read(path, rows[block], inner) for path in (sums_path(metric), vocabulary.doubtful_path(metric)))
@@ -351,21 +406,23 @@ def _doubt(
 
 
 def _from_sums(
-    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp]
-) -> dict[str, NDArray[Any]]:
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp],
+    space: str,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Estimate native cells from the sums of levels, a block of subjects at a time; of the levels that are asked for alone."""
     from cohort_engine.reduce.estimators import estimator as find_estimator
     from cohort_engine.reduce.sums import LevelSums, pooled_cells
 
-    path, kernel, naming = sums_path(metric), find_estimator(estimator), source.naming
-    beside = table_path(metric, schema.ERRORS, schema.SPACE_NATIVE)
+    path, kernel, naming = sums_path(metric, space), find_estimator(estimator), source.naming
+    naming = naming.masks if space == schema.DRAWN else naming
+    beside = table_path(metric, schema.ERRORS, space)
     if not kernel.summed or not source.has(path):
         needs = "sums of levels, which this store lacks" if kernel.summed else "the voxels of the image"
         raise StoreError(
             expected="cells of the native tables: single levels, labels and unions", found=f"others: {estimator} needs {needs}", where=WHERE,
             remedy="Ask for single levels at the tables' own coverage, or for the values in the template (space=template), which can be pooled.",
         )  # fmt: skip
-    wanted, inner = _levels_of_sums(source, metric, ranges)
+    wanted, inner = _levels_of_sums(source, path, ranges)
     members, clusters = [r.members for r in regions], tuple(naming.clusters.values())
     out: list[dict[str, NDArray[Any]]] = []
     for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK):
@@ -377,9 +434,9 @@ def _from_sums(
     return {name: np.concatenate([b[name] for b in out]) for name in out[0]}
 
 
-def _levels_of_sums(source: Source, metric: str, ranges: Sequence[LevelRange]) -> tuple[list[NDArray[np.intp]], slice]:
+def _levels_of_sums(source: Source, path: str, ranges: Sequence[LevelRange]) -> tuple[list[NDArray[np.intp]], slice]:
     """Where the levels of each range lie among those that are to be read of the sums, and which these are."""
-    place = _places(source, sums_path(metric), schema.LEVEL)
+    place = _places(source, path, schema.LEVEL)
     wanted = [np.array([place[schema.LEVEL_NAMES[n - 1]] for n in r.numbers if schema.LEVEL_NAMES[n - 1] in place], np.intp) for r in ranges]
     every = np.concatenate(wanted)
     first, last = int(every.min()), int(every.max())

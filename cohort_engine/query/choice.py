@@ -162,6 +162,6 @@ def table_path(metric: str, estimator: str, space: str, companion: str | None = 
     return f"{schema.TABLES}/{space}/{schema.table_name(metric, estimator, companion)}"
 
 
-def sums_path(metric: str) -> str:
+def sums_path(metric: str, space: str = NATIVE) -> str:
     """Path of the sums of a metric's levels."""
-    return table_path(metric, schema.SUMS, NATIVE)
+    return table_path(metric, schema.SUMS, space)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 LEFT = layout.LEFT.name
 NATIVE_TABLES, NATIVE_PREFIX = f"{schema.TABLES}/{schema.SPACE_NATIVE}", f"{schema.SPACE_NATIVE}_"
+DRAWN_TABLES, DRAWN_PREFIX = f"{schema.TABLES}/{schema.DRAWN}", f"{schema.DRAWN}_"
+AXES = (schema.LEVEL, schema.REGION, schema.ROI)
+"""Axes of tables, whose names lie beside each group of them."""
 PROFILE_VARIABLES = {m: f"profile_{m}" for m in MEASURES}
 """Measure -> name of its profile in an opened cohort; the plain name is its table by level."""
 ATLAS_VARIABLES = {name: f"{schema.ATLAS}_{name}" for name in (schema.INDPTR, schema.INDICES, schema.WEIGHT, schema.LABEL_NAME)}
@@ -38,15 +41,17 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     schema.ATLAS: ATLAS_VARIABLES,
     schema.STAGES: {s.name: f"{schema.STAGES}_{s.name}" for s in schema.FIXED if s.group == schema.STAGES},
     schema.MOTION: {s.name: f"{schema.MOTION}_{s.name}" for s in schema.MOTION_SPECS.values()},
+    schema.ROI_GROUP: {s.name: f"{schema.ROI_GROUP}_{s.name}" for s in schema.ROI_SPECS.values()},
 }
 """Group -> name of a variable in the store -> its name in an opened cohort, where that is another."""
 
 
 def groups_of(space: str) -> tuple[str, ...]:
     """List the groups of the store that an opened cohort shows, those first whose names come first; without a space, the tables of both."""
-    tables = (f"{schema.TABLES}/{s}" for s in schema.SPACES if space in ("", s))
-    shape = f"{schema.TABLES}/{schema.SHAPE}"
-    return (*tables, shape, schema.PROFILES, schema.MAPS, schema.QC, schema.MOTION, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
+    tables = [f"{schema.TABLES}/{s}" for s in schema.SPACES if space in ("", s)]
+    tables += [DRAWN_TABLES] * (space != schema.SPACE_TEMPLATE) + [f"{schema.TABLES}/{schema.SHAPE}"]
+    found = (schema.PROFILES, schema.MAPS, schema.QC, schema.MOTION, schema.ROI_GROUP)
+    return (*tables, *found, schema.VOXELS, schema.ATLAS, schema.STAGES, schema.SUBJECTS)
 
 
 def metrics_of(maps: Mapping[str, Mapping[str, Any]], attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -57,7 +62,8 @@ def metrics_of(maps: Mapping[str, Mapping[str, Any]], attributes: Mapping[str, A
 
 
 def name_of(path: str, space: str) -> str:
-    """Name in an opened cohort of a variable of the store; where it shows both spaces, native tables begin with ``native_``.
+    """Name in an opened cohort of a variable of the store; where it shows both spaces, native tables begin with ``native_``; those of drawn regions
+    always with ``drawn_``.
 
     Examples
     --------
@@ -65,6 +71,8 @@ def name_of(path: str, space: str) -> str:
     ('native_mtr_map', 'mtr_map', 'profile_area')
     """
     group, _, name = path.rpartition("/")
+    if group == DRAWN_TABLES:
+        return f"{DRAWN_PREFIX}{name}"
     return f"{NATIVE_PREFIX}{name}" if group == NATIVE_TABLES and not space else NAMES.get(group, {}).get(name, name)
 
 
@@ -258,7 +266,9 @@ class CohortReader:
 
     @cached_property
     def naming(self) -> Naming:
-        return Naming(tuple(map(str, self.read(layout.LABELS.path))), *self.parts)
+        names = f"{DRAWN_TABLES}/{schema.ROI}"
+        drawn = tuple(map(str, self.read(names))) if self.has(names) else ()
+        return Naming(tuple(map(str, self.read(layout.LABELS.path))), *self.parts, drawn=drawn)
 
     def atlas(self) -> Atlas:
         with reading(schema.ATLAS):

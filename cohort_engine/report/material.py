@@ -19,6 +19,7 @@ from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.cells import regions_of
 from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
@@ -244,8 +245,8 @@ def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
 def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
     """Every metric in every region of tissue, and area and diameter of the cord, at every level, at the remote level and at the compression."""
     levels = (*ds.cohort.levels, *_remote(ds, config), COMPRESSED)
-    tissue = tuple(r for r in ds.cohort.regions if not r.startswith(FLUID))
-    metrics = [Query(m, tissue, levels) for m in ds.cohort.metrics]
+    source = ds.cohort.source
+    metrics = [Query(m, tuple(r.name for r in regions_of(source, m) if not r.name.startswith(FLUID)), levels) for m in source.metrics]
     measures = [Query(m, levels=levels) for m in (schema.AREA, schema.DIAMETER_AP) if PROFILE_VARIABLES[m] in ds]
     return [*metrics, *measures]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cohort_engine.schema.files import MASK, ROLES, Contrast, Role, add_contrast, role
+from cohort_engine.schema.words import BOX_X, BOX_Y
 from cohort_engine.variable import SUBJECT, VariableSpec
 
 DWI: Final = "dwi"
@@ -54,8 +55,8 @@ ROLES.add(Role(DWI_TENSOR, "diffusion tensor"))
 MOTION = "motion"
 """Group of the store: what was found of the motion of each volume and slice of a series."""
 VOLUME, SLICE, PLANE = "volume", "slice", "plane"
-GROWN: Mapping[str, int] = {VOLUME: 64, SLICE: 32}
-"""Dimensions as long as the longest series of the cohort, and the length of their chunks: shorter series are filled up."""
+GROWN: Mapping[str, int] = {VOLUME: 64, SLICE: 32, BOX_X: 32, BOX_Y: 32}
+"""Dimensions as long as the longest row of the cohort, and the length of their chunks: shorter rows are filled up."""
 MOVED, DROPPED, UNCERTAIN, LIMIT = 1, 2, 4, 8
 MOTION_FLAGS: Mapping[int, str] = {MOVED: "moved", DROPPED: "dropped", UNCERTAIN: "uncertain", LIMIT: "beyond"}
 """Bits of a flag of a volume's slice: it moved much (a jump from the volumes around it), its signal was lost and it is left out, the image

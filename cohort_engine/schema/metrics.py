@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cohort_engine.registry import Registry
 from cohort_engine.schema.quality import ERROR_QC, METRIC_QC, SHARED
+from cohort_engine.schema.rois import DRAWN, ROI, ROI_PAIR, ROI_STAGE, ROI_SUM
 from cohort_engine.schema.words import (
     AXIS,
     COMPANIONS,
@@ -184,22 +185,33 @@ class Quantity(Protocol):
     def valid_range(self) -> tuple[float, float] | None: ...
 
 
+REGIONS_OF = {SPACE_TEMPLATE: REGION, SPACE_NATIVE: REGION, DRAWN: ROI}
+"""Group of tables -> their dimension of regions: those of the atlas have a place in the template and in each image, those of `DRAWN` in images."""
+SUMS_OF, PAIRS_OF = {SPACE_NATIVE: SUM, DRAWN: ROI_SUM}, {SPACE_NATIVE: PAIR, DRAWN: ROI_PAIR}
+
+
+def _maker(metric_name: str, space: str) -> str:
+    """Stage that writes the tables of a metric; none of those that are reduced for all subjects at once."""
+    return {SPACE_TEMPLATE: "", SPACE_NATIVE: native_stage(metric_name), DRAWN: ROI_STAGE}[space]
+
+
 def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
     """Return the value (key ``"value"``) and its companions: ``tables/<space>/<metric>_<estimator>[_std|_n|_coverage]``.
 
     The estimator says which companions it has, and whether its values stay within the range of the metric; of a metric with `Metric.error` a linear
     one has ``noise`` as well. A metric of this package may be given by
-    its name. A table in template space is reduced in blocks of subjects; one in native space is a row that the subject's own task writes.
+    its name. A table in template space is reduced in blocks of subjects; one in native space, or of `DRAWN` regions, is a row that the subject's own
+    task writes.
     """
     m = METRICS.find(quantity, where="metric") if isinstance(quantity, str) else quantity
     kernel = ESTIMATORS.find(estimator, where="estimator")
     template = space == SPACE_TEMPLATE
     base = VariableSpec(
-        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGION),
+        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGIONS_OF[space]),
         valid_range=m.valid_range if kernel.bounded else None, chunks={SUBJECT: SUBJECT_BLOCK} if template else {},
-        stage="" if template else native_stage(m.name),
+        stage=_maker(m.name, space),
     )  # fmt: skip
-    meaning = {**COMPANIONS, SE: SE_NATIVE} if space == SPACE_NATIVE else COMPANIONS
+    meaning = COMPANIONS if template else {**COMPANIONS, SE: SE_NATIVE}
     units = {N: "voxel", COVERAGE: "1"}
     companions = (*kernel.companions, *((NOISE,) if kernel.linear and has_error(m) else ()))
     specs = {c: replace(base, path=f"{base.path}_{c}", long_name=f"{base.long_name}: {meaning[c]}", units=units.get(c, m.units)) for c in companions}
@@ -209,19 +221,19 @@ def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEM
 SUMS = "sums"
 
 
-def sums_spec(quantity: Quantity) -> VariableSpec:
+def sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
     """``tables/native/<metric>_sums`` (subject, level, sum): what native cells of any levels and regions follow from (`reduce.sums`)."""
     return VariableSpec(
-        f"{TABLES}/{SPACE_NATIVE}/{table_name(quantity.name, SUMS)}", f"{quantity.long_name}: sums of each level, for pooled cells",
-        "1", (SUBJECT, LEVEL, SUM), "float64", chunks={LEVEL: 1}, stage=native_stage(quantity.name),
+        f"{TABLES}/{space}/{table_name(quantity.name, SUMS)}", f"{quantity.long_name}: sums of each level, for pooled cells",
+        "1", (SUBJECT, LEVEL, SUMS_OF[space]), "float64", chunks={LEVEL: 1}, stage=_maker(quantity.name, space),
     )  # fmt: skip
 
 
-def error_sums_spec(quantity: Quantity) -> VariableSpec:
+def error_sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
     """``tables/native/<metric>_errors`` (subject, level, pair): beside `sums_spec`, of a metric with `Metric.error`."""
     return VariableSpec(
-        f"{TABLES}/{SPACE_NATIVE}/{table_name(quantity.name, ERRORS)}", f"{quantity.long_name}: errors of each level, for pooled cells",
-        "1", (SUBJECT, LEVEL, PAIR), "float64", chunks={LEVEL: 1}, stage=native_stage(quantity.name),
+        f"{TABLES}/{space}/{table_name(quantity.name, ERRORS)}", f"{quantity.long_name}: errors of each level, for pooled cells",
+        "1", (SUBJECT, LEVEL, PAIRS_OF[space]), "float64", chunks={LEVEL: 1}, stage=_maker(quantity.name, space),
     )  # fmt: skip
 
 

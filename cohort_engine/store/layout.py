@@ -97,6 +97,7 @@ ROW = VariableSpec(schema.SUBJECT, "row of the store", "1", (schema.SUBJECT,), "
 VOXEL = VariableSpec(schema.VOXEL, "position on the packed axis", "1", (schema.VOXEL,), "int32", fill=-1)
 LEVELS = VariableSpec(schema.LEVEL, "vertebral level", "1", (schema.LEVEL,), "str", fill="")
 REGIONS = VariableSpec(schema.REGION, "tract, grey-matter region or union of the atlas", "1", (schema.REGION,), "str", fill="")
+ROI_NAMES = VariableSpec(schema.ROI, "region that a mask of the image gives", "1", (schema.ROI,), "str", fill="")
 NAMES = tuple(VariableSpec(c, c.replace("_", " "), "1", (schema.SUBJECT,), "str", fill="") for c in (schema.PARTICIPANT, schema.SESSION))
 """Who each row is, once more: beside the data where the store is opened as one Dataset."""
 LEFT = VariableSpec(f"{schema.SUBJECTS}/left", "why the subject is no longer in the study; empty: it is", "1", (schema.SUBJECT,), "str", fill="")
@@ -121,7 +122,7 @@ def fixed_arrays(template: Template, specs: Iterable[VariableSpec]) -> list[tupl
     names = [(LEVELS, text(template.levels)), (REGIONS, text(r.name for r in atlas.regions))]
     beside: dict[str, tuple[VariableSpec, NDArray[Any]]] = {}
     for spec in specs:
-        for name, along in names:
+        for name, along in (*names, (ROI_NAMES, text(map(schema.ROI_REGION.format, schema.ROIS)))):
             if name.path in spec.dims:
                 path = f"{spec.group}/{name.path}"
                 beside[path] = replace(name, path=path), along
@@ -133,13 +134,16 @@ def fixed_arrays(template: Template, specs: Iterable[VariableSpec]) -> list[tupl
 
 def sizes_of(template: Template) -> dict[str, int]:
     """Length of each axis that the template gives."""
-    labels = len(template.atlas.labels)
-    return {
-        schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.LEVEL: len(template.levels), schema.REGION: len(template.atlas.regions),
-        schema.Z: len(template.z), schema.SUM: 7 * labels + 2 + labels * (labels + 1),  # `reduce.sums.LevelSums.pack`
-        schema.PAIR: labels * (labels + 1) // 2,
-        schema.PLANE: 2,
+    out = {
+        schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.HOMOGENEOUS: 4, schema.LEVEL: len(template.levels),
+        schema.REGION: len(template.atlas.regions), schema.ROI: len(schema.ROIS), schema.Z: len(template.z), schema.PLANE: 2,
     }  # fmt: skip
+    for sums, pairs, labels in (
+        (schema.SUM, schema.PAIR, len(template.atlas.labels)),
+        (schema.ROI_SUM, schema.ROI_PAIR, len(schema.ROIS)),
+    ):
+        out |= {sums: 7 * labels + 2 + labels * (labels + 1), pairs: labels * (labels + 1) // 2}  # `reduce.sums.LevelSums.pack`
+    return out
 
 
 def grown_sizes(root: zarr.Group | None = None) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Region:
         return Region(f"{self.name} + {other.name}", tuple(sorted({*self.members, *other.members})))
 
 
-_SIDE = re.compile(r"^(WM|GM) (left|right) (.+)$")
+_SIDE = re.compile(r"^(WM|GM|ROI) (left|right) (.+)$")
 _ABBREVIATION = re.compile(r"\s*\(.*\)$")
 
 
@@ -56,27 +56,55 @@ class Naming:
         Official unions (``"white matter"`` ...), in their order.
     clusters : mapping of str to tuple of int
         Tissue clusters of the MAP estimator.
+    drawn : tuple of str
+        Regions that the template does not have: masks of each image give them. They are counted on behind the labels.
 
     Examples
     --------
     >>> Naming(("WM left tract", "WM right tract"), {"white matter": (0, 1)}, {}).region("tract").members
     (0, 1)
+    >>> some = Naming(("WM tract",), {}, {}, drawn=("ROI left part", "ROI right part"))
+    >>> some.region("ROI part").members, some.masks.region("ROI right part").members
+    ((1, 2), (1,))
     """
 
     labels: tuple[str, ...]
     unions: Mapping[str, tuple[int, ...]]
     clusters: Mapping[str, tuple[int, ...]]
+    drawn: tuple[str, ...] = field(default=(), kw_only=True)
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """What a table reports: every label, then every official union (PAM50: 37 + 6 = 43)."""
-        return tuple(Region(n, (i,)) for i, n in enumerate(self.labels)) + tuple(Region(n, m) for n, m in self.unions.items())
+        """What tables report: every label, then every official union (PAM50: 37 + 6 = 43), then those that are drawn."""
+        own, drawn = (tuple(Region(n, (i,)) for i, n in enumerate(names, at)) for names, at in ((self.labels, 0), (self.drawn, len(self.labels))))
+        return (*own, *(Region(n, m) for n, m in self.unions.items()), *drawn)
+
+    @cached_property
+    def masks(self) -> Naming:
+        """Regions that are drawn, by themselves: each is a label, and its own tissue."""
+        return Naming(self.drawn, {}, {name: (i,) for i, name in enumerate(self.drawn)})
+
+    def in_masks(self, region: Region) -> Region | None:
+        """Find a region among `masks`: None of one of the atlas.
+
+        Raises
+        ------
+        InputError
+            A sum of both: their voxels are counted apart.
+        """
+        drawn = [m - len(self.labels) for m in region.members if m >= len(self.labels)]
+        if drawn and len(drawn) < len(region.members):
+            raise InputError(
+                expected="a sum of regions of the atlas, or of drawn ones", found=f"{region.name!r}", where="atlas",
+                remedy="Ask for both apart: they hold the same voxels.",
+            )  # fmt: skip
+        return Region(region.name, tuple(drawn)) if drawn else None
 
     @cached_property
     def bilateral(self) -> tuple[Region, ...]:
         """Left and right of each pair together: ``"WM lateral corticospinal tract"``."""
         pairs: dict[str, list[int]] = {}
-        for i, label in enumerate(self.labels):
+        for i, label in enumerate((*self.labels, *self.drawn)):
             if m := _SIDE.match(label):
                 pairs.setdefault(f"{m[1]} {m[3]}", []).append(i)
         return tuple(Region(name, tuple(members)) for name, members in pairs.items() if len(members) == 2)
@@ -115,7 +143,7 @@ class Atlas(Naming):
 
     Attributes
     ----------
-    labels, unions, clusters : as in `Naming`
+    labels, unions, clusters, drawn : as in `Naming`
     weights : (label, voxel) float32 CSR array, 0 to 1
     """
 
