@@ -7,6 +7,7 @@ which it registers in `STAGE_KINDS` with the rest of it; so do those of other pa
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -114,13 +115,27 @@ class ComputeConfig(Section):
     """Where the work runs. Nothing here changes a number."""
 
     cluster: str = "local"
-    """``local`` starts workers here, ``address`` joins a running scheduler, ``synchronous`` runs in this process (for debugging)."""
+    """``local`` starts workers here, ``address`` joins a running scheduler, ``slurm``, ``kubernetes`` and ``ssh`` start them elsewhere,
+    ``synchronous`` runs in this process (for debugging). Or a file with this whole section, whose settings the study file's go before: its path, or
+    its name in the folder ``$COHORT_ENGINE_CLUSTERS`` (``slurm`` takes ``slurm.yaml`` of that folder, if it is there)."""
     address: str | None = None
     """Scheduler address for ``cluster: address``."""
     workers: int = Field(default=2, ge=1)
-    """Worker processes of a local cluster."""
+    """Workers, each a process that does one thing at a time; on a batch system as many at most as there is work for."""
+    at_least: int = Field(default=1, ge=0)
+    """Workers that a batch system or Kubernetes keeps, whether there is work for them or not."""
     memory: str = "4 GiB"
-    """Memory limit of one local worker."""
+    """Memory limit of one worker."""
+    cores: int = Field(default=1, ge=1)
+    """Processor cores that are asked for with each worker, where they are asked for."""
+    gpus: int = Field(default=0, ge=0)
+    """Workers with a GPU, beside the others and on the same scheduler: networks run there, and nothing else."""
+    gpu_memory: str = "16 GiB"
+    """Memory limit of one worker with a GPU (its main memory)."""
+    patience: float | None = Field(default=None, gt=0)
+    """Seconds that the first worker may take to come, in place of what the kind of cluster waits: a day in a queue, 10 s at an address."""
+    dashboard: str = "127.0.0.1:0"
+    """Where the page that shows the cluster at work listens, if this process starts the scheduler; port 0 takes a free one."""
     window: int = Field(default=3, ge=1)
     """Subjects in flight per worker."""
     retries: int = Field(default=2, ge=0)
@@ -129,6 +144,16 @@ class ComputeConfig(Section):
     """Networks ask for workers that offer a ``gpu``; without, a GPU that a worker happens to see is used all the same."""
     timeout: dict[str, float] = Field(default_factory=dict)
     """Seconds that a stage may take, by its name, in place of the stage's own limit: one that takes longer is ended like a lost worker."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+CLUSTER_KINDS: Registry[Any] = Registry("cluster", "cohort_engine.engine.clusters")
+"""Everything that ``compute.cluster`` may name, see `engine.clusters.base.ClusterKind`; those with settings have a section below ``compute:``."""
+CLUSTER_FOLDER = "COHORT_ENGINE_CLUSTERS"
+"""Variable of the environment: the folder with a site's cluster files."""
 
 
 class ReduceConfig(Section):
@@ -347,14 +372,23 @@ class Config(Section):
 
 @cache
 def study_model() -> type[Config]:
-    """Return `Config` with the sections of all stages that are known."""
-    sections: dict[str, Any] = {}
-    for kind in STAGE_KINDS.values():
-        field = Field(default_factory=kind.settings, description=kind.words or kind.settings.__doc__)
-        sections[kind.name] = (kind.settings, field)
-    stages = create_model("StagesConfig", __base__=StagesConfig, __doc__=StagesConfig.__doc__, **sections)
-    field = Field(default_factory=stages, description=Config.model_fields["stages"].description)
-    return create_model("Config", __base__=Config, __doc__=Config.__doc__, stages=(stages, field))
+    """Return `Config` with the sections of all stages and clusters that are known."""
+    models = {"stages": _with_sections(StagesConfig, STAGE_KINDS), "compute": compute_model()}
+    fields: dict[str, Any] = {k: (m, Field(default_factory=m, description=Config.model_fields[k].description)) for k, m in models.items()}
+    return create_model("Config", __base__=Config, __doc__=Config.__doc__, **fields)
+
+
+@cache
+def compute_model() -> type[ComputeConfig]:
+    """Return `ComputeConfig` with the sections of all clusters that are known."""
+    return _with_sections(ComputeConfig, CLUSTER_KINDS)
+
+
+def _with_sections(base: type[S], kinds: Registry[Any]) -> type[S]:
+    """Add the section of each kind that has one."""
+    own = [k for k in kinds.values() if k.settings is not None]
+    fields: dict[str, Any] = {k.name: (k.settings, Field(default_factory=k.settings, description=k.words or k.settings.__doc__)) for k in own}
+    return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **fields)
 
 
 class PresetTable(Section):
@@ -422,14 +456,33 @@ def load_config(path: str | Path, *, preset: str | None = None) -> Config:
         All with the place in the file, and near names for unknown keys.
     """
     path = Path(path)
-    config = parse_config(read_yaml(path) | ({} if preset is None else {"preset": preset}), where=path.name)
     base = path.resolve().parent
+    config = parse_config(with_cluster(read_yaml(path), base) | ({} if preset is None else {"preset": preset}), where=path.name)
     data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
     template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
     given = config.analysis
     norms = given.norms.model_copy(update={"reference": given.norms.reference and _beside(base, given.norms.reference)})
     analysis = given.model_copy(update={"out": given.out and _beside(base, given.out), "norms": norms})
     return config.model_copy(update={"data": data, "template": template, "analysis": analysis})
+
+
+def with_cluster(raw: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Lay the compute section of a study over the cluster file that it names, if it names one; a path is taken from `base`.
+
+    Raises
+    ------
+    ConfigError, UnknownNameError
+        The file cannot be read, or is no compute section.
+    """
+    compute = raw.get("compute")
+    if not isinstance(compute, dict) or not isinstance(name := compute.get("cluster"), str):
+        return raw
+    place = base / name if name.endswith((".yaml", ".yml")) else Path(os.environ.get(CLUSTER_FOLDER, "")) / f"{name}.yaml"
+    if place.suffix == ".yaml" and place.stem == name and not (CLUSTER_FOLDER in os.environ and place.is_file()):
+        return raw
+    below = read_yaml(place)
+    kind = parse_section(compute_model(), below, where=place.name).cluster
+    return {**raw, "compute": {**merged(below, compute), "cluster": kind}}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class Events:
     def on_wait(self, text: str) -> None:
         """Know that nothing happens until something outside answers."""
 
+    def on_dashboard(self, address: str) -> None:
+        """Know where to see the cluster at work."""
+
     def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
         """Know who is being waited for, when nothing has ended for a while: row, stage, and seconds it has run."""
 
@@ -78,6 +81,10 @@ class Both(Events):
     def on_wait(self, text: str) -> None:
         for e in self.events:
             e.on_wait(text)
+
+    def on_dashboard(self, address: str) -> None:
+        for e in self.events:
+            e.on_dashboard(address)
 
     def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
         for e in self.events:
@@ -197,6 +204,9 @@ class RichProgress(Events):
         from rich.markup import escape
 
         self.progress.console.print(escape(text))
+
+    def on_dashboard(self, address: str) -> None:
+        self.on_wait(f"The cluster at work: {address}")
 
     def on_waiting(self, running: Sequence[tuple[int, str, float]]) -> None:
         for row, stage, seconds in running:

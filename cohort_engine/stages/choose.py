@@ -36,7 +36,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
                 )
             found[stage.name] = replace(
                 stage, section=stage.section or kind.name, timeout=config.compute.timeout.get(stage.name, stage.timeout),
-                resources={**stage.resources, **({schema.GPU: 1.0} if stage.gpu and config.compute.gpu else {})},
+                resources={**stage.resources, **({schema.GPU: 1.0} if stage.gpu and (config.compute.gpu or config.compute.gpus) else {})},
             )  # fmt: skip
     for name in config.compute.timeout:
         if name not in found:

@@ -227,7 +227,7 @@ def test_a_scheduler_that_does_not_answer_is_waited_for_in_words_and_not_for_lon
 
 
 def test_a_new_kind_of_cluster_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(CLUSTERS) == {"address", "local", "synchronous"}
+    assert set(CLUSTERS) == {"address", "kubernetes", "local", "slurm", "ssh", "synchronous"}
     monkeypatch.setattr(CLUSTERS, "_items", dict(CLUSTERS._items))
     CLUSTERS.add(ClusterKind("mine", partial(SynchronousPool)))
     assert isinstance(make_pool(ComputeConfig.model_construct(cluster="mine")), SynchronousPool)

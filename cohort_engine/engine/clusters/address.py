@@ -35,18 +35,19 @@ class AddressPool(DaskPool):
         from distributed import Client
 
         del at_most
-        events.on_wait(f"Waiting for the scheduler at {self.compute.address}, {CONNECT_SECONDS:.0f} s at most")
+        patience = self.compute.patience or CONNECT_SECONDS
+        events.on_wait(f"Waiting for the scheduler at {self.compute.address}, {patience:.0f} s at most")
         client, found = None, "no scheduler"
-        deadline = time.monotonic() + CONNECT_SECONDS
+        deadline = time.monotonic() + patience
         try:
-            client = Client(self.compute.address, timeout=CONNECT_SECONDS)
+            client = Client(self.compute.address, timeout=patience)
             found = "a scheduler without workers"
             client.wait_for_workers(1, timeout=max(0.1, deadline - time.monotonic()))
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             if client is not None:
                 client.close()
             raise ResourceError(
-                expected="a scheduler with a worker", found=f"{found} within {CONNECT_SECONDS:.0f} s", where="compute.address",
+                expected="a scheduler with a worker", found=f"{found} within {patience:.0f} s", where="compute.address",
                 remedy="Start the cluster, and check the address.",
             ) from error  # fmt: skip
         return client

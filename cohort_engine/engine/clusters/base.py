@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cohort_engine.config import ComputeConfig
+from cohort_engine.config import CLUSTER_KINDS, ComputeConfig, Section
 from cohort_engine.engine.events import Events
 from cohort_engine.registry import Registry
 from cohort_engine.single.process import Workplace
@@ -107,13 +107,19 @@ class ClusterKind:
     name : str
     make : function of ComputeConfig to Pool
         Starts nothing; raises `ConfigError` where the section lacks something.
+    settings : type of Section, optional
+        What it takes beside the keys of ``compute:``: a section there by the kind's name.
+    words : str
+        The sentence of that section.
     """
 
     name: str
     make: Callable[[ComputeConfig], Pool]
+    settings: type[Section] | None = None
+    words: str = ""
 
 
-CLUSTERS: Registry[ClusterKind] = Registry("cluster", "cohort_engine.engine.clusters")
+CLUSTERS: Registry[ClusterKind] = CLUSTER_KINDS
 """Every kind by its name."""
 
 

@@ -54,7 +54,8 @@ class LocalPool(DaskPool):
         with dask.config.set({"distributed.scheduler.allowed-failures": self.compute.retries}):
             self.cluster = LocalCluster(
                 n_workers=max(1, min(self.compute.workers, at_most or self.compute.workers)), threads_per_worker=1, worker_class=_nanny(),
-                memory_limit=self.compute.memory, dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None, silence_logs=logging.CRITICAL,
+                memory_limit=self.compute.memory, dashboard_address=self.compute.dashboard if find_spec("bokeh") else None,
+                silence_logs=logging.CRITICAL,
             )  # fmt: skip
         try:
             client = Client(self.cluster, timeout=START_SECONDS)

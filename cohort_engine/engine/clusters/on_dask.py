@@ -21,6 +21,8 @@ from cohort_engine.single.process import Workplace
 
 LOOK_SECONDS = 0.5
 """How often limits of time are looked at."""
+CPU = "cpu"
+"""Resource of workers without a GPU, where there are others."""
 RESTART_SECONDS = 30.0
 """How long a worker may take to be started again."""
 
@@ -41,6 +43,32 @@ class Running:
     since: float
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A call that was submitted.
+
+    Attributes
+    ----------
+    future : distributed.Future
+    timeout : float, optional
+        Seconds.
+    resources : mapping of str to float
+        What its worker must offer.
+    inputs : tuple of distributed.Future
+        Calls whose results it takes.
+    """
+
+    future: Any
+    timeout: float | None
+    resources: Mapping[str, float]
+    inputs: tuple[Any, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Nothing but a worker is lacking."""
+        return not any(i.status == "pending" for i in self.inputs)
+
+
 class DaskPool(ABC):
     """A dask cluster. Subclasses say how it is reached (`_join`) and who offers what beforehand (`offers`).
 
@@ -49,13 +77,15 @@ class DaskPool(ABC):
     """
 
     own = False
-    """The workers were started by this process."""
+    """The workers were started by this process, on this machine."""
 
     def __init__(self, compute: ComputeConfig) -> None:
         self.compute = compute
         self.client: Any = None
         self.ended: SimpleQueue[Any] = SimpleQueue()
-        self.futures: dict[str, tuple[Any, float | None]] = {}
+        self.futures: dict[str, Asked] = {}
+        self.plain: dict[str, float] = {}
+        """What a call that needs nothing special asks for: where workers with a GPU stand beside others, one of the others."""
         self.running: dict[str, Running] = {}
         self.overdue: dict[str, float] = {}
         self.offered: set[frozenset[tuple[str, float]]] = {frozenset()}
@@ -69,8 +99,12 @@ class DaskPool(ABC):
         return tuple(WorkerOffer(w["memory_limit"], dict(w["resources"])) for w in workers)
 
     def open(self, workplace: Workplace, *, at_most: int | None = None, events: Events | None = None) -> None:
+        events = events or Events()
         if self.client is None:
-            self.client = self._join(at_most, events or Events())
+            self.client = self._join(at_most, events)
+            if page := self._dashboard():
+                events.on_dashboard(page)
+        self.plain = {CPU: 1.0} if any(CPU in (o.resources or {}) for o in self.offers()) else {}
         self.client.subscribe_topic(TOPIC, self._hear)
         self.client.register_plugin(worker_plugin(workplace, own=self.own))
 
@@ -78,8 +112,9 @@ class DaskPool(ABC):
         self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int, timeout: float | None = None
     ) -> Any:  # fmt: skip
         self._refuse(resources)
-        future = self.client.submit(function, *args, key=key, resources=dict(resources) or None, retries=retries, pure=False)
-        self.futures[key] = future, timeout
+        resources = dict(resources or self.plain)
+        future = self.client.submit(function, *args, key=key, resources=resources or None, retries=retries, pure=False)
+        self.futures[key] = Asked(future, timeout, resources, tuple(a for a in args if isinstance(a, type(future))))
         future.add_done_callback(self.ended.put)
         return future
 
@@ -130,6 +165,19 @@ class DaskPool(ABC):
         if client is not None:
             client.close()
 
+    def work(self, resource: str | None) -> int:
+        """Count the calls that could run now, or do, on workers with a resource (None: on those without)."""
+        asked = list(self.futures.values())
+        return sum(a.ready for a in asked if (resource in a.resources if resource else a.resources == self.plain))
+
+    def _dashboard(self) -> str:
+        """Address of the page that shows the cluster at work; empty where there is none."""
+        try:
+            services = self.client.scheduler_info(n_workers=0)["services"]
+            return str(self.client.dashboard_link) if "dashboard" in services else ""
+        except (KeyError, ValueError, OSError):
+            return ""
+
     def _refuse(self, resources: Mapping[str, float]) -> None:
         wish = frozenset(resources.items())
         if wish in self.offered:
@@ -157,11 +205,11 @@ class DaskPool(ABC):
         """End what runs for too long."""
         now = time.monotonic()
         for key, run in list(self.running.items()):
-            future, timeout = self.futures.get(key, (None, None))
-            if timeout is not None and now - run.since > timeout and key not in self.overdue:
-                self.overdue[key] = timeout
+            asked = self.futures.get(key)
+            if asked is not None and asked.timeout is not None and now - run.since > asked.timeout and key not in self.overdue:
+                self.overdue[key] = asked.timeout
                 del self.running[key]
-                self.client.cancel([future], force=True)
+                self.client.cancel([asked.future], force=True)
                 threading.Thread(target=self._restart, args=(self.client, run.worker), daemon=True).start()
 
     def _restart(self, client: Any, worker: str) -> None:
