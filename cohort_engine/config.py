@@ -219,8 +219,9 @@ class TestsConfig(Section):
     """``linear`` adjusts for the covariates."""
     covariates: tuple[str, ...] = ()
     """Columns to adjust for, with ``linear``."""
-    family: tuple[str, ...] = (schema.FEATURE[0],)
-    """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; empty: all are one."""
+    family: tuple[str, ...] = ()
+    """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; by default all are one,
+    so that the rate holds for the findings of the study as a whole."""
     resamples: int = Field(default=0, ge=0)
     """Bootstrap resamples for the intervals; 0 takes analytic ones."""
 
@@ -235,6 +236,8 @@ class RocConfig(Section):
     metric against the cord's area, and of each two metrics."""
     resamples: int = Field(default=500, ge=0)
     """Bootstrap resamples for the uncertainty of thresholds."""
+    permutations: int = Field(default=999, ge=19)
+    """How often the groups are dealt out by chance to see what the best of all features reaches then."""
 
 
 class ClassifierConfig(Section):

@@ -75,6 +75,7 @@ def find_compression(
     reference: ArrayLike,
     level: ArrayLike,
     *,
+    own: ArrayLike | None = None,
     search: tuple[str, str] = ("C2", "C7"),
     control: tuple[str, str] = ("C2", "C3"),
     gap: float = 10.0,
@@ -92,6 +93,9 @@ def find_compression(
         The same of healthy people.
     level : (z)
         Vertebral level of each slice (PAM50 number; 0: none).
+    own : (subject,) bool, optional
+        Who of the subjects is in the reference, which has them in the same order: each of these is compared with the mean of the others, in every
+        quantity. Compared with a mean that holds the own profile, healthy people look healthier than new ones do.
     search, control : first and last level, by name
         Where a compression may be, and the remote levels.
     gap, extent : float
@@ -135,6 +139,10 @@ def find_compression(
     if healthy.shape[1] != people.shape[1] or numbers.shape != people.shape[1:]:
         found = f"{healthy.shape[1]} in the reference, {numbers.size} levels"
         raise InputError(expected=f"{people.shape[1]} slices", found=found, where=PROFILE, remedy="Give all of them on the slices of the template.")
+    mine = np.zeros(len(people), bool) if own is None else np.asarray(own, bool)
+    if mine.shape != (len(people),) or (own is not None and mine.sum() != len(healthy)):
+        found = f"{mine.sum()} of {mine.size}"
+        raise InputError(expected=f"{len(healthy)} subjects of the reference", found=found, where=REFERENCE, remedy="Mark each of its people.")
     searched, remote_slices = _slices(numbers, search), _slices(numbers, control)
     away, length = round(gap / spacing), round(extent / spacing)
     if away < 0 or length < 1:
@@ -147,9 +155,9 @@ def find_compression(
     mean = np.where(enough, total / np.maximum(n, 1), np.nan)[None]
     known = np.isfinite(healthy)
     others = np.where(enough, (total - np.where(known, healthy, 0)) / np.maximum(n - known, 1), np.nan)
-    own = _smallest(_ratio(healthy, others, away, length), searched)[0]
-    n_limit = int(np.isfinite(own).sum())
-    limit = float(centile_curves(own[:, None], 100 * (1 - specificity)).item()) if 0 < specificity < 1 else np.nan
+    least = _smallest(_ratio(healthy, others, away, length), searched)[0]
+    n_limit = int(np.isfinite(least).sum())
+    limit = float(centile_curves(least[:, None], 100 * (1 - specificity)).item()) if 0 < specificity < 1 else np.nan
     if np.isnan(limit):
         raise InputError(
             expected=f"healthy people enough for a specificity of {specificity} (19 for 0.95)",
@@ -158,11 +166,14 @@ def find_compression(
             remedy="Add people, or lower the specificity.",
         )
 
+    mean = np.repeat(mean, len(people), axis=0)
+    if own is not None:
+        mean[mine] = others
     ratio = _ratio(people, mean, away, length)
     smallest, z = _smallest(ratio, searched)
     rows = np.arange(len(people))
     there = np.where(z >= 0, numbers[z], 0).astype(np.int64)
-    remote = _against(people, np.broadcast_to(mean, people.shape), remote_slices)
+    remote = _against(people, mean, remote_slices)
     at_site = np.where((z >= 0) & ~remote_slices[z], (people / mean)[rows, z], np.nan)
     return Compression(ratio, people / mean, smallest, z, there, limit - smallest, remote, at_site / remote, limit, n.astype(float), n_limit)
 

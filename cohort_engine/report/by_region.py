@@ -75,7 +75,7 @@ def effect_sizes(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         name = quantity(*kind) if kind[0] else CORD_SHAPE
         holes = int((~np.isfinite(values.to_numpy(float))).sum())
         pooled = [n for n in levels if ":" in n or n == "all"]
-        top = drawing.signed(strongest["size"]) + drawing.between(strongest["size_low"], strongest["size_high"])
+        top = f"{drawing.signed(strongest['size'])} (q {drawing.small(strongest['q'])})"
         caption = drawing.sentences(
             f"{what} of {people.case} against {people.control} by region and level, vertebral levels from the top down"
             f"{f', then levels pooled ({drawing.listed(pooled)})' if pooled else ''}"
@@ -83,7 +83,7 @@ def effect_sizes(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             f"Blue is lower in {people.case}, red is higher; a dot stands where q ≤ {alpha:g} ({int(marks.to_numpy().sum())} of "
             f"{values.size - holes} cells){f'; {holes} grey cells have too few values' if holes else ''}. L and R are the sides of the cord.",
             f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}.",
-            f"The largest size is {top}, {drawing.feature_labels(_named(groups, strongest))[0]} (in brackets the {drawing.ci(found)}).",
+            f"The largest of {values.size - holes} sizes is {top}, {drawing.feature_labels(_named(groups, strongest))[0]}.",
         )
         title = f"Effect sizes of {name} by region and level"
         out.append(Drawn(f"effect_sizes{drawing.suffix(number, kind)}", "groups", title, caption, ("groups",), figure))
@@ -139,14 +139,14 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         what = quantity(*kind) if kind[0] else "measures of the cord"
         adjusted = f", adjusted for {drawing.listed(adjust)}" if adjust else ""
         places = f"at the level of the strongest one and at {panels[-1].title}" if len(levels) > 1 else f"at {panels[-1].title}"
-        strongest = f"{letter} = {drawing.signed(top['r'])}{drawing.between(top['low'], top['high'])}, n = {int(top['n'])}{q}"
+        strongest = f"{letter} = {drawing.signed(top['r'])}, n = {int(top['n'])}{q}"
         caption = drawing.sentences(
             f"{method} correlation of {what} with clinical scores in {who}{adjusted}, {places}.",
             "Red: more of one with more of the other; blue: less.",
             f"The {len(scores)} of {every} scores with the strongest correlations are drawn." if len(scores) < every else "",
             f"A dot stands where q ≤ {alpha:g} ({n} of {len(drawn) - holes} cells); {drawing.discovery(found)}.",
             f"{holes} grey cells have too few values." if holes else "",
-            f"The strongest is {drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {strongest} (brackets: {drawing.ci(found)}).",
+            f"The strongest is {drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {strongest}.",
         )
         name = f"correlations{drawing.suffix(number, kind)}"
         out.append(Drawn(name, "correlations", "Correlation with clinical scores", caption, ("correlations",), figure))

@@ -26,6 +26,7 @@ from cohort_engine.report.drawing import (
     small,
 )  # fmt: skip
 from cohort_engine.report.material import COMPRESSED, METRIC
+from cohort_engine.report.summary import best_marker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +105,10 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     areas = drawing.table(found, "roc")
     if areas is None or not np.isfinite(areas["auc"]).any():
         return []
-    known = areas[np.isfinite(areas["auc"])]
+    every = areas[np.isfinite(areas["auc"])]
+    known = every[~every["selected"]]
+    if not len(known):
+        return []
     top = known.sort_values("auc", ascending=False, kind="stable").head(MOST_FEATURES)
     names = feature_labels(top)
     figure = drawing.page(18 + 4.6 * len(top))
@@ -120,15 +124,16 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     for at, row in zip(y, top.to_dict("records"), strict=True):
         text = f"{row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
         axis.annotate(text, (1.0, at), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL)
-    people, best = found.material.people, top.iloc[0]
+    people = found.material.people
     raised = sorted({str(m) for m in top.loc[top["direction"] == "higher", METRIC]})
-    best_at = drawing.measured(best["threshold"], str(best["units"]))
     caption = drawing.sentences(
         f"Area under the ROC curve of the {len(top)} leading of {len(known)} features, with its {drawing.ci(found)}; {drawing.sample(found)}.",
         f"Low values are taken as the sign of {people.case}{f', high ones of {drawing.listed(raised)}' if raised else ''}.",
-        f"The best is {names[0]} with {best['auc']:.2f}: at {best_at} its sensitivity is {best['sensitivity']:.2f} and its specificity "
-        f"{best['specificity']:.2f}.",
-        "The leading ones of many features look better than they will in new people.",
+        f"{len(every) - len(known)} features at each person's own level of compression were selected by looking and are not ranked."
+        if len(every) > len(known)
+        else "",
+        "Each interval is that of its feature alone; the leading ones of many look better than they will in new people.",
+        best_marker(found),
     )
     return [Drawn("roc_areas", "roc", "Leading markers", caption, ("roc",), figure)]
 

@@ -113,6 +113,11 @@ class Material:
     errors: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     choices: Choices = field(default_factory=dict)
 
+    @property
+    def own_level(self) -> NDArray[np.bool_]:
+        """Which features (feature,) are taken at each person's own level, the narrowest one: selected by looking at that person."""
+        return np.asarray(self.features[schema.LEVEL] == COMPRESSED, bool)
+
     def find(self, question: Query | str) -> NDArray[np.intp]:
         """Features that a question names.
 
@@ -361,8 +366,8 @@ def _find_compression(ds: xr.Dataset, healthy: NDArray[np.bool_], config: Compre
     first, _, last = config.remote.partition(":")
     try:
         found = find_compression(
-            profile, profile[healthy], ds[schema.Z_LEVEL].to_numpy(), search=config.search, control=(first, last or first), gap=config.gap,
-            extent=config.extent, spacing=float(np.median(np.diff(ds[schema.Z].to_numpy()))), specificity=config.specificity,
+            profile, profile[healthy], ds[schema.Z_LEVEL].to_numpy(), own=healthy, search=config.search, control=(first, last or first),
+            gap=config.gap, extent=config.extent, spacing=float(np.median(np.diff(ds[schema.Z].to_numpy()))), specificity=config.specificity,
         )  # fmt: skip
     except CohortError as error:
         return None, str(error)

@@ -221,6 +221,7 @@ def _groups(s: _Study) -> str:
         text = text.replace("a linear model;", f"a linear model adjusted for {listed(covariates)};")
     how = f"percentiles of {tests['resamples']} bootstrap resamples within the groups (seed {s.config['seed']})" if tests["resamples"] else "analytic"
     text += f" The {s.interval}s of effects were {how}."
+    text += " Where the largest effect is named, its interval is one of a set that holds for all features at once (Bonferroni)."
     text += f" The false discovery rate was controlled over {_family(s)} [@fdr] at {100 * s.config['alpha']:g}%."
     return f"{text} A test was not made where more than {100 * s.config['max_missing']:g}% of a group lacked the value."
 
@@ -235,6 +236,9 @@ def _roc(s: _Study) -> str:
     if chosen["resamples"]:
         text += "; their intervals, and how much too good the index was for having been chosen on the same people [@efron], came from "
         text += f"{chosen['resamples']} bootstrap resamples (seed {s.config['seed']})"
+    if s.has("roc_best") and len(s.found.tables["roc_best"]):
+        text += f". The largest area was judged among all by {chosen['permutations']} permutations of the groups [@nichols], its interval by their "
+        text += "quantile [@newcombe]; features at each person's own level of compression were not ranked, since their place was selected"
     if s.has("roc_pairs") and len(s.found.tables["roc_pairs"]):
         text += ". Areas of pairs of features were compared with DeLong's paired test, the false discovery rate controlled over the pairs [@fdr]"
     return f"{text}."
@@ -301,7 +305,7 @@ def _correlations(s: _Study) -> str:
     wide = ", widened for ranks [@bonett]" if c["method"] == "spearman" else ""
     return (
         f"Features of {who} were correlated with {listed(dict.fromkeys(table['score']))} by {kind} correlation{partial}, with {s.interval}s on "
-        f"Fisher's z{wide}; the false discovery rate was controlled over {_family(s)} within each score [@fdr]."
+        f"Fisher's z{wide}; the false discovery rate was controlled over {_family(s)} with all scores [@fdr]."
     )
 
 

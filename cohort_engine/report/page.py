@@ -202,8 +202,10 @@ class Page:
                 (str(int(table["p"].notna().sum())), "features tested"),
                 (str(len(found.findings)), f"differ (q ≤ {found.about['config']['alpha']:g})"),
             ]
-        if (table := found.tables.get("roc")) is not None and table["auc"].notna().any():
-            facts.append((number(float(table["auc"].max())), "best area under the ROC curve"))
+        if (table := found.tables.get("roc_best")) is not None and len(table) and table["p"].iloc[0] <= found.about["config"]["alpha"]:
+            best = table.iloc[0]
+            choice = f"area under the ROC curve of the best marker ({best['low']:.2f} to {best['high']:.2f}, the choice counted)"
+            facts.append((number(float(best["auc"])), choice))
         return facts
 
     @property

@@ -76,6 +76,12 @@ REFERENCES: Mapping[str, Reference] = {
     "sun": Reference(
         "Sun X, Xu W. Fast implementation of DeLong's algorithm for comparing the areas under correlated receiver operating characteristic curves. "
         "IEEE Signal Processing Letters 2014;21:1389-1393.", "10.1109/LSP.2014.2337313"),
+    "nichols": Reference(
+        "Nichols TE, Holmes AP. Nonparametric permutation tests for functional neuroimaging: a primer with examples. Human Brain Mapping "
+        "2002;15:1-25.", "10.1002/hbm.1058"),
+    "newcombe": Reference(
+        "Newcombe RG. Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2: asymptotic methods and "
+        "evaluation. Statistics in Medicine 2006;25:559-573.", "10.1002/sim.2324"),
     "youden": Reference(
         "Youden WJ. Index for rating diagnostic tests. Cancer 1950;3:32-35.", "10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3"),
     "efron": Reference(

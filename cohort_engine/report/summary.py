@@ -12,6 +12,7 @@ import pandas as pd
 from cohort_engine import schema
 from cohort_engine.analysis.compression import NONE, UNKNOWN
 from cohort_engine.analysis.groups import MANN_WHITNEY
+from cohort_engine.report.material import COMPRESSED
 from cohort_engine.report.show import NOTHING, digits_of, equals, features, number, p_value
 
 if TYPE_CHECKING:
@@ -133,16 +134,17 @@ def _people(found: Analysis) -> str:
 
 
 def finding(row: pd.Series[Any], level: float) -> str:
-    """Say by how much a feature differs: effect with interval, effect size, q."""
+    """Say by how much a feature differs that was chosen among all: effect with the interval that counts the choice, effect size, q."""
     if row["method"] == MANN_WHITNEY:
         size = f"a case is above a control with a probability of {row['effect']:.2f}"
-        ends = f"{row['low']:.2f} to {row['high']:.2f}"
+        ends = f"{row['low_all']:.2f} to {row['high_all']:.2f}"
     else:
         unit = {"percent": " percentage points", "1": ""}.get(row["units"], f" {row['units']}")
-        digits = digits_of([row["effect"], row["low"], row["high"]])
+        digits = digits_of([row["effect"], row["low_all"], row["high_all"]])
         size = f"{'lower' if row['effect'] < 0 else 'higher'} in cases, {number(row['effect'], digits)}{unit}"
-        ends = f"{number(row['low'], digits)} to {number(row['high'], digits)}"
-    return f"{size} ({percent(level)} confidence interval {ends}; {row['size_kind']} {number(row['size'])}; q {equals(row['q'])})"
+        ends = f"{number(row['low_all'], digits)} to {number(row['high_all'], digits)}"
+    counted = f"{percent(level)} confidence interval among all features {ends}"
+    return f"{size} (n = {int(row['n_control'])} + {int(row['n_case'])}; {counted}; {row['size_kind']} {number(row['size'])}; q {equals(row['q'])})"
 
 
 def top_findings(found: Analysis, most: int = 10) -> pd.DataFrame:
@@ -177,7 +179,9 @@ def _groups(found: Analysis) -> str:
     if gaps := len(untested) - flat:
         text += f" {_count(gaps, 'further feature cannot', 'further features cannot')} be tested: too many values are missing."
     if len(best):
-        text += f" The largest difference: {features(best.head(1))[0]}, {finding(best.iloc[0], config['confidence'])}."
+        fixed = best[best[schema.LEVEL] != COMPRESSED]
+        first = (fixed if len(fixed) else best).head(1)
+        text += f" The largest difference: {features(first)[0]}, {finding(first.iloc[0], config['confidence'])}."
     return text
 
 
@@ -185,18 +189,33 @@ def _roc(found: Analysis) -> str:
     table = found.tables.get("roc")
     if table is None or table["auc"].isna().all():
         return ""
-    row = table.loc[[table["auc"].idxmax()]]
-    r = row.iloc[0]
-    text = f"The best single marker is {features(row)[0]}: area under the ROC curve {r['auc']:.2f}"
-    text += f" ({r['auc_low']:.2f} to {r['auc_high']:.2f})." if np.isfinite(r["auc_low"]) else "."
+    text = best_marker(found)
     pairs = found.tables.get("roc_pairs")
     if pairs is not None and pairs["q"].notna().any():
-        sure = pairs[pairs["q"] <= found.about["config"]["alpha"]]
-        p = pairs.sort_values("p").iloc[0]
-        text += f" Of {_count(len(pairs), 'pair of features', 'pairs of features')} compared, {len(sure)} differ in area; the clearest: {p['first']} "
-        text += f"{p['auc_first']:.2f} against {p['second']} {p['auc_second']:.2f} (difference {number(p['difference'])}, {number(p['low'])} to "
-        text += f"{number(p['high'])}, q {equals(p['q'])})."
-    return text
+        sure = pairs[pairs["q"] <= found.about["config"]["alpha"]].sort_values("p")
+        tested = int(pairs["q"].notna().sum())
+        text += f" Of {_count(tested, 'pair of features', 'pairs of features')} compared, {len(sure) or 'none'} "
+        text += "differs in area." if len(sure) < 2 else "differ in area."
+        if len(sure):
+            p = sure.iloc[0]
+            text += f" The clearest: {p['first']} {p['auc_first']:.2f} against {p['second']} {p['auc_second']:.2f} (n = {int(p['n_control'])} + "
+            text += f"{int(p['n_case'])}; difference {number(p['difference'])}, q {equals(p['q'])})."
+    return text.strip()
+
+
+def best_marker(found: Analysis) -> str:
+    """Say which of the single markers is the best, with the interval and the p that count that it was chosen."""
+    table = found.tables.get("roc_best")
+    if table is None or not len(table):
+        return ""
+    r, config = table.iloc[0], found.about["config"]
+    many = int(r["markers"])
+    among = "" if many == 1 else f" of {many} markers"
+    counted = f"{percent(config['confidence'])} confidence interval{' that counts the choice' if many > 1 else ''} {r['low']:.2f} to {r['high']:.2f}"
+    numbers = f"area under the ROC curve {r['auc']:.2f} (n = {int(r['n_control'])} + {int(r['n_case'])}; {counted}; p {equals(r['p'])})"
+    if r["p"] > config["alpha"]:
+        return f"No single marker tells the groups apart beyond chance: the best{among}, {r['marker']}, reaches an {numbers}."
+    return f"The best single marker{among} is {r['marker']}: {numbers}."
 
 
 def _classifier(found: Analysis) -> str:
@@ -239,11 +258,17 @@ def _correlations(found: Analysis) -> str:
         return ""
     alpha = found.about["config"]["alpha"]
     sure = table[table["q"] <= alpha]
-    pick = sure if len(sure) else table[table["p"].notna()]
+    tested = _count(int(table["p"].notna().sum()), "correlation", "correlations")
+    text = f"Of {tested} with clinical scores, {len(sure) or 'none'} {'hold' if len(sure) > 1 else 'holds'} at a false discovery rate of "
+    text += percent(alpha)
+    fixed = sure[sure[schema.LEVEL] != COMPRESSED]
+    pick = fixed if len(fixed) else sure
+    if not len(pick):
+        return f"{text}."
     row = pick.loc[[pick["r"].abs().idxmax()]]
     r = row.iloc[0]
-    text = f"Of {int(table['p'].notna().sum())} correlations with clinical scores, {len(sure)} hold at a false discovery rate of {percent(alpha)}"
-    strongest = f"{features(row)[0]} with {r['score'].replace('_', ' ')}, r {number(r['r'])} ({number(r['low'])} to {number(r['high'])})"
+    ends = f"{percent(found.about['config']['confidence'])} confidence interval among all {number(r['low_all'])} to {number(r['high_all'])}"
+    strongest = f"{features(row)[0]} with {r['score'].replace('_', ' ')}, r {number(r['r'])} (n = {int(r['n'])}; {ends}; q {equals(r['q'])})"
     return f"{text}; the strongest: {strongest}."
 
 
@@ -251,11 +276,9 @@ def _norms(found: Analysis) -> str:
     table = found.tables.get("norms_summary")
     if table is None or not table["n_case"].sum():
         return ""
-    row = table.loc[[(table["outside"] / table["n_case"].where(table["n_case"] > 0)).idxmax()]]
-    r = row.iloc[0]
-    level = percent(found.about["config"]["confidence"])
-    text = f"{percent(table['outside'].sum() / table['n_case'].sum())} of the cases' values lie outside the {level} range of healthy people"
-    return f"{text}, most often in {features(row)[0]} ({int(r['outside'])} of {int(r['n_case'])})."
+    level = found.about["config"]["confidence"]
+    text = f"{percent(table['outside'].sum() / table['n_case'].sum())} of the cases' values lie outside the {percent(level)} range of healthy people"
+    return f"{text}, where {percent(1 - level)} of healthy people's do."
 
 
 def _sites(found: Analysis) -> str:

@@ -19,9 +19,9 @@ from cohort_engine.analysis.classify import cross_validate
 from cohort_engine.analysis.cluster import cluster, profiles
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.covariates import Coding
-from cohort_engine.analysis.groups import EFFECTS, LINEAR, compare, false_discovery, inflation, widen
+from cohort_engine.analysis.groups import EFFECTS, LINEAR, Comparison, compare, false_discovery, inflation, widen
 from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
-from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve
+from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve, largest_auc
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
 from cohort_engine.query.accessor import open_cohort
@@ -130,8 +130,7 @@ def groups(m: Material, config: AnalysisConfig) -> Tables:
         m.values, m.people.group, method=tests.method, covariates=design(m, adjust), confidence=config.confidence,
         max_missing=config.max_missing, resamples=tests.resamples, seed=config.seed,
     )  # fmt: skip
-    if site and tests.method != LINEAR:
-        found = widen(found, inflation(m.people.group, m.people.column(site)))
+    found = _counting_sites(m, config, found)
     families = family(m, tests.family)
     out = m.features[FEATURE].assign(method=tests.method, family=families)
     for code, name in ((0, "control"), (1, "case")):
@@ -142,9 +141,27 @@ def groups(m: Material, config: AnalysisConfig) -> Tables:
     for key in ("effect", "se", "low", "high", "statistic", "df", "p"):
         out[key] = getattr(found, key)
     out["q"] = false_discovery(found.p, families)
+    out["low_all"], out["high_all"] = _all_at_once(m, config, adjust, found)
     out["size"], out["size_low"], out["size_high"] = found.size, found.size_low, found.size_high
     out["size_kind"] = EFFECTS[tests.method][1]
     return {"groups": out}
+
+
+def _all_at_once(m: Material, config: AnalysisConfig, adjust: tuple[str, ...], found: Comparison) -> tuple[FloatArray, FloatArray]:
+    """Intervals of which all hold at once (Bonferroni): what is largest of all was chosen among them."""
+    tested = max(int(np.isfinite(found.p).sum()), 1)
+    wide = compare(
+        m.values, m.people.group, method=config.tests.method, covariates=design(m, adjust), confidence=1 - (1 - config.confidence) / tested,
+        max_missing=config.max_missing,
+    )  # fmt: skip
+    wide = _counting_sites(m, config, wide)
+    return wide.low, wide.high
+
+
+def _counting_sites(m: Material, config: AnalysisConfig, found: Comparison) -> Comparison:
+    """Take the errors for larger where the groups are spread unevenly over sites whose shift was removed, and the method cannot count that."""
+    site = config.harmonise.site if m.models else None
+    return found if site is None or config.tests.method == LINEAR else widen(found, inflation(m.people.group, m.people.column(site)))
 
 
 def _mean(values: FloatArray) -> FloatArray:
@@ -192,7 +209,7 @@ def _one(m: Material, question: str) -> int:
 
 
 def roc(m: Material, config: AnalysisConfig) -> Tables:
-    """Areas under the curve and thresholds of every feature, paired tests, and some whole curves."""
+    """Areas under the curve and thresholds of every feature, the best of them, paired tests, and some whole curves."""
     sign, group = directions(m, config), m.people.group
     values = m.values * sign
     area = auc(values, group, confidence=config.confidence, max_missing=config.max_missing)
@@ -200,17 +217,35 @@ def roc(m: Material, config: AnalysisConfig) -> Tables:
         values, group, resamples=config.roc.resamples, seed=config.seed, confidence=config.confidence, max_missing=config.max_missing
     )
     out = m.features[FEATURE].assign(direction=np.where(sign > 0, "higher", "lower"), n_control=area.n[0], n_case=area.n[1])
+    out["selected"] = m.own_level
     out["auc"], out["auc_se"], out["auc_low"], out["auc_high"] = area.auc, area.se, area.low, area.high
     out["threshold"] = best.threshold * sign
     interval = best.threshold_interval * sign
     out["threshold_low"], out["threshold_high"] = np.where(sign > 0, interval, interval[::-1])
     out["sensitivity"], out["specificity"], out["youden"], out["optimism"] = best.sensitivity, best.specificity, best.youden, best.optimism
     chosen = pairs(m, config)
-    tables = {"roc": out, "roc_pairs": _pair_table(m, config, values, chosen)}
-    ranked = [int(i) for i in np.argsort(-np.nan_to_num(area.auc, nan=-1.0), kind="stable")]
+    tables = {"roc": out, "roc_best": _best(m, config, values), "roc_pairs": _pair_table(m, config, values, chosen)}
+    ranked = [int(i) for i in np.argsort(-np.nan_to_num(area.auc, nan=-1.0), kind="stable") if not m.own_level[i]]
     drawn = list(dict.fromkeys([*(i for pair in chosen for i in pair), *ranked]))[: max(CURVES_AT_MOST, len({i for pair in chosen for i in pair}))]
     tables["roc_curves"] = pd.concat([_curve(m, values[:, i], sign[i], i) for i in drawn if np.isfinite(area.auc[i])], ignore_index=True)
     return tables
+
+
+def _best(m: Material, config: AnalysisConfig, values: FloatArray) -> pd.DataFrame:
+    """Judge the best marker as what it is, the best of many; a feature at the level where each own cord is narrowest was selected before."""
+    among = np.flatnonzero(~m.own_level)
+    if not len(among):
+        return pd.DataFrame()
+    best = largest_auc(
+        values[:, among], m.people.group, permutations=config.roc.permutations, seed=config.seed, confidence=config.confidence,
+        max_missing=config.max_missing,
+    )  # fmt: skip
+    if best.marker < 0:
+        return pd.DataFrame()
+    return pd.DataFrame([{
+        "marker": m.label(int(among[best.marker])), "markers": best.markers, "auc": best.auc, "low": best.low, "high": best.high, "p": best.p,
+        "n_control": best.n[0], "n_case": best.n[1],
+    }])  # fmt: skip
 
 
 def _pair_table(m: Material, config: AnalysisConfig, values: FloatArray, chosen: list[tuple[int, int]]) -> pd.DataFrame:
@@ -365,11 +400,17 @@ def correlations(m: Material, config: AnalysisConfig) -> Tables:
         max_missing=config.max_missing,
     )  # fmt: skip
     families = family(m, config.tests.family)
+    q = false_discovery(found.p, families[:, None])
+    tested = max(int(np.isfinite(found.p).sum()), 1)
+    wide = correlate(
+        m.values[rows], columns, method=chosen.method, covariates=None if adjust is None else adjust[rows],
+        confidence=1 - (1 - config.confidence) / tested, max_missing=config.max_missing,
+    )  # fmt: skip
     parts = []
     for j, name in enumerate(names):
         part = m.features[FEATURE].assign(score=name, method=chosen.method, n=found.n[:, j], r=found.r[:, j], low=found.low[:, j])
         part = part.assign(high=found.high[:, j], t=found.t[:, j], df=found.df[:, j], p=found.p[:, j])
-        parts.append(part.assign(q=false_discovery(found.p[:, j], families)))
+        parts.append(part.assign(q=q[:, j], low_all=wide.low[:, j], high_all=wide.high[:, j]))
     return {"correlations": pd.concat(parts, ignore_index=True)}
 
 

@@ -89,9 +89,9 @@ def _error(who: str) -> Column:
     return Column(f"root mean square of the standard errors of the measured values of the {who}: the part of the deviation that is measurement", OWN)
 
 
-def _ends(what: str, unit: str = "", name: str = "") -> dict[str, Column]:
+def _ends(what: str, unit: str = "", name: str = "", end: str = "") -> dict[str, Column]:
     """Columns of an interval."""
-    return {f"{name}{end}": Column(f"{word} end of the {what}", unit) for end, word in (("low", "lower"), ("high", "upper"))}
+    return {f"{name}{side}{end}": Column(f"{word} end of the {what}", unit) for side, word in (("low", "lower"), ("high", "upper"))}
 
 
 TABLES: Mapping[str, Table] = {
@@ -132,7 +132,8 @@ TABLES: Mapping[str, Table] = {
             "effect": Column("cases minus controls; with mann_whitney the probability that a case is above a control, without unit", OWN),
             "se": Column("standard error of the effect", OWN), **_ends("confidence interval of the effect", OWN),
             "statistic": Column("t, or U of the cases with mann_whitney"), "df": Column("degrees of freedom of t; missing with mann_whitney"),
-            "p": _P, "q": _Q, "size": Column("effect size: Hedges' g, rank-biserial or partial correlation, see size_kind"),
+            "p": _P, "q": _Q, **_ends("interval of the effect such that those of all features hold at once", OWN, end="_all"),
+            "size": Column("effect size: Hedges' g, rank-biserial or partial correlation, see size_kind"),
             **_ends("confidence interval of the effect size", name="size_"), "size_kind": Column("which effect size"),
         },
         shown=(FEATURE_COLUMN, "units", "mean_control", "sd_control", "mean_case", "sd_case", "effect", "low", "high", "size", "p", "q"), order="p",
@@ -141,8 +142,9 @@ TABLES: Mapping[str, Table] = {
         "roc", "Each feature as a marker", "Area under the ROC curve, and the threshold with the largest Youden index, of every feature.",
         {
             **_FEATURE, "direction": Column("whether cases are called above (higher) or below (lower) the threshold"),
-            "n_control": _N_CONTROL, "n_case": _N_CASE, "auc": _AUC, "auc_se": Column("standard error of the area, after DeLong"),
-            "auc_low": _AUC_LOW, "auc_high": _AUC_HIGH,
+            "n_control": _N_CONTROL, "n_case": _N_CASE,
+            "selected": Column("whether the level of the feature was chosen by looking at each person: then it is not ranked with the others"),
+            "auc": _AUC, "auc_se": Column("standard error of the area, after DeLong"), "auc_low": _AUC_LOW, "auc_high": _AUC_HIGH,
             "threshold": Column("threshold with the largest Youden index; missing where none is better than chance", OWN),
             **_ends("bootstrap interval of the threshold", OWN, name="threshold_"),
             "sensitivity": Column("share of the cases beyond the threshold"), "specificity": Column("share of the controls on its other side"),
@@ -151,6 +153,16 @@ TABLES: Mapping[str, Table] = {
         },
         shown=(FEATURE_COLUMN, "units", "direction", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity", "optimism"),
         order="-auc",
+    ),
+    "roc_best": Table(
+        "roc", "The best marker", "The largest of all areas, judged as the largest: features at each person's own level of compression are not among "
+        "them, since their place was selected.",
+        {
+            "marker": Column("feature with the largest area"), "markers": Column("features among which it was chosen"), "auc": _AUC,
+            **_ends("interval of its area that counts the choice"),
+            "p": Column("how often the largest area is as clear when the groups are dealt out by chance"),
+            "n_control": _N_CONTROL, "n_case": _N_CASE,
+        },
     ),
     "roc_pairs": Table(
         "roc", "Features against each other", "Paired comparison of areas under the ROC curve, in the people who have both features.",
@@ -271,7 +283,8 @@ TABLES: Mapping[str, Table] = {
             **_FEATURE, "score": Column("clinical score, a column of participants.tsv"), "method": Column("spearman or pearson"),
             "n": Column("people with both values and all covariates", "people"), "r": Column("correlation, -1 to 1"),
             **_ends("confidence interval of the correlation"), "t": Column("t statistic"), "df": Column("degrees of freedom"), "p": _P,
-            "q": Column("p value adjusted for the false discovery rate within the score and the family"),
+            "q": Column("p value adjusted for the false discovery rate over all scores, within the family of features"),
+            **_ends("interval of the correlation such that those of all hold at once", end="_all"),
         },
         shown=(FEATURE_COLUMN, "score", "n", "r", "low", "high", "p", "q"), order="p",
     ),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cohort_engine.analysis.compression import find_compression
+from cohort_engine.analysis.roc import auc
 from cohort_engine.errors import InputError, UnknownNameError
 
 Z = 240
@@ -67,6 +68,31 @@ def test_limit_is_the_smallest_of_nineteen_each_against_the_others() -> None:
     own = find_compression(healthy[[3]], np.delete(healthy, 3, 0), LEVEL, specificity=0.9).smallest
     out = find_compression(cohort(1, 17), healthy, LEVEL)
     assert out.limit == pytest.approx(own.item(), rel=1e-12)
+
+
+def test_healthy_people_of_the_study_are_each_against_the_others() -> None:
+    healthy, other = cohort(12, 20), cohort(3, 21)
+    own = np.repeat([False, True, False], [1, 12, 2])
+    people = np.concatenate([other[:1], healthy, other[1:]])
+    out = find_compression(people, healthy, LEVEL, own=own, specificity=0.9)
+    alone = [find_compression(healthy[[i]], np.delete(healthy, i, 0), LEVEL, specificity=0.9) for i in range(12)]
+    fresh = find_compression(other, healthy, LEVEL, specificity=0.9)
+    for name in ("ratio", "healthy", "smallest", "remote", "against_remote"):
+        np.testing.assert_allclose(getattr(out, name)[own], np.concatenate([getattr(a, name) for a in alone]), rtol=1e-12)
+        np.testing.assert_allclose(getattr(out, name)[~own], getattr(fresh, name), rtol=1e-12)
+    with pytest.raises(InputError, match="expected 12 subjects of the reference, found 11 of 15"):
+        find_compression(people, healthy, LEVEL, own=np.arange(15) < 11, specificity=0.9)
+
+
+def test_studies_without_a_difference_do_not_find_compression() -> None:
+    """200 studies of 10 healthy people and 10 others like them: with their own profile in the mean the area was 0.58."""
+    group = np.repeat([0, 1], 10)
+    areas = []
+    for seed in range(200):
+        people = cohort(20, 1000 + seed)
+        out = find_compression(people, people[:10], LEVEL, own=group == 0, specificity=0.9)
+        areas.append(auc(-out.smallest[:, None], group).auc[0])
+    assert np.mean(areas) == pytest.approx(0.5, abs=2.5 * np.std(areas) / np.sqrt(200))
 
 
 def test_half_of_a_side_and_of_the_control_levels_must_be_known() -> None:

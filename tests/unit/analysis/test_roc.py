@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve, precision_recall
+from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve, largest_auc, precision_recall, score_interval
 from cohort_engine.errors import InputError
 
 rng = np.random.default_rng(11)
@@ -162,8 +162,8 @@ def test_unusable_markers_are_nan_with_n() -> None:
     assert found.n.tolist() == [[10, 4, 10, 10, 10, 0], [10, 10, 1, 10, 10, 0]]
     assert found.auc[[3, 4]].tolist() == [0.5, 1.0]
     assert np.isnan(found.auc[[1, 2, 5]]).all()
-    assert np.isnan(found.low[1:]).all()
-    assert np.isfinite(found.low[0])
+    assert np.isnan(found.low[[1, 2, 3, 5]]).all()
+    assert np.isfinite(found.low[[0, 4]]).all()
     one = auc(x, group, max_missing=0.9)
     assert np.isfinite([one.auc[2], one.auc[1], one.low[1]]).all()
     assert np.isnan(one.se[2])
@@ -183,3 +183,49 @@ def test_one_error_where_nothing_can_be_computed() -> None:
         curve([1.0, np.nan], [0, 1])
     with pytest.raises(InputError, match="a table"):
         auc(np.zeros(3), [0, 1, 1])
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (10, 12)])
+def test_groups_that_do_not_overlap_have_an_interval(sizes: tuple[int, int]) -> None:
+    group = np.repeat([0, 1], sizes)
+    found = auc(np.arange(float(sum(sizes)))[:, None] * [1, -1], group)
+    assert found.auc.tolist() == [1, 0]
+    low, one = found.low[0], found.high[0]
+    assert one == 1
+    assert [found.low[1], found.high[1]] == pytest.approx([0, 1 - low])
+    inner = sum(sizes) / 2 - 1
+    spread = low * (1 - low) * (1 + inner * (1 - low) / (2 - low) + inner * low / (1 + low)) / np.prod(sizes)
+    assert (1 - low) / np.sqrt(spread) == pytest.approx(1.959963984540054, rel=1e-6)
+
+
+def test_interval_of_sizes_leaves_out_chance_where_the_rank_test_does() -> None:
+    n0, n1 = 11, 9
+    u = np.arange(n0 * n1 + 1.0)
+    z = np.abs(u - n0 * n1 / 2) / np.sqrt(n0 * n1 * (n0 + n1 + 1) / 12)
+    low, high = score_interval(u / n0 / n1, np.tile([[n0], [n1]], len(u)), 2.5)
+    assert ((low > 0.5) | (high < 0.5)).tolist() == (z > 2.5).tolist()
+
+
+def test_the_best_of_many_markers_is_judged_as_such() -> None:
+    """100 studies of 10 and 10 people and 60 markers that go together, none of which differs: the best looks good alone, and is called so in 5 %."""
+    group, rng = np.repeat([0, 1], 10), np.random.default_rng(5)
+    found, alone = [], []
+    for seed in range(100):
+        x = rng.standard_normal((20, 60)) + rng.standard_normal((20, 1))
+        x[rng.random(x.shape) < 0.05] = np.nan
+        found.append(largest_auc(x, group, permutations=199, seed=seed))
+        assert found[-1].auc == auc(x, group).auc.max()
+        alone.append(auc(x, group).low[found[-1].marker] > 0.5)
+    assert np.mean(alone) > 0.15
+    assert np.mean([f.p <= 0.05 for f in found]) <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 100)
+    assert np.mean([f.low <= 0.5 <= f.high for f in found]) >= 0.95 - 2.5 * np.sqrt(0.05 * 0.95 / 100)
+
+
+def test_a_marker_that_differs_is_the_best() -> None:
+    group, rng = np.repeat([0, 1], 30), np.random.default_rng(6)
+    x = rng.standard_normal((60, 50))
+    x[:, 7] += 2 * group
+    found = largest_auc(x, group)
+    assert (found.marker, found.p, found.markers, found.n.tolist()) == (7, 0.001, 50, [30, 30])
+    assert found.low < auc(x, group).low[7] < found.auc
+    assert largest_auc(np.full((4, 2), np.nan), [0, 0, 1, 1]).marker == -1

@@ -255,7 +255,9 @@ def test_groups_are_drawn_with_their_difference(cohort: xr.Dataset) -> None:
 # --- ROC --------------------------------------------------------------------------------------------------------------
 def roc_tables() -> dict[str, pd.DataFrame]:
     roc = features(regions=["white matter"], levels=["C4", "C5"])
-    roc = roc.assign(direction="lower", auc=[0.8, 0.9, 0.6, 0.7], auc_low=[0.6, 0.7, 0.4, NAN], auc_high=[0.9, 0.95, 0.8, NAN], threshold=41.5)
+    roc = roc.assign(
+        direction="lower", selected=False, auc=[0.8, 0.9, 0.6, 0.7], auc_low=[0.6, 0.7, 0.4, NAN], auc_high=[0.9, 0.95, 0.8, NAN], threshold=41.5
+    )
     roc = roc.assign(sensitivity=[0.7, 0.75, 0.5, 0.6], specificity=[0.8, 0.85, 0.9, 0.65])
     names = ["MTR white matter C4", "MTR white matter C5", "area C4", "area C5"]
     curves = pd.concat([pd.DataFrame({"marker": n, "threshold": 0.0, "sensitivity": [0, 0.5, 1], "specificity": [1, 0.75, 0]}) for n in names])
@@ -369,7 +371,7 @@ def test_correlations_at_the_strongest_and_the_remote_level(make: Make, cohort: 
     assert_allclose(values[0].reshape(2, 2), [[r["C5", side, s] for s in ("mjoa", "grip")] for side in (LEFT, RIGHT)])
     assert_allclose(values[1].reshape(2, 2), [[r["C4:C5", side, s] for s in ("mjoa", "grip")] for side in (LEFT, RIGHT)])
     assert marks(drawn) == 1
-    assert "with grip: ρ = −0.80 (−0.90 to 0.90), n = 20, q = 0.001" in drawn.caption
+    assert "with grip: ρ = −0.80, n = 20, q = 0.001" in drawn.caption
 
 
 def test_cases_are_sorted_by_their_distance_from_the_norm(make: Make, cohort: xr.Dataset) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.compression import find_compression
+from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.groups import compare
 from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNameError
 from cohort_engine.report.material import Profile
@@ -91,8 +92,10 @@ def test_groups_by_welch(material, settings) -> None:
         assert (row["n_control"], row["n_case"]) == (len(a), len(b))
     assert table.loc[5, ["p", "q", "statistic", "size"]].isna().all()  # constant
     assert (table.loc[5, "effect"], table.loc[5, "n_case"]) == (0, CASES)
-    np.testing.assert_allclose(table["q"], q_of(table["p"], table["metric"]), **close)
-    assert table["family"].tolist() == ["mtr"] * 4 + ["area"] * 2
+    np.testing.assert_allclose(table["q"], q_of(table["p"], [""] * 6), **close)
+    assert table["family"].tolist() == [""] * 6
+    wide = stats.ttest_ind(*reversed(split(material, 0)), equal_var=False).confidence_interval(1 - 0.05 / 5)
+    np.testing.assert_allclose(table.loc[0, ["low_all", "high_all"]].astype(float), [*wide], **close)
     assert set(table["size_kind"]) == {"Hedges' g"}
 
 
@@ -203,6 +206,20 @@ def test_areas_and_thresholds(material, settings) -> None:
         assert youden[np.argmin(np.abs(cuts - row["threshold"]))] == pytest.approx(youden.max())
         assert row["sensitivity"] == pytest.approx((sign * (b - row["threshold"]) > 0).mean())
     assert tables["roc"].loc[5, "auc"] == 0.5  # constant
+
+
+def test_the_best_marker_is_not_one_whose_place_was_selected(make_material, settings) -> None:
+    """The feature at the own level of compression has the largest area; the best of the others stands with the p of a best one."""
+    group = np.repeat([0.0, 1.0], 20)
+    values = np.random.default_rng(1).standard_normal((40, 3)) - [3, 1, 0] * group[:, None]
+    names = [("mtr", "white matter", level) for level in ("compressed", "C2", "C3")]
+    tables = roc(make_material(values, group, names), settings(roc={"resamples": 0}))
+    best = tables["roc_best"].loc[0]
+    assert tables["roc"]["selected"].tolist() == [True, False, False]
+    assert (best["marker"], best["markers"]) == ("MTR (wa) white matter C2", 2)
+    assert best["auc"] == tables["roc"].loc[1, "auc"] < tables["roc"].loc[0, "auc"]
+    assert best["low"] <= tables["roc"].loc[1, "auc_low"] + 0.05
+    assert 0.001 <= best["p"] <= 0.05
 
 
 def test_intervals_of_thresholds_run_upwards_whichever_way_disease_moves_a_feature(material, settings) -> None:
@@ -378,8 +395,9 @@ def test_correlations_with_scores(material, settings) -> None:
         p = 2 * stats.t.sf(abs(r) * np.sqrt((known.sum() - 2) / (1 - r**2)), known.sum() - 2)
         np.testing.assert_allclose(row[["r", "p", "n"]].astype(float), [r, p, known.sum()], **close)
     assert np.isnan(table.loc[("mjoa", *FEATURES[5]), "r"])  # constant
-    part = table.loc["grip"].reset_index()
-    np.testing.assert_allclose(part["q"], q_of(part["p"], part["metric"]), **close)
+    np.testing.assert_allclose(table["q"], q_of(table["p"].to_numpy(), [""] * len(table)), **close)  # scores are one family, too
+    wide = correlate(material.values[CONTROLS:, :1], material.people.column("mjoa")[CONTROLS:, None], confidence=1 - 0.05 / 10)
+    np.testing.assert_allclose(table.iloc[0][["low_all", "high_all"]].astype(float), [wide.low[0, 0], wide.high[0, 0]], **close)
 
 
 def test_partial_correlations(material, settings) -> None:
