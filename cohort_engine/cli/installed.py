@@ -86,6 +86,58 @@ def train_quality(
     say(f" {train_usable(out, parametric_cord(spacing=1.0), people=people, seed=seed, say=say)}", head="quality")
 
 
+# --- regions in the cord ------------------------------------------------------------------------------------------------
+Slices = Annotated[Path, typer.Option("--data", help="Slices with drawn regions (npz).", metavar="SLICES.npz")]
+
+
+@train_command("rois")
+def train_rois(config: TrainingFile, data: Slices, out: RunFolder = Path("runs/rois")) -> None:
+    """Train a network that draws the eight regions of a slice, on slices with drawn regions; again = continue."""
+    from cohort_engine.rois.config import load_training, split
+    from cohort_engine.rois.slices import RoiSlices
+    from cohort_engine.rois.train import train_rois as run
+
+    settings, slices = load_training(config), RoiSlices.load(data)
+    train, valid, held_out = split(slices, by=settings.split, fractions=settings.fractions, seed=settings.seed)
+    say(f" {len(train)} slices, validation {len(valid)}, held out {len(held_out)}", head="training")
+    _trained({"rois": run(settings, slices.at(train), slices.at(valid), out, say=_figures)})
+
+
+@train_command("rois-sweep")
+def train_rois_sweep(
+    sweep: TrainingFile,
+    data: Slices,
+    test: Annotated[Path, typer.Option("--test", help="Slices of other patients, by which all rows are judged.", metavar="SLICES.npz")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and weights; rows that are there are not done again.")] = Path(
+        "runs/sweep"
+    ),
+    workers: Annotated[int, typer.Option("--workers", help="Trainings at a time; 1: in this process.", min=1)] = 1,
+    address: Annotated[str | None, typer.Option("--address", help="Scheduler of a running cluster, in place of workers here.")] = None,
+) -> None:
+    """Train and judge rows of choices crossed with one another: encoders, losses, images ...; again = continue."""
+    from cohort_engine.config import ComputeConfig
+    from cohort_engine.engine.clusters import make_pool
+    from cohort_engine.rois.sweep import load_sweep, run_sweep
+    from cohort_engine.single.process import Workplace
+
+    cluster = "address" if address else "local" if workers > 1 else "synchronous"
+    pool = make_pool(ComputeConfig(cluster=cluster, address=address, workers=workers))
+    try:
+        pool.open(Workplace(seed=0))
+        rows = run_sweep(load_sweep(sweep), data.resolve(), test.resolve(), out.resolve(), pool, say=_row)
+    finally:
+        pool.close()
+    if any("error" in row for row in rows):
+        raise typer.Exit(1)
+
+
+def _row(row: dict[str, Any]) -> None:
+    names = (
+        "  ".join(str(v) for k, v in row.items() if k not in ("row", "test", "held_out", "error") and isinstance(v, str)) + f"  seed {row['seed']}"
+    )
+    say(f"  {row['error']}" if "error" in row else f"  Dice {sum(row['test']['dice']) / 8:.3f}  {row['seconds']:.0f} s", head=names)
+
+
 def _figures(figures: dict[str, Any]) -> None:
     say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
 

@@ -144,7 +144,7 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
         losses.append(run.advance())
         if time.monotonic() - saved < SAVE_EVERY and run.step < run.net_config.steps:
             continue
-        _save(run.state(), folder / f"{name}.ckpt", {"key": _key(run, name)})
+        save_tensors(run.state(), folder / f"{name}.ckpt", {"key": _key(run, name)})
         _export(run, folder, name, say, {"seconds": round(time.monotonic() - started, 1), "loss": float(np.mean(losses[-200:]))})
         saved = time.monotonic()
     run.finish()
@@ -155,7 +155,7 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
 def _export(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None], figures: dict[str, Any]) -> None:
     """Judge the averaged weights, write them, and note the figures."""
     scores = run.validate()
-    _save(run.weights(), folder / f"{name}.safetensors", {DESCRIPTION: json.dumps(run.describe(scores))})
+    save_tensors(run.weights(), folder / f"{name}.safetensors", {DESCRIPTION: json.dumps(run.describe(scores))})
     line = {"net": name, "step": run.step, **figures, **scores}
     with (folder / f"{name}.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
@@ -203,7 +203,7 @@ def _continue(run: Run, path: Path, name: str) -> None:
         run.restore({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
 
 
-def _save(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
+def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
     """Write tensors whole or not at all."""
     from safetensors.torch import save_file
 

@@ -12,14 +12,15 @@ SLICES = 3
 """Input channels: the slice below, the slice itself, the slice above."""
 
 
-def unet(channels: Sequence[int], outputs: int) -> nn.Module:
+def unet(channels: Sequence[int], outputs: int, *, inputs: int = SLICES) -> nn.Module:
     """Build a U-Net: two 3 x 3 convolutions a level, max pooling down, nearest neighbour up, logits out.
 
     Parameters
     ----------
     channels : sequence of int
         Width of each level. Multiples of 16 are quickest. A side of the input must be a multiple of ``2 ** (len(channels) - 1)``.
-    outputs : int
+    outputs, inputs : int
+        Channels.
 
     Examples
     --------
@@ -40,7 +41,7 @@ def unet(channels: Sequence[int], outputs: int) -> nn.Module:
     class UNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            below = [SLICES, *channels]
+            below = [inputs, *channels]
             self.down = nn.ModuleList(block(a, b) for a, b in zip(below, channels, strict=False))
             self.up = nn.ModuleList(block(a + b, b) for a, b in zip(channels[:0:-1], channels[-2::-1], strict=True))
             self.head = nn.Conv2d(channels[0], outputs, 1)
