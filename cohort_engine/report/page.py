@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -133,7 +133,7 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
     drawn = draw_all(found, ds)
     with storage_errors("writing the report"):
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        images = {d.name: _save(d, folder / FIGURES) for d in drawn}
+        images = {d.name: save_figure(d, folder / FIGURES) for d in drawn}
         page = Page(found, ds, drawn, images)
         (folder / METHODS).write_text(str(page.methods), encoding="utf-8")
         words = describe({name: table.columns for name, table in found.tables.items()})
@@ -142,7 +142,7 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
     return folder / REPORT
 
 
-def _save(drawn: Drawn, folder: Path) -> Image:
+def save_figure(drawn: Drawn, folder: Path) -> Image:
     """Write a figure as SVG and PNG; return what the page shows."""
     from cohort_engine.report.drawing import render as picture
 
@@ -333,9 +333,16 @@ def _csv(table: pd.DataFrame) -> str:
 
 def render(page: Page) -> str:
     """Fill the template of the page; whatever a study brings along is text, never markup."""
-    with optional("jinja2", "analysis", where="report"):
-        from jinja2 import Environment, StrictUndefined
+    return fill(TEMPLATE, page=page, rows=ROWS, long=LONG)
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("cohort_engine.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(page=page, rows=ROWS, long=LONG)
+
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of this folder."""
+    with optional("jinja2", "analysis", where="report"):
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def load(name: str) -> str:
+        return files("cohort_engine.report").joinpath(name).read_text(encoding="utf-8")
+
+    environment = Environment(loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(**values)
