@@ -1,0 +1,51 @@
+"""The DTI study: networks of the regions judged, and the study from nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cohort_engine.cli.say import say, show
+from cohort_engine.cli.words import Command, Device, app
+
+if TYPE_CHECKING:
+    from cohort_engine.report.roi_page import Evaluation
+
+evaluate_app = typer.Typer(help="Judge networks on images that people drew on.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
+evaluate_command = partial(evaluate_app.command, cls=Command)
+
+
+@evaluate_command("rois")
+def evaluate_rois(
+    data: Annotated[str, typer.Option("--data", help="Slices (npz), or BIDS folder with manual masks.", metavar="SLICES")],
+    run: Annotated[Path | None, typer.Argument(help="Weights, or folder of a training; by default the packaged network.", metavar="RUN")] = None,
+    against: Annotated[list[Path] | None, typer.Option("--against", help="Another training to compare with; may be repeated.")] = None,
+    results: Annotated[Path | None, typer.Option("--results", help="results.jsonl of a sweep, to be shown beside.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page, tables and figures.")] = Path("rois"),
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of the intervals over patients.")] = 0,
+) -> None:
+    """Judge networks of the eight regions slice by slice: Dice, recall, precision, outliers, error of FA, sides; with a page to look at."""
+    from cohort_engine.report.roi_page import PAGE
+    from cohort_engine.report.roi_study import PACKAGED, name_runs
+    from cohort_engine.report.roi_study import evaluate_rois as evaluate
+
+    first = {PACKAGED: None} if run is None else {}
+    runs = name_runs([part for part in (run, *(against or [])) if part is not None])
+    found = evaluate({**first, **runs}, data, out, results=results, device=device, seed=seed, say=say)
+    _show(found)
+    say(f" {out / PAGE}", head="Page")
+
+
+def _show(found: Evaluation) -> None:
+    from cohort_engine.report.roi_tables import METHOD, REGION, method_table, region_table
+
+    regions = region_table(found.methods, seed=found.seed)
+    show(method_table(regions), "Means over the eight regions; worst: of the worst region")
+    first = regions[regions[METHOD] == found.methods[0].name]
+    columns = [REGION, "dice", "dice_low", "dice_high", "recall", "precision", "outliers", "without_output", "error_percent", "wrong_side"]
+    show(first[columns], f"{found.methods[0].name}, by region")
