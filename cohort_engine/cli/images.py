@@ -331,6 +331,43 @@ def extract(
 
 
 @command()
+def rois(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Image of the regions' numbers to write, 1 to 8, on the voxels of FA.")],
+    fa: Annotated[Path, typer.Option("--fa", help="FA map.")],
+    mask: Annotated[Path, typer.Option("--mask", help="Cord mask on its voxels.")],
+    b0: Annotated[Path | None, typer.Option("--b0", help="Mean image without diffusion weighting (or S0), on its voxels.")] = None,
+    md: Annotated[Path | None, typer.Option("--md", help="MD map.")] = None,
+    ad: Annotated[Path | None, typer.Option("--ad", help="AD map.")] = None,
+    rd: Annotated[Path | None, typer.Option("--rd", help="RD map.")] = None,
+    source: Annotated[str, typer.Option("--source", help="network, or atlas: cores of its parts.")] = "network",
+    drawn: Annotated[
+        list[Path] | None, typer.Option("--drawn", help="What people drew goes first: an image of numbers, masks, or outlines of ImageJ.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Label folder on its voxels (command register): for the atlas and levels.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Of another network than the packaged one.")] = None,
+    per: Annotated[str, typer.Option("--per", help="slice, level or all.")] = "slice",
+    table: Annotated[Path | None, typer.Option("--table", help="CSV of the maps' means to write; by default it is printed.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="PNG of all slices with the regions' borders to write.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw left and right dorsal, lateral and ventral columns and grey matter in diffusion maps, and average the maps over them."""
+    from cohort_engine import schema
+    from cohort_engine.single.rois import rois_image
+
+    given = {schema.FA: fa, schema.B0_IMAGE: b0, schema.MD: md, schema.AD: ad, schema.RD: rd}
+    found = rois_image(
+        {name: path for name, path in given.items() if path is not None}, out, mask=mask, source=source, drawn=drawn or (), labels=labels,
+        weights=weights, device=device, per=per,
+    )  # fmt: skip
+    _table(found.table, table)
+    if picture is not None:
+        from cohort_engine.report.drawing import render
+        from cohort_engine.report.roi_figures import draw_scan
+
+        picture.write_bytes(render(draw_scan(found.slices).figure, "png"))
+
+
+@command()
 def shape(
     mask: Annotated[Path, typer.Argument(help="Cord mask, soft or binary.")],
     levels: Annotated[Path | None, typer.Option("--levels", help="Landmarks: point labels, or a mask labelled by level.")] = None,

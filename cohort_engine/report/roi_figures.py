@@ -20,6 +20,10 @@ COLOURS: Final = (CASE_COLOUR, CONTROL_COLOUR, *OTHER_COLOURS)
 AROUND: Final = 8.0
 """Half of the side of a picture of a slice, mm."""
 SECTION: Final = "rois"
+KEY: Final = f"{2 * AROUND:.0f} mm a side. Orange: dorsal, blue: lateral, pink: ventral column; yellow: grey matter; broken lines: right side."
+ACROSS: Final = 8
+"""Slices of a scan beside one another, at most."""
+TITLES: Final = {schema.B0_IMAGE: "b0", schema.FA: "FA"}
 
 
 def colours_of(names: Sequence[str]) -> dict[str, Any]:
@@ -114,14 +118,32 @@ def draw_slices(methods: Sequence[Method], slices: RoiSlices, *, each: int = 2, 
                 if masks is not None:
                     _outline(ax, masks[i], box)
                 if ax in axes[0]:
-                    ax.set_title(_wrapped(name if masks is not None else {schema.B0_IMAGE: "b0", schema.FA: "FA"}.get(name, name)), fontsize=6.5)
+                    ax.set_title(_wrapped(name if masks is not None else TITLES.get(name, name)), fontsize=6.5)
             dice = np.nanmean(methods[first].scores.dice[i])
             row[0].set_ylabel(f"{word}\nDice {dice:.2f}", fontsize=6.5)
-    caption = (
-        f"By mean Dice of {methods[first].name}; the patient's left is on the right, the front is up; {2 * AROUND:.0f} mm a side. Orange: dorsal, "
-        "blue: lateral, pink: ventral column; yellow: grey matter; broken lines: right side."
-    )  # fmt: skip
+    caption = f"By mean Dice of {methods[first].name}; the patient's left is on the right, the front is up; {KEY}"
     return Drawn("overlays", SECTION, "Best, median and worst slices", caption, ("slices",), figure)
+
+
+def draw_scan(slices: RoiSlices) -> Drawn:
+    """All slices of one scan from the bottom up, with the regions over each image."""
+    images = [name for name in (schema.B0_IMAGE, schema.FA) if name in slices.images] or list(slices.images)[:1]
+    across = min(len(slices), ACROSS)
+    down = -(-len(slices) // across)
+    with style():
+        figure = page(12 + len(images) * down * (WIDTH - 4) / across)
+        axes = figure.subplots(len(images) * down, across, squeeze=False)
+        for k, name in enumerate(images):
+            for i in range(across * down):
+                ax = axes[k * down + i // across, i % across]
+                if i >= len(slices):
+                    ax.set_visible(False)
+                    continue
+                box = _box(slices, i)
+                _show(ax, slices.images[name][i], slices, i, box)
+                _outline(ax, slices.drawn[i], box)
+                ax.set_title(f"{TITLES.get(name, name)}, slice {slices.position[i]}", fontsize=6.5)
+    return Drawn("scan", SECTION, "Regions of one scan", f"The patient's left is on the right, the front is up; {KEY}", (), figure)
 
 
 def _wrapped(text: str) -> str:

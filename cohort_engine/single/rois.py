@@ -1,20 +1,30 @@
-"""Regions of the DTI study in one diffusion image: who drew them, on which voxels they lie, and what a map says of them."""
+"""Regions of the DTI study in one diffusion image: who draws them, on which voxels they lie, and what maps say of them.
+
+The command `rois` and the stage of that name call the same functions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.errors import InputError, warn
-from cohort_engine.io.label_folder import NativeAtlas
-from cohort_engine.io.volume import Volume
+from cohort_engine.errors import InputError, MissingInputError, unknown_name, warn
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels
+from cohort_engine.io.roi_masks import read_drawn
+from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume, write_volume
 from cohort_engine.reduce.native import level_tables
 from cohort_engine.reduce.sums import LevelSums
 from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.single.columns import Columns
+from cohort_engine.single.extract import SLICE, extract
 from cohort_engine.template.atlas import Naming
 
 Array = NDArray[Any]
@@ -23,7 +33,7 @@ BoolArray = NDArray[np.bool_]
 NAMES = tuple(map(schema.ROI_REGION.format, schema.ROIS))
 NAMING = Naming((), {}, {}, drawn=NAMES).masks
 """Each region is a label, and its own tissue."""
-WHAT = schema.words(schema.DWI_ROIS)
+WHAT, CORD = schema.words(schema.DWI_ROIS), schema.words(schema.DWI_MASK)
 
 
 # --- on which voxels ----------------------------------------------------------------------------------------------------
@@ -79,6 +89,29 @@ def numbered(masks: BoolArray, heat: Array | None = None) -> NDArray[np.uint8]:
     return np.where(masks.any(axis=0), strength.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
+def atlas_numbers(shares: Array, spacing: Array) -> NDArray[np.uint8]:
+    """Draw the regions as cores of the template's parts.
+
+    Parameters
+    ----------
+    shares : (roi, x, y, z) array
+        Share of each voxel that belongs to each part (`slices_of`'s prior).
+    spacing : (3,) array
+        Voxel size, mm.
+
+    Returns
+    -------
+    (x, y, z) uint8 array
+        See `numbered`.
+    """
+    from cohort_engine.rois.cores import cores
+
+    out = np.zeros(shares.shape[1:], np.uint8)
+    for z in np.flatnonzero(shares.any(axis=(0, 1, 2))):
+        out[:, :, z] = numbered(cores(shares[..., z], spacing[:2]), shares[..., z])
+    return out
+
+
 def slices_of(images: Mapping[str, Array], cord: BoolArray, spacing: Array, prior: Array | None = None) -> tuple[RoiSlices, NDArray[np.intp]]:
     """Cut images into the slices that networks know, those with cord.
 
@@ -125,6 +158,36 @@ def slices_of(images: Mapping[str, Array], cord: BoolArray, spacing: Array, prio
         np.zeros(len(where), np.int64), np.arange(len(where)), np.asarray(spacing[:2], float),
         None if prior is None else np.moveaxis(prior[..., where], 3, 0).astype(np.float32),
     ), where  # fmt: skip
+
+
+def drawn_by_network(slices: RoiSlices, *, weights: str | Path | None = None, device: str = "auto") -> NDArray[np.uint8]:
+    """Let a network draw the regions of slices; of two regions above their thresholds a pixel has the one of more heat.
+
+    Parameters
+    ----------
+    slices : RoiSlices
+        With all images that the network asks for.
+    weights : path, optional
+        Of another network than the packaged one.
+    device : str
+        ``"auto"`` is the GPU where there is one, else the CPU.
+
+    Returns
+    -------
+    (x, y, slice) uint8 array
+        See `numbered`.
+
+    Raises
+    ------
+    InputError, UnknownNameError, StorageError, ConfigError
+        As of `rois.train.load_rois`; an image that the network needs is not there.
+    """
+    from cohort_engine.rois.train import load_rois
+
+    network = load_rois(weights, device=device)
+    heat = network.predict(slices)
+    numbers = numbered(np.moveaxis(network.masks(slices, heat), 1, 0), np.moveaxis(heat, 1, 0))
+    return np.moveaxis(numbers, 0, 2)
 
 
 # --- what maps say of them ------------------------------------------------------------------------------------------------
@@ -234,3 +297,110 @@ def boxed(numbers: Array, cord: BoolArray, affine: Array) -> tuple[NDArray[np.ui
     place = np.array(affine, float)
     place[:3, 3] += place[:3, :2] @ low
     return numbers[low[0] : high[0], low[1] : high[1]].astype(np.uint8), place[:3]
+
+
+# --- one image ------------------------------------------------------------------------------------------------------------
+class Regions(NamedTuple):
+    """Regions of one scan.
+
+    Attributes
+    ----------
+    image : Volume
+        Number (x, y, z) of the region of each voxel, see `numbered`.
+    table : Columns
+        ``Metric``, and the columns of `extract`, where the estimate is the ``Mean``: NaN where there is no voxel with a value.
+    slices : RoiSlices
+        The slices with cord, their maps, and what was drawn.
+    """
+
+    image: Volume
+    table: Columns
+    slices: RoiSlices
+
+
+def rois_image(
+    maps: Mapping[str, str | Path], out: str | Path, *, mask: str | Path, source: str = schema.NETWORK_ROIS, drawn: Sequence[str | Path] = (),
+    labels: str | Path | None = None, weights: str | Path | None = None, device: str = "auto", per: str = SLICE,
+) -> Regions:  # fmt: skip
+    """Draw the regions in the maps of one scan, and reduce the maps over them.
+
+    Parameters
+    ----------
+    maps : mapping of name to path or URL
+        `schema.FA`, `schema.MD`, ..., and `schema.B0_IMAGE`, on one grid; voxels that are NaN have no value.
+    out : path or URL
+        Image of the regions' numbers (the place in `schema.ROIS` counted from 1) to write, on the voxels of the first map.
+    mask : path or URL
+        Cord.
+    source : str
+        `schema.NETWORK_ROIS`, or `schema.ATLAS_ROIS`; with `drawn` people have drawn them.
+    drawn : sequence of path or URL
+        An image of numbers, masks of single regions, or outlines of ImageJ; see `io.roi_masks.read_drawn`.
+    labels : path, optional
+        Label folder on this grid, as `register` writes it: needed for the atlas, for levels, and by networks that see the atlas.
+    weights, device
+        See `drawn_by_network`.
+    per : str
+        One row a ``slice``, a ``level``, or for ``all`` together.
+
+    Raises
+    ------
+    GeometryError, InputError, MissingInputError, UnknownNameError, StorageError, ConfigError
+        Images on other grids, files that are not there, a source nobody knows; as of the parts.
+    """
+    if source not in (schema.NETWORK_ROIS, schema.ATLAS_ROIS):
+        raise unknown_name("source of regions", source, [schema.NETWORK_ROIS, schema.ATLAS_ROIS], where="--source")
+    images = {name: read_volume(path, what=f"{name.upper()} map") for name, path in maps.items()}
+    first, frame = next(iter(images.items()))
+    like = f"the {first.upper()} map"
+    images = {name: on_voxels_of(frame, image, what=f"{name.upper()} map", like=like) for name, image in images.items()}
+    cord = on_voxels_of(frame, read_mask(mask, what=CORD), what=CORD, like=like).data > 0.5
+    atlas = None if labels is None else read_atlas(labels)
+    if atlas is not None:
+        require_grid(atlas.grid, frame.grid, what="atlas labels", like=like)
+    shares = None if atlas is None else shares_of(atlas)
+    data = {name: image.data for name, image in images.items()}
+    slices, where = slices_of(data, cord, frame.grid.spacing, shares)
+    if drawn:
+        numbers = numbers_of(read_drawn(drawn, frame, like=like))
+    elif source == schema.ATLAS_ROIS:
+        if shares is None:
+            raise MissingInputError(
+                expected="the atlas in the image", found="no label folder", where="--labels", remedy='"cohort-engine register" writes one.'
+            )
+        numbers = atlas_numbers(shares, frame.grid.spacing)
+    else:
+        numbers = np.zeros(cord.shape, np.uint8)
+        numbers[:, :, where] = drawn_by_network(slices, weights=weights, device=device)
+    regions = frame.with_data(numbers)
+    write_volume(out, regions, dtype=np.uint8)
+    table = _table(images, regions, None if labels is None else read_levels(labels, required=per == schema.LEVEL), per)
+    masks = numbers[:, :, where] == np.arange(1, len(schema.ROIS) + 1)[:, None, None, None]
+    return Regions(regions, table, replace(slices, drawn=np.moveaxis(masks, 3, 0), position=where))
+
+
+def shares_of(atlas: NativeAtlas) -> NDArray[np.float32]:
+    """Share (roi, x, y, z) of each voxel that belongs to each part of the cord, of an atlas that lies on an image."""
+    from cohort_engine.rois.cores import UNIONS
+
+    naming = atlas.naming
+    both = ((f" {side} ", naming.unions[UNIONS[part]]) for side, part in product(schema.SIDES, schema.PARTS))
+    rows = [atlas.weights[[m for m in members if side in naming.labels[m]]].sum(axis=0) for side, members in both]
+    out = np.zeros((len(rows), int(np.prod(atlas.grid.shape))), np.float32)
+    out[:, atlas.voxel] = rows
+    return out.reshape(len(rows), *atlas.grid.shape)
+
+
+def _table(images: Mapping[str, Volume], regions: Volume, levels: Volume | None, per: str) -> Columns:
+    """Rows of each map, one after the other."""
+    there = as_atlas(regions.data, regions.affine)
+    columns: dict[str, list[Any]] = {}
+    mean = f"{schema.MAP.upper()}()"
+    for name, image in images.items():
+        if name == schema.B0_IMAGE:
+            continue
+        found = extract(image, there, estimator=schema.MAP, per=per, level_map=levels).columns
+        rows = {"Metric": [name.upper()] * len(found[mean]), **found}
+        for key, values in rows.items():
+            columns.setdefault("Mean" if key == mean else key.removesuffix("()"), []).extend(values)
+    return Columns(columns)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
 from cohort_engine.errors import MissingInputError
+from cohort_engine.io.places import read_bytes
 from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
-from cohort_engine.stages.dwi import WITH_GRADIENTS
+from cohort_engine.stages.dwi import WITH_GRADIENTS, gradients_for
 from cohort_engine.stages.metric import error_image
 from cohort_engine.stages.tensor import METRICS, channel_image
-
-if TYPE_CHECKING:
-    pass
 
 ROI_MEMORY = 900.0
 """A series, its tensor, the template's parts in its voxels, and the network, MiB."""
@@ -33,8 +34,11 @@ class RoisConfig(Section):
     Masks that the study has (``label-ROI_dseg``, or ``label-LDC_mask`` and so on) always go first.
     """
 
-    source: Literal["off", "manual"] = OFF
-    """Who draws them: people (``manual``). ``off``: there are none."""
+    source: Literal["off", "manual", "network", "atlas"] = OFF
+    """Who draws them where the study has no masks: a ``network``; the ``atlas``, as cores of its parts; or nobody but people (``manual``).
+    ``off``: there are none."""
+    weights: str | None = Field(default=None, exclude=True)
+    """File of another network than the packaged one, as ``cohort-engine train rois`` leaves it; workers read it, too."""
 
 
 def roi_quality() -> dict[str, schema.VariableSpec]:
@@ -50,7 +54,7 @@ def roi_table_specs(metrics: Sequence[schema.Metric], estimators: Sequence[str])
         yield from (schema.sums_spec(metric, schema.DRAWN), schema.error_sums_spec(metric, schema.DRAWN))
 
 
-def run_rois(inputs: StageInput) -> dict[str, Array]:
+def run_rois(inputs: StageInput, *, weights: str | None = None) -> dict[str, Array]:
     """Take or draw the regions, and reduce each metric over them: ``rois/*``, ``tables/drawn/<metric>_*`` and quality numbers.
 
     Raises
@@ -69,7 +73,7 @@ def run_rois(inputs: StageInput) -> dict[str, Array]:
     frame = next(iter(images.values())).volume
     mask = inputs.mask(schema.DWI_MASK)
     cord = on_voxels_of(frame, mask, what=schema.words(schema.DWI_MASK), like=f"the {schema.words(schema.DWI)}").data > 0.5
-    numbers, source = drawn(inputs, frame, cord)
+    numbers, source = drawn(inputs, frame, cord, weights)
     box, place = boxed(numbers, cord, frame.affine)
     out: dict[str, Array] = {
         schema.ROI_SPECS[schema.ROI_NUMBER].path: box, schema.ROI_SPECS[schema.ROI_PLACE].path: place,
@@ -112,16 +116,26 @@ def roi_quality_of(numbers: Array, cord: Array, known: Array, spacing: Array) ->
 
 
 # --- who draws ------------------------------------------------------------------------------------------------------------
-def drawn(inputs: StageInput, frame: Volume, cord: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], str]:
+def drawn(inputs: StageInput, frame: Volume, cord: NDArray[np.bool_], weights: str | None) -> tuple[NDArray[np.uint8], str]:
     """Return the number (x, y, z) of the region of each voxel, and who drew them: what people drew goes first."""
-    from cohort_engine.single.rois import numbers_of
+    from cohort_engine.single.rois import atlas_numbers, drawn_by_network, numbers_of, slices_of
 
     masks = by_hand(inputs, frame)
     if masks is not None:
         return numbers_of(masks), schema.MANUAL_ROIS
-    raise MissingInputError(
-        expected="masks of the regions", found="none", where=schema.words(schema.DWI_ROIS), remedy="Add them to the study (stages.rois.source).",
-    )  # fmt: skip
+    source = str(inputs.params["source"])
+    if source == schema.MANUAL_ROIS:
+        raise MissingInputError(
+            expected="masks of the regions", found="none", where=schema.words(schema.DWI_ROIS),
+            remedy="Add them to the study, or let the network or the atlas draw them (stages.rois.source).",
+        )  # fmt: skip
+    shares = parts_in(inputs, frame)
+    if source == schema.ATLAS_ROIS:
+        return atlas_numbers(shares, frame.grid.spacing), source
+    slices, where = slices_of(images_in(inputs), cord, frame.grid.spacing, shares)
+    numbers = np.zeros(cord.shape, np.uint8)
+    numbers[:, :, where] = drawn_by_network(slices, weights=weights)
+    return numbers, source
 
 
 def by_hand(inputs: StageInput, frame: Volume) -> NDArray[np.bool_] | None:
@@ -137,7 +151,41 @@ def by_hand(inputs: StageInput, frame: Volume) -> NDArray[np.bool_] | None:
     return np.stack(there) if not inputs.files.keys().isdisjoint(schema.DWI_ROI_MASKS) else None
 
 
+def parts_in(inputs: StageInput, frame: Volume) -> NDArray[np.float32]:
+    """Share (roi, x, y, z) of each voxel that belongs to each part of the cord, through the template map."""
+    from cohort_engine.mapping.native import native_shares
+    from cohort_engine.rois.cores import parts_of
+
+    positions = inputs.load(schema.fit_spec(schema.DWI).path)
+    return native_shares(positions, inputs.template, parts_of(inputs.template), frame.affine, frame.grid.shape)
+
+
+def images_in(inputs: StageInput) -> dict[str, Array]:
+    """All images (x, y, z) that a network may ask for: the mean without diffusion weighting, and the maps of the tensor."""
+    from cohort_engine.qmri.tensor import CHANNELS
+    from cohort_engine.single.moco import mean_of
+
+    series, tensor = inputs.series(schema.DWI_MOCO), inputs.series(schema.DWI_TENSOR)
+    maps = {name: tensor.data[..., CHANNELS.index(name)] for name in METRICS}
+    return {schema.B0_IMAGE: mean_of(series.data, gradients_for(inputs, series).b0), **maps}
+
+
 # --- the stage ------------------------------------------------------------------------------------------------------------
+def content_of(weights: str | None) -> str:
+    """Content hash of the network: part of the key of all that it draws.
+
+    Raises
+    ------
+    MissingInputError, StorageError
+        No such file.
+    """
+    if weights is not None:
+        return hashlib.sha256(read_bytes(weights, what="weights of the network of the regions")).hexdigest()
+    from cohort_engine.nn.weights import content
+
+    return content(schema.ROI_STAGE)
+
+
 def rois_stages(config: Config) -> Iterable[Stage]:
     """One stage, where the regions and a metric of diffusion are asked for."""
     chosen: RoisConfig = config.stages.rois
@@ -149,9 +197,11 @@ def rois_stages(config: Config) -> Iterable[Stage]:
         "source": chosen.source, "metrics": [m.name for m in metrics], "mask_unreliable": config.stages.tensor.mask_unreliable,
         **{f"reduce.{k}": v for k, v in reduce.model_dump(mode="json", include={"estimators", "min_coverage", "weights"}).items()},
     }  # fmt: skip
+    if network:
+        params["weights"] = content_of(chosen.weights)
     tables = roi_table_specs(metrics, reduce.estimators)
     yield Stage(
-        name=schema.ROI_STAGE, version="1", run=run_rois, params=params,
+        name=schema.ROI_STAGE, version="1", run=partial(run_rois, weights=chosen.weights), params=params,
         roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN, *((schema.DWI_MOCO,) if network else ())),
         alternatives=WITH_GRADIENTS if network else ((),), optional=(schema.DWI_ROIS, *schema.DWI_ROI_MASKS),
         needs=(schema.fit_stage(schema.DWI),), writes=(*schema.ROI_SPECS.values(), *tables, *roi_quality().values()), memory=ROI_MEMORY, gpu=network,

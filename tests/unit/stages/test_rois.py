@@ -17,11 +17,14 @@ from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.frame import run_query
 from cohort_engine.reduce.cohort import tabulate
+from cohort_engine.rois import train
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of, to_make
+from cohort_engine.stages.rois import rois_methods, run_rois
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.store.verify import verify
 from cohort_engine.template.base import Template
+from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import HandMadeStore
 
 LEFT, RIGHT = "ROI left dorsal column", "ROI right dorsal column"
@@ -48,19 +51,23 @@ def stage(source: str = "manual") -> Any:
 def make(tmp_path: Path, tiny_template: Template):
     """Inputs of the stage: an image on the template's own voxels, whose map is the template itself."""
 
-    def call(files: dict[str, Any], affine: Any = None, **params: Any) -> StageInput:
-        place = tiny_template.grid.affine
-        tensor = np.full((*SHAPE, len(CHANNELS)), np.nan, np.float32)
-        tensor[..., CHANNELS.index("fa")], tensor[..., CHANNELS.index("fa_se")], tensor[..., CHANNELS.index("reliable")] = FA, ERROR, 1
-        tensor[1, 1, 1, CHANNELS.index("reliable")] = 0
-        mask = np.zeros(SHAPE, np.float32)
-        mask[1:5, 1] = 1
+    def call(files: dict[str, Any], affine: Any = None, template: Template = tiny_template, **params: Any) -> StageInput:
+        place, shape = template.grid.affine, template.grid.shape
+        tensor, mask = np.ones((*shape, len(CHANNELS)), np.float32), np.zeros(shape, np.float32)
+        mask[tuple(template.packing.ijk.T)] = 1
+        if template is tiny_template:
+            tensor[..., CHANNELS.index("fa")], tensor[..., CHANNELS.index("fa_se")] = FA, ERROR
+            tensor[1, 1, 1, CHANNELS.index("reliable")] = 0
         places = {}
         for role, data in ({"dwi_tensor": tensor, "dwi_mask": mask, "dwi_mean": mask} | files).items():
+            if isinstance(data, str):
+                (tmp_path / role).write_text(data)
+                places[role] = str(tmp_path / role)
+                continue
             places[role] = str(tmp_path / f"{role}.nii.gz")
             write_volume(places[role], Volume(np.asarray(data), place if role not in files or affine is None else affine))
-        load = {"fit/dwi": tiny_template.packing.xyz}.__getitem__
-        return StageInput(places, {}, {**stage().params, **params}, tiny_template, load)
+        load = {"fit/dwi": template.packing.xyz}.__getitem__
+        return StageInput(places, {}, {**stage().params, **params}, template, load)
 
     return call
 
@@ -107,7 +114,7 @@ def test_what_is_kept_is_a_box_of_numbers_its_place_and_who_drew(make, tiny_temp
 
 
 def test_masks_of_single_regions_are_the_same(make):
-    single = {role: i == NUMBERS for role, i in (("dwi_roildc", 1), ("dwi_roirdc", 5))}
+    single = {role: np.equal(NUMBERS, i) for role, i in (("dwi_roildc", 1), ("dwi_roirdc", 5))}
     np.testing.assert_array_equal(stage().run(make(single))["rois/number"], NUMBERS[1:5, 1:2])
 
 
@@ -115,6 +122,69 @@ def test_a_voxel_in_two_masks_is_in_none(make):
     with pytest.warns(CohortWarning, match="1 voxels lie in two masks"):
         made = stage().run(make({"dwi_roildc": NUMBERS == 1, "dwi_roirdc": np.roll(NUMBERS == 5, -2, axis=0)}))
     assert np.count_nonzero(made["rois/number"]) == 3
+
+
+# --- drawn here -----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def level() -> Template:
+    return parametric_cord(spacing=1.0, top="C4", bottom="C4")
+
+
+def where(made: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Middle (RAS+, mm) of each region."""
+    box, place = made["rois/number"], made["rois/place"]
+    return {name: place[:, :3] @ np.argwhere(box == i).mean(axis=0) + place[:, 3] for i, name in enumerate(schema.ROIS, 1)}
+
+
+def test_cores_of_the_atlas_lie_in_their_parts(make, level):
+    made = stage().run(make({}, template=level, source="atlas"))
+    at = where(made)
+    assert schema.ROI_SOURCES[int(made["rois/source"])] == "atlas"
+    for part in schema.PARTS:
+        assert at[f"left {part}"][0] < at[f"right {part}"][0]
+    assert at["left ventral column"][1] > at["left grey matter"][1] > at["left dorsal column"][1]
+    assert at["left lateral column"][0] < at["left grey matter"][0] - 1
+    assert 20 < float(made["qc/rois_area"]) < 60
+    assert made["tables/drawn/fa_wa"].shape == (1, 8)
+    np.testing.assert_allclose(made["tables/drawn/fa_wa"], 1)
+
+
+def test_a_network_sees_maps_and_atlas_of_the_slices_with_cord(make, level, monkeypatch):
+    """Without diffusion weighting the signal is 7: the mean of the first and the last volume."""
+    seen: list[Any] = []
+
+    class Network:
+        def predict(self, slices):
+            seen.append(slices)
+            return np.where(slices.prior > 0.5, 0.9, 0.0)
+
+        def masks(self, slices, heat):
+            return heat > 0.5
+
+    monkeypatch.setattr(train, "load_rois", lambda weights, **_: seen.append(weights) or Network())
+    series = np.broadcast_to(np.array([6, *[1] * 6, 8], np.float32), (*level.grid.shape, 8))
+    directions = np.vstack([np.zeros(8), np.zeros(8), [0, *[1] * 6, 0]])
+    text = "\n".join(" ".join(f"{v:g}" for v in row) for row in directions)
+    files = {"dwi_moco": series, "dwi": series, "dwi_bval": "0 800 800 800 800 800 800 0", "dwi_bvec": text}
+    made = run_rois(make(files, template=level, source="network"), weights="own")
+    assert seen[0] == "own"
+    assert {n: float(image[seen[1].cord].mean()) for n, image in seen[1].images.items()} == {"b0": 7, "fa": 1, "md": 1, "ad": 1, "rd": 1}
+    assert len(seen[1]) == level.grid.shape[2]
+    assert schema.ROI_SOURCES[int(made["rois/source"])] == "network"
+    assert set(np.unique(made["rois/number"])) == set(range(9))
+
+
+def test_another_network_makes_another_key_and_no_path_is_kept(tmp_path):
+    keys = []
+    for content in (b"one", b"two"):
+        (tmp_path / "own.safetensors").write_bytes(content)
+        chosen = parse_config({
+            "data": {"bids": "b", "store": "s"},
+            "stages": {"metrics": ["fa"], "rois": {"source": "network", "weights": str(tmp_path / "own.safetensors")}},
+        })  # fmt: skip
+        keys.append(next(s for s in stages_of(chosen) if s.name == "rois").recipe("t").hash)
+        assert "own" not in str(chosen.science())
+    assert len(set(keys)) == 2
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------------
@@ -151,26 +221,25 @@ def test_the_store_is_whole(cohort):
     assert [str(p) for p in verify(cohort)] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "value", "n"),
-    [
-        (f"fa tract='{LEFT}' level=C3", 0.5, 2),
-        (f"fa tract='{LEFT}' level=C3 estimator=wa", 0.5, 2),
-        (f"fa tract='{LEFT}' level=C2:C3", (0.5 + 0.9) / 2, 3),
-        (f"fa tract='{LEFT}' level=C2:C3 estimator=wa", (0.4 + 0.6 + 0.9) / 3, 3),
-        ("fa tract='ROI dorsal column' level=C3 estimator=wa", 0.5, 3),
-        (f"fa tract='{LEFT} + {RIGHT}' level=C3 estimator=wa", 0.5, 3),
-        (f"fa tract='{LEFT}' level=C3 space=template", np.nan, 0),
-        (f"fa tract='{RIGHT}' level=C2", np.nan, 0),
-    ],
-)
-def test_a_query_answers_a_drawn_region(cohort, text, value, n):
-    quick = run_query(cohort, text)
-    slow = run_query(open_cohort(cohort), text)
-    for found in (quick, slow):
-        assert found["value"].tolist()[0] == pytest.approx(value, nan_ok=True)
-        assert np.isnan(found["value"].tolist()[1])
-        assert found["n"].tolist()[0] == pytest.approx(n)
+ANSWERS = {
+    f"fa tract='{LEFT}' level=C3": (0.5, 2),
+    f"fa tract='{LEFT}' level=C3 estimator=wa": (0.5, 2),
+    f"fa tract='{LEFT}' level=C2:C3": ((0.5 + 0.9) / 2, 3),
+    f"fa tract='{LEFT}' level=C2:C3 estimator=wa": ((0.4 + 0.6 + 0.9) / 3, 3),
+    "fa tract='ROI dorsal column' level=C3 estimator=wa": (0.5, 3),
+    f"fa tract='{LEFT} + {RIGHT}' level=C3 estimator=wa": (0.5, 3),
+    f"fa tract='{LEFT}' level=C3 space=template": (np.nan, 0),
+    f"fa tract='{RIGHT}' level=C2": (np.nan, 0),
+}
+
+
+def test_queries_answer_drawn_regions(cohort):
+    opened = open_cohort(cohort)
+    for text, (value, n) in ANSWERS.items():
+        for source in (cohort, opened):
+            found = run_query(source, text)
+            assert found["value"].tolist() == [pytest.approx(value, nan_ok=True), pytest.approx(np.nan, nan_ok=True)], text
+            assert found["n"].tolist()[0] == pytest.approx(n), text
 
 
 def test_regions_of_a_metric_are_those_of_the_atlas_and_those_drawn(cohort, tiny_template):
@@ -186,3 +255,12 @@ def test_regions_of_a_metric_are_those_of_the_atlas_and_those_drawn(cohort, tiny
 def test_a_sum_of_a_tract_and_a_drawn_region_is_refused(cohort):
     with pytest.raises(InputError, match="expected a sum of regions of the atlas, or of drawn ones"):
         run_query(cohort, f"fa tract='white matter + {LEFT}' level=C3")
+
+
+def test_the_methods_say_who_drew():
+    science = config(source="atlas").science()
+    text = rois_methods(science, frozenset({"fa"}))
+    assert text.startswith("FA was averaged")
+    assert "cores of these parts in the template" in text
+    assert "unless they had been drawn by hand" in text
+    assert rois_methods(config(source="off").science(), frozenset({"fa"})) == ""
