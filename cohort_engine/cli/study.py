@@ -68,6 +68,29 @@ def simulate(
     say(f"{patients + controls} subjects in {out}")
 
 
+@command("simulate-rois")
+def simulate_rois(
+    out: Annotated[Path, typer.Argument(help="File to make (npz).")],
+    template: TemplateName = "parametric",
+    template_path: TemplatePath = None,
+    patients: Annotated[int, typer.Option(min=1, help="The DTI study had 89.")] = 89,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first patient.")] = 0,
+    seed: int = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Simulate diffusion scans of patients and the regions that raters draw in them: slices to train and judge networks on."""
+    from cohort_engine.phantom.roi_study import make_roi_slices
+    from cohort_engine.template import load_template
+
+    def told(done: int) -> None:
+        if done % 10 == 0:
+            say(f"{done} of {patients} patients")
+
+    made = make_roi_slices(load_template(template, path=template_path), patients=patients, seed=seed, first=first, progress=told, workers=workers)
+    made.save(out)
+    say(f"{len(made)} slices of {patients} patients in {out}")
+
+
 @command()
 def index(
     study: Annotated[str, typer.Argument(help="Study file (YAML), or folder or URL of a BIDS dataset.", metavar="STUDY")],

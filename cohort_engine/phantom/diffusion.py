@@ -6,23 +6,24 @@ Content is moved by motion, distortion and eddy currents before it is scanned; n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from numpy.random import SeedSequence
+from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
+from cohort_engine import schema
 from cohort_engine.io.volume import Volume, decode_voxels, encode_volume
 from cohort_engine.phantom import images
-from cohort_engine.phantom.anatomy import Anatomy
+from cohort_engine.phantom.anatomy import Anatomy, neck
 from cohort_engine.phantom.compression import Patient
 from cohort_engine.phantom.epi import DwiImperfection, Field, draw_dropped, draw_eddy, draw_field, draw_motion, positions, scanned
 from cohort_engine.phantom.images import CORD, Signal, Texture
 from cohort_engine.phantom.protocol import B800, DwiProtocol, fsl_texts, gradients, sidecar
-from cohort_engine.phantom.subject import GROUPS, PATIENT, axial_grid, draw_body
+from cohort_engine.phantom.subject import GROUPS, PATIENT, Body, axial_grid, draw_body, stack_grid
 from cohort_engine.phantom.tensors import B0, BASE_MD, NODES, Diffusion, draw_diffusion, node_weights
 from cohort_engine.phantom.tissue import FLUID, WHITE, regional_truth
 from cohort_engine.template.base import Template
@@ -140,12 +141,55 @@ def make_dwi(
     """
     body = draw_body(template, group=group, number=number, seed=seed, site=site, severity=severity, patient=patient)
     streams = SeedSequence(seed, spawn_key=(5, GROUPS.index(group), number)).spawn(6)
-    tissue_rng, grid_rng, look_rng, motion_rng, field_rng, noise_rng = (np.random.default_rng(s) for s in streams)
-    anatomy = body.anatomy
-    offsets = {"fa_offset": protocol.fa_offset, "md_factor": protocol.md_factor}
-    diffusion = draw_diffusion(template, anatomy, tissue_rng, age=body.age, **offsets)
+    tissue, scan = _tissue(template, body, protocol, imperfection, streams[0]), [np.random.default_rng(s) for s in streams[1:]]
     voxel = (*protocol.voxel, protocol.thickness + protocol.gap)
-    grid = axial_grid(template, anatomy, protocol.plane, voxel, grid_rng, slices=protocol.slices)
+    grid = axial_grid(template, body.anatomy, protocol.plane, voxel, scan[0], slices=protocol.slices)
+    return _scan(template, tissue, grid, protocol, imperfection, scan[1:], reverse=reverse)
+
+
+def make_stacks(
+    template: Template, stacks: int, *, group: str = PATIENT, number: int = 0, seed: int = 0, site: int = 0, severity: float | None = None,
+    patient: Patient | None = None, protocol: DwiProtocol, imperfection: DwiImperfection = DwiImperfection(),  # noqa: B008 (frozen)
+) -> list[DwiScan]:  # fmt: skip
+    """Simulate the same subject scanned in several stacks, from the top down, each across the cord at its middle, as radiographers plan them.
+
+    Their middles lie evenly from the top of C2 to the middle of T1; each has the slices of the protocol, and motion and noise of its own. Other
+    parameters as of `make_dwi`.
+    """
+    body = draw_body(template, group=group, number=number, seed=seed, site=site, severity=severity, patient=patient)
+    key = (5, GROUPS.index(group), number)
+    tissue = _tissue(template, body, protocol, imperfection, SeedSequence(seed, spawn_key=key).spawn(1)[0])
+    voxel = (*protocol.voxel, protocol.thickness + protocol.gap)
+    low, high = neck(template)
+    low = min(low, template.landmarks[schema.BODY].get(schema.level_number("T1"), low))
+    scans = []
+    for stack in range(stacks):
+        rng = [np.random.default_rng(s) for s in SeedSequence(seed, spawn_key=(*key, stack)).spawn(5)]
+        grid = stack_grid(body.anatomy, high - (stack + 0.5) / stacks * (high - low), protocol.plane, voxel, rng[0], slices=protocol.slices or 1)
+        scans.append(_scan(template, tissue, grid, protocol, imperfection, rng[1:], reverse=False))
+    return scans
+
+
+class _Tissue(NamedTuple):
+    anatomy: Anatomy
+    diffusion: Diffusion
+    section: images.Section
+
+
+def _tissue(template: Template, body: Body, protocol: DwiProtocol, imperfection: DwiImperfection, stream: SeedSequence) -> _Tissue:
+    """Draw what is scanned, and mix its signals on the template."""
+    offsets = {"fa_offset": protocol.fa_offset, "md_factor": protocol.md_factor}
+    diffusion = draw_diffusion(template, body.anatomy, np.random.default_rng(stream), age=body.age, **offsets)
+    return _Tissue(body.anatomy, diffusion, _section(template, diffusion, body.anatomy, protocol.b / 1000, imperfection.rim))
+
+
+def _scan(
+    template: Template, tissue: _Tissue, grid: Grid, protocol: DwiProtocol, imperfection: DwiImperfection, rng: Sequence[Generator], *, reverse: bool
+) -> DwiScan:  # fmt: skip
+    """Scan on a grid; generators of what the surroundings look like, of motion, of the field and of noise."""
+    anatomy, diffusion, section = tissue
+    look_rng, motion_rng, field_rng, noise_rng = rng
+    voxel = (*protocol.voxel, protocol.thickness + protocol.gap)
     texture, receive = Texture.draw(look_rng, wavelength=9.0), images.bias_field(grid, look_rng, imperfection.bias)
     bvals, directions = gradients(protocol)
     shifts, jumped = draw_motion(len(bvals), grid.shape[2], voxel[2], motion_rng, imperfection)
@@ -156,7 +200,6 @@ def make_dwi(
 
     reach = [np.abs(shifts[..., 0]).max(), np.abs(shifts[..., 1]).max() + imperfection.distortion + 3 * imperfection.eddy]
     margin = int(np.ceil((reach[0] + MARGIN) / voxel[0])), int(np.ceil((reach[1] + MARGIN) / voxel[1]))
-    section = _section(template, diffusion, anatomy, protocol.b / 1000, imperfection.rim)
     weightings = {name: 0.0 if name == PLAIN else protocol.b / 1000 for name in (PLAIN, *_nodes())}
     fine = images.render_fine(
         section, anatomy, texture, template.landmarks["disc"], _widened(grid, margin), weightings, split=SPLIT, thickness=protocol.thickness

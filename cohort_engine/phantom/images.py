@@ -262,6 +262,34 @@ def _average(
     return {name: t / len(offsets) for name, t in total.items()}
 
 
+def average_over(
+    section: Section, anatomy: Anatomy, grid: Grid, *, thickness: float, shifts: FloatArray | None = None
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Mean of the channels of a section over the slices of a grid: (x, y, z) each, zeros far from the cord.
+
+    Parameters
+    ----------
+    section, anatomy : as in `render`
+    grid : Grid
+        In the plane each voxel is looked at in its middle.
+    thickness : float
+        Of a slice, mm; the slices of `grid` may lie farther apart.
+    shifts : (z, 2) array, optional
+        As in `render`.
+    """
+    centres = grid.world(np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in grid.shape), indexing="ij"), axis=-1))
+    if shifts is not None:
+        centres -= (shifts @ (grid.affine[:3, :2] / grid.spacing[:2]).T)[None, None]
+    place = anatomy.template(centres)
+    near = _near(place, anatomy, section)
+    edges = np.asarray(grid.affine[:3, :3] / [1.0, 1.0, float(grid.spacing[2]) / thickness], np.float64)
+    inner = _average(section, anatomy, centres[near], place[near][:, 2], edges, tuple(section.channels), (1, 1))
+    images = {name: np.zeros(grid.shape, np.float32) for name in section.channels}
+    for name, image in images.items():
+        image[near] = inner[name]
+    return images
+
+
 def render_fine(
     section: Section, anatomy: Anatomy, texture: Texture, discs: Mapping[int, float], grid: Grid, weightings: Mapping[str, float], *,
     split: int, thickness: float,

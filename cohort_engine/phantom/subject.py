@@ -32,6 +32,10 @@ T2W_MASK, MT_MASK, T2W_LANDMARKS = (
     schema.role(schema.T2W, schema.MASK), schema.role(schema.MT, schema.MASK), schema.role(schema.T2W, schema.LANDMARKS),
 )  # fmt: skip
 LOW_SIGNAL = 0.05
+TILT = (1.5, 0.7, 1.0)
+"""How far slices are turned against the cord, and about it, degrees (standard deviation)."""
+OFF_MIDDLE = (2.0, 4.0, 1.0)
+"""How far the middle of a stack lies from the cord, right, front and up, mm (standard deviation)."""
 MT_PLANE = (64.0, 64.0)
 """Field of view of the MT images, mm."""
 MOTOR, SENSORY = ("lateral corticospinal tract",), ("fasciculus cuneatus", "fasciculus gracilis")
@@ -355,11 +359,26 @@ def axial_grid(
     """
     low, high = neck(template)
     middle = (low + high) / 2
-    i = int(np.searchsorted(anatomy.z, middle))
-    tangent = anatomy.tangent[i]
-    tilt = np.array([-np.arctan2(tangent[1], tangent[2]), np.arcsin(tangent[0]), 0.0]) + np.deg2rad(rng.normal(0, [1.5, 0.7, 1.0]))
+    tilt = _across(anatomy, middle) + np.deg2rad(rng.normal(0, TILT))
+    tangent = anatomy.tangent[int(np.searchsorted(anatomy.z, middle))]
     length = float(np.ptp(anatomy.world(np.array([[0, 0, low], [0, 0, high]])) @ tangent)) + 3 * voxel[2]
     return _box(anatomy, middle, tilt, np.array([*plane, length if slices is None else slices * voxel[2]]), np.array(voxel))
+
+
+def stack_grid(
+    anatomy: Anatomy, middle: float, plane: tuple[float, float], voxel: tuple[float, float, float], rng: Generator, *, slices: int
+) -> Grid:  # fmt: skip
+    """Stack of slices across the cord at template z `middle`, planned by hand: turned by a degree or so, and the cord some mm off its middle."""
+    grid = _box(anatomy, middle, _across(anatomy, middle) + np.deg2rad(rng.normal(0, TILT)), np.array([*plane, slices * voxel[2]]), np.array(voxel))
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ (rng.normal(0, OFF_MIDDLE) / np.array(voxel))
+    return Grid(grid.shape, affine)
+
+
+def _across(anatomy: Anatomy, z: float) -> NDArray[np.float64]:
+    """Angles (radians about x, y, z) of slices across the cord at template z."""
+    tangent = anatomy.tangent[int(np.searchsorted(anatomy.z, z))]
+    return np.array([-np.arctan2(tangent[1], tangent[2]), np.arcsin(tangent[0]), 0.0])
 
 
 def _t2w_grid(template: Template, anatomy: Anatomy, head: Head | None, protocol: Protocol, rng: Generator) -> Grid:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,31 @@ class Template(Heights):
                 expected=f"template {digest}", found=f"{self.name} {self.version} with hash {self.digest}", where=where,
                 remedy="Load the template the store was built with, or build a new store.",
             )  # fmt: skip
+
+
+def cut(template: Template, top: str, bottom: str) -> Template:
+    """Keep the levels from `top` to `bottom` of a template's maps and atlas, which then has fewer voxels; grid, levels and landmarks stay.
+
+    Examples
+    --------
+    >>> from cohort_engine.template.parametric import parametric_cord
+    >>> cut(parametric_cord(spacing=2.0), "C3", "C4").levels
+    ('C3', 'C4')
+    """
+    numbers = range(schema.level_number(top, where="top"), schema.level_number(bottom, where="bottom") + 1)
+    k = np.flatnonzero(np.isin(template.slice_level, numbers))
+    if not k.size:
+        raise LevelError(
+            expected=f"levels of the template ({', '.join(template.levels)})", found=f"{top} to {bottom}", where="cutting a template",
+            remedy="Ask for those.",
+        )  # fmt: skip
+    low, high = int(k[0]), int(k[-1]) + 1
+    kept = np.flatnonzero((template.packing.ijk[:, 2] >= low) & (template.packing.ijk[:, 2] < high))
+    block = slice(low - template.corner[2], high - template.corner[2])
+    maps = {name: getattr(template, name)[:, :, block] for name in ("cord", "wm", "gm", "csf")}
+    packing = replace(template.packing, ijk=template.packing.ijk[kept], level=template.packing.level[kept])
+    atlas = replace(template.atlas, weights=template.atlas.weights[:, kept])
+    return replace(template, corner=(*template.corner[:2], low), **maps, packing=packing, atlas=atlas)
 
 
 def sparse_rows(columns: list[tuple[NDArray[np.int64], FloatArray]], n_columns: int) -> sparse.csr_array:
