@@ -83,9 +83,11 @@ def by_pattern(known: BoolArray) -> Iterator[tuple[BoolArray, NDArray[np.intp]]]
     >>> [(rows.tolist(), columns.tolist()) for rows, columns in by_pattern(np.array([[True, False, True], [True, True, True]]))]
     [([False, True], [1]), ([True, True], [0, 2])]
     """
-    patterns, member = np.unique(known, axis=1, return_inverse=True)
-    for i, rows in enumerate(patterns.T):
-        yield rows, np.flatnonzero(member.reshape(-1) == i)
+    alike: dict[bytes, list[int]] = {}
+    for column, bits in enumerate(np.packbits(known, axis=0).T):
+        alike.setdefault(bits.tobytes(), []).append(column)
+    for _, columns in sorted(alike.items()):
+        yield known[:, columns[0]], np.array(columns, np.intp)
 
 
 def _numeric(column: ArrayLike) -> bool:

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cohort_engine.analysis.covariates import BoolArray, Coding, Covariates, FloatArray, as_table, as_words, by_pattern
-from cohort_engine.errors import InputError, optional, unknown_name
+from cohort_engine.errors import InputError, unknown_name
 
 WHERE = "harmonise"
-MOST_FOLDS = 5
-"""Parts of the cross-validation that tells sites, where they are large enough."""
 ARRAYS = ("mean", "effects", "sd", "shift", "scale", "n")
 SMALLEST = 2
 """Values of a feature that a site needs for a variance."""
@@ -221,81 +219,6 @@ def apply(model: Model, values: ArrayLike, site: ArrayLike, covariates: Covariat
     out = people + model.sd * (scaled - model.shift[at]) / model.scale[at]
     out = np.where(model.sd == 0, table, out)
     return np.where(there[:, None], out, np.nan)
-
-
-@dataclass(frozen=True)
-class SiteCheck:
-    """How well a classifier tells the site: balanced accuracy of each fold, their mean, what guessing gives, and the subjects, used and left out."""
-
-    accuracy: float
-    folds: tuple[float, ...]
-    chance: float
-    n: int
-    left_out: int = 0
-
-
-def tell_site(values: ArrayLike, site: ArrayLike, *, folds: int | None = None, seed: int = 0) -> SiteCheck:
-    """Tell the site by logistic regression, cross-validated: run it before and after.
-
-    Parameters
-    ----------
-    values : (subject, feature)
-        Missing: the median of the training fold; a feature without any value, and a subject without any, are left out.
-    site : (subject)
-        A subject without one (``""``) is left out.
-    folds : int, optional
-        By default `MOST_FOLDS`, or as many as the smallest site has subjects; sites of one subject are left out then. Subjects are counted after
-        the others were left out.
-    seed : int
-        Folds are stratified, and shuffled with it.
-
-    Returns
-    -------
-    SiteCheck
-
-    Raises
-    ------
-    InputError
-        One site, no values, or a site with fewer subjects than folds.
-
-    Notes
-    -----
-    A line between sites sees shifts, not scales. Values that were harmonised together with the test folds have the folds' means removed, so that
-    the accuracy can fall below chance; it then says "nothing left", not more. Needs scikit-learn (extra ``analysis``).
-
-    Examples
-    --------
-    >>> shifted = np.r_[np.zeros(20), np.ones(20)][:, None] * 9 + np.random.default_rng(0).normal(size=(40, 1))
-    >>> tell_site(shifted, ["A"] * 20 + ["B"] * 20).accuracy
-    1.0
-    """
-    with optional("scikit-learn", "analysis", where=WHERE):
-        from sklearn.impute import SimpleImputer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-    table, place = as_table(values, where=WHERE), _site(site)
-    _same_length(place, len(table))
-    table = table[:, np.isfinite(table).any(axis=0)]
-    rows = np.isfinite(table).any(axis=1) & (place != "")
-    table, place = table[rows], place[rows]
-    names, sizes = np.unique(place, return_counts=True)
-    if folds is None:
-        large = np.isin(place, names[sizes > 1])
-        table, place = table[large], place[large]
-        names, sizes = np.unique(place, return_counts=True)
-    smallest = int(sizes.min()) if sizes.size else 0
-    folds = min(MOST_FOLDS, smallest) if folds is None else folds
-    if len(names) < 2 or smallest < folds or folds < 2:
-        found = f"{len(names)} sites with values, the smallest of {smallest}, and {folds} folds"
-        remedy = "Use fewer folds." if folds > 2 else "Add people, or leave the sites out of the analysis."
-        raise InputError(expected="two sites or more, of at least as many subjects as folds", found=found, where=WHERE, remedy=remedy)
-    steps = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), LogisticRegression(max_iter=2000))
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    scores = cross_val_score(steps, table, place, cv=split, scoring="balanced_accuracy")
-    return SiteCheck(float(scores.mean()), tuple(map(float, scores)), 1 / len(names), len(table), len(rows) - len(table))
 
 
 def _posterior(z: FloatArray, shrink: bool) -> tuple[FloatArray, FloatArray]:

@@ -446,6 +446,12 @@ def _doubtful(ds: xr.Dataset, people: People) -> list[str]:
     return out
 
 
+def harmonise_keeps(people: People, config: AnalysisConfig) -> dict[str, Any]:
+    """Columns whose effects harmonisation keeps, the group as 0 and 1."""
+    keep: dict[str, Any] = people.covariates([n for n in config.harmonise.keep if n != schema.GROUP])
+    return {schema.GROUP: people.group, **keep} if schema.GROUP in config.harmonise.keep else keep
+
+
 def _harmonised(material: Material, config: AnalysisConfig) -> Material:
     """Remove scanner effects, metric by metric, if the study asks for it."""
     site = config.harmonise.site
@@ -458,9 +464,7 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
             return replace(material, notes=(*material.notes, *_without(people, [schema.SITE], "are in no comparison of sites"), note))
         return material
     where = [str(v) for v in people.column(site)]
-    keep: dict[str, Any] = people.covariates([n for n in config.harmonise.keep if n != schema.GROUP])
-    if schema.GROUP in config.harmonise.keep:
-        keep = {schema.GROUP: people.group, **keep}
+    keep = harmonise_keeps(people, config)
     out, models = material.values.copy(), {}
     lost = people.lacking((site, *keep))
     there = [w if w and who not in lost else "" for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]

@@ -193,7 +193,8 @@ def _harmonisation(s: _Study) -> str:
     keep = f", keeping the effects of {listed(kept)}" if kept else ""
     text = f"Effects of {chosen['site'].replace('_', ' ')} were removed from each metric with ComBat [@combat, @fortin]{keep}."
     if s.has("site_check"):
-        text += f" What was left was checked with a cross-validated logistic regression that told {chosen['site']} from all features."
+        text += f" What was left was checked with a linear discriminant that told {chosen['site']} from all features, in cross-validation with the "
+        text += "harmonisation learnt in each training part alone, and held against permutations within the groups."
     return text
 
 

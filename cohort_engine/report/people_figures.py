@@ -15,6 +15,7 @@ from cohort_engine.report import drawing
 from cohort_engine.report.drawing import CASE_COLOUR, CONTROL_COLOUR, FAINT, INK, Drawn, level_order, quantity, scale
 from cohort_engine.report.material import ESTIMATOR, METRIC, WHITE_MATTER
 from cohort_engine.report.people import REASON
+from cohort_engine.report.summary import told_sites
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -257,13 +258,9 @@ def _telling(found: Analysis) -> str:
     check = drawing.table(found, "site_check")
     if check is None:
         return ""
-    said = [f"{r['accuracy']:.0%} {r['when']} harmonisation" if len(check) > 1 else f"{r['accuracy']:.0%}" for r in check.to_dict("records")]
     row = check.iloc[0]
     without = f", {int(row['left_out'])} left out" if row.get("left_out", 0) else ""
-    return (
-        f"A classifier of all features tells the site of {' and '.join(said)} of {int(row['n'])} people "
-        f"({int(row['folds'])}-fold cross-validation{without}); {row['chance']:.0%} is chance."
-    )
+    return f"{told_sites(check)}; {int(row['folds'])}-fold cross-validation of all features{without}."
 
 
 def leading_feature(found: Analysis, rows: pd.DataFrame) -> dict[str, Any]:

@@ -285,12 +285,16 @@ def _sites(found: Analysis) -> str:
     table = found.tables.get("site_check")
     if table is None or not len(table):
         return ""
-    parts = [f"{percent(float(r['accuracy']))} {r['when']} harmonisation" for r in table.to_dict("records")]
-    if len(parts) == 1:
-        parts = [percent(table["accuracy"].iloc[0])]
-    return (
-        f"A classifier tells the site with a balanced accuracy of {' and '.join(parts)} (guessing: {percent(float(table['chance'].to_numpy()[0]))})."
-    )
+    return f"{told_sites(table)}."
+
+
+def told_sites(table: pd.DataFrame) -> str:
+    """Say how well the site of held-out people is told, and what chance reaches."""
+    rows = table.to_dict("records")
+    when = [f" {r['when']} harmonisation" if len(rows) > 1 else "" for r in rows]
+    chance = [f"by chance {r['low']:.0%} to {r['high']:.0%}, p {equals(r['p'])}" for r in rows]
+    parts = [f"{r['accuracy']:.0%}{w} ({c})" for r, w, c in zip(rows, when, chance, strict=True)]
+    return f"A classifier tells the site of {int(rows[0]['n'])} held-out people with a balanced accuracy of {' and '.join(parts)}"
 
 
 def _repeats(found: Analysis) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.analysis import agreement, harmonise
+from cohort_engine.analysis import agreement
 from cohort_engine.analysis.classify import cross_validate
 from cohort_engine.analysis.cluster import cluster, profiles
 from cohort_engine.analysis.correlate import correlate
@@ -22,13 +22,26 @@ from cohort_engine.analysis.covariates import Coding
 from cohort_engine.analysis.groups import EFFECTS, LINEAR, Comparison, compare, false_discovery, inflation, widen
 from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
 from cohort_engine.analysis.roc import auc, best_threshold, compare_auc, curve, largest_auc
+from cohort_engine.analysis.site_check import tell_site
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import ConfigError, InputError, StoreError, unknown_name
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.choice import Choice
 from cohort_engine.query.question import Query
 from cohort_engine.query.reader import PROFILE_VARIABLES
-from cohort_engine.report.material import COMPRESSED, ESTIMATOR, FUNICULI, KEYS, METRIC, WHITE_MATTER, FloatArray, Material, in_order, read_features
+from cohort_engine.report.material import (
+    COMPRESSED,
+    ESTIMATOR,
+    FUNICULI,
+    KEYS,
+    METRIC,
+    WHITE_MATTER,
+    FloatArray,
+    Material,
+    harmonise_keeps,
+    in_order,
+    read_features,
+)
 from cohort_engine.report.people import IDENTITY, check_covariate, subject_table
 from cohort_engine.template.levels import WHOLE_CORD
 
@@ -518,16 +531,29 @@ def sites(m: Material, config: AnalysisConfig) -> Tables:
             effects.append(block[FEATURE].assign(site=where, shift=shift, scale=model.scale[i], n=model.n[i]))
     if effects:
         out["harmonisation"] = pd.concat(effects, ignore_index=True)
-    checks = []
-    both = np.isfinite(m.raw).any(axis=1) & np.isfinite(m.values).any(axis=1)
-    for when, values in {"before": m.raw, "after": m.values}.items():
-        if when == "after" and not m.models:
-            continue
-        check = harmonise.tell_site(values, np.where(both, place, ""), seed=config.seed)
-        row = {"when": when, "accuracy": check.accuracy, "chance": check.chance, "n": check.n, "left_out": check.left_out}
-        checks.append({**row, "folds": len(check.folds)})
-    out["site_check"] = pd.DataFrame(checks)
+    out["site_check"] = _site_check(m, config, place)
     return out
+
+
+def _site_check(m: Material, config: AnalysisConfig, place: NDArray[Any]) -> pd.DataFrame:
+    """Tell the site of held-out people from values as measured, and from those that were harmonised without them."""
+    both = np.isfinite(m.raw).any(axis=1) & np.isfinite(m.values).any(axis=1)
+    metric = m.features[METRIC].to_numpy(str)
+    keep = harmonise_keeps(m.people, config) if m.models else None
+    given: dict[str, Any] = {"covariates": keep, "blocks": [np.flatnonzero(metric == name) for name in m.models] or None}
+    checks = []
+    for when in ("before", "after") if m.models else ("before",):
+        check = tell_site(
+            m.raw,
+            np.where(both, place, ""),
+            harmonise=when == "after",
+            strata=m.people.group,
+            confidence=config.confidence,
+            seed=config.seed,
+            **given,
+        )
+        checks.append({"when": when} | {name: getattr(check, name) for name in ("accuracy", "chance", "low", "high", "p", "n", "left_out", "folds")})
+    return pd.DataFrame(checks)
 
 
 # --- agreement --------------------------------------------------------------------------------------------------------

@@ -340,11 +340,14 @@ TABLES: Mapping[str, Table] = {
         shown=(FEATURE_COLUMN, "units", "site", "shift", "scale", "n"), order="|shift",
     ),
     "site_check": Table(
-        "sites", "Can the site still be told?", "Cross-validated accuracy of a classifier that tells the site from the features.",
+        "sites", "Can the site still be told?", "How well a classifier tells the site of people who were held out from it, and "
+        "from the harmonisation.",
         {
             "when": Column("before or after harmonisation"), "accuracy": Column("balanced accuracy"),
-            "chance": Column("accuracy of guessing"), "n": Column("people", "people"),
-            "left_out": Column("people without a site, or without a value before or after, and those of sites of one", "people"),
+            "chance": Column("mean accuracy when sites are dealt out by chance within the groups"),
+            **_ends("interval that holds the accuracy by chance"), "p": Column("how often chance reaches the accuracy"),
+            "n": Column("people", "people"),
+            "left_out": Column("people without a site, value or covariate, and those of sites of fewer than three", "people"),
             "folds": Column("parts of the cross-validation"),
         },
     ),

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from cohort_engine.analysis import classify
 from cohort_engine.analysis.classify import LEFT_OUT, CrossValidated, _choose, _deal, cross_validate
 from cohort_engine.analysis.cluster import adjusted_rand, cluster
-from cohort_engine.analysis.harmonise import apply, learn, tell_site
+from cohort_engine.analysis.harmonise import apply, learn
 from cohort_engine.analysis.roc import auc
 from cohort_engine.errors import InputError, MissingPackageError
 
@@ -325,7 +325,6 @@ def test_sites_of_one_group_are_named() -> None:
     lambda: cross_validate(**BASE),
     lambda: cluster(BASE["values"]),
     lambda: adjusted_rand([0, 0, 1, 1], [0, 0, 1, 1]),
-    lambda: tell_site(BASE["values"], _sites()),
 ])  # fmt: skip
 def test_without_scikit_learn_the_extra_is_named(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sklearn", "sklearn.impute", "sklearn.cluster", "sklearn.metrics"):

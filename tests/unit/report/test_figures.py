@@ -458,12 +458,14 @@ def test_sites_before_and_after(make: Make, cohort: xr.Dataset, site: str | None
         base.assign(site=s, group=g, n=2, mean=m, sd=1.0, mean_harmonised=45.0, sd_harmonised=0.5)
         for s, m in (("a", 44.0), ("b", 46.0)) for g in ("HC", "DCM")
     ]  # fmt: skip
-    check = pd.DataFrame({"when": ["before", "after"], "accuracy": [0.9, 0.5], "chance": 0.5, "n": 8, "folds": 2})
+    check = pd.DataFrame({"when": ["before", "after"], "accuracy": [0.9, 0.5], "chance": 0.5, "low": 0.2, "high": 0.8, "p": 0.3, "n": 8, "folds": 2})
     drawn = one(people_figures.sites(make(site, sites=pd.concat(parts, ignore_index=True), site_check=check.head(count)), cohort))
     assert len(drawn.figure.axes) == count
     for axis, means in zip(drawn.figure.axes, ([44, 46], [45, 45]), strict=False):
         assert_allclose(np.asarray(axis.containers[0].lines[0].get_ydata(), float), means)
-    assert f"tells the site of {'90% before harmonisation and 50% after harmonisation' if site else '90%'} of 8 people" in drawn.caption
+    chance = "(by chance 20% to 80%, p = 0.300)"
+    told = f"90% before harmonisation {chance} and 50% after harmonisation {chance}" if site else f"90% {chance}"
+    assert f"tells the site of 8 held-out people with a balanced accuracy of {told}; 2-fold" in drawn.caption
 
 
 def test_the_flow_of_people_adds_up(make: Make, cohort: xr.Dataset) -> None:
