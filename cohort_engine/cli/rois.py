@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cohort_engine.cli.say import say, show
-from cohort_engine.cli.words import Command, Device, app
+from cohort_engine.cli.words import Command, Device, TemplateName, TemplatePath, app
 
 if TYPE_CHECKING:
     from cohort_engine.report.roi_page import Evaluation
@@ -49,3 +49,28 @@ def _show(found: Evaluation) -> None:
     first = regions[regions[METHOD] == found.methods[0].name]
     columns = [REGION, "dice", "dice_low", "dice_high", "recall", "precision", "outliers", "without_output", "error_percent", "wrong_side"]
     show(first[columns], f"{found.methods[0].name}, by region")
+
+
+reproduce_app = typer.Typer(help="Repeat a published study from nothing.", no_args_is_help=True)
+app.add_typer(reproduce_app, name="reproduce")
+reproduce_command = partial(reproduce_app.command, cls=Command)
+
+
+@reproduce_command("dti-csm")
+def reproduce_dti_csm(
+    out: Annotated[Path, typer.Argument(help="Folder; what is there is continued.", metavar="OUT")],
+    size: Annotated[str, typer.Option("--size", help="small (minutes), reduced (hours on two cores), or full (on a GPU).")] = "small",
+    template: TemplateName = "parametric",
+    template_path: TemplatePath = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that simulate and train.", min=1)] = 1,
+    address: Annotated[str | None, typer.Option("--address", help="Scheduler of a running cluster, which trains in their place.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Repeat the DTI study: simulate its patients, train its networks and ours, and write its tables and figures; again = continue."""
+    from cohort_engine.report.dti_csm import reproduce
+    from cohort_engine.report.roi_page import PAGE
+    from cohort_engine.template import load_template
+
+    loaded = load_template(template, path=template_path)
+    _show(reproduce(out, loaded, size=size, workers=workers, address=address, device=device, say=say))
+    say(f" {out / PAGE}", head="Page")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.provenance import digest
@@ -19,8 +20,9 @@ PACKAGED: Final = "the packaged network"
 
 
 def evaluate_rois(
-    runs: Mapping[str, str | Path | None], data: RoiSlices | str | Path, out: str | Path, *, results: str | Path | None = None, device: str = "auto",
-    seed: int = 0, notes: Sequence[str] = (), provenance: Mapping[str, Any] | None = None, say: Callable[[str], None] | None = None,
+    runs: Mapping[str, str | Path | None], data: RoiSlices | str | Path, out: str | Path, *, results: pd.DataFrame | str | Path | None = None,
+    device: str = "auto", seed: int = 0, notes: Sequence[str] = (), provenance: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Judge networks on slices that they were not trained on, and write tables, figures and the page.
 
@@ -32,8 +34,8 @@ def evaluate_rois(
         Slices, a file of them, or a BIDS dataset with manual masks (`single.roi_slices.load_slices`).
     out : path
         Folder, see `roi_page.write_evaluation`.
-    results : path, optional
-        ``results.jsonl`` of a sweep whose trainings were judged on the same slices.
+    results : DataFrame or path, optional
+        ``results.jsonl`` of a sweep whose trainings were judged on the same slices, or what `read_results` makes of it.
     device : str
     seed : int
         Of intervals over patients.
@@ -68,7 +70,8 @@ def evaluate_rois(
             say(f"{name}: {len(slices)} slices")
         found[name] = (net.masks(slices), facts_of(net))
     known = {"slices": len(slices), "patients": len(np.unique(slices.patient)), "data": content_of(slices), "seed of intervals": seed}
-    done = Evaluation(slices, judged(slices, found), None if results is None else read_results(results), notes, {**known, **(provenance or {})}, seed)
+    sweep = results if results is None or isinstance(results, pd.DataFrame) else read_results(results)
+    done = Evaluation(slices, judged(slices, found), sweep, notes, {**known, **(provenance or {})}, seed)
     write_evaluation(done, out)
     return done
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.analysis.agreement import icc
 from cohort_engine.errors import StorageError, first_line
+from cohort_engine.report.show import NOTHING
 from cohort_engine.rois.evaluate import RESAMPLES, Scores, mean_sd, over_patients, score
 from cohort_engine.rois.slices import RoiSlices
 
@@ -195,7 +196,10 @@ def choices_of(results: pd.DataFrame) -> list[str]:
 def settings_of(results: pd.DataFrame) -> pd.Series[str]:
     """Name the choices of each row."""
     names = choices_of(results)
-    return results[names].agg(", ".join, axis=1) if names else pd.Series("as configured", index=results.index)
+    if not names:
+        return pd.Series("as configured", index=results.index)
+    joined = [", ".join(v for v in row if v != NOTHING) for row in results[names].itertuples(index=False, name=None)]
+    return pd.Series(joined, index=results.index)
 
 
 def shown_slices(scores: Scores, each: int = 2) -> dict[str, list[int]]:
