@@ -11,7 +11,7 @@ NUMERIC := $(addprefix tests/unit/,analysis/test_groups.py analysis/test_arrays.
 	cord/test_windows.py reduce template/test_atlas.py template/test_base.py template/test_parametric.py nn/test_infer.py mapping/test_shape.py \
 	mapping/test_straighten.py) $(addprefix cohort_engine/,analysis mapping qmri cord reduce template)
 
-.PHONY: install demo test test-processors lint bench clean
+.PHONY: install demo test test-clusters test-processors lint bench clean
 
 install: $(READY)
 
@@ -31,8 +31,12 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/storage
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/storage --ignore tests/clusters --ignore tests/slurm
 	$(BIN)/python -m pytest tests/storage  # starts, kills and times processes: by itself
+
+test-clusters: $(READY)
+	@deploy/slurm/up.sh || [ $$? = 3 ] || { echo "SLURM did not start"; exit 1; }
+	$(BIN)/python -m pytest tests/clusters tests/slurm
 
 test-processors: $(READY)
 	$(BIN)/python .ci/processors.py haswell nehalem -- $(NUMERIC)

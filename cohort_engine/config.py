@@ -450,8 +450,10 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return {**below, **above, **both}
 
 
-def load_config(path: str | Path, *, preset: str | None = None) -> Config:
+def load_config(path: str | Path, *, preset: str | None = None, cluster: str | None = None) -> Config:
     """Read a study file. Relative paths in `data` and `template` are taken from the file's folder; `preset` stands for one that it does not name.
+
+    `cluster` goes before what the file says of clusters: a kind, or a cluster file.
 
     Raises
     ------
@@ -460,7 +462,10 @@ def load_config(path: str | Path, *, preset: str | None = None) -> Config:
     """
     path = Path(path)
     base = path.resolve().parent
-    config = parse_config(with_cluster(read_yaml(path), base) | ({} if preset is None else {"preset": preset}), where=path.name)
+    raw = with_cluster(read_yaml(path), base) | ({} if preset is None else {"preset": preset})
+    if cluster is not None:
+        raw = merged(raw, with_cluster({"compute": {"cluster": cluster}}, Path()))
+    config = parse_config(raw, where=path.name)
     data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
     template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
     given = config.analysis

@@ -10,7 +10,21 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cohort_engine.cli.say import note, say, show
-from cohort_engine.cli.words import WORDS, Log, Preset, Quiet, Store, Study, StudyFile, TemplateName, TemplatePath, command, is_study, study_of
+from cohort_engine.cli.words import (
+    WORDS,
+    Cluster,
+    Log,
+    Preset,
+    Quiet,
+    Store,
+    Study,
+    StudyFile,
+    TemplateName,
+    TemplatePath,
+    command,
+    is_study,
+    study_of,
+)
 
 
 @command()
@@ -128,31 +142,31 @@ def _tell(notes: Sequence[str]) -> None:
 
 
 @command()
-def plan(study: StudyFile, preset: Preset = None) -> None:
+def plan(study: StudyFile, preset: Preset = None, cluster: Cluster = None) -> None:
     """Print what a build would do: tasks, bytes, memory, missing inputs. Nothing is written, and no cluster is started."""
     from cohort_engine.engine.build import plan as make_plan
 
-    prepared = make_plan(study_of(study, preset=preset))
+    prepared = make_plan(study_of(study, preset=preset, cluster=cluster))
     say(str(prepared))
     _tell(prepared.notes)
     prepared.validate()
 
 
 @command()
-def build(context: typer.Context, study: StudyFile, preset: Preset = None, quiet: Quiet = False) -> None:
+def build(context: typer.Context, study: StudyFile, preset: Preset = None, cluster: Cluster = None, quiet: Quiet = False) -> None:
     """Build the cohort, or continue a build that was interrupted."""
     from cohort_engine.engine.build import build as run
 
-    config = study_of(study, preset=preset)
+    config = study_of(study, preset=preset, cluster=cluster)
     _finish(run(config, events=_screen(quiet), log=_log(context.obj, config.data.store)))
 
 
 @command()
-def retry(context: typer.Context, study: StudyFile, quiet: Quiet = False) -> None:
+def retry(context: typer.Context, study: StudyFile, cluster: Cluster = None, quiet: Quiet = False) -> None:
     """Run again what failed, and what of these subjects is stale or to do, with the settings of now."""
     from cohort_engine.engine.build import retry as run
 
-    config = study_of(study)
+    config = study_of(study, cluster=cluster)
     _finish(run(config, events=_screen(quiet), log=_log(context.obj, config.data.store)))
 
 

@@ -98,6 +98,14 @@ Preset = Annotated[
     str | None,
     typer.Option("--preset", help="Settings to begin with, one of {presets}; the study file goes before them.", autocompletion=WORDS["presets"]),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Where to run, before what the study file says: one of {clusters}, or a file as in configs/clusters/.",
+        autocompletion=WORDS["clusters"],
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No live progress.")]
 
 
@@ -131,9 +139,9 @@ def store_of(argument: str) -> str:
     return study_of(argument).data.store if is_study(argument) else argument
 
 
-def study_of(argument: str, *, asked: bool = False, preset: str | None = None) -> Config:
-    """Read a study file, with the settings of a preset below its own. With `asked` a store will do as well: it is a study whose settings are those
-    the store was asked for last.
+def study_of(argument: str, *, asked: bool = False, preset: str | None = None, cluster: str | None = None) -> Config:
+    """Read a study file, with the settings of a preset below its own, and those of a cluster above. With `asked` a store will do as well: it is a
+    study whose settings are those the store was asked for last.
 
     Raises
     ------
@@ -143,7 +151,7 @@ def study_of(argument: str, *, asked: bool = False, preset: str | None = None) -
     from cohort_engine.config import load_config, parse_config
 
     if is_study(argument):
-        return load_config(argument, preset=preset)
+        return load_config(argument, preset=preset, cluster=cluster)
     if asked:
         from cohort_engine.store import layout
 

@@ -15,6 +15,9 @@ from cohort_engine.engine.clusters.elsewhere import QUIET, ElsewherePool, schedu
 from cohort_engine.engine.clusters.on_dask import CPU
 from cohort_engine.errors import ConfigError, ResourceError, first_line, optional
 
+DEATH_SECONDS = 120
+"""A worker that finds no scheduler for so long ends itself."""
+
 
 class SshConfig(Section):
     """Machines that are reached by ssh, as ``~/.ssh/config`` and its keys say; there are no passwords here."""
@@ -83,7 +86,7 @@ class SshPool(ElsewherePool):
         ssh = self.compute.ssh
         given = {"username": ssh.user, "port": ssh.port, "client_keys": list(ssh.keys), "known_hosts": ssh.known_hosts}
         options = {k: v for k, v in given.items() if v}
-        started = {"nthreads": 1, "memory_limit": memory, **({"resources": resources} if resources else {})}
+        started = {"nthreads": 1, "memory_limit": memory, "death_timeout": DEATH_SECONDS, **({"resources": resources} if resources else {})}
         return {
             f"{name}-{i}": {
                 "cls": Worker,
