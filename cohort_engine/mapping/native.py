@@ -13,6 +13,7 @@ from cohort_engine import schema
 from cohort_engine.errors import GeometryError
 from cohort_engine.mapping.fractions import atlas_columns, native_fractions, scatter
 from cohort_engine.mapping.inverse import invert
+from cohort_engine.mapping.rim import RIM, with_rim
 from cohort_engine.mapping.template_map import TemplateMap
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
@@ -55,8 +56,8 @@ class WarpedAtlas:
 
 
 def native_atlas(
-    positions: FloatArray, template: Template, affine: FloatArray, shape: tuple[int, int, int], *, how: str = schema.INTEGRAL
-) -> WarpedAtlas:
+    positions: FloatArray, template: Template, affine: FloatArray, shape: tuple[int, int, int], *, how: str = schema.INTEGRAL, rim: float = RIM
+) -> WarpedAtlas:  # fmt: skip
     """Bring the atlas of a template into an image.
 
     Parameters
@@ -70,6 +71,8 @@ def native_atlas(
         Its grid; slices along the last axis.
     how : str
         `schema.INTEGRAL`: mean of the template's weights over the extent of each voxel. `schema.INTERPOLATE`: the weight at its centre, SCT's way.
+    rim : float
+        How far tissue reaches beyond the borders of mask and atlas (`mapping.rim`), mm; SCT's way does not know of it.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def native_atlas(
     level, held = image_levels(positions, template, affine, shape)
     fitted = TemplateMap(dense_positions(positions, template), {})
     if how == schema.INTEGRAL:
-        fractions = native_fractions(fitted, template, affine, shape, columns=atlas_columns(template))
+        fractions = native_fractions(with_rim(fitted, template, rim), template, affine, shape, columns=atlas_columns(template))
     else:
         fractions = _centres(fitted, template, affine, shape)
     warped = scatter(fractions, template, template.atlas.weights)

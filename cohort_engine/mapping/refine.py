@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cohort_engine.mapping.fractions import tissue_maps
 from cohort_engine.mapping.inverse import invert, refine
 from cohort_engine.mapping.likelihood import FEWEST, Explained, around, explained, with_rest
+from cohort_engine.mapping.rim import with_rim
 from cohort_engine.mapping.template_map import TemplateMap, area_change, template_depth
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
@@ -34,7 +35,7 @@ ALONG = 15.0
 """Distance along the cord (mm) at which the correlation of amplitudes falls to 1/e."""
 INNER = tuple(PRIOR).index("inside right")
 """Modes from here on move the inside against the outline as the first ones move the whole."""
-RIM = 2.0
+RIND = 2.0
 """Depth below the outline (mm) from which on the inside moves as a whole; at the outline it does not move against it."""
 FINE, THICK = 0.45, 1.7
 """Distance (mm) of the points at which the template is looked up in a voxel, across and through the slice."""
@@ -103,13 +104,15 @@ def refine_map(fitted: TemplateMap, template: Template, image: NDArray[Any], aff
 
     Notes
     -----
+    Tissue reaches beyond the outline that the map follows, as `mapping.rim` says; the refined map, too, brings outlines onto each other.
+
     In each slice, with the gain (the median of the cord) taken out, ``y = F(p) b + e``: F the fractions of the tissues under the amplitudes p, b
     their values. e is Student's t, its scale the slice's own, shrunk to the median of all. A voxel counts as ``n_eff / n`` of one, by the in-plane
     correlation of the residuals: ``(1 - r) / (1 + r)`` for each axis. b is Gaussian about the values of the whole image, so that a slice of little
     contrast keeps the sign and about the size of its contrast. p is Gaussian with `PRIOR`, its correlation along the cord ``exp(-d / ALONG)``. b is
     eliminated (variable projection), p found by Gauss-Newton on all slices together.
     """
-    points = _look(fitted, template, np.asarray(image), np.asarray(affine, float), np.nan_to_num(np.asarray(cord, float)))
+    points = _look(with_rim(fitted, template), template, np.asarray(image), np.asarray(affine, float), np.nan_to_num(np.asarray(cord, float)))
     if points is None:
         return None
     section = _Section.of(template, points)
@@ -211,7 +214,7 @@ class _Section:
         spacing = template.block_grid.spacing[:2]
         tissues = np.ascontiguousarray(tissue_maps(template, slice(first, last)).transpose(3, 1, 2, 0), np.float32)
         slopes = np.concatenate(np.gradient(tissues, *spacing.astype(np.float32), axis=(1, 2)), axis=-1)
-        share = np.clip(template_depth(template, first, last) / RIM, 0.0, 1.0).transpose(2, 0, 1)[..., None]
+        share = np.clip(template_depth(template, first, last) / RIND, 0.0, 1.0).transpose(2, 0, 1)[..., None]
         cord, line = template.cord[..., first:last], [np.arange(n) * s for n, s in zip(template.cord.shape, spacing, strict=False)]
         weight = [cord.sum(axis=(1 - a, 2)) / cord.sum() for a in (0, 1)]
         middle = np.array([(w * x).sum() for w, x in zip(weight, line, strict=True)])

@@ -62,10 +62,20 @@ class Section:
     grid : Grid
     channels : {name: (x, y, z) float32}
         Signals already weighted by how much of the voxel is inside; ``inside`` (cord and CSF) and ``cord`` are those fractions.
+    away : (2, x, y, z) array, optional
+        How many voxels away a place finds what is there, in all channels but ``cord``. To look this up and then the channel blurs no border twice.
     """
 
     grid: Grid
     channels: Mapping[str, NDArray[np.float32]]
+    away: NDArray[np.float32] | None = None
+
+    def look(self, names: tuple[str, ...], at: FloatArray) -> dict[str, NDArray[np.float32]]:
+        """Channels (n,) at fractional indices (n, 3)."""
+        found = at.T
+        if self.away is not None:
+            found = found + np.stack([*(map_coordinates(a, at.T, order=1, output=np.float32) for a in self.away), np.zeros(len(at), np.float32)])
+        return {n: map_coordinates(self.channels[n], at.T if n == CORD else found, order=1, output=np.float32) for n in names}
 
 
 class Signal(NamedTuple):
@@ -132,15 +142,13 @@ def mixed(template: Template, signals: Mapping[str, Signal], anatomy: Anatomy | 
         left_over = 1.0 if signal.ratio is None else signal.ratio[label, packing.ijk[voxel, 2].astype(int)]
         channels[name] = mix(base[name] * left_over) + rest * (signal.fluid * signal.fluid_ratio)
     channels |= {INSIDE: inside, CORD: np.clip(template.cord, 0, 1)}
-    if rim > 0:
-        at = _outgrown(template.cord, grid.spacing[:2], rim)
-        channels |= {name: _taken(channels[name], at) for name in (*signals, INSIDE)}
-    return Section(grid, {name: c.astype(np.float32) for name, c in channels.items()})
+    away = _outgrown(template.cord, grid.spacing[:2], rim) if rim > 0 else None
+    return Section(grid, {name: c.astype(np.float32) for name, c in channels.items()}, away)
 
 
-def _outgrown(cord: NDArray[np.floating[Any]], spacing: FloatArray, rim: float) -> NDArray[np.float64]:
-    """Index (2, x, y, z) where a voxel finds its signal: the outermost `RIND` of the cord reaches `rim` mm farther; beyond `FLUID_ROOM` all stays."""
-    index = np.indices(cord.shape, float)[:2]
+def _outgrown(cord: NDArray[np.floating[Any]], spacing: FloatArray, rim: float) -> NDArray[np.float32]:
+    """Voxels (2, x, y, z) from a place to its signal: the outermost `RIND` of the cord reaches `rim` mm farther; beyond `FLUID_ROOM` all stays."""
+    away = np.zeros((2, *cord.shape), np.float32)
     for k in np.flatnonzero((cord >= HALF).any(axis=(0, 1))):
         solid = cord[:, :, k] >= HALF
         depth = distance_transform_edt(solid, sampling=spacing) - distance_transform_edt(~solid, sampling=spacing)
@@ -148,14 +156,8 @@ def _outgrown(cord: NDArray[np.floating[Any]], spacing: FloatArray, rim: float) 
         slope = np.stack(np.gradient(depth, *spacing))
         inward = slope / np.maximum(np.linalg.norm(slope, axis=0), 1e-9)
         share = np.interp(depth, (-FLUID_ROOM, -FLUID_ROOM / 2, 0.0, RIND), (0.0, 1.0, 1.0, 0.0))
-        index[:, :, :, k] += rim * share * inward / np.reshape(spacing, (2, 1, 1))
-    return index
-
-
-def _taken(channel: FloatArray, at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Look a channel (x, y, z) up at indices (2, x, y, z) in each slice."""
-    planes = [map_coordinates(channel[:, :, k], at[..., k], order=1, mode="nearest") for k in range(channel.shape[2])]
-    return np.asarray(np.stack(planes, axis=-1), np.float64)
+        away[:, :, :, k] = rim * share * inward / np.reshape(spacing, (2, 1, 1))
+    return away
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,8 +259,8 @@ def _average(
     for offset in offsets:
         at = section.grid.voxel(anatomy.template(centres + offset, start=start, iterations=2))
         at[:, 2] = np.clip(at[:, 2], 0, last[2])  # the cord goes on beyond the ends of the template
-        for name in total:
-            total[name] += map_coordinates(section.channels[name], at.T, order=1, mode="constant", output=np.float32)
+        for name, values in section.look(names, at).items():
+            total[name] += values
     return {name: t / len(offsets) for name, t in total.items()}
 
 

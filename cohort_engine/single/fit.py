@@ -14,6 +14,7 @@ from cohort_engine.cord.levels import Landmarks, level_axis, transfer
 from cohort_engine.io.volume import Volume
 from cohort_engine.mapping.fractions import tissue_fractions
 from cohort_engine.mapping.likelihood import around, explained
+from cohort_engine.mapping.rim import with_rim
 from cohort_engine.mapping.template_map import TemplateMap, fit_template_map
 from cohort_engine.template.base import Template
 
@@ -61,7 +62,7 @@ def fit_cord(
     if likely or np.isfinite(refined.quality.get(schema.REFINED_SHIFT, np.nan)):
         return refined
     whole = fit()
-    told = explained(image.data, tissue_fractions(whole, template, image.affine, image.data.shape), around(cord.data))
+    told = explained(image.data, tissue_fractions(with_rim(whole, template), template, image.affine, image.data.shape), around(cord.data))
     quality = {schema.EXPLAINED: told.mean, schema.EXPLAINED_BEFORE: told.mean, schema.WHITE_BELOW_GREY: told.white_darker}
     return TemplateMap(whole.block, refined.quality | whole.quality | quality)
 

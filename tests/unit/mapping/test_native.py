@@ -33,7 +33,7 @@ def thick(template: Template):
 
 def test_the_integral_is_that_of_the_lines_between_voxels(template: Template, positions, thick) -> None:
     affine, shape = thick
-    atlas = native_atlas(positions, template, affine, shape)
+    atlas = native_atlas(positions, template, affine, shape, rim=0)
     label = np.zeros(template.cord.shape)
     label[tuple((template.packing.ijk - np.asarray(template.corner)).T)] = template.atlas.weights[[3]].toarray().ravel()
     inner = label[:, :, : 10 * shape[2]].reshape(*label.shape[:2], shape[2], 10).mean(axis=3)
