@@ -18,6 +18,7 @@ from cohort_engine.io.volume import read_volume
 from cohort_engine.mapping.fractions import tissue_fractions
 from cohort_engine.mapping.likelihood import around, explained
 from cohort_engine.mapping.refine import refine_map
+from cohort_engine.mapping.rim import RIM, with_rim
 from cohort_engine.mapping.template_map import TemplateMap, fit_template_map, sample
 from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
 from cohort_engine.single.fit import by_image
@@ -67,7 +68,7 @@ def test_voxels_that_were_held_out(name: str, real_data: Path, pam50: Template) 
     shares = []
     for fitted_to in (stripes, ~stripes):
         half = refine_map(outline, pam50, np.where(fitted_to, image.data, np.nan), image.affine, cord.data)
-        tissues = [tissue_fractions(m, pam50, image.affine, image.data.shape) for m in (outline, half.fitted)]
+        tissues = [tissue_fractions(with_rim(m, pam50), pam50, image.affine, image.data.shape) for m in (outline, half.fitted)]
         shares.append([[explained(image.data, t, region & some).mean for t in tissues] for some in (fitted_to, ~fitted_to)])
     (own, own_after), (other, other_after) = np.mean(shares, axis=0)
     print(f"\n{name}: fitted half {own:.3f} -> {own_after:.3f}, half that was held out {other:.3f} -> {other_after:.3f}")
@@ -93,7 +94,7 @@ def test_before_and_after(name: str, real_data: Path, pam50: Template) -> None:
     shares: list[float] = []
     unfitted: dict[str, list[float]] = {other: [] for other in others}
     for how, fitted in (("outline", outline), ("refined", refined)):
-        tissues = tissue_fractions(fitted, pam50, image.affine, image.data.shape)
+        tissues = tissue_fractions(with_rim(fitted, pam50), pam50, image.affine, image.data.shape)
         found = explained(image.data, tissues, around(cord.data))
         shares.append(found.mean)
         print(f"{name} {how}: {figures(found)}")
@@ -106,6 +107,11 @@ def test_before_and_after(name: str, real_data: Path, pam50: Template) -> None:
             unfitted[other].append(best)
         if name in DRAWN:
             print(f"{name} {how}, drawn grey matter: Dice {drawn_dice(fitted, real_data / (DRAWN[name] + '.nii.gz'), pam50):.3f}")
+    short = tissue_fractions(refined, pam50, image.affine, image.data.shape)
+    for other, data in {"itself": image.data, **others}.items():
+        ends = [explained(data, t, around(cord.data)).mean for t in (short, tissues)]
+        print(f"{name} refined, {other}: {ends[0]:.4f} where tissue ends with the outline, {ends[1]:.4f} where it reaches {RIM} mm beyond")
+        assert other == "itself" or ends[1] > ends[0]
     assert shares[1] >= shares[0]
     assert all(after > before - 0.02 for before, after in unfitted.values())
     if name == "HC003U MT-on":
