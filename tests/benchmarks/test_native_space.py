@@ -163,6 +163,7 @@ ENDS = (0.0, 0.25)
 """How far tissue reaches beyond masks and atlas in simulated scans, mm: 0.25 in real ones."""
 
 
+@pytest.mark.timeout(1800)
 def test_what_partial_volume_costs_where_the_map_is_true(benchmark: Any) -> None:
     """True template map: how far `map` is off by how the atlas comes into the image, by what a voxel mixes, and by where tissue ends."""
     template = load_template("parametric")
