@@ -77,7 +77,7 @@ def slices(text: str) -> list[int]:
 def test_map_against_published_values(anat: Path, template, image: tuple[Volume, np.ndarray], positions, by, how, mean, largest) -> None:
     """Hold what was reached. SCT's way, weights at voxel centres: 0.67 points apart (bias -0.39), the largest in a cell of 3.4 voxels.
 
-    Our way, integrated weights as shares of the signal, is higher by design: simulated cords, whose truth is known, come out 2.5 points too low with
+    Our way, integrated weights as shares of the signal, is higher by design: simulated cords, whose truth is known, come out 0.6 points too low with
     weights at voxel centres and the true map (`tests/benchmarks/test_native_space.py`).
     """
     volume, off = image
