@@ -233,11 +233,10 @@ def _drawn(
     unsure = 1 + np.zeros(len(z)) if press is None else 1 + 2 * UNSURE * press.bulge(z) * (1 - press.press.left)
     out = np.zeros((len(hands), *parts.shape), bool)
     for k in range(len(z)):
-        window = _around(parts[..., k].sum(0) > 0)
+        window = around(parts[..., k].sum(0) > 0)
         here = parts[:, *window, k]
         below, inside = depth(here, spacing), here.sum(0) >= HALF
-        side = below.reshape(len(schema.SIDES), len(schema.PARTS), *inside.shape).max(1)
-        room = inside & np.repeat(side == side.max(0), len(schema.PARTS), axis=0)
+        room = own_side(below, inside)
         for masks, rater in zip(out, hands, strict=True):
             masks[:, *window, k] = rater.draw(below, room, sizes(below, spacing), spacing, rng, unsure=float(unsure[k]))
     return out
@@ -249,12 +248,18 @@ def _cores(prior: NDArray[np.float32], spacing: NDArray[np.float64]) -> NDArray[
     for k in range(prior.shape[-1]):
         there = prior[..., k].sum(0) > 0
         if there.any():
-            window = _around(there)
+            window = around(there)
             out[:, *window, k] = cores(prior[:, *window, k], spacing)
     return out
 
 
-def _around(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
+def own_side(below: NDArray[np.float64], cord: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a region may be drawn (roi, x, y): in the cord, where some part of its own side is deeper than any of the other."""
+    side = below.reshape(len(schema.SIDES), len(schema.PARTS), *cord.shape).max(1)
+    return np.asarray(cord & np.repeat(side == side.max(0), len(schema.PARTS), axis=0))
+
+
+def around(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Window with some room around what is inside."""
     used = np.argwhere(inside)
     (x, y), (right, front) = np.maximum(used.min(0) - ROOM, 0), used.max(0) + 1 + ROOM

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from cohort_engine import schema
+from cohort_engine.cli import app
 from cohort_engine.phantom import roi_study
 from cohort_engine.phantom.roi_study import MARGIN
 from cohort_engine.rois.cores import DRAWN_AREA
@@ -85,8 +88,13 @@ def test_nobody_takes_a_side_for_the_other(slices: RoiSlices) -> None:
     assert wrong.max() < 0.02
 
 
-def test_a_patient_is_the_same_whoever_else_is_simulated(template: Template, slices: RoiSlices) -> None:
-    alone = roi_study.make_roi_slices(template, patients=1, seed=3, first=1)
-    same = slices.at(slices.patient == 1)
+def test_the_command_makes_the_same_patient_whoever_else_is_simulated(
+    template: Template, slices: RoiSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr("cohort_engine.template.load_template", lambda name, path: template)
+    told = CliRunner().invoke(app, ["simulate-rois", str(tmp_path / "one.npz"), "--patients", "1", "--first", "1", "--seed", "3"])
+    assert told.exit_code == 0, told.output
+    alone, same = RoiSlices.load(tmp_path / "one.npz"), slices.at(slices.patient == 1)
+    assert f"{len(alone)} slices of 1 patients" in " ".join(told.output.split())
     assert (alone.drawn == same.drawn).all()
     assert np.array_equal(alone.images[schema.B0_IMAGE], same.images[schema.B0_IMAGE], equal_nan=True)
