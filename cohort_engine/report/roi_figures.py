@@ -128,8 +128,8 @@ def draw_slices(methods: Sequence[Method], slices: RoiSlices, *, each: int = 2, 
 def draw_scan(slices: RoiSlices) -> Drawn:
     """All slices of one scan from the bottom up, with the regions over each image."""
     images = [name for name in (schema.B0_IMAGE, schema.FA) if name in slices.images] or list(slices.images)[:1]
-    across = min(len(slices), ACROSS)
-    down = -(-len(slices) // across)
+    down = -(-len(slices) // ACROSS)
+    across = -(-len(slices) // down)
     with style():
         figure = page(12 + len(images) * down * (WIDTH - 4) / across)
         axes = figure.subplots(len(images) * down, across, squeeze=False)

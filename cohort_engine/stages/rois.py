@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cohort_engine import schema
 from cohort_engine.config import Config, Section
-from cohort_engine.errors import MissingInputError
+from cohort_engine.errors import ConfigError, MissingInputError
 from cohort_engine.io.places import read_bytes
 from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
@@ -176,14 +176,20 @@ def content_of(weights: str | None) -> str:
 
     Raises
     ------
-    MissingInputError, StorageError
-        No such file.
+    MissingInputError, StorageError, ConfigError
+        No such file; no network in the package.
     """
     if weights is not None:
         return hashlib.sha256(read_bytes(weights, what="weights of the network of the regions")).hexdigest()
     from cohort_engine.nn.weights import content
 
-    return content(schema.ROI_STAGE)
+    try:
+        return content(schema.ROI_STAGE)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            expected="weights of a network", found="none in this installation", where="stages.rois",
+            remedy="Name those that you trained (weights: ...), or let the atlas draw the regions (source: atlas).",
+        ) from error  # fmt: skip
 
 
 def rois_stages(config: Config) -> Iterable[Stage]:

@@ -181,3 +181,21 @@ def test_runs_are_no_pair(make):
     (a, one), (b, two) = series("run-01_dwi"), series("run-02_dwi")
     said = {"sub-01/dwi/sub-01_run-01_dwi": J, "sub-01/dwi/sub-01_run-02_dwi": J}
     assert "dwi_reverse" not in names(write(make([*a, *b], sidecars=said), one | two))[0]
+
+
+def test_regions_that_people_drew(make):
+    files, texts = series("dwi")
+    labels = "derivatives/labels/sub-01/dwi/sub-01_dwi"
+    manual = [f"{labels}_label-ROI_dseg", f"{labels}_label-ROI_desc-manual_dseg", f"{labels}_label-SC_seg"]
+    found, told = names(write(make([*files, *manual]), texts))
+    assert (found["dwi_rois"], found["dwi_mask"]) == ("dwi_label-ROI_desc-manual_dseg.nii.gz", "dwi_label-SC_seg.nii.gz")
+    assert told == ["took dwi_label-ROI_desc-manual_dseg.nii.gz of 2; left out: dwi_label-ROI_dseg.nii.gz"]
+
+
+def test_regions_drawn_one_by_one_on_the_corrected_series(make):
+    files, texts = series("dwi")
+    labels = "derivatives/labels/sub-01/dwi/sub-01"
+    found, _ = names(write(make([*files, f"{labels}_desc-moco_dwi_label-LDC_mask", f"{labels}_dwi_label-RGM_mask"]), texts))
+    assert {r: f for r, f in found.items() if "roi" in r or "mask" in r} == {
+        "dwi_roildc": "desc-moco_dwi_label-LDC_mask.nii.gz", "dwi_roirgm": "dwi_label-RGM_mask.nii.gz",
+    }  # fmt: skip
