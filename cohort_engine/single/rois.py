@@ -107,8 +107,11 @@ def atlas_numbers(shares: Array, spacing: Array) -> NDArray[np.uint8]:
     from cohort_engine.rois.cores import cores
 
     out = np.zeros(shares.shape[1:], np.uint8)
+    there = np.argwhere(shares.any(axis=(0, 3)))
+    box = tuple(slice(max(0, low - 2), high + 3) for low, high in zip(there.min(axis=0), there.max(axis=0), strict=True)) if len(there) else ()
     for z in np.flatnonzero(shares.any(axis=(0, 1, 2))):
-        out[:, :, z] = numbered(cores(shares[..., z], spacing[:2]), shares[..., z])
+        part = shares[(slice(None), *box, z)]
+        out[(*box, z)] = numbered(cores(part, spacing[:2]), part)
     return out
 
 
