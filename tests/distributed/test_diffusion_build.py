@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from cohort_engine.engine.status import status
 from cohort_engine.phantom.dwi_files import DwiPlan
 from cohort_engine.phantom.study import Simulation, simulate
 from cohort_engine.query.accessor import open_cohort
+from cohort_engine.rois.cores import UNIONS
 from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
 
@@ -22,11 +25,12 @@ DISTORTION = 6.0
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     template = load_template("parametric")
-    settings = {"stages": {"metrics": ["fa"], "fit": {"deformable": False}}, "compute": {"cluster": "synchronous"}}
+    stages = {"metrics": ["fa"], "fit": {"deformable": False}, "rois": {"source": "atlas"}}
+    settings = {"stages": stages, "compute": {"cluster": "synchronous"}}
+    plan = DwiPlan.named("b800", distortion=DISTORTION)
+    plan = replace(plan, protocol=replace(plan.protocol, directions=15, b0_at=(0, 16, 17, 18)))
     out = tmp_path_factory.mktemp("diffusion") / "study"
-    return simulate(
-        out, template=template, patients=0, controls=1, sites=1, seed=3, dwi=DwiPlan.named("b800", distortion=DISTORTION), settings=settings
-    )
+    return simulate(out, template=template, patients=0, controls=1, sites=1, seed=3, dwi=plan, settings=settings)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,24 @@ def test_fa_is_near_its_truth(study: Simulation, report: BuildReport) -> None:
     print(cells.assign(away=away)[["level", "region", "value", "away"]].to_string(index=False))
     assert np.abs(away).max() < 0.04
     assert (cells["coverage"] > 0.9).all()
+
+
+def test_drawn_regions_are_near_the_truth_of_their_parts(study: Simulation, report: BuildReport) -> None:
+    """Over three levels; cores of the thin horns hold white matter, too, and those of the thin ventral columns what lies beside them."""
+    ds = open_cohort(report.url)
+    assert float(ds["rois_absent"][0]) == 0
+    truth = study.truth.set_index([schema.LEVEL, schema.REGION])["fa"]
+    levels = ["C3", "C4", "C5"]
+    away = {}
+    for name in schema.ROIS:
+        cells = ds.cohort.frame("fa", schema.ROI_REGION.format(name), levels).set_index("level")
+        away[name] = cells["value"] - [truth[level, UNIONS[name.split(" ", 1)[1]]] for level in cells.index]
+        assert (cells["coverage"] > 0.9).all()
+        assert (cells["se"] > cells["noise"] * 0.5).all()
+    print(pd.DataFrame(away).round(3).to_string())
+    white = pd.DataFrame(away).drop(columns=["left grey matter", "right grey matter"])
+    assert white.mean().abs().max() < 0.08
+    assert white.mean().mean() == pytest.approx(0, abs=0.03)
 
 
 def test_building_again_does_nothing(study: Simulation, report: BuildReport) -> None:
