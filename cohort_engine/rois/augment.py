@@ -68,24 +68,33 @@ def mirror(maps: Tensor, channels: list[int]) -> Tensor:
     return maps[:, channels].flip(2)
 
 
-def mirror_some(
-    image: Tensor, target: Tensor, mirrored: Tensor, settings: AugmentSection, channels: list[int], outputs: list[int]
+def take_varied(
+    window: Window, image: Tensor, target: Tensor, how: Variation, settings: AugmentSection, channels: list[int], outputs: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Mirror the slices of a batch that are to be mirrored; the drawn regions with them, or not, as the settings say.
+    """Sample a batch as it is varied: slices are mirrored first, and moved then; the drawn regions with them, or not mirrored, as the settings say.
 
     Parameters
     ----------
+    window : Window
     image, target : (n, c, x, y) tensor
-    mirrored : (n,) bool tensor
+        On the slices' pixels.
+    how : Variation
     settings : AugmentSection
     channels, outputs : list of int
-        Which channel takes which one's place, of the image and of the target.
+        Which channel takes which one's place in a mirrored slice, of the image and of the target.
     """
     import torch
 
-    where = mirrored[:, None, None, None]
-    image = torch.where(where, mirror(image, channels), image)
-    return image, target if settings.flip == IMAGE_ONLY else torch.where(where, mirror(target, outputs), target)
+    where = how.mirrored[:, None, None]
+    turned = torch.where(where, how.move * torch.tensor([[-1.0], [1.0]], device=image.device), how.move)
+
+    def exchanged(maps: Tensor, order: list[int]) -> Tensor:
+        return maps if order == sorted(order) else torch.where(where[..., None], maps[:, order], maps)
+
+    seen = exchanged(window.take(image, turned), channels)
+    if settings.flip == IMAGE_ONLY:
+        return seen, window.take(target, how.move)
+    return seen, exchanged(window.take(target, turned), outputs)
 
 
 def vary_values(image: Tensor, settings: AugmentSection, grey: list[bool], r: torch.Generator) -> Tensor:

@@ -44,9 +44,9 @@ class InputSection(Section):
 
     images: tuple[str, ...] = Field(default=(schema.FA,), min_length=1)
     """Images by name (``b0``, ``fa``, ``md`` ...), and ``prior``: shares of the parts of the cord by registration, eight channels."""
-    norm: Literal["png8", "robust"] = "png8"
-    """``png8``: 0 to 255 between the smallest and largest value of a slice, rounded, as images exported to PNG; ``robust``: the slice's median and
-    its spread."""
+    norm: Literal["png8", "png8_unit", "robust"] = "png8"
+    """``png8``: 0 to 255 between the smallest and largest value of a slice, rounded, as images exported to PNG; ``png8_unit``: the same, divided by
+    255; ``robust``: median and spread of what lies near the middle of the window, whatever else the slice shows."""
     size: int | None = Field(default=None, ge=16)
     """Pixels a side of a window; by default the whole slice."""
     around: Literal["cord", "slice"] = "cord"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEVELS = 255
+NEAR = 10.0
+"""What is this near the middle of a window sets the range of robust grey values, mm."""
 NORMAL = 1.4826
 """Median absolute deviation to standard deviation."""
 
@@ -144,6 +146,7 @@ def channels_of(slices: RoiSlices, settings: InputSection) -> NDArray[np.float32
     [0.0, 102.0, 255.0]
     """
     out: list[NDArray[np.float32]] = []
+    near = _near(slices, settings)
     for name in settings.images:
         if name == PRIOR:
             if slices.prior is None:
@@ -155,22 +158,32 @@ def channels_of(slices: RoiSlices, settings: InputSection) -> NDArray[np.float32
             continue
         if name not in slices.images:
             raise unknown_name("image of these slices", name, [*slices.images, PRIOR], where="input of the network")
-        out.append(_scaled(np.asarray(slices.images[name], np.float32), settings.norm, name)[:, None])
+        out.append(_scaled(np.asarray(slices.images[name], np.float32), settings.norm, name, near)[:, None])
     return np.concatenate(out, 1)
 
 
-def _scaled(image: NDArray[np.float32], norm: str, name: str) -> NDArray[np.float32]:
+def _near(slices: RoiSlices, settings: InputSection) -> NDArray[np.bool_]:
+    """Pixels (n, x, y) within `NEAR` of the middle of the window; all of them without a window."""
+    if settings.size is None:
+        return np.ones(slices.cord.shape, bool)
+    centre = window_of(slices, settings).centre.numpy()
+    x, y = (np.arange(n) * s - centre[:, i, None] for i, (n, s) in enumerate(zip(slices.cord.shape[1:], slices.spacing, strict=True)))
+    return np.asarray(x[:, :, None] ** 2 + y[:, None] ** 2 < NEAR**2)
+
+
+def _scaled(image: NDArray[np.float32], norm: str, name: str, near: NDArray[np.bool_]) -> NDArray[np.float32]:
     known = np.isfinite(image)
-    if not known.any((1, 2)).all():
+    if not (known & near).any((1, 2)).all():
         raise InputError(
-            expected="values in every slice", found=f"{int((~known.any((1, 2))).sum())} slices of NaN alone", where=f"image {name}",
+            expected="values in every slice", found=f"{int((~(known & near).any((1, 2))).sum())} slices of NaN alone", where=f"image {name}",
             remedy="Leave these slices out.",
         )  # fmt: skip
     values = np.where(known, image, np.nan)
-    if norm == "png8":
+    if norm in ("png8", "png8_unit"):
         low, high = (f(values, axis=(1, 2), keepdims=True) for f in (np.nanmin, np.nanmax))
-        return np.asarray(np.nan_to_num(np.round(LEVELS * (values - low) / np.maximum(high - low, 1e-12))), np.float32)
-    flat = values.reshape(len(values), -1)
+        levels = np.nan_to_num(np.round(LEVELS * (values - low) / np.maximum(high - low, 1e-12)))
+        return np.asarray(levels if norm == "png8" else levels / LEVELS, np.float32)
+    flat = np.where(near, values, np.nan).reshape(len(values), -1)
     middle = np.nanmedian(flat, 1)
     spread = NORMAL * np.nanmedian(np.abs(flat - middle[:, None]), 1)
     spread = np.where(spread > 0, spread, np.nanstd(flat, 1) + 1e-12)

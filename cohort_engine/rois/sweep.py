@@ -19,6 +19,7 @@ from cohort_engine.rois.config import RoiTraining, split, varied
 from cohort_engine.rois.slices import RoiSlices
 
 RESULTS: Final = "results.jsonl"
+RESULT: Final = "result.json"
 ALL: Final = "all"
 
 
@@ -159,16 +160,25 @@ def run_sweep(
 
 
 def run_row(config: dict[str, Any], data: str, test: str, out: str) -> dict[str, Any]:
-    """Train one row and judge it: by the slices held out of its data, and by those of the test."""
+    """Train one row and judge it, by the slices held out of its data and by those of the test; or return what was found before (``result.json``)."""
     from cohort_engine.rois.train import load_rois, train_rois
 
+    path = Path(out) / RESULT
+    if path.exists():
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known
     began = time.monotonic()
     settings, slices = RoiTraining(**config), RoiSlices.load(data)
     train, valid, held_out = (slices.at(part) for part in split(slices, by=settings.split, fractions=settings.fractions, seed=settings.seed))
     net = load_rois(train_rois(settings, train, valid, out))
     figures = {"test": judged(net, RoiSlices.load(test)), "held_out": judged(net, held_out) if len(held_out) else None}
     parameters = sum(p.numel() for p in net.module.parameters())
-    return {**figures, "epochs": settings.epochs, "slices": len(train), "parameters": parameters, "seconds": round(time.monotonic() - began, 1)}
+    seconds = round(time.monotonic() - began, 1)
+    result = {**figures, "epochs": settings.epochs, "slices": len(train), "parameters": parameters, "seconds": seconds}
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(result))
+    aside.replace(path)
+    return result
 
 
 def judged(net: Any, slices: RoiSlices) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cohort_engine.nn.training import save_tensors
 from cohort_engine.nn.unet import unet
 from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
-from cohort_engine.rois.augment import draw_variation, mirror, mirror_some, vary_values
+from cohort_engine.rois.augment import draw_variation, mirror, take_varied, vary_values
 from cohort_engine.rois.config import DICE, HDL, HYBRID, PATIENT, PRIOR, SMALL, SOFTMAX, RoiTraining, check_apart
 from cohort_engine.rois.inputs import channels_of, mirrored_channels, window_of
 from cohort_engine.rois.slices import RoiSlices
@@ -161,10 +161,8 @@ class RoiRun:
         for i, chosen in enumerate(batches):
             frame = window.at(chosen)
             varied = draw_variation(config.augment, frame, r)
-            both = frame.take(torch.cat([images[chosen], targets[chosen]], 1), varied.move)
-            image, target = both[:, : images.shape[1]], both[:, images.shape[1] :]
+            image, target = take_varied(frame, images[chosen], targets[chosen], varied, config.augment, self.exchange, self.outputs)
             target = self._outside(target)
-            image, target = mirror_some(image, target, varied.mirrored, config.augment, self.exchange, self.outputs)
             image = vary_values(image, config.augment, self.grey, r)
             loss = self._loss(self.net, image, target)
             for group in self.optimiser.param_groups:

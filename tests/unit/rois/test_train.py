@@ -10,7 +10,7 @@ from cohort_engine import schema
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters import make_pool
 from cohort_engine.errors import ConfigError, InputError, StorageError, UnknownNameError
-from cohort_engine.rois.augment import draw_variation, mirror, mirror_some
+from cohort_engine.rois.augment import Variation, draw_variation, mirror, take_varied
 from cohort_engine.rois.config import AugmentSection, InputSection, RoiTraining, load_training, split, varied
 from cohort_engine.rois.evaluate import score
 from cohort_engine.rois.inputs import channels_of, window_of
@@ -116,14 +116,30 @@ def test_scaled_slices_are_where_they_were_put() -> None:
 def test_mirroring_moves_labels_with_the_image_or_leaves_them() -> None:
     some = drawn_slices(1)
     image, target = torch.from_numpy(some.images["fa"])[:, None], torch.from_numpy(some.drawn.astype(np.float32))
-    yes, other = torch.ones(2, dtype=torch.bool), list(schema.OTHER_SIDE)
-    seen, moved = mirror_some(image, target, yes, AugmentSection(flip="exchange"), [0], other)
-    assert torch.equal(seen, image.flip(2))
-    assert torch.equal(moved[:, 0], target[:, 4].flip(1))
-    assert torch.equal(mirror(moved, other), target)
-    seen, left = mirror_some(image, target, yes, AugmentSection(flip="image_only"), [0], other)
-    assert torch.equal(seen, image.flip(2))
-    assert torch.equal(left, target)
+    window, other = window_of(some, InputSection()), list(schema.OTHER_SIDE)
+    still = torch.eye(2, 3).repeat(2, 1, 1)
+    how = Variation(still, torch.tensor([True, False]))
+    seen, moved = take_varied(window, image, target, how, AugmentSection(flip="exchange"), [0], other)
+    near = {"atol": 1e-3}
+    assert torch.allclose(seen[0], image[0].flip(1), **near)
+    assert torch.allclose(seen[1], image[1], **near)
+    assert torch.allclose(moved[0, 0], target[0, 4].flip(0), **near)
+    assert torch.allclose(moved[1], target[1], **near)
+    assert torch.allclose(mirror(moved[:1], other), target[:1], **near)
+    seen, left = take_varied(window, image, target, how, AugmentSection(flip="image_only"), [0], other)
+    assert torch.allclose(seen[0], image[0].flip(1), **near)
+    assert torch.allclose(left, target, **near)
+
+
+def test_slices_are_mirrored_before_they_are_moved() -> None:
+    some = drawn_slices(1, 1)
+    image = torch.from_numpy(some.images["fa"])[:, None]
+    window = window_of(some, InputSection())
+    shifted = torch.eye(2, 3)[None] + torch.tensor([[[0, 0, 5 * 0.63], [0, 0, 0]]])
+    alone = AugmentSection(flip="image_only")
+    both = [take_varied(window, image, image, Variation(shifted, torch.tensor([yes])), alone, [0], [0])[0][0, 0] for yes in (False, True)]
+    for seen, as_it_was in zip(both, (image[0, 0], image[0, 0].flip(0)), strict=True):
+        assert torch.allclose(seen[:-5], as_it_was[5:], atol=1e-3)
 
 
 # --- networks -----------------------------------------------------------------------------------------------------------
