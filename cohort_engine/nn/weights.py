@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 FOLDER = "data"
 CARD = "{0}.json"
-CORD, GREY, DISCS = "cord", "grey", "discs"
-"""Tasks that the package has networks for; `GREY` and `DISCS` are their network's names, too."""
+CORD, GREY, DISCS, ROIS = "cord", "grey", "discs", "rois"
+"""Tasks that the package has networks for; all but `CORD` are their network's names, too."""
 DESCRIPTION = "description"
 """Key of a file's metadata: what the network is built from, and how it was trained (`nn.train.Training.describe`)."""
 

@@ -134,7 +134,8 @@ class RoiTraining(Section):
     mirror: bool = False
     """Predictions are the mean of those of the slice and of the mirrored one, sides exchanged."""
     fill: bool = False
-    """A region without a pixel above its threshold takes the likeliest ones, as many as it had on average in training."""
+    """A pixel has only its likeliest region; a region without a pixel above its threshold takes the likeliest ones, as many as it had on average in
+    training."""
     half: bool = False
     """Multiply in bfloat16."""
     device: str = "auto"

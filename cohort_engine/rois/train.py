@@ -31,7 +31,7 @@ from cohort_engine.rois.thresholds import above, best_thresholds
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TASK: Final = "rois"
+TASK: Final = weights.ROIS
 FILE: Final = f"{TASK}.safetensors"
 CHECKPOINT: Final = f"{TASK}.ckpt"
 _STRIDE = 1_000_003
@@ -399,13 +399,14 @@ class RoiNet:
     def masks(self, slices: RoiSlices, heat: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
         """Regions (slice, roi, x, y): where heat reaches the region's threshold. `heat` is what `predict` gave, if it is known.
 
-        Where the configuration says ``fill``, a region of a slice without a pixel above its threshold takes its likeliest ones, as many as it had on
-        average in training.
+        Where the configuration says ``fill``, a pixel has only the region of most heat, and a region of a slice without a pixel takes its likeliest
+        ones, as many as it had on average in training.
         """
         heat = self.predict(slices) if heat is None else heat
         masks = above(heat, self.thresholds)
         if not self.config.fill:
             return masks
+        masks &= heat == heat.max(1, keepdims=True)
         pixels = np.maximum(1, np.round(self.area / np.prod(slices.spacing))).astype(int)
         for i, roi in zip(*np.nonzero(~masks.any((2, 3))), strict=True):
             ranked = np.sort(heat[i, roi], axis=None)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from cohort_engine import schema
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters import make_pool
 from cohort_engine.errors import ConfigError, InputError, StorageError, UnknownNameError
+from cohort_engine.nn import weights
 from cohort_engine.rois.augment import Variation, draw_variation, mirror, take_varied
 from cohort_engine.rois.config import AugmentSection, InputSection, RoiTraining, load_training, split, varied
 from cohort_engine.rois.evaluate import score
@@ -261,3 +264,13 @@ def test_rows_are_trained_once_and_judged_by_one_test(tmp_path) -> None:
     assert len(told) == 3
     assert all(len(row["test"][name]) == 8 for row in rows for name in ("dice", "outliers", "wrong_side", "error"))
     assert all((tmp_path / "out" / row["row"] / FILE).exists() for row in rows)
+
+
+# --- the network of the package -------------------------------------------------------------------------------------------
+def test_packaged_network_is_the_one_of_its_card() -> None:
+    net, card = load_rois(), weights.card(weights.ROIS)["nets"]["rois"]
+    assert weights.ROIS == "rois"
+    assert hashlib.sha256(Path(weights.__file__).parent.joinpath(weights.FOLDER, FILE).read_bytes()).hexdigest() == card["sha256"]
+    assert net.thresholds.tolist() == card["thresholds"]
+    expected = load_training("configs/training/rois/ours.yaml")
+    assert net.config == expected
