@@ -12,7 +12,11 @@ mark="# written by cohort_engine/deploy/slurm"
 
 stop() {
     for name in slurmd slurmctld; do
-        [ -f "$state/$name.pid" ] && kill "$(cat "$state/$name.pid")" 2>/dev/null || true
+        pid=$(cat "$state/$name.pid" 2>/dev/null || true)
+        if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$name" ]; then  # not somebody who has its number now
+            kill "$pid"
+            for _ in $(seq 50); do [ -d "/proc/$pid" ] && sleep 0.1; done
+        fi
         rm -f "$state/$name.pid"
     done
 }
@@ -36,15 +40,16 @@ if [ -f "$conf" ] && ! grep -qF "$mark" "$conf"; then
     echo "$conf is not of this test: left alone" >&2
     exit 3
 fi
-sinfo --noheader --format=%T 2>/dev/null | grep -qE '^(idle|mixed|allocated)$' && exit 0
-
-stop
 mkdir -p "$state/state" "$state/spool" /etc/slurm /run/munge
 host=$(hostname -s)
 cores=$(nproc)
 memory=$(awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
 sed -e "s|@MARK@|$mark|; s|@STATE@|$state|g; s|@HOST@|$host|g; s|@MEMORY@|$memory|g" -e "s|@CORES@|$((cores > 4 ? cores : 4))|g" \
-    "$here/slurm.conf.in" >"$conf"
+    "$here/slurm.conf.in" >"$state/slurm.conf"
+cmp -s "$state/slurm.conf" "$conf" && sinfo --noheader --format=%T 2>/dev/null | grep -qE '^(idle|mixed|allocated)$' && exit 0
+
+stop
+cp "$state/slurm.conf" "$conf"
 printf '%s\nNodeName=%s Name=gpu Count=1 File=/dev/null\n' "$mark" "$host" >/etc/slurm/gres.conf
 printf '%s\nCgroupPlugin=cgroup/v1\n' "$mark" >/etc/slurm/cgroup.conf
 

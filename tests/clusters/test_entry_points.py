@@ -18,6 +18,7 @@ from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters import make_pool, manifests
 from cohort_engine.single.process import Workplace
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -19,6 +19,7 @@ from cohort_engine.errors import ResourceError
 from cohort_engine.single.process import Workplace
 
 asyncssh = pytest.importorskip("asyncssh")
+pytestmark = pytest.mark.timeout(900)  # a busy machine
 WORKPLACE = Workplace(seed=int(os.environ.get("ANTS_RANDOM_SEED", "1")))
 
 

@@ -26,6 +26,7 @@ from cohort_engine.store.verify import verify
 from cohort_engine.template import load_template
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)  # a busy machine
 WORKPLACE = Workplace(seed=int(os.environ.get("ANTS_RANDOM_SEED", "1")))
 
 
@@ -157,6 +158,19 @@ def test_a_job_that_is_refused_is_told_in_slurms_words() -> None:
     pool = make_pool(compute(slurm={"partition": "nowhere"}))
     with pytest.raises(ResourceError, match=r"compute.slurm: expected a job that SLURM accepts, found .*[Ii]nvalid partition"):
         pool.open(WORKPLACE)
+    assert jobs("--states=PENDING,RUNNING") == []
+
+
+def test_a_job_that_never_starts_is_waited_for_with_the_reason_in_slurms_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour in a partition of five minutes: SLURM takes such a job, and lets it wait for ever."""
+    monkeypatch.setattr("cohort_engine.engine.clusters.elsewhere.SILENCE_SECONDS", 3.0)
+    said: list[str] = []
+    events = Events()
+    events.on_wait = said.append  # type: ignore[method-assign]
+    pool = make_pool(compute(at_least=1, patience=12, slurm={"partition": "short", "hours": 1}))
+    with pytest.raises(ResourceError, match=r"expected a worker, found none within 12 s \(1 x PENDING \(PartitionTimeLimit\)\)"):
+        pool.open(WORKPLACE, events=events)
+    assert said[-1] == "Still waiting for the first worker: 1 x PENDING (PartitionTimeLimit)"
     assert jobs("--states=PENDING,RUNNING") == []
 
 

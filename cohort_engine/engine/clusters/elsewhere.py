@@ -67,16 +67,24 @@ class ElsewherePool(DaskPool):
     def _wait(self, client: Any, events: Events) -> None:
         patience = self.compute.patience or self.patience
         deadline = time.monotonic() + patience
+        events.on_wait(f"Waiting for the first worker of {self.compute.cluster}, {patience:.0f} s at most")
+        known = ""
         while (left := deadline - time.monotonic()) > 0:
-            events.on_wait(f"Waiting for the first worker of {self.compute.cluster}, {left:.0f} s at most")
             with suppress(TimeoutError):
-                client.wait_for_workers(1, timeout=min(left, 10 * SILENCE_SECONDS))
+                client.wait_for_workers(1, timeout=min(left, SILENCE_SECONDS))
                 return
+            if (state := self._state()) != known:
+                known = state
+                events.on_wait(f"Still waiting for the first worker: {state}")
         client.close()
         raise ResourceError(
-            expected="a worker", found=f"none within {patience:.0f} s", where=f"compute.cluster: {self.compute.cluster}",
+            expected="a worker", found=f"none within {patience:.0f} s{known and f' ({known})'}", where=f"compute.cluster: {self.compute.cluster}",
             remedy=f"Look at {self.check}, or wait longer (compute.patience).",
         )  # fmt: skip
+
+    def _state(self) -> str:
+        """Say what those that were asked for are at, in words; nothing where nobody knows."""
+        return ""
 
     def _dashboard(self) -> str:
         """Address of the page as the scheduler in this process serves it: it may listen elsewhere than the scheduler does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ LOOK_SECONDS = 2.0
 """How often it is looked how many jobs there should be."""
 IDLE_LOOKS = 30
 """A worker without work is let go after so many looks."""
+JOB = "cohort-engine"
+"""What a job is called."""
 ALIVE = "PENDING,CONFIGURING,RUNNING,SUSPENDED"
 """States of a job that may still bring a worker, or has one."""
 SHORTEST_LIFE = 10.0
@@ -101,8 +104,13 @@ class SlurmPool(ElsewherePool):
             "cores": 1, "processes": 1, "job_cpu": self.compute.cores, "memory": memory, "queue": partition, "account": slurm.account,
             "walltime": walltime(seconds), "job_extra_directives": [*thrown, *directives], "job_script_prologue": list(slurm.prologue),
             "python": slurm.python, "interface": slurm.interface, "local_directory": slurm.scratch, "log_directory": slurm.logs,
-            "job_name": "cohort-engine", "worker_extra_args": [*life(seconds, slurm.handover), *offered],
+            "job_name": JOB, "worker_extra_args": [*life(seconds, slurm.handover), *offered],
         }  # fmt: skip
+
+    def _state(self) -> str:
+        asked = ["squeue", "--me", "--noheader", f"--name={JOB}", "--format=%T (%r)", f"--states={ALIVE}"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.replace(" (None)", "").splitlines()
+        return ", ".join(f"{n} x {state}" for state, n in sorted(Counter(told).items()))
 
     def _busy(self) -> set[str]:
         """Addresses of workers that are at work."""
