@@ -224,11 +224,15 @@ def _summary(found: Evaluation, tables: Mapping[str, pd.DataFrame]) -> list[str]
     regions = tables["regions"].set_index([METHOD, REGION]).loc[first]
     bound = PUBLISHED["scs_net_error_percent"]
     below = int((regions["error_percent"] < bound).sum())
-    low, high = (number(float(f(regions["error_percent"])), 1) for f in (np.nanmin, np.nanmax))
-    out.append(
-        f"Its error of mean FA is {low} to {high} %, below the published one of SCS-Net in {below} of 8 regions; it gives nothing in "
-        f"{_percent(float(regions['without_output'].max()))} % of the slices of its worst region."
-    )
+    nothing = f"it gives nothing in {_percent(float(regions['without_output'].max()))} % of the slices of its worst region."
+    errors = regions["error_percent"].dropna()
+    if len(errors):
+        out.append(
+            f"Its error of mean FA is {number(errors.min(), 1)} to {number(errors.max(), 1)} %, below the published one of SCS-Net in {below} of 8 "
+            f"regions; {nothing}"
+        )
+    else:
+        out.append(f"I{nothing[1:]}")
     return out
 
 

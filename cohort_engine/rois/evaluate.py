@@ -271,7 +271,8 @@ def over_patients(
         mean = sums.sum(axis=0) / n
         means = (draws @ sums) / (draws @ counts)
     some = patients > 1
-    low[some], high[some] = np.nanquantile(means[:, some], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    if some.any():
+        low[some], high[some] = np.nanquantile(means[:, some], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     shape = values.shape[1:]
     mean, low, high = (part.reshape(shape) for part in (mean, low, high))
     return Interval(mean, low, high, n.astype(np.int64).reshape(shape), patients.reshape(shape))

@@ -11,6 +11,7 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.errors import StorageError
+from cohort_engine.report.page import Image
 from cohort_engine.report.roi_page import Evaluation, write_evaluation
 from cohort_engine.report.roi_tables import (
     ATLAS,
@@ -160,3 +161,11 @@ def test_the_page_holds_tables_figures_and_provenance(tmp_path: Path, slices: Ro
         f"{n}.csv" for n in ("regions", "methods", "published", "sizes", "slices", "icc", "differences", "sweep", "sweep_regions")
     }
     assert pd.read_csv(tmp_path / "out/csv/differences.csv")["dice_difference"].tolist() == pytest.approx([1 / 3] * 8, abs=1e-5)
+
+
+def test_a_method_that_finds_nothing_has_a_page(tmp_path: Path, slices: RoiSlices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cohort_engine.report.roi_page.save_figure", lambda *_: Image("data:,", 1))
+    slices = slices.at(np.array([0, 3, 7]))
+    methods = judged(slices, {"empty": (np.zeros_like(slices.drawn), {})})
+    text = write_evaluation(Evaluation(slices, methods), tmp_path).read_text()
+    assert "It gives nothing in 100.0 % of the slices of its worst region." in text

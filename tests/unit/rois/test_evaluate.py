@@ -123,5 +123,17 @@ def test_one_seed_one_interval_and_one_patient_none() -> None:
     alone = over_patients(values, patient)
     assert alone.patients.tolist() == [20, 1]
     assert np.isnan(alone.low).tolist() == [False, True]
+    nobody = over_patients(np.full((6, 2), NAN), np.arange(6))
+    assert np.isnan([nobody.mean, nobody.low, nobody.high]).all()
+    assert nobody.n.tolist() == [0, 0]
     with pytest.raises(InputError, match="patients"):
         over_patients(values, patient[:3])
+
+
+def test_a_method_that_finds_nothing_is_judged() -> None:
+    drawn = drawn_on({0: [0, 1], 4: [8, 9]}, 2)
+    found = score(np.zeros_like(drawn), slices(drawn, patient=[0, 1]))
+    assert found.without_output_share[[0, 4]].tolist() == [1, 1]
+    assert found.dice[:, 0].tolist() == [0, 0]
+    assert np.isnan(found.error).all()
+    assert np.isnan(found.wrong_side).all()
