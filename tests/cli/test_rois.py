@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,7 @@ from cohort_engine.rois.slices import RoiSlices
 
 pytest.importorskip("torch")
 
-CONFIG = """
-net: {encoder: unet, channels: [8, 16]}
-input: {images: [fa], norm: robust, size: 24}
-loss: {kind: dice}
-augment: {flip: exchange, scale: [0.9, 1.1], jitter: 0.05, paste: false}
-fractions: [0.7, 0.3, 0.0]
-epochs: 2
-"""
+HOW_TO = (Path(__file__).parents[2] / "docs/how-to/dti-study.md").read_text()
 CORNERS = [(5, 5), (3, 10), (6, 16), (8, 10), (18, 5), (20, 10), (17, 16), (15, 10)]
 
 
@@ -40,20 +35,22 @@ def slices(patients: int, first: int) -> RoiSlices:
     return RoiSlices({schema.FA: fa}, drawn, cord, patient, np.tile([0, 1], patients), np.array([0.6, 0.6]), again=np.roll(drawn, 1, axis=2))
 
 
-def test_train_then_evaluate(tmp_path: Path) -> None:
-    (tmp_path / "rois.yaml").write_text(CONFIG)
-    slices(6, 0).save(tmp_path / "train.npz")
-    slices(3, 100).save(tmp_path / "test.npz")
-    run, out = str(tmp_path / "run"), tmp_path / "page"
-    result = CliRunner().invoke(app, ["train", "rois", str(tmp_path / "rois.yaml"), "--data", str(tmp_path / "train.npz"), "-o", run])
-    assert result.exit_code == 0, result.output
-    result = CliRunner().invoke(app, ["evaluate", "rois", run, "--data", str(tmp_path / "test.npz"), "-o", str(out)])
-    assert result.exit_code == 0, result.output
-    assert "another rater" in result.output
-    table = pd.read_csv(out / "csv/regions.csv")
+def test_the_how_to_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (settings,) = re.findall(r"```yaml\n(.*?)```", HOW_TO, flags=re.DOTALL)
+    Path("small.yaml").write_text(settings)
+    slices(6, 0).save("train.npz")
+    slices(3, 100).save("test.npz")
+    output = ""
+    for line in re.findall(r"^\$ cohort-engine ((?:train|evaluate) rois .*)$", HOW_TO, flags=re.MULTILINE):
+        result = CliRunner().invoke(app, shlex.split(line))
+        assert result.exit_code == 0, result.output
+        output += result.output
+    assert "another rater" in output
+    table = pd.read_csv("page/csv/regions.csv")
     assert table.loc[table["method"] == "another rater", "dice"].tolist() == pytest.approx([0.75] * 8)
-    assert "run" in set(table["method"])
-    assert "data:image/" in (out / "rois.html").read_text()
+    assert "small" in set(table["method"])
+    assert "data:image/" in Path("page/rois.html").read_text()
 
 
 def test_what_is_no_network_is_answered(tmp_path: Path) -> None:
