@@ -36,7 +36,7 @@ def test_the_full_table_crosses_encoders_losses_and_inputs() -> None:
     assert len(crossed) == 2 * 4 * 2
     seeds = {m: {r.config.seed for r in rows if r.labels["method"] == m} for m in ("released code", "ours")}
     assert seeds == {"released code": {1, 2, 3}, "ours": {1, 2, 3}}
-    assert {r.config.epochs for r in rows} == {500, 40}
+    assert {r.config.epochs for r in rows} == {500, 16}
 
 
 def tiny_plan(**size: Any) -> Plan:
