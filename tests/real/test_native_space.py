@@ -72,13 +72,13 @@ def slices(text: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("by", "how", "mean", "largest"),
-    [("mask", "interpolate", 0.75, 4.5), ("mask", "signal", 1.6, 5.5), ("refined", "interpolate", 1.5, 6.0), ("refined", "signal", 2.5, 7.0)],
+    [("mask", "interpolate", 0.75, 4.5), ("mask", "signal", 0.8, 4.8), ("refined", "interpolate", 1.5, 6.0), ("refined", "signal", 1.3, 4.8)],
 )
 def test_map_against_published_values(anat: Path, template, image: tuple[Volume, np.ndarray], positions, by, how, mean, largest) -> None:
-    """Hold what was reached. SCT's way, weights at voxel centres: 0.67 points apart (bias -0.39), the largest in a cell of 3.4 voxels.
+    """Hold what was reached. SCT's way, weights at voxel centres: 0.31 points apart (bias -0.01). Ours: 0.69 (bias -0.12).
 
-    Our way, integrated weights as shares of the signal, is higher by design: simulated cords, whose truth is known, come out 0.6 points too low with
-    weights at voxel centres and the true map (`tests/benchmarks/test_native_space.py`).
+    Our way is integrated weights as shares of the signal, tissue reaching beyond the atlas' border: cells are larger by design. Simulated cords with
+    the true map come out 0.1 points too high with it, and 0.6 too low with weights at voxel centres (`tests/benchmarks/test_native_space.py`).
     """
     volume, off = image
     atlas = native_atlas(positions[by], template, volume.affine, volume.data.shape, how="integral" if how == "signal" else how)
@@ -105,8 +105,8 @@ def test_map_against_published_values(anat: Path, template, image: tuple[Volume,
     assert len(error) == 51
     assert np.abs(error).mean() < mean, figures
     assert np.abs(error).max() < largest, figures
-    assert np.corrcoef(theirs, ours)[0, 1] > (0.965 if by == "mask" else 0.9), figures
-    assert ratio == pytest.approx(1, abs=0.04), figures
+    assert np.corrcoef(theirs, ours)[0, 1] > (0.96 if by == "mask" else 0.9), figures
+    assert ratio == pytest.approx(1 if how == "interpolate" else 1.13, abs=0.04), figures  # tissue reaches beyond the atlas' border in our way
 
 
 def test_the_default_value_is_nearer_to_published_ones_than_those_in_template_space(anat: Path, template, image, positions) -> None:
