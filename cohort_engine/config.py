@@ -323,6 +323,8 @@ class AnalysisConfig(Section):
     """Values of the maps in the template alone, or of each image in its own space alone; by default the least biased of what the cohort has."""
     max_missing: float = Field(default=0.5, ge=0, lt=1)
     """A test is not made where more of a group than this is missing."""
+    least: int = Field(default=5, ge=2)
+    """People that a test needs in each group, a correlation beside its covariates, and a subgroup: with fewer nothing is tested or called best."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of every interval."""
     alpha: float = Field(default=0.05, gt=0, lt=1)

@@ -1,4 +1,4 @@
-"""Groups of people that nobody named: k-means on standardised features, how many there are, and what tells them apart."""
+"""Groups of people that nobody named: k-means on standardised features, whether there are any, how many, and what tells them apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STABLE = 0.6
 """Mean adjusted Rand index under resampling from which on a number of clusters is taken seriously."""
 STARTS = 10
 SURE = 0.05
-"""p of one single group above which a warning is due."""
+"""p of one single group above which people are taken for one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,7 @@ class Clusters:
     labels : (subject) int
         0, 1, ... in the order of the first feature's mean; -1: left out, because a feature is missing.
     k : int
+        1: there is nothing to say that the people are more than one group.
     candidates : (candidate) int
         Numbers of clusters that were tried.
     silhouette : (candidate)
@@ -39,7 +40,7 @@ class Clusters:
     stability : (candidate)
         Mean adjusted Rand index of the clusters of bootstrap samples with those of everybody, 1 being the same.
     p_one_group : float
-        How often people of one group (normal, with the covariance of these) reach the largest silhouette of the candidates.
+        How often people of one group (normal, with the covariance of these) reach the largest silhouette of the candidates; NaN without any.
     coordinates : (subject, component)
         First principal components of the standardised features; NaN where left out. A component's largest weight is positive.
     explained : (component)
@@ -76,8 +77,9 @@ class Profiles:
 
 
 def cluster(
-    values: ArrayLike, *, k: int | None = None, largest: int = 6, resamples: int = 50, components: int = 2, stable: float = STABLE, seed: int = 0
-) -> Clusters:
+    values: ArrayLike, *, k: int | None = None, largest: int = 6, least: int = 1, resamples: int = 50, components: int = 2, stable: float = STABLE,
+    seed: int = 0,
+) -> Clusters:  # fmt: skip
     """Cluster people by k-means.
 
     Parameters
@@ -85,11 +87,12 @@ def cluster(
     values : (subject, feature)
         Each feature is standardised. Missing: a person without one of the features is left out; none is made up.
     k : int, optional
-        Number of clusters. None: of 2 to `largest`, those whose stability reaches `stable`, the one of the largest silhouette; where none
-        reaches it, the largest silhouette of all and a warning. A warning, too, where the people may be one group, which neither can say:
-        halves of one group along its longest axis are stable.
-    largest, resamples, components, seed : int
-        Most clusters to try, samples (of people, and of one group), principal components, and the seed of everything random.
+        Number of clusters, taken with a warning where they are not stable or may be one. None: one, unless shown otherwise; that is, if people of one
+        group would hardly reach the silhouette (p at most `SURE`), and a number of 2 to `largest` is stable: of those whose stability reaches
+        `stable` the one of the largest silhouette. Either alone cannot say: halves of one group along its longest axis are stable.
+    largest, least, resamples, components, seed : int
+        Most clusters to try, people for each that there must be, samples (of people, and of one group; with fewer than 19 nothing can be shown),
+        principal components, and the seed of everything random.
 
     Returns
     -------
@@ -126,6 +129,7 @@ def cluster(
     kept = table[whole]
     candidates = np.arange(2, largest + 1) if k is None else np.array([k])
     _check(kept, candidates, len(table))
+    candidates = candidates if k is not None else candidates[candidates * least <= len(kept)]
     z = (kept - kept.mean(axis=0)) / kept.std(axis=0)
     candidates = candidates[candidates < len(np.unique(z, axis=0))]
 
@@ -149,22 +153,27 @@ def cluster(
             members.append(mine.labels_)
             stability.append(float(np.mean([adjusted_rand_score(mine.labels_, other) for other in others])) if others else np.nan)
         silhouette, steady = np.array([float(silhouette_score(z, labels)) for labels in members]), np.array(stability)
-        reached = sum(max(width(rows, number) for number in candidates) >= silhouette.max() for rows in single)
-    p_one = (1 + reached) / (1 + resamples)
+        reached = sum(max(width(rows, number) for number in candidates) >= silhouette.max() for rows in single) if len(candidates) else 0
+    p_one = (1 + reached) / (1 + resamples) if len(candidates) else np.nan
     trusted = steady >= stable
-    best = int(np.argmax(np.where(trusted, silhouette, -np.inf) if trusted.any() else silhouette))
-    warnings = [] if trusted[best] else [f"{candidates[best]} clusters are not stable under resampling ({steady[best]:.2f} < {stable:g})"]
+    best = int(np.argmax(np.where(trusted, silhouette, -np.inf) if trusted.any() else silhouette)) if len(candidates) else -1
+    warnings = []
+    if best < 0:
+        warnings.append(f"{len(kept)} people are too few to look for subgroups of {least} or more: they are taken for one")
+    elif not trusted[best]:
+        warnings.append(f"{candidates[best]} clusters are not stable under resampling ({steady[best]:.2f} < {stable:g})")
     if p_one > SURE:
-        warnings.append(f"the people may be one group (p {p_one:.2f})")
+        warnings.append(f"one group of people would give such clusters as well (p {p_one:.2f})")
+    one = k is None and bool(warnings)
 
     pca = PCA(min(components, *z.shape), svd_solver="full").fit(z)
     labels = np.full(len(table), LEFT_OUT, np.int64)
-    labels[whole] = _ordered(members[best], kept[:, 0])
+    labels[whole] = 0 if one else _ordered(members[best], kept[:, 0])
     coordinates = np.full((len(table), len(pca.components_)), np.nan)
     coordinates[whole] = pca.transform(z)
-    n = int(whole.sum())
+    n, number = int(whole.sum()), 1 if one else int(candidates[best])
     return Clusters(
-        labels, int(candidates[best]), candidates.astype(np.int64), silhouette, steady, p_one, coordinates, pca.explained_variance_ratio_,
+        labels, number, candidates.astype(np.int64), silhouette, steady, p_one, coordinates, pca.explained_variance_ratio_,
         pca.components_, n, len(table) - n, tuple(warnings),
     )  # fmt: skip
 

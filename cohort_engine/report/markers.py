@@ -46,34 +46,43 @@ def roc_curves(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         return []
     areas = areas.assign(marker=feature_labels(areas)).drop_duplicates("marker").set_index("marker")
     known = set(curves["marker"])
-    sets: list[tuple[tuple[str, ...], pd.Series[Any] | None]] = []
+    sets: list[tuple[tuple[str, ...], int, pd.Series[Any] | None]] = []
     pairs = drawing.table(found, "roc_pairs")
     if pairs is not None:
-        pairs = pairs[pairs["first"].isin(known) & pairs["second"].isin(known)].reset_index(drop=True)
-        sets = [((str(pairs.at[i, "first"]), str(pairs.at[i, "second"])), pairs.iloc[i]) for i in shown_pairs(found, pairs, areas)]
+        pairs = pairs[pairs["first"].isin(known) & pairs["second"].isin(known)]
+        at = pairs.index.to_numpy()
+        pairs = pairs.reset_index(drop=True)
+        sets = [((str(pairs.at[i, "first"]), str(pairs.at[i, "second"])), int(at[i]), pairs.iloc[i]) for i in shown_pairs(found, pairs, areas)]
     if not sets:
-        sets = [(tuple(areas.index[areas.index.isin(known)][np.argsort(-areas["auc"][areas.index.isin(known)].to_numpy())][:MOST_CURVES]), None)]
-    most = max(len(names) for names, _ in sets)
+        sets = [(tuple(areas.index[areas.index.isin(known)][np.argsort(-areas["auc"][areas.index.isin(known)].to_numpy())][:MOST_CURVES]), -1, None)]
+    people = found.material.people
+    most = max(len(names) for names, _, _ in sets)
     figure = drawing.page((59 if len(sets) > 1 else 68) + 8.5 * most, 60.0 * len(sets) if len(sets) > 1 else 75)
     said = []
-    for axis, (names, pair) in zip(figure.subplots(1, len(sets), squeeze=False).flat, sets, strict=True):
-        for name, colour in zip(names, MARKER_COLOURS, strict=False):
-            _curve(axis, curves[curves["marker"] == name], areas.loc[[name]].iloc[0], name, colour)
+    for axis, (names, number, pair) in zip(figure.subplots(1, len(sets), squeeze=False).flat, sets, strict=True):
+        own = curves[curves["pair"] == (number if pair is not None and (curves["pair"] == number).any() else -1)]
+        for name, side, colour in zip(names, ("first", "second", "", ""), MARKER_COLOURS, strict=False):
+            row = areas.loc[[name]].iloc[0]
+            ends = (row["auc"], row["auc_low"], row["auc_high"]) if pair is None else tuple(pair[f"auc_{side}{e}"] for e in ("", "_low", "_high"))
+            _curve(axis, own[own["marker"] == name], ends, name, colour)
         axis.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
         axis.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="1 − specificity", ylabel="sensitivity")
         axis.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.22), handlelength=1.2, borderaxespad=0)
         if pair is not None:
-            axis.set_title(f"difference {signed(pair['difference'])}, p {small(pair['p'])}")
+            n = f"n = {int(pair['n_control'])} + {int(pair['n_case'])}"
+            axis.set_title(f"difference {signed(pair['difference'])}, p {small(pair['p'])}\n{n}")
             said.append(
                 f"{pair['first']} against {pair['second']}: difference {signed(pair['difference'])}{between(pair['low'], pair['high'])}, "
-                f"p {small(pair['p'])}, q {small(pair['q'])}."
+                f"p {small(pair['p'])}, q {small(pair['q'])}, {n}."
             )
-    people, more = found.material.people, pairs is not None and len(pairs) > len(sets)
+    more = pairs is not None and len(pairs) > len(sets)
     caption = drawing.sentences(
         f"Receiver operating characteristic of telling {people.case} from {people.control} ({drawing.sample(found)}).",
         f"The legend gives the area under the curve with its {drawing.ci(found)} (DeLong), the point is the threshold of the largest Youden index, "
         "and the broken line is chance.",
-        "Differences of the two areas are tested after DeLong." if said else "",
+        f"Curves, areas and differences (tested after DeLong) of a pair are all of the people who have both (n: {people.control} + {people.case})."
+        if said
+        else "",
         *said,
         f"These are {len(sets)} of {len(pairs)} pairs; the table has all." if pairs is not None and more else "",
     )
@@ -92,11 +101,12 @@ def shown_pairs(found: Analysis, pairs: pd.DataFrame, areas: pd.DataFrame) -> li
     return list(dict.fromkeys([*wanted, *best]))[:MOST_PAIRS]
 
 
-def _curve(axis: Axes, curve: pd.DataFrame, row: pd.Series[Any], name: str, colour: str) -> None:
-    words = f"{clipped(name, 38)}\nAUC {row['auc']:.2f}{between(row['auc_low'], row['auc_high'])}"
+def _curve(axis: Axes, curve: pd.DataFrame, area: tuple[float, ...], name: str, colour: str) -> None:
+    words = f"{clipped(name, 38)}\nAUC {area[0]:.2f}{between(area[1], area[2])}"
+    best = curve.iloc[int(np.argmax((curve["sensitivity"] + curve["specificity"]).to_numpy()))]
     axis.plot(1 - curve["specificity"], curve["sensitivity"], color=colour, label=words, drawstyle="default", rasterized=len(curve) > drawing.DENSE)
     axis.plot(
-        1 - row["specificity"], row["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4, clip_on=False
+        1 - best["specificity"], best["sensitivity"], "o", ms=5, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=4, clip_on=False
     )
 
 
@@ -193,7 +203,7 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         part = who[who["cluster"] == c]
         y = np.full(len(part), 0.0) + drawing.spread(part["pc1"]) if flat else part["pc2"]
         left.scatter(
-            part["pc1"], y, s=14, color=OTHER_COLOURS[c % len(OTHER_COLOURS)], marker="osD^vPX*"[c % 8], linewidths=0.4, edgecolors="white",
+            part["pc1"], y, s=14, color=OTHER_COLOURS[c % len(OTHER_COLOURS)], marker="osD^vPX*"[c % 8], linewidths=0.4, edgecolors="white", zorder=6,
             label=f"cluster {c + 1} (n = {len(part)})", rasterized=dense,
         )  # fmt: skip
     explained = axes.drop_duplicates("component").set_index("component")["explained"]
@@ -205,8 +215,9 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     left.legend(loc="upper left", bbox_to_anchor=(0, -0.17), borderaxespad=0)
     if key:
         left.text(0.4, -0.18, "\n".join(key), transform=left.transAxes, ha="left", va="top", fontsize=drawing.SMALL, linespacing=1.3)
-    right.plot(choice["k"], choice["silhouette"], "o-", ms=4, color=INK, label="silhouette")
-    right.plot(choice["k"], choice["stability"], "s--", ms=4, color=OTHER_COLOURS[2], label="stability (adjusted Rand)")
+    tried = choice[choice["k"] > 1]
+    right.plot(tried["k"], tried["silhouette"], "o-", ms=4, color=INK, label="silhouette")
+    right.plot(tried["k"], tried["stability"], "s--", ms=4, color=OTHER_COLOURS[2], label="stability (adjusted Rand)")
     chosen = choice[choice["chosen"]]
     if len(chosen):
         right.axvline(chosen["k"].iloc[0], color=FAINT, linewidth=6, alpha=0.35, zorder=0)
@@ -214,7 +225,7 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     right.set(
         xlabel="number of clusters k",
         ylabel="silhouette, stability (1 is best)",
-        ylim=(min(0.0, float(choice[["silhouette", "stability"]].min().min())), 1.02),
+        ylim=(float(np.nanmin([0.0, *tried["silhouette"], *tried["stability"]])), 1.02),
     )
     right.legend(loc="upper left", bbox_to_anchor=(0, -0.17), borderaxespad=0)
     out = int((who["cluster"] < 0).sum())
@@ -222,11 +233,13 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     notes = drawing.table(found, "cluster_notes")
     said = " ".join(f"{str(n)[:1].upper()}{str(n)[1:].rstrip('.')}." for n in (notes["note"] if notes is not None else []))
     people = found.material.people.case if found.about["config"]["clusters"]["who"] == "cases" else "people"
+    split = f"coloured by cluster (k-means, k = {k})" if k > 1 else "taken for one group"
     caption = drawing.sentences(
-        f"Left: {len(who) - out} {people} by the first principal components of the standardised features, coloured by cluster (k-means, k = {k})"
+        f"Left: {len(who) - out} {people} by the first principal components of the standardised features, {split}"
         f"{'; arrows are the features with the largest weights, numbered in the key' if key else ''}.",
         "Right: mean silhouette width, and adjusted Rand index under resampling, for each number of clusters; the grey bar is the one taken.",
-        f"People of one single group reach such a silhouette with p {small(p)}.",
+        f"People of one single group reach such a silhouette with p {small(p)}." if np.isfinite(p) else "",
+        "Subgroups are not shown." if k == 1 else "",
         said,
     )
     return [Drawn("clusters", "clusters", "Subgroups of people", caption, ("clusters", "cluster_axes", "cluster_choice", "cluster_notes"), figure)]
@@ -253,11 +266,11 @@ def _arrows(axis: Axes, axes: pd.DataFrame, who: pd.DataFrame) -> list[str]:
         x, y = top[1].iloc[i] * reach, top[2].iloc[i] * reach
         step = (step + 1) % 3 if angle[i] - last < np.deg2rad(14) else 0
         last = angle[i]
-        axis.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.8, "shrinkA": 0, "shrinkB": 0}, zorder=4)
+        axis.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.8, "shrinkA": 0, "shrinkB": 0}, zorder=1)
         away = 7 + 9 * step
         axis.annotate(
             str(number + 1), (x, y), (away * np.cos(angle[i]), away * np.sin(angle[i])), textcoords="offset points", ha="center", va="center",
-            fontsize=drawing.SMALL, weight="bold", color=INK, zorder=5, bbox={"boxstyle": "circle,pad=0.12", "fc": "white", "ec": INK, "lw": 0.4},
+            fontsize=drawing.SMALL, weight="bold", color=INK, zorder=2, bbox={"boxstyle": "circle,pad=0.12", "fc": "white", "ec": INK, "lw": 0.4},
         )  # fmt: skip
         out[number] = f"{number + 1}  {clipped(str(top.index[i]), 38)}"
     return out

@@ -24,7 +24,17 @@ from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.reduce.cohort import atlas_of
-from cohort_engine.report.people import FEW, People, choose_people, known_values, quality_names, subject_table, text_among_numbers
+from cohort_engine.report.people import (
+    FEW,
+    People,
+    choose_people,
+    in_time,
+    known_values,
+    many_words,
+    quality_names,
+    subject_table,
+    text_among_numbers,
+)
 from cohort_engine.template.atlas import Naming
 from cohort_engine.template.levels import LevelRange
 
@@ -226,6 +236,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         f"column {name} holds text ({word!r}) among numbers and is not used: correct participants.tsv (n/a is missing) and build again"
         for name in people.columns if (word := text_among_numbers(people.column(name)))
     ]  # fmt: skip
+    notes += _unused(people, config)
     notes += _adjusted(people, config)
     notes += _doubtful(chosen, people)
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
@@ -315,6 +326,7 @@ def read_features(
 def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[Query], features: pd.DataFrame) -> FloatArray | None:
     """Values of people with several sessions; the level of the compression is left out, since it may move between them."""
     table = subject_table(ds)
+    table = table.iloc[in_time(table)]  # so that a difference of sessions has the sign of time
     table = table[~table[schema.PARTICIPANT].isin(config.exclude)]
     sessions = [part.index.to_numpy() for _, part in table.groupby(schema.PARTICIPANT) if len(part) > 1]
     if not sessions:
@@ -410,6 +422,21 @@ NAMED = 12
 """People whom a note names; of more it says how many they are."""
 
 
+def _unused(people: People, config: AnalysisConfig) -> list[str]:
+    """Name columns that are in no table of characteristics, correlation or cluster, and why."""
+    long = [n for n in people.columns if many_words(people.column(n)) and not text_among_numbers(people.column(n))]
+    notes = [f"column {n} holds {len(known_values(people.column(n)))} different words and is not among the characteristics" for n in long]
+    rows = people.group == 1 if config.correlate.who == "cases" else np.ones(len(people.group), bool)
+    who = "cases" if config.correlate.who == "cases" else "people"
+    if not config.correlate.scores:
+        for name in people.numeric():
+            different = len(known_values(people.column(name)[rows]))
+            if name not in (schema.AGE, config.groups.column, *config.correlate.covariates) and different <= 2:
+                values = ("no value", "one value", "two different values")[different]
+                notes.append(f"column {name} has {values} among the {who} and is in no correlation: name it in analysis.correlate.scores to have it")
+    return notes
+
+
 def _adjusted(people: People, config: AnalysisConfig) -> list[str]:
     """Say what becomes of the columns that the study file adjusts for, and of people who lack one."""
     names = list(dict.fromkeys((*config.tests.covariates, *config.correlate.covariates)))
@@ -470,6 +497,9 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
     there = [w if w and who not in lost else "" for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]
     alone = {str(who): w for who, w in zip(people.table[schema.PARTICIPANT], there, strict=True) if w and there.count(w) < harmonise.SMALLEST}
     where = ["" if str(who) in alone else w for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]
+    if len(set(where) - {""}) < 2:
+        note = f"nothing is harmonised: the people who can be used come from fewer than two places by column {site}"
+        return replace(material, notes=(*material.notes, *_without(people, (site, *keep), "lack what harmonisation needs"), note))
     notes = _without(people, (site, *keep), "have no harmonised value")
     notes += [f"{who} has no harmonised value: nobody else of site {w} can be used" for who, w in alone.items()]
     for metric in material.features[METRIC].unique():

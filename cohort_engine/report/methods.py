@@ -114,7 +114,7 @@ def _participants(s: _Study) -> str:
         bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
         text += f" Scans were used where {name} was {' and '.join(filter(None, bounds))}."
     if s.found.material.repeats is not None:
-        text += " Of people with several sessions the first was analysed; the others served to assess agreement."
+        text += " Of people with several sessions the first in time was analysed; the others served to assess agreement."
     return text
 
 
@@ -224,7 +224,8 @@ def _groups(s: _Study) -> str:
     text += f" The {s.interval}s of effects were {how}."
     text += " Where the largest effect is named, its interval is one of a set that holds for all features at once (Bonferroni)."
     text += f" The false discovery rate was controlled over {_family(s)} [@fdr] at {100 * s.config['alpha']:g}%."
-    return f"{text} A test was not made where more than {100 * s.config['max_missing']:g}% of a group lacked the value."
+    few = f"fewer than {s.config['least']} people of it had one"
+    return f"{text} A test was not made where more than {100 * s.config['max_missing']:g}% of a group lacked the value, or {few}."
 
 
 def _roc(s: _Study) -> str:
@@ -283,7 +284,10 @@ def _clusters(s: _Study) -> str:
     choice = s.found.tables["cluster_choice"]
     k = int(choice.loc[choice["chosen"], "k"].iloc[0])
     if c["k"] is None:
-        how = f"Of 2 to {c['largest']} clusters, {k} were taken for their mean silhouette [@rousseeuw], among numbers that were stable"
+        how = (
+            f"People were taken for one group unless shown otherwise; 2 to {c['largest']} clusters were judged by their mean silhouette [@rousseeuw] "
+        )
+        how += f"among numbers that were stable, and {'none was' if k == 1 else f'{k} were'} taken"
     else:
         how = f"{k} clusters were asked for; their mean silhouette [@rousseeuw] and stability were assessed"
     return (

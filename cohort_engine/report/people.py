@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,12 @@ HEALTHY = frozenset(
 """Words for healthy people, in lower case."""
 FEWEST = 2
 """Members that a group needs."""
+DATES = ("acq_time", "session_date", "scan_date", "date", "scanned_at")
+"""Columns of the subject table that may say when a session was."""
+STARTS = frozenset({"baseline", "base", "bl", "pre", "preop", "screening", "initial"})
+"""Names of a first session, in small letters."""
+MOST_WORDS = 12
+"""Different words up to which a column of text is one of categories, however few the people."""
 FEW = 5
 """Different numbers up to which a column may be codes."""
 REASON = "reason"
@@ -120,6 +127,50 @@ class People:
 IDENTITY = (schema.SUBJECT, schema.PARTICIPANT, schema.SESSION)
 
 
+def many_words(column: NDArray[Any]) -> bool:
+    """Whether a column of text has too many different words to be categories: names, dates and the like.
+
+    Examples
+    --------
+    >>> many_words(np.array(["F", "M", "F", ""])), many_words(np.array([f"2024-01-{d}" for d in range(10, 30)]))
+    (False, True)
+    """
+    known = [str(v) for v in column if str(v) != ""]
+    return column.dtype.kind != "f" and len(set(known)) > max(MOST_WORDS, len(known) / 4)
+
+
+def in_time(table: pd.DataFrame) -> list[int]:
+    """Order of the rows of a subject table in which the sessions of each person follow each other in time.
+
+    By a column of dates (`DATES`), where all sessions of the person have one; else by the session's name: words for the start of a study come
+    first, then numbers count as numbers.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"participant_id": ["a", "a", "b", "b"], "session_id": ["ses-10", "ses-2", "ses-1", "ses-2"]})
+    >>> in_time(table), in_time(table.assign(acq_time=["", "", "2024-05-01", "2023-05-01"]))
+    ([1, 0, 2, 3], [1, 0, 3, 2])
+    """
+    names = table[schema.SESSION].astype(str).str.casefold() if schema.SESSION in table else pd.Series("", table.index)
+    keys: list[tuple[Any, ...]] = [_named(n) for n in names]
+    for column in (c for c in DATES if c in table):
+        when = pd.to_datetime(table[column].astype(str), errors="coerce", utc=True, format="ISO8601")
+        for rows in table.reset_index(drop=True).groupby(schema.PARTICIPANT, sort=False).indices.values():
+            if when.iloc[rows].notna().all():
+                for i in rows:
+                    keys[i] = (-1, when.iloc[i], *keys[i][1:])
+        break
+    first = {p: i for i, p in reversed(list(enumerate(table[schema.PARTICIPANT])))}
+    return sorted(range(len(table)), key=lambda i: (first[table[schema.PARTICIPANT].iloc[i]], keys[i]))
+
+
+def _named(session: str) -> tuple[Any, ...]:
+    """Sort key of a session's name, in small letters."""
+    bare = session.removeprefix("ses-").removeprefix("ses")
+    parts = tuple((0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.findall(r"[0-9]+|[^0-9]+", bare))
+    return (0 if bare in STARTS else 1, parts)
+
+
 def text_among_numbers(column: NDArray[Any]) -> str:
     """Return the first word of a column of text that would be a measurement without it; empty where there is none.
 
@@ -182,7 +233,7 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     """Find controls and cases, and say why the others are left out.
 
     Left out are: people of no group or another one, those that the configuration names, those outside a limit of quality, and sessions of
-    a person after the first, since a person counts once.
+    a person after the first in time, since a person counts once.
 
     Parameters
     ----------
@@ -210,7 +261,8 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     _participants(table, config.exclude)
     limits = _limits(ds, config.quality)
     seen: set[str] = set()
-    for i, (participant, word) in enumerate(zip(table[schema.PARTICIPANT], words, strict=True)):
+    for i in in_time(table):
+        participant, word = table[schema.PARTICIPANT].iloc[i], words[i]
         outside = next((f"{n} is {v[i]:.3g}, allowed {_range(*config.quality[n])}" for n, (v, bad) in limits.items() if bad[i]), None)
         if word not in (control, case):
             reasons[i] = f"{column} is {word!r}" if word else f"no {column}"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
+from cohort_engine.analysis.cluster import SURE
 from cohort_engine.analysis.compression import NONE, UNKNOWN
 from cohort_engine.analysis.groups import MANN_WHITNEY
 from cohort_engine.report.material import COMPRESSED
@@ -177,7 +178,8 @@ def _groups(found: Analysis) -> str:
     if flat := int(spread.sum()):
         text += f" {_count(flat, 'further feature does', 'further features do')} not vary and cannot be tested: check the maps."
     if gaps := len(untested) - flat:
-        text += f" {_count(gaps, 'further feature cannot', 'further features cannot')} be tested: too many values are missing."
+        text += f" {_count(gaps, 'further feature cannot', 'further features cannot')} be tested: too many values are missing, or fewer than "
+        text += f"{config['least']} people of a group have one."
     if len(best):
         fixed = best[best[schema.LEVEL] != COMPRESSED]
         first = (fixed if len(fixed) else best).head(1)
@@ -223,8 +225,11 @@ def _classifier(found: Analysis) -> str:
     if table is None or table["auc"].isna().all():
         return ""
     r = table.iloc[0]
-    text = f"{int(r['markers'])} markers together tell held-out cases from controls with an area under the ROC curve of {r['auc']:.2f}"
-    return text + (f" ({r['auc_low']:.2f} to {r['auc_high']:.2f})." if np.isfinite(r["auc_low"]) else ".")
+    area = f"area under the ROC curve of {r['auc']:.2f} (n = {int(r['n_control'])} + {int(r['n_case'])}; "
+    area += f"{percent(found.about['config']['confidence'])} confidence interval {r['auc_low']:.2f} to {r['auc_high']:.2f})"
+    if not r["auc_low"] > 0.5:
+        return f"{int(r['markers'])} markers together do not tell held-out cases from controls beyond chance: an {area}."
+    return f"{int(r['markers'])} markers together tell held-out cases from controls with an {area}."
 
 
 def _compression(found: Analysis) -> str:
@@ -248,8 +253,12 @@ def _clusters(found: Analysis) -> str:
         return ""
     row = table[table["chosen"]].iloc[0]
     who = "Cases" if found.about["config"]["clusters"]["who"] == "cases" else "People"
-    one = f"; but they may be one group (p {equals(row['p_one_group'])})" if row["p_one_group"] > 0.05 else ""
-    return f"{who} fall into {int(row['k'])} subgroups (silhouette {row['silhouette']:.2f}, stability {row['stability']:.2f}){one}."
+    labels = found.tables["clusters"]["cluster"]
+    n, p = int((labels >= 0).sum()), row["p_one_group"]
+    if row["k"] == 1:
+        return f"{who} (n = {n}) are not shown to be more than one group{f' (p of one group {equals(p)})' if np.isfinite(p) else ''}."
+    one = f"; but one group would give such clusters as well (p {equals(p)})" if p > SURE else f", p of one group {equals(p)}"
+    return f"{who} (n = {n}) fall into {int(row['k'])} subgroups (silhouette {row['silhouette']:.2f}, stability {row['stability']:.2f}{one})."
 
 
 def _correlations(found: Analysis) -> str:

@@ -6,6 +6,7 @@ A section that cannot be made raises a `CohortError`; the others are made all th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.analysis import agreement
+from cohort_engine.analysis.arrays import tally
 from cohort_engine.analysis.classify import cross_validate
 from cohort_engine.analysis.cluster import cluster, profiles
 from cohort_engine.analysis.correlate import correlate
@@ -29,6 +31,7 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.choice import Choice
 from cohort_engine.query.question import Query
 from cohort_engine.query.reader import PROFILE_VARIABLES
+from cohort_engine.report.characteristics import characteristics, quality
 from cohort_engine.report.material import (
     COMPRESSED,
     ESTIMATOR,
@@ -42,7 +45,7 @@ from cohort_engine.report.material import (
     in_order,
     read_features,
 )
-from cohort_engine.report.people import IDENTITY, check_covariate, subject_table
+from cohort_engine.report.people import IDENTITY, check_covariate, in_time, subject_table
 from cohort_engine.template.levels import WHOLE_CORD
 
 Tables = dict[str, pd.DataFrame]
@@ -61,55 +64,7 @@ BAND = (5.0, 50.0, 95.0)
 def people(m: Material, config: AnalysisConfig) -> Tables:
     """Who is analysed, who is left out, how the groups differ in what is known of them, and the quality numbers."""
     table = m.people.table.copy()
-    return {"subjects": table, "excluded": m.people.excluded, "characteristics": _characteristics(m), "quality": _quality(m)}
-
-
-def _characteristics(m: Material) -> pd.DataFrame:
-    from scipy import stats
-
-    rows: list[dict[str, Any]] = []
-    for name in m.people.columns:
-        column, group = m.people.column(name), m.people.group
-        numeric = column.dtype.kind == "f"
-        known = np.isfinite(column) if numeric else np.array([str(v) != "" for v in column])
-        if not known.any() or set(column[known].tolist()) in ({m.people.control, m.people.case},):
-            continue
-        words = [""] if numeric else sorted({str(v) for v in column[known]})
-        if not numeric and len(words) > max(12, known.sum() / 4):
-            continue  # names, dates and the like
-        p = np.nan
-        if numeric:
-            parts = [column[known & (group == g)] for g in (0, 1)]
-            if min(map(len, parts)) > 1 and np.ptp(column[known]) > 0:
-                p = float(compare(column[:, None], group, max_missing=0.999).p[0])
-        elif len(words) > 1:
-            counts = np.array([[np.sum(known & (group == g) & (column == w)) for w in words] for g in (0, 1)])
-            if (counts.sum(axis=1) > 0).all():
-                p = float(stats.fisher_exact(counts)[1] if counts.shape == (2, 2) else stats.chi2_contingency(counts, correction=False)[1])
-        for word in words:
-            for code, group_name in ((0, m.people.control), (1, m.people.case)):
-                there = known & (group == code)
-                row: dict[str, Any] = {"variable": name, "category": word, schema.GROUP: group_name, "n": int(there.sum())}
-                if numeric:
-                    values = column[there]
-                    row |= dict(zip(("low", "median", "high"), np.percentile(values, [25, 50, 75]) if len(values) else [np.nan] * 3, strict=True))
-                    row |= {"mean": values.mean() if len(values) else np.nan, "sd": values.std(ddof=1) if len(values) > 1 else np.nan}
-                else:
-                    row["count"] = int(np.sum(there & (column == word)))
-                rows.append({**row, "p": p})
-    return pd.DataFrame(rows, columns=["variable", "category", schema.GROUP, "n", "count", "mean", "sd", "low", "median", "high", "p"])
-
-
-def _quality(m: Material) -> pd.DataFrame:
-    rows = []
-    for name, column in m.quality.items():
-        for code, group_name in ((0, m.people.control), (1, m.people.case)):
-            values = column.to_numpy()[m.people.group == code]
-            values = values[np.isfinite(values)]
-            if len(values):
-                low, middle, high = np.percentile(values, [0, 50, 100])
-                rows.append({"quantity": name, schema.GROUP: group_name, "n": len(values), "smallest": low, "median": middle, "largest": high})
-    return pd.DataFrame(rows, columns=["quantity", schema.GROUP, "n", "smallest", "median", "largest"])
+    return {"subjects": table, "excluded": m.people.excluded, "characteristics": characteristics(m, config), "quality": quality(m)}
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -144,6 +99,7 @@ def groups(m: Material, config: AnalysisConfig) -> Tables:
         max_missing=config.max_missing, resamples=tests.resamples, seed=config.seed,
     )  # fmt: skip
     found = _counting_sites(m, config, found)
+    found = replace(found, p=np.where(found.n.min(axis=0) >= config.least, found.p, np.nan))
     families = family(m, tests.family)
     out = m.features[FEATURE].assign(method=tests.method, family=families)
     for code, name in ((0, "control"), (1, "case")):
@@ -174,7 +130,10 @@ def _all_at_once(m: Material, config: AnalysisConfig, adjust: tuple[str, ...], f
 def _counting_sites(m: Material, config: AnalysisConfig, found: Comparison) -> Comparison:
     """Take the errors for larger where the groups are spread unevenly over sites whose shift was removed, and the method cannot count that."""
     site = config.harmonise.site if m.models else None
-    return found if site is None or config.tests.method == LINEAR else widen(found, inflation(m.people.group, m.people.column(site)))
+    if site is None or config.tests.method == LINEAR:
+        return found
+    used = np.isfinite(m.values).any(axis=1)  # sites are those of the people who are left
+    return widen(found, inflation(m.people.group[used], m.people.column(site)[used]))
 
 
 def _mean(values: FloatArray) -> FloatArray:
@@ -240,13 +199,19 @@ def roc(m: Material, config: AnalysisConfig) -> Tables:
     tables = {"roc": out, "roc_best": _best(m, config, values), "roc_pairs": _pair_table(m, config, values, chosen)}
     ranked = [int(i) for i in np.argsort(-np.nan_to_num(area.auc, nan=-1.0), kind="stable") if not m.own_level[i]]
     drawn = list(dict.fromkeys([*(i for pair in chosen for i in pair), *ranked]))[: max(CURVES_AT_MOST, len({i for pair in chosen for i in pair}))]
-    tables["roc_curves"] = pd.concat([_curve(m, values[:, i], sign[i], i) for i in drawn if np.isfinite(area.auc[i])], ignore_index=True)
+    curves = [_curve(m, values[:, i], sign[i], i) for i in drawn if np.isfinite(area.auc[i])]
+    for pair, two in enumerate(chosen):
+        both = np.isnan(values[:, two]).any(axis=1)
+        if (both != np.isnan(values[:, two]).all(axis=1)).any() and np.isfinite(tables["roc_pairs"]["difference"].iloc[pair]):
+            curves += [_curve(m, np.where(both, np.nan, values[:, i]), sign[i], i, pair) for i in two]
+    tables["roc_curves"] = pd.concat(curves, ignore_index=True)
     return tables
 
 
 def _best(m: Material, config: AnalysisConfig, values: FloatArray) -> pd.DataFrame:
     """Judge the best marker as what it is, the best of many; a feature at the level where each own cord is narrowest was selected before."""
-    among = np.flatnonzero(~m.own_level)
+    n = tally(m.values, np.stack([m.people.group == g for g in (0, 1)]))
+    among = np.flatnonzero(~m.own_level & (n.min(axis=0) >= config.least))
     if not len(among):
         return pd.DataFrame()
     best = largest_auc(
@@ -264,15 +229,25 @@ def _best(m: Material, config: AnalysisConfig, values: FloatArray) -> pd.DataFra
 def _pair_table(m: Material, config: AnalysisConfig, values: FloatArray, chosen: list[tuple[int, int]]) -> pd.DataFrame:
     first, second = ([p[k] for p in chosen] for k in (0, 1))
     found = compare_auc(values[:, first], values[:, second], m.people.group, confidence=config.confidence, max_missing=config.max_missing)
+    p = np.where(found.n.min(axis=0) >= config.least, found.p, np.nan)
+    both = np.isnan(values[:, first] + values[:, second])
+    alone = [
+        auc(np.where(both, np.nan, values[:, k]), m.people.group, confidence=config.confidence, max_missing=config.max_missing)
+        for k in (first, second)
+    ]
     out = pd.DataFrame({"first": [m.label(i) for i in first], "second": [m.label(i) for i in second]})
+    for name, area in zip(("first", "second"), alone, strict=True):
+        out[f"auc_{name}_low"], out[f"auc_{name}_high"] = area.low, area.high
     names = {"auc_first": found.first, "auc_second": found.second, "difference": found.difference, "se": found.se, "low": found.low}
-    out = out.assign(**names, high=found.high, z=found.z, p=found.p, q=false_discovery(found.p))
+    out = out.assign(**names, high=found.high, z=found.z, p=p, q=false_discovery(p))
     return out.assign(n_control=found.n[0], n_case=found.n[1])
 
 
-def _curve(m: Material, values: FloatArray, sign: float, feature: int) -> pd.DataFrame:
+def _curve(m: Material, values: FloatArray, sign: float, feature: int, pair: int = -1) -> pd.DataFrame:
     c = curve(values, m.people.group)
-    return pd.DataFrame({"marker": m.label(feature), "threshold": sign * c.threshold, "sensitivity": c.sensitivity, "specificity": c.specificity})
+    return pd.DataFrame(
+        {"marker": m.label(feature), "pair": pair, "threshold": sign * c.threshold, "sensitivity": c.sensitivity, "specificity": c.specificity}
+    )
 
 
 # --- compression ------------------------------------------------------------------------------------------------------
@@ -344,13 +319,15 @@ def clusters(m: Material, config: AnalysisConfig) -> Tables:
     """Subgroups of people, what they were made of, and what else differs between them."""
     chosen = config.clusters
     rows = np.flatnonzero(m.people.group == 1) if chosen.who == "cases" else np.arange(len(m.people.group))
-    names, columns = _cluster_features(m, config, rows)
+    names, columns, lost = _cluster_features(m, config, rows)
     made_of = np.stack(columns, axis=1)[rows]
-    found = cluster(made_of, k=chosen.k, largest=chosen.largest, resamples=chosen.resamples, seed=config.seed)
+    found = cluster(made_of, k=chosen.k, largest=chosen.largest, least=config.least, resamples=chosen.resamples, seed=config.seed)
     who = m.people.table.loc[rows, list(IDENTITY)].reset_index(drop=True)
     who = who.assign(cluster=found.labels, pc1=found.coordinates[:, 0], pc2=found.coordinates[:, -1] if found.coordinates.shape[1] > 1 else np.nan)
     choice = pd.DataFrame({"k": found.candidates, "silhouette": found.silhouette, "stability": found.stability})
-    choice = choice.assign(chosen=found.candidates == found.k, p_one_group=found.p_one_group)
+    single = pd.DataFrame({"k": [1], "silhouette": [np.nan], "stability": [np.nan]})
+    choice = pd.concat([single, choice], ignore_index=True) if len(choice) else single
+    choice = choice.assign(chosen=choice["k"] == found.k, p_one_group=found.p_one_group)
     axes = pd.DataFrame([
         {"component": c + 1, "explained": found.explained[c], "feature": name, "weight": found.weights[c, i]}
         for c in range(len(found.explained)) for i, name in enumerate(names)
@@ -368,12 +345,14 @@ def clusters(m: Material, config: AnalysisConfig) -> Tables:
     q = np.full(len(every), np.nan)
     q[tested] = false_discovery(p.p[tested])
     profile["q"] = np.tile(q, len(p.mean))
-    notes = pd.DataFrame({"note": [*found.warnings, *([f"{found.n_left_out} people lack a feature and are left out"] if found.n_left_out else [])]})
+    notes = pd.DataFrame(
+        {"note": [*found.warnings, *lost, *([f"{found.n_left_out} people lack a feature and are left out"] if found.n_left_out else [])]}
+    )
     return {"clusters": who, "cluster_choice": choice, "cluster_axes": axes, "cluster_profiles": profile, "cluster_notes": notes}
 
 
-def _cluster_features(m: Material, config: AnalysisConfig, rows: NDArray[np.intp]) -> tuple[list[str], list[FloatArray]]:
-    """Names and columns (subject,) of what is clustered; what does not vary is left out."""
+def _cluster_features(m: Material, config: AnalysisConfig, rows: NDArray[np.intp]) -> tuple[list[str], list[FloatArray], list[str]]:
+    """Names and columns (subject,) of what is clustered, and what is left out: what does not vary, and of the default what too many people lack."""
     asked = config.clusters.features
     names = [n for n in asked if n in m.people.table] or ([] if asked else scores(m, config, rows))
     features = m.find_all(q for q in asked if q not in m.people.table) if asked else markers(m, config)
@@ -381,7 +360,12 @@ def _cluster_features(m: Material, config: AnalysisConfig, rows: NDArray[np.intp
     varying = {n: v for n, v in columns.items() if len(np.unique(v[rows][np.isfinite(v[rows])])) > 1}
     if not varying:
         raise InputError(expected="features that vary", found="none", where="analysis.clusters", remedy="Name others in analysis.clusters.features.")
-    return list(varying), list(varying.values())
+    lost = [f"{n} is the same in everybody and left out" for n in columns if n not in varying]
+    known = {n: np.isfinite(v[rows]) for n, v in varying.items()}
+    while not asked and len(known) > 1 and np.all(list(known.values()), axis=0).mean() < 1 - config.max_missing:
+        rarest = min(known, key=lambda n: int(known[n].sum()))
+        lost.append(f"{rarest} is known of {int(known.pop(rarest).sum())} of {len(rows)} people and left out, so that more people have all features")
+    return list(known), [varying[n] for n in known], lost
 
 
 # --- correlations -----------------------------------------------------------------------------------------------------
@@ -413,8 +397,9 @@ def correlations(m: Material, config: AnalysisConfig) -> Tables:
         max_missing=config.max_missing,
     )  # fmt: skip
     families = family(m, config.tests.family)
-    q = false_discovery(found.p, families[:, None])
-    tested = max(int(np.isfinite(found.p).sum()), 1)
+    p = np.where(found.df + 2 >= config.least, found.p, np.nan)
+    q = false_discovery(p, families[:, None])
+    tested = max(int(np.isfinite(p).sum()), 1)
     wide = correlate(
         m.values[rows], columns, method=chosen.method, covariates=None if adjust is None else adjust[rows],
         confidence=1 - (1 - config.confidence) / tested, max_missing=config.max_missing,
@@ -422,7 +407,7 @@ def correlations(m: Material, config: AnalysisConfig) -> Tables:
     parts = []
     for j, name in enumerate(names):
         part = m.features[FEATURE].assign(score=name, method=chosen.method, n=found.n[:, j], r=found.r[:, j], low=found.low[:, j])
-        part = part.assign(high=found.high[:, j], t=found.t[:, j], df=found.df[:, j], p=found.p[:, j])
+        part = part.assign(high=found.high[:, j], t=found.t[:, j], df=found.df[:, j], p=p[:, j])
         parts.append(part.assign(q=q[:, j], low_all=wide.low[:, j], high_all=wide.high[:, j]))
     return {"correlations": pd.concat(parts, ignore_index=True)}
 
@@ -476,8 +461,10 @@ def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[st
             remedy="Compare with a cohort of the same metrics and levels.",
         )  # fmt: skip
     table = subject_table(ds)
-    given = {n: check_covariate(n, table[n].to_numpy()) for n in config.norms.covariates if n in table}
-    return healthy, given, f"{len(table)} people of another cohort"
+    first = np.array(in_time(table), np.intp)
+    first = first[~table[schema.PARTICIPANT].iloc[first].duplicated().to_numpy()]  # a person counts once
+    given = {n: check_covariate(n, table[n].to_numpy()[first]) for n in config.norms.covariates if n in table}
+    return healthy[first], given, f"{len(first)} people of another cohort"
 
 
 def _question(feature: Mapping[Any, Any]) -> Query:

@@ -167,7 +167,9 @@ TABLES: Mapping[str, Table] = {
     "roc_pairs": Table(
         "roc", "Features against each other", "Paired comparison of areas under the ROC curve, in the people who have both features.",
         {
-            "first": Column("a feature"), "second": Column("the feature it is compared with"), "auc_first": Column("area of the first"),
+            "first": Column("a feature"), "second": Column("the feature it is compared with"),
+            **_ends("confidence interval of the first area, on the logit", name="auc_first_"),
+            **_ends("confidence interval of the second area, on the logit", name="auc_second_"), "auc_first": Column("area of the first"),
             "auc_second": Column("area of the second"), "difference": Column("first area minus second"),
             "se": Column("standard error of the difference, after DeLong"), **_ends("confidence interval of the difference"),
             "z": Column("difference over its standard error"), "p": _P, "q": Column("p value adjusted for the false discovery rate over the pairs"),
@@ -178,7 +180,9 @@ TABLES: Mapping[str, Table] = {
     "roc_curves": Table(
         "roc", "ROC curves", "Whole curves of the features that are compared in pairs, and of the best.",
         {
-            "marker": Column("feature"), "threshold": Column("threshold; infinite at the start of a curve", "of the feature"),
+            "marker": Column("feature"),
+            "pair": Column("row of roc_pairs, from 0, in whose people the curve is drawn; -1: in all who have the feature"),
+            "threshold": Column("threshold; infinite at the start of a curve", "of the feature"),
             "sensitivity": Column("share of the cases called at this threshold"),
             "specificity": Column("share of the controls not called at this threshold"),
         },
@@ -253,7 +257,7 @@ TABLES: Mapping[str, Table] = {
     "cluster_choice": Table(
         "clusters", "Choice of the number of clusters", "What speaks for each number of clusters.",
         {
-            "k": Column("number of clusters"), "silhouette": Column("mean silhouette width, -1 to 1"),
+            "k": Column("number of clusters; 1: one group, unless shown otherwise"), "silhouette": Column("mean silhouette width, -1 to 1"),
             "stability": Column("mean adjusted Rand index of the clusters of bootstrap samples with those of everybody; 1 is the same"),
             "chosen": Column("whether this number was taken"),
             "p_one_group": Column("how often people of one single group reach the largest silhouette"),

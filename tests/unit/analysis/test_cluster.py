@@ -57,13 +57,32 @@ def test_halves_of_one_long_group_are_stable_and_yet_doubtful() -> None:
     out = cluster(rng.normal(size=(80, 6)) + 2 * rng.normal(size=(80, 1)), largest=3, resamples=19)
     assert out.stability[0] > 0.6
     assert out.p_one_group > 0.05
-    assert out.warnings == (f"the people may be one group (p {out.p_one_group:.2f})",)
+    assert out.warnings == (f"one group of people would give such clusters as well (p {out.p_one_group:.2f})",)
+    assert (out.k, set(out.labels)) == (1, {0})
 
 
-def test_one_round_group_is_not_stable() -> None:
+def test_one_round_group_is_one() -> None:
     out = cluster(np.random.default_rng(2).normal(size=(80, 6)), largest=4, resamples=19)
-    assert out.k == out.candidates[out.silhouette.argmax()] > 2  # none is stable: silhouette alone
-    assert f"{out.k} clusters are not stable under resampling ({out.stability[out.k - 2]:.2f} < 0.6)" in out.warnings
+    best = out.silhouette.argmax()
+    assert (out.k, set(out.labels)) == (1, {0})
+    assert f"{best + 2} clusters are not stable under resampling ({out.stability[best]:.2f} < 0.6)" in out.warnings
+
+
+def test_five_people_are_too_few_for_subgroups() -> None:
+    """Of five people three subgroups were announced that might be one, p = 0.92."""
+    out = cluster(np.random.default_rng(0).normal(size=(5, 2)), least=5, resamples=19)
+    assert (out.k, out.labels.tolist(), len(out.candidates)) == (1, [0] * 5, 0)
+    assert out.warnings == ("5 people are too few to look for subgroups of 5 or more: they are taken for one",)
+    assert cluster(np.random.default_rng(0).normal(size=(5, 2)), k=2, resamples=2).k == 2  # asked for
+
+
+def test_people_of_one_group_are_seldom_split() -> None:
+    """40 studies of 30 people and three features, of which two go together."""
+    split = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        split.append(cluster(rng.normal(size=(30, 3)) + [1, 1, 0] * rng.normal(size=(30, 1)), largest=3, least=5, resamples=19, seed=seed).k > 1)
+    assert np.mean(split) <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 40)
 
 
 def test_a_missing_feature_leaves_the_person_out() -> None:
@@ -126,7 +145,7 @@ def test_adjusted_rand_leaves_out_the_unknown() -> None:
 def test_more_candidates_than_people() -> None:
     out = cluster([[0.0], [0.1], [5.0], [5.1]], resamples=3)
     assert out.candidates.tolist() == [2, 3]
-    assert out.labels.tolist() == [0, 0, 1, 1]
+    assert (out.k, out.labels.tolist()) == (1, [0] * 4)  # three samples of one group cannot show that there are two
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+from math import factorial
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -83,8 +86,56 @@ def test_a_column_with_itself() -> None:
     x = np.arange(10.0)[:, None]
     found = correlate(x, np.hstack([x, -x, x**3]))
     assert found.r.ravel().tolist() == pytest.approx([1, -1, 1])
-    assert found.p.ravel().tolist() == pytest.approx([0, 0, 0], abs=1e-50)
-    assert np.isnan(found.low).all()
+    assert found.p.ravel().tolist() == pytest.approx([2 / factorial(10)] * 3, abs=1e-6)  # one order and its reverse
+    lower = np.tanh(np.arctanh(1 - 6 / 990) - 1.959963984540054 * np.sqrt((1 + (1 - 6 / 990) ** 2 / 2) / 7))
+    assert found.low.ravel().tolist() == pytest.approx([lower, -1, lower])
+    assert found.high.ravel().tolist() == pytest.approx([1, -lower, 1])
+
+
+@pytest.mark.parametrize("method", ["pearson", "spearman"])
+def test_four_people_in_order_are_no_finding(method: str) -> None:
+    """The headline was r = 1.00 with q < 0.001."""
+    found = correlate(np.arange(4.0)[:, None], np.array([[1.0], [2.0], [3.0], [4.0]]), method=method)
+    assert found.p.item() == pytest.approx(2 / 24)
+    assert (found.low.item() < 0, found.high.item()) == (True, 1)
+
+
+@pytest.mark.parametrize("n", [5, 7])
+@pytest.mark.parametrize("method", ["pearson", "spearman"])
+def test_p_of_few_people_counts_all_orders(n: int, method: str) -> None:
+    rng = np.random.default_rng(n)
+    x, y = rng.standard_normal(n), rng.integers(0, 4, n).astype(float)
+    ranked = [stats.rankdata(v) if method == "spearman" else v for v in (x, y)]
+    every = [abs(np.corrcoef(ranked[0], order)[0, 1]) for order in permutations(ranked[1])]
+    found = correlate(x[:, None], y[:, None], method=method)
+    assert found.p.item() == pytest.approx(np.mean(np.array(every) >= abs(found.r.item()) - 1e-9))
+
+
+@pytest.mark.parametrize("method", ["pearson", "spearman"])
+def test_p_of_a_dozen_people_is_that_of_permutations(method: str) -> None:
+    rng = np.random.default_rng(3)
+    y = rng.standard_normal(12)
+    x = rng.standard_normal((12, 40)) + 0.7 * y[:, None]
+    found = correlate(x, y[:, None], method=method)
+    ranked = [stats.rankdata(v, axis=0) if method == "spearman" else v for v in (x, y)]
+    drawn = rng.permuted(np.tile(ranked[1], (20_000, 1)), axis=1)
+    z = [(v - v.mean(axis=-1, keepdims=True)) / v.std(axis=-1, keepdims=True) for v in (drawn, ranked[0].T)]
+    true = (np.abs(z[0] @ z[1].T / 12) >= np.abs(found.r.ravel()) - 1e-9).mean(axis=0)
+    clear = true > 0.005
+    assert clear.sum() >= 10
+    np.testing.assert_allclose(found.p.ravel()[clear], true[clear], rtol=0.35)
+
+
+@pytest.mark.parametrize(("n", "k"), [(6, 0), (7, 1), (10, 0), (12, 2)])
+def test_few_people_without_relation_are_seldom_called_related(n: int, k: int) -> None:
+    """2,000 pairs, one side in whole numbers as a score."""
+    rng = np.random.default_rng(n)
+    x, y = rng.standard_normal((n, 200)), (2 * rng.standard_normal((n, 10))).round()
+    covariates = rng.standard_normal((n, k)) if k else None
+    p = correlate(x, y, covariates=covariates).p
+    p = p[np.isfinite(p)]
+    assert (p <= 0.05).mean() <= 0.05 + 0.02
+    assert (p <= 0.005).mean() <= 0.005 + 0.006
 
 
 def test_wrong_input() -> None:

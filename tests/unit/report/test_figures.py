@@ -260,9 +260,13 @@ def roc_tables() -> dict[str, pd.DataFrame]:
     )
     roc = roc.assign(sensitivity=[0.7, 0.75, 0.5, 0.6], specificity=[0.8, 0.85, 0.9, 0.65])
     names = ["MTR white matter C4", "MTR white matter C5", "area C4", "area C5"]
-    curves = pd.concat([pd.DataFrame({"marker": n, "threshold": 0.0, "sensitivity": [0, 0.5, 1], "specificity": [1, 0.75, 0]}) for n in names])
+    curves = pd.concat(
+        [pd.DataFrame({"marker": n, "pair": -1, "threshold": 0.0, "sensitivity": [0, 0.5, 1], "specificity": [1, 0.75, 0]}) for n in names]
+    )
     pairs = pd.DataFrame({"first": names[:2], "second": names[2:], "auc_first": [0.8, 0.9], "difference": [0.2, 0.2], "low": 0.1, "high": 0.3})
-    return {"roc": roc, "roc_curves": curves, "roc_pairs": pairs.assign(p=0.02, q=0.04)}
+    pairs = pairs.assign(auc_second=[0.6, 0.7], n_control=5, n_case=3, p=0.02, q=0.04)
+    ends = {"auc_first_low": [0.6, 0.7], "auc_first_high": [0.9, 0.95], "auc_second_low": [0.4, NAN], "auc_second_high": [0.8, NAN]}
+    return {"roc": roc, "roc_curves": curves, "roc_pairs": pairs.assign(**ends)}
 
 
 def test_roc_panels_are_pairs_with_their_areas_and_thresholds(make: Make, cohort: xr.Dataset) -> None:
@@ -271,8 +275,20 @@ def test_roc_panels_are_pairs_with_their_areas_and_thresholds(make: Make, cohort
     words = [t.get_text() for t in second.get_legend().get_texts()]
     assert words == ["MTR white matter C5\nAUC 0.90 (0.70 to 0.95)", "area C5\nAUC 0.70"]  # an interval that nobody knows is not written
     assert_allclose(first.lines[0].get_xydata(), [[0, 0], [0.25, 0.5], [1, 1]])
-    assert_allclose(first.lines[1].get_xydata(), [[0.2, 0.7]])
-    assert "difference 0.20 (0.10 to 0.30), p = 0.02, q = 0.04." in drawn.caption
+    assert_allclose(first.lines[1].get_xydata(), [[0.25, 0.5]])
+    assert "difference 0.20 (0.10 to 0.30), p = 0.02, q = 0.04, n = 5 + 3." in drawn.caption
+
+
+def test_a_pair_is_drawn_of_the_people_who_have_both(make: Make, cohort: xr.Dataset) -> None:
+    """The legend was of all who have the one, the title of those who have both."""
+    tables = roc_tables()
+    few = tables["roc_curves"].iloc[:3].assign(pair=0, sensitivity=[0, 0.25, 1])
+    tables["roc_curves"] = pd.concat([tables["roc_curves"], few, few.assign(marker=tables["roc_pairs"]["second"].iloc[0])])
+    tables["roc_pairs"].loc[0, "auc_first"] = 0.66
+    first = one(markers.roc_curves(make(**tables), cohort)).figure.axes[0]
+    assert first.get_legend().get_texts()[0].get_text().startswith("MTR white matter C4\nAUC 0.66 (")
+    assert_allclose(first.lines[0].get_xydata(), [[0, 0], [0.25, 0.25], [1, 1]])
+    assert first.get_title().endswith("n = 5 + 3")
 
 
 def test_without_pairs_the_best_curves_share_a_panel(make: Make, cohort: xr.Dataset) -> None:

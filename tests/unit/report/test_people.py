@@ -72,6 +72,14 @@ def test_a_second_session_counts_where_the_first_is_not_used(settings) -> None:
     assert people.at.tolist() == [1, 2, 3, 4]
 
 
+def test_the_first_session_is_the_first_in_time(settings) -> None:
+    """It was the first row; the repeats took the other sign with it."""
+    names = {"participant_id": ["sub-1", "sub-2", "sub-3", "sub-4", "sub-1"], "session_id": ["ses-10", "", "", "", "ses-2"]}
+    people = choose_people(cohort([*FOUR, "HC"], **names), settings())
+    assert people.at.tolist() == [1, 2, 3, 4]
+    assert people.excluded["session_id"].tolist() == ["ses-10"]
+
+
 def test_without_more_people(settings) -> None:
     people = choose_people(cohort(["HC"] * 3 + ["DCM"] * 2), settings())
     fewer = people.without({1: "no values"})

@@ -273,8 +273,12 @@ def test_pairs_of_markers(material, settings) -> None:
 
 def test_curves(material, settings) -> None:
     tables = roc(material, settings(roc={"resamples": 0}))
-    curve = tables["roc_curves"].query("marker == 'MTR (wa) white matter C2'")
+    curve = tables["roc_curves"].query("marker == 'MTR (wa) white matter C2' and pair == -1")
     np.testing.assert_allclose(-np.trapezoid(curve["sensitivity"], curve["specificity"]), tables["roc"].loc[0, "auc"], **close)
+    first = tables["roc_pairs"].loc[0]
+    both = tables["roc_curves"].query("marker == 'MTR (wa) white matter C2' and pair == 0")
+    np.testing.assert_allclose(-np.trapezoid(both["sensitivity"], both["specificity"]), first["auc_first"], **close)  # of those who have both
+    assert first["auc_first_low"] < first["auc_first"] < first["auc_first_high"]
     assert curve["threshold"].iloc[0] == -np.inf
     at = curve.iloc[5]
     b = split(material, 0)[1]
@@ -355,7 +359,7 @@ def test_clusters_of_cases(material, settings, make_material) -> None:
     values[CONTROLS:, :2] = rng.normal(0, 1, (CASES, 2)) + np.where(np.arange(CASES) % 2, 36, 42)[:, None]
     values[CONTROLS, 0] = np.nan
     kinds = make_material(values, material.people.group, FEATURES, age=material.people.column("age"))
-    tables = clusters(kinds, settings(clusters={"features": ["mtr level=C2"], "resamples": 5, "largest": 3}))
+    tables = clusters(kinds, settings(clusters={"features": ["mtr level=C2"], "resamples": 19, "largest": 3}))
     who = tables["clusters"]
     assert who["subject"].tolist() == list(range(CONTROLS, CONTROLS + CASES))
     assert who["cluster"].tolist() == [-1, *np.where(np.arange(1, CASES) % 2, 0, 1)]
@@ -392,7 +396,7 @@ def test_correlations_with_scores(material, settings) -> None:
         known = np.isfinite(x) & np.isfinite(y)
         r = stats.spearmanr(x[known], y[known]).statistic
         row = table.loc[("mjoa", *key)]
-        p = 2 * stats.t.sf(abs(r) * np.sqrt((known.sum() - 2) / (1 - r**2)), known.sum() - 2)
+        p = correlate(x[known, None], y[known, None]).p.item()
         np.testing.assert_allclose(row[["r", "p", "n"]].astype(float), [r, p, known.sum()], **close)
     assert np.isnan(table.loc[("mjoa", *FEATURES[5]), "r"])  # constant
     np.testing.assert_allclose(table["q"], q_of(table["p"].to_numpy(), [""] * len(table)), **close)  # scores are one family, too
@@ -490,3 +494,33 @@ def test_repeats_need_sessions(material, settings) -> None:
 
 def test_sections_are_in_the_order_of_the_report() -> None:
     assert list(SECTIONS)[:3] == ["people", "groups", "roc"]
+
+
+# --- what is claimed --------------------------------------------------------------------------------------------------
+def test_nothing_is_claimed_of_few_people(make_material, settings) -> None:
+    group = np.repeat([0.0, 1.0], [4, 9])
+    m = make_material(np.random.default_rng(0).standard_normal((13, 3)), group, age=np.arange(13.0), mjoa=np.r_[np.full(9, np.nan), 9, 12, 13, 17.0])
+    four, five = settings(least=4, roc={"resamples": 0}, max_missing=0.9), settings(roc={"resamples": 0}, max_missing=0.9)
+    for section, table, column in ((groups, "groups", "p"), (roc, "roc_best", "p"), (correlations, "correlations", "p")):
+        assert section(m, four)[table][column].notna().any(), table
+        found = section(m, five)[table]
+        assert not len(found) or found[column].isna().all(), table
+    assert groups(m, five)["groups"]["effect"].notna().all()
+    assert people(m, five)["characteristics"]["p"].isna().all()
+
+
+def test_numbers_with_a_decimal_comma_are_no_categories(make_material, settings) -> None:
+    m = make_material(np.zeros((8, 1)), [0, 1] * 4, bmi=["25,5", "31", "25,5", "22", "31", "25,5", "22", "31"], sex=["F", "M"] * 4)
+    assert set(people(m, settings())["characteristics"]["variable"]) == {"sex"}
+
+
+def test_what_too_few_know_is_not_clustered_and_named(make_material, settings) -> None:
+    rng = np.random.default_rng(0)
+    group, grip = np.ones(20), rng.standard_normal(20)
+    group[:2] = 0
+    rare = np.where(np.arange(20) < 15, np.nan, rng.standard_normal(20))
+    m = make_material(rng.standard_normal((20, 1)), group, [("area", "spinal cord", "C2:C3")], grip=grip, rare=rare)
+    tables = clusters(m, settings(clusters={"resamples": 2}))
+    assert tables["clusters"]["cluster"].tolist() == [0] * 18
+    assert tables["cluster_choice"].query("chosen")["k"].tolist() == [1]
+    assert "rare is known of 5 of 18 people and left out, so that more people have all features" in tables["cluster_notes"]["note"].tolist()

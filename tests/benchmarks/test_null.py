@@ -1,0 +1,123 @@
+"""What an analysis claims of people who do not differ: ``pytest --benchmark-only -s tests/benchmarks/test_null.py``.
+
+Each study is analysed section by section as ``analyse`` does, and asked what its page would print as a finding. ``STUDIES`` and ``SIZES`` in the
+environment choose how many studies and which groups (``10+10,15+30``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cohort_engine.analysis import harmonise
+from cohort_engine.analysis.compression import find_compression
+from cohort_engine.report import tables
+from cohort_engine.report.material import Material
+
+STUDIES = int(os.environ.get("STUDIES", "100"))
+SIZES = [tuple(map(int, s.split("+"))) for s in os.environ.get("SIZES", "10+10,15+30").split(",")]
+REGIONS = ("white matter", "gray matter", "dorsal columns", "lateral funiculi", "ventral funiculi")
+LEVELS = ("C2", "C3", "C4", "C5", "C2:C3")
+FEATURES = [
+    *(("mtr", r, n) for r in REGIONS for n in LEVELS),
+    *(("area", "spinal cord", n) for n in LEVELS),
+    ("diameter_ap", "spinal cord", "compressed"),
+]
+Z_LEVEL = np.repeat([7, 6, 5, 4, 3, 2], 20)
+Held = dict[str, float]
+
+
+def study(make: Callable[..., Material], sizes: tuple[int, int], sites: bool, seed: int) -> Material:
+    """People who do not differ: regions go together, a score in whole numbers, one value in thirty missing, profiles of the cord; three scanners."""
+    rng = np.random.default_rng([seed, *sizes, sites])
+    group = np.repeat([0.0, 1.0], sizes)
+    n = len(group)
+    site = np.array(["a", "b", "c"])[np.arange(n) % 3]
+    values = rng.standard_normal((n, len(FEATURES))) + 0.8 * rng.standard_normal((n, 1))
+    wobble = rng.standard_normal((n, len(Z_LEVEL) + 10))
+    profile = 8 * rng.normal(1, 0.1, (n, 1)) * (1 + 0.02 * np.stack([np.convolve(row, np.ones(11) / 3.3, mode="valid") for row in wobble]))
+    found = find_compression(profile, profile[group == 0], Z_LEVEL, own=group == 0, specificity=0.8, spacing=1.0)
+    values[:, -1] = profile[np.arange(n), found.z.clip(0)]
+    values[rng.random(values.shape) < 1 / 30] = np.nan
+    raw = values + (np.array([0.0, 2.0, -1.0])[np.arange(n) % 3][:, None] if sites else 0.0)
+    columns = {"age": rng.uniform(30, 70, n), "mjoa": np.rint(14 + 2 * rng.standard_normal(n)), "grip": rng.normal(40, 5, n)}
+    m = make(raw, group, FEATURES, **columns, **({"site": site} if sites else {}))
+    m = replace(m, compression=found, z=np.arange(float(len(Z_LEVEL))), z_level=Z_LEVEL)
+    if not sites:
+        return m
+    for metric in ("mtr", "area", "diameter_ap"):
+        block = np.flatnonzero(m.features["metric"] == metric)
+        done = harmonise.learn(raw[:, block], site, {"group": group})
+        m.values[:, block], m.models[metric] = done.values, done.model
+    return replace(m, raw=raw)
+
+
+def claims(m: Material, config: Any) -> Iterator[tuple[str, bool, Held]]:
+    """Section, whether it prints a finding, and what else is to be held against the truth."""
+    alpha = config.alpha
+    t = tables.groups(m, config)["groups"]
+    first = t.loc[t["size"].abs().idxmax()]
+    known = t[t["level"] != "compressed"]
+    inside = ((known["low"] <= 0) & (known["high"] >= 0)).mean()
+    yield "differences between the groups", bool((t["q"] <= alpha).any()), {
+        "intervals hold": float(inside), "interval of the largest holds": float(first["low_all"] <= 0 <= first["high_all"]),
+    }  # fmt: skip
+    made = tables.roc(m, config)
+    best, areas = made["roc_best"].iloc[0], made["roc"]
+    plain = areas[~areas["selected"]]
+    yield "best marker", best["p"] <= alpha, {
+        "intervals hold": float(((plain["auc_low"] <= 0.5) & (plain["auc_high"] >= 0.5)).mean()), "area of one": float(plain["auc"].mean()),
+        "interval of the largest holds": float(best["low"] <= 0.5 <= best["high"]),
+    }  # fmt: skip
+    selected = areas[areas["selected"]].iloc[0]
+    yield "feature at the compression", not selected["auc_low"] <= 0.5 <= selected["auc_high"], {"area of one": float(selected["auc"])}
+    pairs = made["roc_pairs"]
+    yield "pairs of markers", bool((pairs["q"] <= alpha).any()), {"intervals hold": float(((pairs["low"] <= 0) & (pairs["high"] >= 0)).mean())}
+    c = tables.correlations(m, config)["correlations"]
+    strongest = c.loc[c["r"].abs().idxmax()]
+    yield "correlations with scores", bool((c["q"] <= alpha).any()), {
+        "intervals hold": float(((c["low"] <= 0) & (c["high"] >= 0)).mean()),
+        "interval of the largest holds": float(strongest["low_all"] <= 0 <= strongest["high_all"]),
+    }  # fmt: skip
+    s = tables.compression(m, config)["compression_summary"].iloc[0]
+    yield "compression", not s["auc_low"] <= 0.5 <= s["auc_high"], {"area of one": float(s["auc"])}
+    k = tables.clusters(m, config)["cluster_choice"].query("chosen")["k"].iloc[0]
+    yield "subgroups", k > 1, {}
+    r = tables.classifier(m, config)["classifier"].iloc[0]
+    yield "classifier", r["auc_low"] > 0.5, {"area of one": float(r["auc"]), "intervals hold": float(r["auc_low"] <= 0.5 <= r["auc_high"])}
+    n = tables.norms(m, config)["norms_summary"]
+    yield "norms", False, {"cases outside": float(n["outside"].sum() / n["n_case"].sum())}
+    if m.models:
+        check = tables.sites(m, config)["site_check"].set_index("when").loc["after"]
+        yield "site told after harmonisation", check["p"] <= alpha, {"by chance": float(check["low"] <= check["accuracy"] <= check["high"])}
+
+
+@pytest.mark.parametrize("sites", [False, True], ids=["one site", "three sites"])
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda s: "+".join(map(str, s)))
+def test_people_who_do_not_differ(benchmark: Any, make_material: Any, make_config: Any, sizes: tuple[int, int], sites: bool) -> None:
+    """Findings in at most 5 % of the studies, and their Monte Carlo error."""
+    sections = {"roc": {"resamples": 0, "permutations": 199}, "clusters": {"resamples": 19, "largest": 3}, "classifier": {"folds": 3}}
+    config = make_config(analysis={**sections, "norms": {"covariates": []}, **({"harmonise": {"site": "site"}} if sites else {})}).analysis
+    count: dict[str, list[bool]] = defaultdict(list)
+    held: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def run() -> None:
+        for seed in range(STUDIES):
+            for section, claimed, more in claims(study(make_material, sizes, sites, seed), config):
+                count[section].append(bool(claimed))
+                for name, value in more.items():
+                    held[section, name].append(value)
+
+    benchmark.pedantic(run, rounds=1)
+    print(f"\n{sizes[0]} + {sizes[1]} people, {'three sites, harmonised' if sites else 'one site'}, {STUDIES} studies")
+    for section, found in count.items():
+        more = ", ".join(f"{name} {np.mean(v):.3f} (± {np.std(v) / np.sqrt(len(v)):.3f})" for (s, name), v in held.items() if s == section)
+        print(f"| {section} | {100 * np.mean(found):.1f} % | {more} |")
+    limit = 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / STUDIES)
+    assert {s: np.mean(f) for s, f in count.items() if np.mean(f) > limit} == {}
