@@ -61,7 +61,7 @@ if ! munge -n >/dev/null 2>&1; then
 fi
 slurmctld -c
 slurmd -N "$host"
-for _ in $(seq 60); do
+for _ in $(seq 240); do  # half a minute, more on a busy machine
     sinfo --noheader --format=%T 2>/dev/null | grep -q '^idle$' && exit 0
     sleep 0.5
 done
