@@ -236,7 +236,6 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         f"column {name} holds text ({word!r}) among numbers and is not used: correct participants.tsv (n/a is missing) and build again"
         for name in people.columns if (word := text_among_numbers(people.column(name)))
     ]  # fmt: skip
-    notes += _unused(people, config)
     notes += _adjusted(people, config)
     notes += _doubtful(chosen, people)
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
@@ -247,7 +246,8 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
         errors=errors, choices=choices,
     )  # fmt: skip
-    return _harmonised(material, config)
+    done = _harmonised(material, config)
+    return replace(done, notes=(*done.notes, *_unused(people, config)))
 
 
 def questions_of(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
