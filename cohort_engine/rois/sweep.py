@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,8 +52,15 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Folder of the row."""
-        return digest({"config": self.config.model_dump(mode="json", exclude={"threads", "device"})})
+        """Folder of the row: its labels and seed, and a hash of its configuration.
+
+        Examples
+        --------
+        >>> Row({"encoder": "VGG16", "loss": "HDL-max"}, RoiTraining()).name.rpartition("-")[0]
+        'VGG16-HDL-max-1'
+        """
+        words = [re.sub("[^A-Za-z0-9]+", "-", label).strip("-") for label in (*self.labels.values(), str(self.config.seed))]
+        return "-".join([*words, digest({"config": self.config.model_dump(mode="json", exclude={"threads", "device"})})[:8]])
 
 
 class Runner(Protocol):
