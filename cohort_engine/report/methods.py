@@ -242,7 +242,8 @@ def _roc(s: _Study) -> str:
         text += f". The largest area was judged among all by {chosen['permutations']} permutations of the groups [@nichols], its interval by their "
         text += "quantile [@newcombe]; features at each person's own level of compression were not ranked, since their place was selected"
     if s.has("roc_pairs") and len(s.found.tables["roc_pairs"]):
-        text += ". Areas of pairs of features were compared with DeLong's paired test, the false discovery rate controlled over the pairs [@fdr]"
+        text += ". Areas of pairs of features were compared with DeLong's paired test (Student's t with Satterthwaite's degrees of "
+        text += "freedom), the false discovery rate controlled over the pairs [@fdr]"
     return f"{text}."
 
 

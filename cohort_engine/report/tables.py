@@ -239,7 +239,7 @@ def _pair_table(m: Material, config: AnalysisConfig, values: FloatArray, chosen:
     for name, area in zip(("first", "second"), alone, strict=True):
         out[f"auc_{name}_low"], out[f"auc_{name}_high"] = area.low, area.high
     names = {"auc_first": found.first, "auc_second": found.second, "difference": found.difference, "se": found.se, "low": found.low}
-    out = out.assign(**names, high=found.high, z=found.z, p=p, q=false_discovery(p))
+    out = out.assign(**names, high=found.high, z=found.z, df=found.df, p=p, q=false_discovery(p))
     return out.assign(n_control=found.n[0], n_case=found.n[1])
 
 

@@ -260,9 +260,10 @@ def test_pairs_of_markers(material, settings) -> None:
     cases, controls = (x[known & (material.people.group == g)] for g in (1, 0))
     wins = cases[:, None] > controls  # (case, control, marker)
     moved = wins[..., 0].astype(float) - wins[..., 1]
-    se = np.sqrt(moved.mean(axis=1).var(ddof=1) / len(cases) + moved.mean(axis=0).var(ddof=1) / len(controls))
+    parts = np.array([moved.mean(axis=1 - axis).var(ddof=1) / n for axis, n in enumerate(moved.shape[:2])])
+    se, df = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / (np.array(moved.shape[:2]) - 1)).sum()
     found = row[["auc_first", "auc_second", "difference", "se", "p"]].astype(float)
-    p = 2 * stats.norm.sf(abs(moved.mean() / se))
+    p = 2 * stats.t.sf(abs(moved.mean() / se), df)
     np.testing.assert_allclose(found, [*wins.mean(axis=(0, 1)), moved.mean(), se, p], **close)
     assert (row["first"], row["second"]) == ("MTR (wa) white matter C2", "MTR (wa) gray matter C2")
     with pytest.raises(ConfigError, match="one feature, found 2"):
