@@ -121,11 +121,12 @@ def train_rois_sweep(
     from cohort_engine.engine.clusters import make_pool
     from cohort_engine.rois.sweep import load_sweep, run_sweep
     from cohort_engine.single.process import Workplace
+    from cohort_engine.stages.fit import FitConfig
 
     cluster = "address" if address else "local" if workers > 1 else "synchronous"
     pool = make_pool(ComputeConfig(cluster=cluster, address=address, workers=workers))
     try:
-        pool.open(Workplace(seed=0))
+        pool.open(Workplace(seed=FitConfig().seed))
         rows = run_sweep(load_sweep(sweep), data.resolve(), test.resolve(), out.resolve(), pool, say=_row)
     finally:
         pool.close()

@@ -22,6 +22,7 @@ from cohort_engine.report.show import NOTHING
 from cohort_engine.rois.slices import RoiSlices
 from cohort_engine.rois.sweep import RESULTS, Row, Sweep, Table, rows_of, run_sweep
 from cohort_engine.single.process import Workplace
+from cohort_engine.stages.fit import FitConfig
 from cohort_engine.template.base import Template
 
 PLAN: Final = "dti_csm.yaml"
@@ -218,7 +219,7 @@ def _trained(sweep: Sweep, train: Path, test: Path, out: Path, workers: int, add
         say(f"{labels}, seed {row['seed']}: {row.get('error') or 'Dice ' + format(sum(row['test']['dice']) / len(row['test']['dice']), '.3f')}")
 
     try:
-        pool.open(Workplace(seed=0))
+        pool.open(Workplace(seed=FitConfig().seed))
         return run_sweep(sweep, train.resolve(), test.resolve(), out.resolve(), pool, say=told)
     finally:
         pool.close()

@@ -36,7 +36,6 @@ STAGES = {
     "fit": {"deformable": False}, "mtr": {"coregister": "none"}, "shape": {"source": "t2w"},
     "reduce": {"native": "integral", "estimators": ["wa", "map"]}, "segment": {"enabled": False}, "levels": {"enabled": False},
 }  # fmt: skip
-SAME = ["mtr_wa", "mtr_wa_std", "mtr_wa_n", "mtr_map", "mtr_map_se"]
 
 
 def config(root: Path, source: str, store: str) -> Config:
@@ -76,14 +75,22 @@ def apart(a: Any, b: Any) -> np.ndarray:
 
 
 def same_native_cells(here: str, there: str) -> None:
-    """Weights are the same images; a slice at the border of two levels goes to one or the other (middle of the cord here, label there)."""
+    """Weights are the same images but for the rim: here tissue ends 0.25 mm outside the atlas' border, there with the toolbox's atlas.
+
+    So the cord's cells are a tenth larger here, and white matter, whose border voxels hold less fluid than the toolbox's atlas says of them, is lower by
+    about two points. A slice at the border of two levels goes to one or the other (middle of the cord here, label there).
+    """
     a, b = (table(Path(s), "native").isel(subject=0) for s in (here, there))
     seen = np.flatnonzero((a.mtr_wa_n.sel(region="spinal cord") > 0).to_numpy())
-    agree = [i for i in seen if np.isclose(a.mtr_wa_n.sel(region="spinal cord")[i], b.mtr_wa_n.sel(region="spinal cord")[i], rtol=1e-5)]
+    ratio = (a.mtr_wa_n.sel(region="spinal cord") / b.mtr_wa_n.sel(region="spinal cord")).to_numpy()[seen]
+    agree = seen[(ratio > 1.08) & (ratio < 1.13)]
     assert len(seen) - len(agree) <= 2
     assert len(agree) >= 5
-    for name in SAME:
-        assert apart(a[name][agree], b[name][agree]).max() < 1e-3
+    for name in ("mtr_wa", "mtr_map"):
+        lower = (b[name] - a[name]).sel(region="white matter").to_numpy()[agree]
+        lower = lower[np.isfinite(lower)]
+        assert len(lower) >= 4
+        assert 1 < lower.min() <= lower.max() < 3.5
 
 
 # --- the round trip -----------------------------------------------------------------------------------------------------

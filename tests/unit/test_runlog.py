@@ -129,4 +129,4 @@ def test_both_observers_hear_everything() -> None:
         arguments = () if name == "close" else (None,)
         getattr(both, name)(*arguments)
     assert heard == [(n, name) for name in moments for n in (1, 2)]
-    assert len(moments) == 9
+    assert len(moments) == 10
