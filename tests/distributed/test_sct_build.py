@@ -77,8 +77,8 @@ def apart(a: Any, b: Any) -> np.ndarray:
 def same_native_cells(here: str, there: str) -> None:
     """Weights are the same images but for the rim: here tissue ends 0.25 mm outside the atlas' border, there with the toolbox's atlas.
 
-    So the cord's cells are a tenth larger here, and white matter, whose border voxels hold less fluid than the toolbox's atlas says, is lower by about
-    two points. A slice at the border of two levels goes to one or the other (middle of the cord here, label there).
+    So the cord's cells are a tenth larger here, and white matter, whose border voxels hold less fluid than the toolbox's atlas says, is lower by
+    about two points. A slice at the border of two levels goes to one or the other (middle of the cord here, label there).
     """
     a, b = (table(Path(s), "native").isel(subject=0) for s in (here, there))
     seen = np.flatnonzero((a.mtr_wa_n.sel(region="spinal cord") > 0).to_numpy())
