@@ -120,7 +120,10 @@ def image_levels(
 def native_shares(
     positions: FloatArray, template: Template, weights: NDArray[Any], affine: FloatArray, shape: tuple[int, int, int]
 ) -> NDArray[np.float32]:
-    """Bring weights (k, voxel) of packed voxels into an image: their mean over the extent of each voxel, (k, x, y, z); as of `native_atlas`."""
+    """Bring weights (k, voxel) of packed voxels into an image: their mean over the extent of each voxel, (k, x, y, z).
+
+    Other arguments are those of `native_atlas`. They end where masks end: what people draw has no rim.
+    """
     fitted = TemplateMap(dense_positions(positions, template), {})
     fractions = native_fractions(fitted, template, affine, shape, columns=atlas_columns(template))
     return np.asarray(scatter(fractions, template, sparse.csr_array(weights)).toarray(), np.float32).reshape(len(weights), *shape)

@@ -15,6 +15,7 @@ from pydantic import Field
 from cohort_engine.config import Section
 from cohort_engine.errors import ConfigError
 from cohort_engine.nn import synth
+from cohort_engine.nn.checkpoint import device_named, flat_state, load_state
 from cohort_engine.nn.unet import seeded
 
 if TYPE_CHECKING:
@@ -166,8 +167,7 @@ class Run:
         import torch
 
         self.torch, self.config, self.net_config = torch, config, config.nets[name]
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(auto if config.device == "auto" else config.device)
+        self.device = torch.device(device_named(config.device))
         self.generator = source(str(self.device))
         self.net = self._build()
         self.mean = self._build().requires_grad_(False)
@@ -269,22 +269,11 @@ class Run:
 
     def state(self) -> dict[str, Tensor]:
         """All of the run, flat: what `restore` takes."""
-        out = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        names = [k for k, _ in self.net.named_parameters()]
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            out |= {f"adam.{names[index]}.{k}": v for k, v in moments.items()}
-        return {k: v.detach().cpu().contiguous() for k, v in out.items()} | {"step": self.torch.tensor(self.step)}
+        return flat_state(self.net, self.mean, self.optimiser) | {"step": self.torch.tensor(self.step)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state`."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-        self.net.load_state_dict(part("net."))
-        self.mean.load_state_dict(part("mean."))
-        moments: dict[int, dict[str, Any]] = {i: part(f"adam.{k}.") for i, (k, _) in enumerate(self.net.named_parameters())}
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {i: m for i, m in moments.items() if m}})
+        load_state(state, self.net, self.mean, self.optimiser)
         self.step, self._made = int(state["step"]), 0
         self._ring = []
 

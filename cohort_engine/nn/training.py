@@ -15,6 +15,7 @@ import numpy as np
 from cohort_engine.config import parse_section, read_yaml
 from cohort_engine.errors import StorageError, optional, unknown_name
 from cohort_engine.nn import weights
+from cohort_engine.nn.checkpoint import KEY, load_tensors, save_tensors
 from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
 
@@ -131,7 +132,9 @@ def _train(
     for name in nets or tuple(config.nets):
         run = make(name)
         _begin(run, name)
-        _continue(run, folder / f"{name}.ckpt", name)
+        state = load_tensors(folder / f"{name}.ckpt", _key(run, name), of="seed, template and network")
+        if state is not None:
+            run.restore(state)
         _run(run, folder, name, say or (lambda figures: None))
         written[name] = folder / f"{name}.safetensors"
     return written
@@ -144,7 +147,7 @@ def _run(run: Run, folder: Path, name: str, say: Callable[[dict[str, Any]], None
         losses.append(run.advance())
         if time.monotonic() - saved < SAVE_EVERY and run.step < run.net_config.steps:
             continue
-        save_tensors(run.state(), folder / f"{name}.ckpt", {"key": _key(run, name)})
+        save_tensors(run.state(), folder / f"{name}.ckpt", {KEY: _key(run, name)})
         _export(run, folder, name, say, {"seconds": round(time.monotonic() - started, 1), "loss": float(np.mean(losses[-200:]))})
         saved = time.monotonic()
     run.finish()
@@ -187,31 +190,3 @@ def _key(run: Run, name: str) -> str:
     net = config.nets[name].model_dump(mode="json", exclude={"steps", "cool"})
     facts = {"net": net, "seed": config.seed, "batch": config.batch, "reuse": config.reuse, "template": config.template.name}
     return digest(facts | ({"start": run.start} if run.start else {}))
-
-
-def _continue(run: Run, path: Path, name: str) -> None:
-    from safetensors import safe_open
-
-    if not path.exists():
-        return
-    with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("key") != _key(run, name):
-            raise StorageError(
-                expected="a checkpoint of the same seed, template and network", found="one of another training", where=f"{name}.ckpt",
-                remedy="Train into a new folder, or move the old one away.",
-            )  # fmt: skip
-        run.restore({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-
-
-def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors whole or not at all."""
-    from safetensors.torch import save_file
-
-    aside = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, aside, metadata)
-        aside.replace(path)
-    except OSError as error:
-        raise StorageError(
-            expected="room for a checkpoint", found=error.strerror or str(error), where=path.name, remedy="Free some space."
-        ) from error

@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cohort_engine.errors import ConfigError, optional
+from cohort_engine.errors import optional
+from cohort_engine.nn.checkpoint import device_named
 from cohort_engine.nn.unet import for_inference
 
 if TYPE_CHECKING:
@@ -90,10 +91,7 @@ def _load(name: str, device: str, half: bool | None, folder: str | None) -> Netw
     with optional("torch", "nn", where="networks"):
         import torch
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(expected="a GPU that CUDA can use", found="none", where="device", remedy="Take device cpu, or auto.")
+    device = device_named(device)
     dtype = torch.bfloat16 if (device != "cpu" if half is None else half) else torch.float32
     with resources.as_file(resources.files(__package__).joinpath(FOLDER)) as packaged:
         files = packaged if folder is None else Path(folder)

@@ -86,9 +86,9 @@ class Picture:
     caption: str
     href: str
     width: int
-    data: tuple[Data, ...]
-    seen: tuple[tuple[str, str], ...]
     number: int
+    data: tuple[Data, ...] = ()
+    seen: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Page:
         seen = tuple((n, words_of(n).title) for n in there if n in self._data)
         data = tuple(self.data(n) for n in there if n not in self._data)
         image = self.images[d.name]
-        return Picture(d.name, d.title, d.caption, image.href, image.width, data, seen, count)
+        return Picture(d.name, d.title, d.caption, image.href, image.width, count, data, seen)
 
     def data(self, name: str) -> Data:
         """Lay a table out; the page carries all of it while there is room."""

@@ -16,7 +16,7 @@ from cohort_engine import schema
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import versions
 from cohort_engine.report.drawing import Drawn, settled
-from cohort_engine.report.page import FIGURES, Image, fill, save_figure
+from cohort_engine.report.page import FIGURES, Image, Picture, fill, save_figure
 from cohort_engine.report.roi_figures import all_figures
 from cohort_engine.report.roi_tables import (
     ATLAS,
@@ -52,18 +52,6 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str
     sentence: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure on the page."""
-
-    name: str
-    title: str
-    caption: str
-    href: str
-    width: int
-    number: int
 
 
 @dataclass(frozen=True)

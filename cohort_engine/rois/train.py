@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, InputError, StorageError, optional
 from cohort_engine.nn import losses, weights
+from cohort_engine.nn.checkpoint import KEY, device_named, flat_state, load_state, load_tensors, save_tensors
 from cohort_engine.nn.encoders import encoder_unet, load_encoder
-from cohort_engine.nn.training import save_tensors
 from cohort_engine.nn.unet import unet
 from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
@@ -102,16 +102,6 @@ def _batches(numbers: Tensor, size: int) -> list[Tensor]:
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(expected="a GPU that CUDA can use", found="none", where="device", remedy="Take device cpu, or auto.")
-    return name
-
-
 class RoiRun:
     """A network of the regions in training.
 
@@ -125,7 +115,7 @@ class RoiRun:
         import torch
 
         self.torch, self.config = torch, config
-        self.device = _device(config.device)
+        self.device = device_named(config.device)
         self.net, self.mean = (build(config).to(self.device, memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
         self.mean.load_state_dict(self.net.state_dict())
         self.mean.requires_grad_(False)
@@ -218,23 +208,12 @@ class RoiRun:
 
     def state(self) -> dict[str, Tensor]:
         """All of the run, flat: what `restore` takes."""
-        out = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        names = [k for k, _ in self.net.named_parameters()]
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            out |= {f"adam.{names[index]}.{k}": v for k, v in moments.items()}
         facts = self.torch.tensor([self.epoch, self.step, self.best], dtype=self.torch.float64)
-        return {k: v.detach().cpu().contiguous() for k, v in out.items()} | {"progress": facts}
+        return flat_state(self.net, self.mean, self.optimiser) | {"progress": facts}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state`."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-        self.net.load_state_dict(part("net."))
-        self.mean.load_state_dict(part("mean."))
-        moments: dict[int, dict[str, Any]] = {i: part(f"adam.{k}.") for i, (k, _) in enumerate(self.net.named_parameters())}
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {i: m for i, m in moments.items() if m}})
+        load_state(state, self.net, self.mean, self.optimiser)
         epoch, step, self.best = state["progress"].tolist()
         self.epoch, self.step = int(epoch), int(step)
 
@@ -285,7 +264,9 @@ def train_rois(
     folder.mkdir(parents=True, exist_ok=True)
     run = RoiRun(config, train, valid)
     key = digest({"config": config.model_dump(mode="json", exclude={"threads", "device"}), "train": _content(train), "valid": _content(valid)})
-    _continue(run, folder / CHECKPOINT, key)
+    state = load_tensors(folder / CHECKPOINT, key, of="configuration and slices")
+    if state is not None:
+        run.restore(state)
     started = saved = time.monotonic()
     while run.epoch < config.epochs:
         loss = run.advance()
@@ -297,7 +278,7 @@ def train_rois(
         if say is not None:
             say(line)
         if time.monotonic() - saved > save_every or run.epoch == config.epochs:
-            save_tensors(run.state(), folder / CHECKPOINT, {"key": key})
+            save_tensors(run.state(), folder / CHECKPOINT, {KEY: key})
             saved = time.monotonic()
     return _export(run, train, valid, folder)
 
@@ -324,20 +305,6 @@ def _content(slices: RoiSlices) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (*images, slices.drawn, slices.patient))).hexdigest()
 
 
-def _continue(run: RoiRun, path: Path, key: str) -> None:
-    from safetensors import safe_open
-
-    if not path.exists():
-        return
-    with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("key") != key:
-            raise StorageError(
-                expected="a checkpoint of the same configuration and slices", found="one of another training", where=path.name,
-                remedy="Train into a new folder, or move the old one away.",
-            )  # fmt: skip
-        run.restore({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-
-
 class RoiNet:
     """A trained network of the regions.
 
@@ -362,7 +329,7 @@ class RoiNet:
 
         self.facts, self.config = dict(facts), RoiTraining(**facts["config"])
         self.thresholds, self.area = np.asarray(facts["thresholds"], float), np.asarray(facts["area"], float)
-        self.device = _device(device)
+        self.device = device_named(device)
         built = build(self.config.model_copy(update={"net": self.config.net.model_copy(update={"weights": None})}))
         built.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
         self.module: nn.Module = built.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
