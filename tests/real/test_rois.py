@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 from sessions import ALONE, LABELS, SESSION, in_the_middle, link, made, make
 
-from cohort_engine import nn, schema
+from cohort_engine import schema
 from cohort_engine.engine.build import BuildReport
 from cohort_engine.io.volume import Volume, decode_series, read_mask, read_raw, write_volume
 from cohort_engine.qmri.tensor import CHANNELS
@@ -131,8 +130,6 @@ def test_what_people_drew_goes_first(person: Person, real_data: Path) -> None:
 
 
 def test_the_network(person: Person, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    if not (resources.files(nn) / "data" / "rois.safetensors").is_file():
-        pytest.skip("no weights of the regions in the package")
     report = built(person.root, real_data, schema.NETWORK_ROIS)
     table = look(Person(person.name, person.root, report), schema.NETWORK_ROIS, tmp_path_factory.mktemp("pictures"))
     assert float(open_cohort(report.url)["rois_absent"][0]) < 0.05
