@@ -23,6 +23,8 @@ PEARSON = "pearson"
 SPEARMAN = "spearman"
 ALL_ORDERS = 7
 """Most subjects of a pair of which all orders are gone through."""
+NOTHING = 1e-12
+"""Correlations below it are rounding, which the beta distribution of a skewed pair, steep at 0, would show in p."""
 BY_MOMENTS = 25
 """Most subjects, beside the covariates, for which p is that of the permutations' moments; above, Student's t agrees."""
 
@@ -130,6 +132,7 @@ def _block(x: FloatArray, y: FloatArray, covariates: FloatArray, rank: bool) -> 
     columns, _ = basis(covariates, len(x), where="covariates")
     left, right = (_standard(v, columns) for v in (x, y))
     r, k = (left.T @ right).clip(-1, 1), columns.shape[1] - 1
+    r = np.where(np.abs(r) < NOTHING, 0.0, r)
     n = len(x)
     if n <= ALL_ORDERS:
         return r, k, _all_orders(r, left, right, columns)

@@ -138,6 +138,13 @@ def test_few_people_without_relation_are_seldom_called_related(n: int, k: int) -
     assert (p <= 0.005).mean() <= 0.005 + 0.006
 
 
+@pytest.mark.parametrize("columns", [1, 4])
+def test_no_correlation_has_p_1_whatever_is_computed_beside_it(columns: int) -> None:
+    one_differs, of_mean_0 = np.eye(10)[:, [1]], np.array([-3.0, 0, 0, 1, 1, 0, 0, 0, 0, 1])  # r is 0, and -9e-20 or 2e-17 as computed
+    found = correlate(one_differs, np.outer(of_mean_0, np.eye(columns)[-1]), method="pearson")
+    assert (found.r[0, -1], found.p[0, -1]) == (0.0, 1.0)
+
+
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="10 subjects as in the values, found 9"):
         correlate(np.zeros((10, 1)), np.zeros((9, 1)))
