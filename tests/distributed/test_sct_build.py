@@ -33,6 +33,7 @@ from cohort_engine.store.verify import verify
 from cohort_engine.store.writer import read_subject
 from cohort_engine.template import load_template
 
+pytestmark = pytest.mark.slow
 STAGES = {
     "fit": {"deformable": False}, "mtr": {"coregister": "none"}, "shape": {"source": "t2w"},
     "reduce": {"native": "integral", "estimators": ["wa", "map"]}, "segment": {"enabled": False}, "levels": {"enabled": False},

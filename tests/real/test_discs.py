@@ -22,7 +22,7 @@ from cohort_engine.nn.weights import load_discs
 from cohort_engine.template.base import Template
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 HC = "dcm_ou/sub-HC003U/ses-spinalcord/anat"
 SMALL = "PAM50/small_icbm152/PAM50_small_{}_icbm152"

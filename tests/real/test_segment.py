@@ -20,7 +20,7 @@ from cohort_engine.cord.segment import ABSENT, BROKEN, PARTIAL, Segmentation, se
 from cohort_engine.io.volume import Volume, decode_series, read_volume
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 HC = "dcm_ou/sub-HC003U/ses-spinalcord/anat"
 GM = "gm_challenge/{0}sub-{1}/anat/sub-{1}_run-1_T2starw{2}"

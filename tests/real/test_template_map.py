@@ -12,7 +12,7 @@ from cohort_engine.cord.levels import Landmarks, landmarks_from_labels, level_ax
 from cohort_engine.io.volume import read_volume
 from cohort_engine.mapping.template_map import fit_template_map, sample
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 HEALTHY = "dcm_ou/sub-HC003U/ses-spinalcord/anat"
 SUBJECT = f"{HEALTHY}/{{0}}/sub-HC003U_ses-spinalcord"
