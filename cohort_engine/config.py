@@ -305,6 +305,10 @@ class NormsConfig(Section):
     """Columns that the norm depends on; those that nobody has are left out."""
 
 
+SECTION_KINDS: Registry[Any] = Registry("section of the report", "cohort_engine.sections")
+"""Sections of the report, see `sections.base.Section`; those with settings of their own have them below ``analysis:``."""
+
+
 class AnalysisConfig(Section):
     """Statistics of a cohort (``cohort-engine analyse``). Nothing here changes what is stored of a subject."""
 
@@ -376,9 +380,10 @@ class Config(Section):
 
 
 @cache
-def study_model() -> type[Config]:
-    """Return `Config` with the sections of all stages and clusters that are known."""
-    models = {"stages": _with_sections(StagesConfig, STAGE_KINDS), "compute": compute_model()}
+def study_model(analysis: bool = True) -> type[Config]:
+    """Return `Config` with the sections of all stages and clusters that are known, and of the report: looking these up imports all statistics."""
+    models: dict[str, type[Section]] = {"stages": _with_sections(StagesConfig, STAGE_KINDS), "compute": compute_model()}
+    models |= {"analysis": _with_sections(AnalysisConfig, SECTION_KINDS)} if analysis else {}
     fields: dict[str, Any] = {k: (m, Field(default_factory=m, description=Config.model_fields[k].description)) for k, m in models.items()}
     return create_model("Config", __base__=Config, __doc__=Config.__doc__, **fields)
 
@@ -522,7 +527,8 @@ def parse_config(raw: dict[str, Any], *, where: str = "config") -> Config:
     """
     if raw.get("preset"):
         raw = merged(preset_of(str(raw["preset"]), where=f"{where}: preset").settings, raw)
-    config = parse_section(study_model(), raw, where=where)
+    of_sections = set(raw.get("analysis") or ()) - set(AnalysisConfig.model_fields)  # keys that a section of the report may know
+    config = parse_section(study_model(bool(of_sections)), raw, where=where)
     for name in config.stages.metrics:
         schema.METRICS.find(name, where=f"{where}: stages.metrics")
     for name in config.analysis.tests.family:

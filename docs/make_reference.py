@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args, get_origin
 
-from cohort_engine import schema
+from cohort_engine import schema, sections
 from cohort_engine.config import Section, parse_config, study_model
-from cohort_engine.report.words import OWN, SECTION_TITLES, TABLES
+from cohort_engine.sections.base import OWN
 from cohort_engine.stages.base import SOURCES
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.dwi import moco_quality
@@ -107,11 +107,9 @@ def analysis_page() -> str:
         "missing; zero is a value.",
         f"Unit `{OWN}`: each row has its own, in the column `units`.", "",
     ]  # fmt: skip
-    for section, heading in SECTION_TITLES.items():
-        tables = {name: table for name, table in TABLES.items() if table.section == section}
-        if tables:
-            lines += [f"## {heading}", ""]
-        for name, table in tables.items():
+    for section in sections.every():
+        lines += [f"## {section.title}", ""]
+        for name, table in section.tables.items():
             lines += [f"### `{name}`: {table.title}", "", table.sentence, "", "| column | unit | meaning |", "|---|---|---|"]
             lines += [f"| `{column}` | {words.unit} | {words.meaning} |" for column, words in table.columns.items()]
             lines += ["| others | | columns of participants.tsv |"] if table.open else []

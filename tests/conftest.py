@@ -179,8 +179,8 @@ def make_material() -> Callable[..., Any]:
     """Put what a study analyses together from arrays: values (subject, feature), group (0 or 1), (metric, region, level) of each feature, columns."""
     import numpy as np
 
-    from cohort_engine.report.material import KEYS, Material
-    from cohort_engine.report.people import IDENTITY, REASON, People
+    from cohort_engine.study.material import KEYS, Material
+    from cohort_engine.study.people import IDENTITY, REASON, People
 
     def make(values: Any, group: Any, features: Any = None, *, raw: Any = None, **columns: Any) -> Material:
         values, group = np.asarray(values, float), np.asarray(group, float)

@@ -361,7 +361,7 @@ def rois(
     )  # fmt: skip
     _table(found.table, table)
     if picture is not None:
-        from cohort_engine.report.drawing import render
+        from cohort_engine.figures.drawing import render
         from cohort_engine.report.roi_figures import draw_scan
 
         picture.write_bytes(render(draw_scan(found.slices).figure, "png"))

@@ -236,7 +236,8 @@ def analyse(
     """Compare the groups of a finished cohort: tables, figures, and one page that says what was found and how."""
     from cohort_engine.report.analyse import analyse as run
     from cohort_engine.report.page import REPORT
-    from cohort_engine.report.summary import summarise, top_findings
+    from cohort_engine.report.summary import summarise
+    from cohort_engine.sections.groups import top_findings
 
     found = run(study_of(study, asked=True), out=out, say=None if quiet else say, allow_mixed=allow_mixed)
     for line in summarise(found).values():

@@ -4,62 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import xarray as xr
 
+from cohort_engine import sections
 from cohort_engine.config import Config
 from cohort_engine.engine.status import stale
 from cohort_engine.errors import CohortError, StoreError, optional
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.report.material import Material, gather
-from cohort_engine.report.tables import SECTIONS
+from cohort_engine.sections.base import settings_of
 from cohort_engine.store import layout
 from cohort_engine.store.analysis_tables import write_tables
 from cohort_engine.store.records import now
+from cohort_engine.study.material import gather
+from cohort_engine.study.result import Analysis
 
 CSV, PARQUET = "csv", "parquet"
 DIGITS = "%.9g"
 ENDING = "_analysis"
-
-
-@dataclass(frozen=True, eq=False)
-class Analysis:
-    """What an analysis found.
-
-    Attributes
-    ----------
-    material : Material
-    tables : mapping of name to DataFrame
-        Tidy; `report.words` says what each column means.
-    problems : mapping of section to str
-        Sections that could not be made, and why.
-    about : mapping
-        Configuration, versions and hashes, as JSON holds them.
-    out : Path or None
-        Where files were written.
-    """
-
-    material: Material
-    tables: dict[str, pd.DataFrame]
-    problems: dict[str, str]
-    about: dict[str, Any]
-    out: Path | None = None
-
-    @property
-    def findings(self) -> pd.DataFrame:
-        """Features in which the groups differ, by the false discovery rate of the configuration, the largest effect size first."""
-        table = self.tables.get("groups")
-        if table is None:
-            return pd.DataFrame()
-        found = table[table["q"] <= self.about["config"]["alpha"]]
-        order: pd.DataFrame = found.loc[found["size"].abs().sort_values(ascending=False, kind="stable").index]
-        return order.reset_index(drop=True)
 
 
 def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
@@ -82,13 +49,15 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
     material = gather(ds, chosen)
     tables: dict[str, pd.DataFrame] = {}
     problems: dict[str, str] = {}
-    for name, section in SECTIONS.items():
+    for section in sections.every():
         try:
-            tables |= section(material, chosen)
+            tables |= section.compute(material, chosen)
         except CohortError as error:
-            problems[name] = str(error)
+            problems[section.name] = str(error)
     science = json.loads(ds.attrs[layout.ASKED])["science"]
     settings = chosen.model_dump(mode="json", exclude={"out", "exclude"})
+    own = {s.name: settings_of(chosen, s.name, s.settings) for s in sections.every() if s.settings is not None}
+    settings |= {name: values.model_dump(mode="json") for name, values in own.items()}
     settings["norms"]["reference"] = "another cohort" if chosen.norms.reference else None  # no path
     store = {k: ds.attrs.get(k, "") for k in (layout.TEMPLATE_NAME, layout.TEMPLATE_VERSION, layout.TEMPLATE_DIGEST, layout.ATLAS_DIGEST)}
     about = {
@@ -100,7 +69,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
         "finalised": ds.attrs.get(layout.FINALISED, ""),
     }
     about["hash"] = digest(settings, science, material.features.to_csv(), material.raw.tobytes(), material.people.group.tobytes())
-    return Analysis(material, tables, problems, about)
+    return Analysis(material, tables, problems, chosen, about)
 
 
 def analyse(
@@ -145,7 +114,7 @@ def analyse(
     write_files(found.tables, folder)
     tell("Drawing figures and the report")
     write_report(found, ds, folder)
-    return Analysis(found.material, found.tables, found.problems, found.about, folder)
+    return replace(found, out=folder)
 
 
 def _beside(url: str) -> Path:

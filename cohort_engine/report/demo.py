@@ -14,15 +14,16 @@ from cohort_engine import schema
 from cohort_engine.config import load_config
 from cohort_engine.engine.build import BuildReport, build
 from cohort_engine.engine.events import Events
+from cohort_engine.figures.cross_section import draw_groups
+from cohort_engine.figures.drawing import render
 from cohort_engine.phantom.dwi_files import DwiPlan
 from cohort_engine.phantom.study import Simulation, give_landmark, simulate
 from cohort_engine.query.accessor import SPACE, open_cohort
 from cohort_engine.query.choice import Choice
 from cohort_engine.query.frame import tidy
-from cohort_engine.report.analyse import ENDING, Analysis, analyse
-from cohort_engine.report.cross_section import draw_groups
-from cohort_engine.report.drawing import render
+from cohort_engine.report.analyse import ENDING, analyse
 from cohort_engine.report.page import REPORT
+from cohort_engine.study.result import Analysis
 from cohort_engine.template import load_template
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from cohort_engine.provenance import digest, versions
 from cohort_engine.report.roi_page import Evaluation
 from cohort_engine.report.roi_study import evaluate_rois
 from cohort_engine.report.roi_tables import choices_of, read_results
-from cohort_engine.report.show import NOTHING
 from cohort_engine.rois.slices import RoiSlices
 from cohort_engine.rois.sweep import RESULTS, Row, Sweep, Table, rows_of, run_sweep
 from cohort_engine.single.process import Workplace
 from cohort_engine.stages.fit import FitConfig
+from cohort_engine.study.format import NOTHING
 from cohort_engine.template.base import Template
 
 PLAN: Final = "dti_csm.yaml"

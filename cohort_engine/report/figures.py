@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from cohort_engine import schema
+from cohort_engine import schema, sections
+from cohort_engine.figures import drawing
+from cohort_engine.figures.drawing import Drawn, render
 from cohort_engine.query.choice import Choice
-from cohort_engine.report import by_region, cross_section, drawing, markers, people_figures
-from cohort_engine.report.drawing import Drawn, render
-from cohort_engine.report.material import ESTIMATOR, METRIC
+from cohort_engine.study.material import ESTIMATOR, METRIC
 
 if TYPE_CHECKING:
-    from cohort_engine.report.analyse import Analysis
-
-FIGURES: tuple[Callable[[Analysis, xr.Dataset], list[Drawn]], ...] = (
-    people_figures.flow, cross_section.effects_on_cord, by_region.effect_sizes, markers.roc_curves, markers.roc_areas, markers.classifier,
-    people_figures.compression, markers.clusters, markers.cluster_profiles, by_region.correlations, people_figures.profiles,
-    by_region.norm_deviations, people_figures.sites, by_region.repeat_agreement, people_figures.repeat_differences,
-)  # fmt: skip
-"""In the order of the report; each returns nothing where its tables are absent or empty."""
+    from cohort_engine.study.result import Analysis
 
 
 def draw_all(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
@@ -40,7 +32,7 @@ def draw_all(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         In the order of the report. `render` turns a figure into a file.
     """
     with drawing.style():
-        drawn = [drawing.settled(figure) for draw in FIGURES for figure in draw(found, ds)]
+        drawn = [drawing.settled(figure) for section in sections.every() for draw in section.figures for figure in draw(found, ds)]
     return [replace(d, caption=f"{d.caption} {values_of(found, d.tables)}".rstrip()) for d in drawn]
 
 
@@ -52,4 +44,4 @@ def values_of(found: Analysis, tables: tuple[str, ...]) -> str:
     return f"{'; '.join(said)}." if said else ""
 
 
-__all__ = ["FIGURES", "Drawn", "draw_all", "render"]
+__all__ = ["Drawn", "draw_all", "render"]

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from cohort_engine import schema
+from cohort_engine.figures import drawing
 from cohort_engine.query.accessor import motion_of
-from cohort_engine.report import drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,19 +17,22 @@ import pandas as pd
 import xarray as xr
 import yaml
 
+from cohort_engine import sections
+from cohort_engine.config import SECTION_KINDS
 from cohort_engine.errors import optional
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.report.methods import Methods, software, write_methods
 from cohort_engine.report.references import Reference
-from cohort_engine.report.show import ROWS, Shown, number, show, unnamed
-from cohort_engine.report.summary import Count, flow, quality_table, summarise, table_one
-from cohort_engine.report.words import SECTION_TITLES, describe, words_of
+from cohort_engine.report.show import ROWS, Shown, show, unnamed
+from cohort_engine.report.summary import summarise
+from cohort_engine.sections.people import Count, flow, quality_table, table_one
 from cohort_engine.store import layout
+from cohort_engine.study.format import number
 
 if TYPE_CHECKING:
-    from cohort_engine.report.analyse import Analysis
     from cohort_engine.report.figures import Drawn
+    from cohort_engine.study.result import Analysis
 
 REPORT, METHODS, DICTIONARY, FIGURES = "report.html", "methods.md", "tables.json", "figures"
 TEMPLATE = "page.html"
@@ -136,7 +139,7 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
         images = {d.name: save_figure(d, folder / FIGURES) for d in drawn}
         page = Page(found, ds, drawn, images)
         (folder / METHODS).write_text(str(page.methods), encoding="utf-8")
-        words = describe({name: table.columns for name, table in found.tables.items()})
+        words = sections.describe({name: table.columns for name, table in found.tables.items()})
         (folder / DICTIONARY).write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / REPORT).write_text(render(page), encoding="utf-8")
     return folder / REPORT
@@ -144,7 +147,7 @@ def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
 
 def save_figure(drawn: Drawn, folder: Path) -> Image:
     """Write a figure as SVG and PNG; return what the page shows."""
-    from cohort_engine.report.drawing import render as picture
+    from cohort_engine.figures.drawing import render as picture
 
     images = {kind: picture(drawn.figure, kind) for kind in ("svg", "png")}
     for kind, image in images.items():
@@ -200,9 +203,9 @@ class Page:
         if (table := found.tables.get("groups")) is not None:
             facts += [
                 (str(int(table["p"].notna().sum())), "features tested"),
-                (str(len(found.findings)), f"differ (q ≤ {found.about['config']['alpha']:g})"),
+                (str(len(found.findings)), f"differ (q ≤ {found.config.alpha:g})"),
             ]
-        if (table := found.tables.get("roc_best")) is not None and len(table) and table["p"].iloc[0] <= found.about["config"]["alpha"]:
+        if (table := found.tables.get("roc_best")) is not None and len(table) and table["p"].iloc[0] <= found.config.alpha:
             best = table.iloc[0]
             choice = f"area under the ROC curve of the best marker ({best['low']:.2f} to {best['high']:.2f}, the choice counted)"
             facts.append((number(float(best["auc"])), choice))
@@ -217,7 +220,7 @@ class Page:
 
     @property
     def problems(self) -> list[tuple[str, str]]:
-        return [(SECTION_TITLES.get(k, k.capitalize()), without_paths(v)) for k, v in self.found.problems.items()]
+        return [(SECTION_KINDS[k].title, without_paths(v)) for k, v in self.found.problems.items()]
 
     @property
     def flow(self) -> list[Count]:
@@ -247,36 +250,34 @@ class Page:
     @cached_property
     def parts(self) -> list[Part]:
         """Sections in their order: figures with their data, then tables that no figure shows."""
-        keys = [*SECTION_TITLES, *(d.section for d in self.drawn)]
         out, count = [], 0
-        for key in dict.fromkeys(keys):
+        for section in sections.every():
             pictures = []
-            for d in (d for d in self.drawn if d.section == key):
+            for d in (d for d in self.drawn if d.section == section.name):
                 count += 1
                 pictures.append(self._picture(d, count))
-            rest = [n for n in self._open if words_of(n).section == key and n not in self._data]
-            data = tuple(self.data(n) for n in rest)
+            data = tuple(self.data(n) for n in self._open if n in section.tables and n not in self._data)
             if pictures or data:
-                out.append(Part(key, SECTION_TITLES.get(key, key.capitalize()), tuple(pictures), data))
-        unknown = [n for n in self._open if n not in self._data and words_of(n).section not in SECTION_TITLES]
+                out.append(Part(section.name, section.title, tuple(pictures), data))
+        unknown = [n for n in self._open if n not in sections.tables()]
         if unknown:
             out.append(Part("others", "Further tables", (), tuple(self.data(n) for n in unknown)))
         return out
 
     def _picture(self, d: Drawn, count: int) -> Picture:
         there = [n for n in d.tables if n in self._open]
-        seen = tuple((n, words_of(n).title) for n in there if n in self._data)
+        seen = tuple((n, sections.table(n).title) for n in there if n in self._data)
         data = tuple(self.data(n) for n in there if n not in self._data)
         image = self.images[d.name]
         return Picture(d.name, d.title, d.caption, image.href, image.width, count, data, seen)
 
     def data(self, name: str) -> Data:
         """Lay a table out; the page carries all of it while there is room."""
-        table, words = self.found.tables[name], words_of(name)
+        table, words = self.found.tables[name], sections.table(name)
         text = f"data:text/csv;charset=utf-8,{quote(_csv(table), safe=',-.')}" if table.size * 4 < TABLE_BYTES else ""
         embedded = bool(text) and len(text) <= min(TABLE_BYTES, self._left)
         self._left -= len(text) if embedded else 0
-        columns = tuple((c, w["meaning"], w["unit"]) for c, w in describe({name: unnamed(table).columns})[name]["columns"].items())
+        columns = tuple((c, w["meaning"], w["unit"]) for c, w in sections.describe({name: unnamed(table).columns})[name]["columns"].items())
         self._data[name] = Data(
             name, words.title, words.sentence, show(name, table), text if embedded else f"csv/{name}.csv", embedded, columns,
         )  # fmt: skip

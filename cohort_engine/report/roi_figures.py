@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.report.drawing import CASE_COLOUR, CONTROL_COLOUR, FAINT, INK, MISSING, OTHER_COLOURS, WIDTH, Drawn, page, style
+from cohort_engine.figures.drawing import CASE_COLOUR, CONTROL_COLOUR, FAINT, INK, MISSING, OTHER_COLOURS, WIDTH, Drawn, page, style
 from cohort_engine.report.roi_tables import ATLAS, METHOD, PUBLISHED, RATER, Method, icc_matrix, settings_of, shown_slices
 from cohort_engine.rois.slices import RoiSlices
 

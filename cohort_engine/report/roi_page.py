@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
+from cohort_engine.figures.drawing import Drawn, settled
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import versions
-from cohort_engine.report.drawing import Drawn, settled
 from cohort_engine.report.page import FIGURES, Image, Picture, fill, save_figure
 from cohort_engine.report.roi_figures import all_figures
 from cohort_engine.report.roi_tables import (
@@ -36,8 +36,8 @@ from cohort_engine.report.roi_tables import (
     size_table,
     slice_table,
 )  # fmt: skip
-from cohort_engine.report.show import number
 from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.study.format import number
 
 PAGE, RECORD, TABLES, TEMPLATE = "rois.html", "rois.json", "csv", "rois.html"
 OUTLIERS: Final = "Outliers are slices in which a region was drawn and the found one does not meet it."

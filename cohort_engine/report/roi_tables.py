@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.analysis.agreement import icc
 from cohort_engine.errors import StorageError, first_line
-from cohort_engine.report.show import NOTHING
 from cohort_engine.rois.evaluate import RESAMPLES, Scores, mean_sd, over_patients, score
 from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.study.format import NOTHING
 
 FloatArray = NDArray[np.float64]
 

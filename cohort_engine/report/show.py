@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from cohort_engine import schema
-from cohort_engine.report.material import KEYS, label
-from cohort_engine.report.words import FEATURE_COLUMN, OWN, words_of
+from cohort_engine import schema, sections
+from cohort_engine.sections.base import FEATURE_COLUMN, OWN
+from cohort_engine.study.format import NOTHING, digits_of, features, number, p_value
 
 NAMES = (schema.PARTICIPANT, schema.SESSION)
 """Columns that name a person: they are in the files, not on the page."""
 P_VALUES = frozenset({"p", "q", "p_one_group"})
 SHARES = re.compile(r"(auc|icc\d\d|sensitivity|specificity|youden|r|pc\d|z|z_mean)(_low|_high|_first|_second)?|difference|size")
 """Columns that are written with two decimals, whatever their values."""
-NOTHING = "–"
 ROWS = 10
 """Rows of a table that are shown."""
 
@@ -45,62 +41,6 @@ class Shown:
     total: int
 
 
-def number(value: float, digits: int = 2) -> str:
-    """Write a number with a true minus sign; missing is a dash.
-
-    Examples
-    --------
-    >>> number(-1.2345), number(0.0001), number(float("nan")), number(float("inf"), 0)
-    ('−1.23', '0.00', '–', '∞')
-    """
-    if math.isnan(value):
-        return NOTHING
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:.{digits}f}"
-    if not text.strip("-0."):
-        text = text.lstrip("-")
-    return text.replace("-", "−")
-
-
-def p_value(value: float) -> str:
-    """Write a p value, three digits.
-
-    Examples
-    --------
-    >>> p_value(0.04), p_value(1e-9), p_value(float("nan"))
-    ('0.040', '<0.001', '–')
-    """
-    return NOTHING if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def equals(value: float) -> str:
-    """Write a p value behind its letter.
-
-    Examples
-    --------
-    >>> "p " + equals(0.04), "p " + equals(1e-9)
-    ('p = 0.040', 'p < 0.001')
-    """
-    text = p_value(value)
-    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
-
-
-def digits_of(values: Iterable[float]) -> int:
-    """Decimals with which a column is written: three figures of its typical size, none for whole numbers, four at most.
-
-    Examples
-    --------
-    >>> digits_of([41.234, 46.2]), digits_of([0.0123, 0.02]), digits_of([3.0, 12.0]), digits_of([1234.5])
-    (1, 4, 0, 0)
-    """
-    known = np.array([v for v in values if math.isfinite(v)], float)
-    if not known.size or not (known % 1).any():
-        return 0
-    size = float(np.median(np.abs(known[known != 0])))
-    return int(np.clip(2 - math.floor(math.log10(size)), 0, 4))
-
-
 def column(name: str, values: pd.Series[Any]) -> tuple[list[str], bool]:
     """Write a column; say whether it is one of numbers."""
     if values.dtype.kind == "b":
@@ -118,11 +58,6 @@ def unnamed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=[c for c in NAMES if c in table])
 
 
-def features(table: pd.DataFrame) -> list[str]:
-    """Name the feature of each row."""
-    return [label(*map(str, row)) for row in table[list(KEYS)].itertuples(index=False)]
-
-
 def show(name: str, table: pd.DataFrame, rows: int = ROWS) -> Shown:
     """Lay out the first rows of a table, those that matter first.
 
@@ -134,7 +69,7 @@ def show(name: str, table: pd.DataFrame, rows: int = ROWS) -> Shown:
     rows : int
         At most.
     """
-    words = words_of(name)
+    words = sections.table(name)
     ordered = table
     if words.order:
         by = words.order.lstrip("-|")

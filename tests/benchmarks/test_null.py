@@ -17,8 +17,8 @@ import pytest
 
 from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.compression import find_compression
-from cohort_engine.report import tables
-from cohort_engine.report.material import Material
+from cohort_engine.sections import classifier, clusters, compression, correlations, groups, norms, roc, sites
+from cohort_engine.study.material import Material
 
 STUDIES = int(os.environ.get("STUDIES", "100"))
 SIZES = [tuple(map(int, s.split("+"))) for s in os.environ.get("SIZES", "10+10,15+30").split(",")]
@@ -61,14 +61,14 @@ def study(make: Callable[..., Material], sizes: tuple[int, int], sites: bool, se
 def claims(m: Material, config: Any) -> Iterator[tuple[str, bool, Held]]:
     """Section, whether it prints a finding, and what else is to be held against the truth."""
     alpha = config.alpha
-    t = tables.groups(m, config)["groups"]
+    t = groups.compute(m, config)["groups"]
     first = t.loc[t["size"].abs().idxmax()]
     known = t[t["level"] != "compressed"]
     inside = ((known["low"] <= 0) & (known["high"] >= 0)).mean()
     yield "differences between the groups", bool((t["q"] <= alpha).any()), {
         "intervals hold": float(inside), "interval of the largest holds": float(first["low_all"] <= 0 <= first["high_all"]),
     }  # fmt: skip
-    made = tables.roc(m, config)
+    made = roc.compute(m, config)
     best, areas = made["roc_best"].iloc[0], made["roc"]
     plain = areas[~areas["selected"]]
     yield "best marker", best["p"] <= alpha, {
@@ -79,22 +79,22 @@ def claims(m: Material, config: Any) -> Iterator[tuple[str, bool, Held]]:
     yield "feature at the compression", not selected["auc_low"] <= 0.5 <= selected["auc_high"], {"area of one": float(selected["auc"])}
     pairs = made["roc_pairs"]
     yield "pairs of markers", bool((pairs["q"] <= alpha).any()), {"intervals hold": float(((pairs["low"] <= 0) & (pairs["high"] >= 0)).mean())}
-    c = tables.correlations(m, config)["correlations"]
+    c = correlations.compute(m, config)["correlations"]
     strongest = c.loc[c["r"].abs().idxmax()]
     yield "correlations with scores", bool((c["q"] <= alpha).any()), {
         "intervals hold": float(((c["low"] <= 0) & (c["high"] >= 0)).mean()),
         "interval of the largest holds": float(strongest["low_all"] <= 0 <= strongest["high_all"]),
     }  # fmt: skip
-    s = tables.compression(m, config)["compression_summary"].iloc[0]
+    s = compression.compute(m, config)["compression_summary"].iloc[0]
     yield "compression", not s["auc_low"] <= 0.5 <= s["auc_high"], {"area of one": float(s["auc"])}
-    k = tables.clusters(m, config)["cluster_choice"].query("chosen")["k"].iloc[0]
+    k = clusters.compute(m, config)["cluster_choice"].query("chosen")["k"].iloc[0]
     yield "subgroups", k > 1, {}
-    r = tables.classifier(m, config)["classifier"].iloc[0]
+    r = classifier.compute(m, config)["classifier"].iloc[0]
     yield "classifier", r["auc_low"] > 0.5, {"area of one": float(r["auc"]), "intervals hold": float(r["auc_low"] <= 0.5 <= r["auc_high"])}
-    n = tables.norms(m, config)["norms_summary"]
+    n = norms.compute(m, config)["norms_summary"]
     yield "norms", False, {"cases outside": float(n["outside"].sum() / n["n_case"].sum())}
     if m.models:
-        check = tables.sites(m, config)["site_check"].set_index("when").loc["after"]
+        check = sites.compute(m, config)["site_check"].set_index("when").loc["after"]
         yield "site told after harmonisation", check["p"] <= alpha, {"by chance": float(check["low"] <= check["accuracy"] <= check["high"])}
 
 

@@ -21,9 +21,9 @@ from cohort_engine.config import AnalysisConfig, parse_config
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import Analysis, analyse_cohort
-from cohort_engine.report.material import _harmonised, gather
-from cohort_engine.report.tables import clusters, compression, groups, roc, sites
+from cohort_engine.sections import clusters, compression, groups, roc, sites
 from cohort_engine.store.maintenance import finalise
+from cohort_engine.study.material import _harmonised, gather
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import AGE_SLOPE, SUBJECT_SD, VOXEL_SD, StoreTruth, simulate_store
 
@@ -117,7 +117,7 @@ def test_planted_effects_are_found(benchmark: Any, study: Study) -> None:
 
 
 def test_compression_is_found(benchmark: Any, study: Study) -> None:
-    found = benchmark.pedantic(lambda: compression(study.found.material, config())["compression"], rounds=1)
+    found = benchmark.pedantic(lambda: compression.compute(study.found.material, config())["compression"], rounds=1)
     people = found.merge(study.truth.subjects, on="participant_id", suffixes=("", "_true"))
     patient = people["group"] == "DCM"
     called = people["site_of_compression"] != "none"
@@ -136,7 +136,7 @@ def test_compression_is_found(benchmark: Any, study: Study) -> None:
 def test_subgroups_are_found(benchmark: Any, study: Study) -> None:
     truth = study.truth.subjects.set_index("participant_id")["subgroup"]
     rows: list[dict[str, Any]] = []
-    benchmark.pedantic(lambda: clusters(study.found.material, config()), rounds=1)
+    benchmark.pedantic(lambda: clusters.compute(study.found.material, config()), rounds=1)
     features = ("mjoa", "dexterity", "grip", "balance")
     tracts = ("mtr tract='lateral corticospinal tract' level=C5:C6", "mtr tract='fasciculus cuneatus' level=C5:C6")
     for name, chosen in {"scores and markers of C2:C3": (), "scores": features, "scores and two tracts at C5:C6": (*features, *tracts)}.items():
@@ -153,12 +153,12 @@ def test_subgroups_are_found(benchmark: Any, study: Study) -> None:
 
 def _clusters(study: Study, settings: AnalysisConfig) -> pd.DataFrame:
     material = gather(study.url, settings) if settings.features else study.found.material
-    return clusters(material, settings)["clusters"]
+    return clusters.compute(material, settings)["clusters"]
 
 
 def test_harmonisation_takes_the_scanner_and_leaves_the_age(benchmark: Any, study: Study) -> None:
     material = study.found.material
-    benchmark.pedantic(lambda: sites(material, config(harmonise=HARMONISE)), rounds=1)
+    benchmark.pedantic(lambda: sites.compute(material, config(harmonise=HARMONISE)), rounds=1)
     shift = study.found.tables["harmonisation"]
     shift = shift[shift["metric"] == "mtr"].groupby("site")["shift"].mean()
     planted = study.truth.sites.set_index("site")["offset"]
@@ -221,7 +221,7 @@ def test_studies_without_effect_find_as_little_as_promised(benchmark: Any, make_
                 material = empty_study(seed, SHARED[shared], make_material, scanners=scanners)
                 for name, family in by.items():
                     settings = config(tests=tests | {"family": family}, harmonise=HARMONISE if scanners != ONE else {})
-                    table = groups(material, settings)["groups"]
+                    table = groups.compute(material, settings)["groups"]
                     rates = (table["q"] <= ALPHA).groupby(table["family"]).any()
                     found.setdefault(f"{scanners}, family {name}", []).append(float(rates.mean()))
         return {k: float(np.mean(v)) for k, v in found.items()}
@@ -248,7 +248,7 @@ def test_groups_that_are_uneven_over_scanners(benchmark: Any, make_material: Cal
                 settings = config(
                     tests={"method": method.split(",")[0], "family": ["metric", "level"]}, harmonise=HARMONISE if "," not in method else {}
                 )
-                table = groups(material, settings)["groups"]
+                table = groups.compute(material, settings)["groups"]
                 found.setdefault(method, []).append(float((table["q"] <= ALPHA).groupby(table["family"]).any().mean()))
         return {k: float(np.mean(v)) for k, v in found.items()}, told
 
@@ -268,7 +268,7 @@ def test_intervals_of_the_area_under_the_curve(benchmark: Any, make_material: Ca
             rng = np.random.default_rng([seed, 6])
             group = np.repeat([0.0, 1.0], [CONTROLS, CASES])
             values = 45 + rng.standard_normal((len(group), REGIONS)) - np.sqrt(2) * norm.ppf(0.74) * group[:, None]
-            table = roc(make_material(values, group), config(roc={"resamples": 0}))["roc"]
+            table = roc.compute(make_material(values, group), config(roc={"resamples": 0}))["roc"]
             inside.append(float(((table["auc_low"] < 0.74) & (table["auc_high"] > 0.74)).mean()))
         return float(np.mean(inside))
 
@@ -287,7 +287,7 @@ def test_every_region_level_and_metric_of_a_thousand_people(benchmark: Any, make
     columns = {"age": rng.uniform(25, 75, 1000), "sex": rng.choice(["M", "F"], 1000), "site": rng.choice(["a", "b", "c", "d"], 1000)}
     material = make_material(values, group, FEATURES, **columns)
     tests = {"method": method, "resamples": 1000} | ({"covariates": ["age", "sex", "site"]} if method == "linear" else {})
-    table = benchmark.pedantic(lambda: groups(material, config(tests=tests))["groups"], rounds=1)
+    table = benchmark.pedantic(lambda: groups.compute(material, config(tests=tests))["groups"], rounds=1)
     print(f"\n{method}: {benchmark.stats.stats.min:.1f} s for {len(table)} features of 1000 people with 1000 resamples")
     assert np.isfinite(table[["low", "high", "size_low", "size_high", "q"]]).all(axis=None)
     assert benchmark.stats.stats.min <= 60

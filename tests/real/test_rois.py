@@ -12,10 +12,10 @@ from sessions import ALONE, LABELS, SESSION, in_the_middle, link, made, make
 
 from cohort_engine import schema
 from cohort_engine.engine.build import BuildReport
+from cohort_engine.figures.drawing import render
 from cohort_engine.io.volume import Volume, decode_series, read_mask, read_raw, write_volume
 from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.report.drawing import render
 from cohort_engine.report.roi_figures import draw_scan
 from cohort_engine.rois.cores import UNIONS
 from cohort_engine.single.rois import slices_of

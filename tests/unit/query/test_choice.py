@@ -16,12 +16,12 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.choice import Choice, choose, sums_path
 from cohort_engine.query.frame import run_query
 from cohort_engine.query.reader import CohortReader
-from cohort_engine.report.material import gather
 from cohort_engine.store import layout
 from cohort_engine.store.compare import compare
 from cohort_engine.store.freeze import compact
 from cohort_engine.store.verify import verify
 from cohort_engine.store.withdrawal import withdraw
+from cohort_engine.study.material import gather
 
 NAN = float("nan")
 C2, POOLED = ("mtr tract='white matter' level=C2", "mtr tract='white matter' level=C2:C3")

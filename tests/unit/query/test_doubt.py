@@ -12,9 +12,9 @@ from cohort_engine.quality import vocabulary
 from cohort_engine.query.frame import run_query
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.sums import LevelSums, pooled_cells
-from cohort_engine.report.material import gather
 from cohort_engine.stages.mtr import MTR
 from cohort_engine.store.maintenance import finalise
+from cohort_engine.study.material import gather
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import HandMadeStore
 

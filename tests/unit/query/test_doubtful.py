@@ -9,9 +9,9 @@ from cohort_engine.config import AnalysisConfig, parse_config
 from cohort_engine.engine.status import status
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.frame import run_query
-from cohort_engine.report.material import gather
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.store.verify import verify
+from cohort_engine.study.material import gather
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import HandMadeStore
 

@@ -17,15 +17,14 @@ from matplotlib.container import BarContainer
 from matplotlib.text import Text
 from numpy.testing import assert_allclose
 
-from cohort_engine.config import AnalysisConfig, CompressionConfig, HarmoniseConfig
+from cohort_engine.config import SECTION_KINDS, AnalysisConfig, CompressionConfig, HarmoniseConfig
+from cohort_engine.figures import by_region, cross_section, drawing, markers, people_figures
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import atlas_of, tabulate
-from cohort_engine.report import by_region, cross_section, drawing, markers, people_figures
-from cohort_engine.report.analyse import Analysis
-from cohort_engine.report.figures import FIGURES, Drawn, draw_all, render
-from cohort_engine.report.material import Material
-from cohort_engine.report.people import People
-from cohort_engine.report.tables import SECTIONS
+from cohort_engine.report.figures import Drawn, draw_all, render
+from cohort_engine.study.material import Material
+from cohort_engine.study.people import People
+from cohort_engine.study.result import Analysis
 from cohort_engine.template.atlas import Atlas
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
@@ -67,7 +66,7 @@ def make() -> Make:
             people, pd.DataFrame(), np.empty((8, 0)), np.empty((8, 0)), z, z.astype(int), {}, None, "", pd.DataFrame(), repeats=repeats
         )
         config = AnalysisConfig(compression=CompressionConfig(remote="C4:C5"), harmonise=HarmoniseConfig(site=harmonise))
-        return Analysis(material, {"subjects": table, "excluded": excluded, **tables}, {}, {"config": config.model_dump(mode="json")})
+        return Analysis(material, {"subjects": table, "excluded": excluded, **tables}, {}, config, {})
 
     return analysis
 
@@ -501,7 +500,7 @@ def test_every_figure_says_where_it_comes_from(make: Make, cohort: xr.Dataset) -
     assert len(drawn) == 11
     assert len({d.name for d in drawn}) == 11
     for d in drawn:
-        assert d.section in SECTIONS
+        assert d.section in SECTION_KINDS
         assert set(d.tables) <= set(found.tables)
         assert d.figure.get_figwidth() <= drawing.WIDTH * drawing.MM + 1e-9
         letters = [t.get_fontsize() for t in d.figure.findobj(Text) if t.get_text()]
@@ -511,7 +510,6 @@ def test_every_figure_says_where_it_comes_from(make: Make, cohort: xr.Dataset) -
 def test_without_tables_nothing_is_drawn(make: Make, cohort: xr.Dataset) -> None:
     found = make(**{name: t.iloc[:0] for name, t in everything().items()})
     assert [d.name for d in draw_all(found, cohort)] == ["flow"]
-    assert len(FIGURES) == 15
 
 
 def test_the_same_analysis_gives_the_same_bytes(make: Make, cohort: xr.Dataset) -> None:

@@ -14,7 +14,8 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
 from cohort_engine.report.methods import write_methods
-from cohort_engine.report.summary import summarise, top_findings
+from cohort_engine.report.summary import summarise
+from cohort_engine.sections.groups import top_findings
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import HandMadeStore

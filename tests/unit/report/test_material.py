@@ -14,11 +14,11 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.question import Query
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.report.analyse import analyse_cohort
-from cohort_engine.report.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
-from cohort_engine.report.tables import groups, norms, repeats, roc
+from cohort_engine.sections import groups, norms, repeats, roc
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.store.verify import verify
 from cohort_engine.store.withdrawal import withdraw
+from cohort_engine.study.material import COMPRESSED, KEYS, default_questions, gather, label, questions_of
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
@@ -238,9 +238,9 @@ def test_a_constant_metric_is_passed_on_said_and_no_finding(opened, settings) ->
     assert "mtr: 86 features are constant (feature 0, 1, 2" in m.notes[-1]
     mtr = m.features["metric"] == "mtr"
     assert (m.values[:, mtr] == 40).all()
-    table = groups(m, config)["groups"]
+    table = groups.compute(m, config)["groups"]
     assert table["p"].isna().equals(mtr)
-    assert (roc(m, config)["roc"]["auc"][mtr] == 0.5).all()
+    assert (roc.compute(m, config)["roc"]["auc"][mtr] == 0.5).all()
 
 
 def test_several_sites_that_nobody_harmonises_are_said(opened, settings) -> None:
@@ -273,7 +273,7 @@ def test_sessions_of_the_same_people(opened, settings) -> None:
     pairs = np.stack([cell[:AGAIN], cell[PEOPLE:]], axis=1)
     np.testing.assert_array_equal(m.repeats[:, :, at(m, "mtr", "white matter", "C4", "wa")], pairs)
     assert np.isnan(m.repeats[:, :, m.features["level"] == COMPRESSED]).all()
-    row = repeats(m, config)["repeats"].iloc[at(m, "mtr", "white matter", "C4", "wa")]
+    row = repeats.compute(m, config)["repeats"].iloc[at(m, "mtr", "white matter", "C4", "wa")]
     assert row["bias"] == pytest.approx((pairs[:, 0] - pairs[:, 1]).mean(), rel=1e-10)
     rows, columns, error = _squares(pairs)
     n, k = pairs.shape
@@ -297,7 +297,7 @@ def test_norms_of_another_store(study, opened, settings, tmp_path) -> None:
     tabulate(url)
     config = settings(norms={"reference": url, "covariates": ["age"]})
     m = gather(opened, config)
-    found = norms(m, config)
+    found = norms.compute(m, config)
     j = at(m, "mtr", "white matter", "C4", "wa")
     with open_cohort(url) as ds:
         healthy, age = ds["mtr_wa"].sel(level="C4", region="white matter").to_numpy().astype(float), ds["age"].to_numpy()

@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 
-from cohort_engine.report.analyse import Analysis
+from cohort_engine.config import AnalysisConfig, merged
 from cohort_engine.report.methods import write_methods
 from cohort_engine.report.references import REFERENCES
+from cohort_engine.study.result import Analysis
 
 
 def changed(found: Analysis, *, without: tuple[str, ...] = (), science: dict[str, Any] | None = None, **config: Any) -> Analysis:
     """Copy of an analysis with another configuration, and without some tables."""
-    about = copy.deepcopy(found.about)
-    for key, value in config.items():
-        about["config"][key] = {**about["config"][key], **value} if isinstance(value, dict) else value
-    about["science"] |= science or {}
-    return replace(found, about=about, tables={n: t for n, t in found.tables.items() if n not in without})
+    about = {**found.about, "science": found.about["science"] | (science or {})}
+    settings = AnalysisConfig(**merged(found.config.model_dump(mode="json"), config))
+    return replace(found, about=about, config=settings, tables={n: t for n, t in found.tables.items() if n not in without})
 
 
 def cited(found: Analysis, ds: Any) -> set[str]:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
-from cohort_engine.report.drawing import render
+from cohort_engine.figures.drawing import render
 from cohort_engine.report.motion import draw_motion
 
 

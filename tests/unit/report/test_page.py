@@ -19,7 +19,9 @@ import pytest
 
 from cohort_engine.report import page as module
 from cohort_engine.report.page import Page, render, without_paths, write_report
-from cohort_engine.report.summary import flow, quality_table, summarise, table_one, top_findings
+from cohort_engine.report.summary import summarise
+from cohort_engine.sections.groups import top_findings
+from cohort_engine.sections.people import flow, quality_table, table_one
 
 
 class Reader(HTMLParser):
@@ -192,7 +194,7 @@ def test_summary_is_read_from_the_tables(whole_study: Any) -> None:
     quiet = replace(found, tables={**found.tables, "groups": found.tables["groups"].assign(q=1.0)})
     assert "0 differ between the groups" in summarise(quiet)["groups"]
     assert top_findings(quiet).empty
-    assert set(summarise(replace(found, tables={}))) == {"people"}
+    assert set(summarise(replace(found, tables={"subjects": found.tables["subjects"]}))) == {"people"}
 
 
 def test_people_add_up(whole_study: Any) -> None:

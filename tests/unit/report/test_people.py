@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from cohort_engine.errors import InputError, StoreError, UnknownNameError
-from cohort_engine.report.people import choose_people, known_values, quality_names, subject_table, text_among_numbers
+from cohort_engine.study.people import choose_people, known_values, quality_names, subject_table, text_among_numbers
 
 
 def cohort(group: list[Any], dice: list[float] | None = None, **columns: Any) -> xr.Dataset:

@@ -8,8 +8,8 @@ from scipy.stats import norm
 
 from cohort_engine.analysis.cluster import adjusted_rand
 from cohort_engine.reduce.cohort import tabulate
-from cohort_engine.report.material import gather
-from cohort_engine.report.tables import clusters, groups, roc, sites
+from cohort_engine.sections import clusters, groups, roc, sites
+from cohort_engine.study.material import gather
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import AGE_SLOPE, SUBJECT_SD, VOXEL_SD, simulate_store
 
@@ -39,7 +39,7 @@ def study(tmp_path_factory, config):
 
 def test_planted_effects_are_found(study, config) -> None:
     truth, m = study
-    table = groups(m, config)["groups"].query("region in @truth.regions")
+    table = groups.compute(m, config)["groups"].query("region in @truth.regions")
     planted = np.array([truth.planted[truth.levels.index(lv), truth.regions.index(r)] for lv, r in zip(table["level"], table["region"], strict=True)])
     # Spread of subjects, of eight voxels or more, and of the severity at this difference, held against Bonferroni's limit with a power of 99 %
     limits = norm.ppf(1 - 0.025 / len(m.features)) + norm.ppf(0.99)
@@ -57,13 +57,13 @@ def test_planted_effects_are_found(study, config) -> None:
 
 def test_harmonisation_finds_the_scanners(study, config) -> None:
     _, m = study
-    shift = sites(m, config)["harmonisation"].groupby("site")["shift"].mean()
+    shift = sites.compute(m, config)["harmonisation"].groupby("site")["shift"].mean()
     np.testing.assert_allclose(shift, np.subtract(OFFSETS, np.mean(OFFSETS)), atol=2.5 * SUBJECT_SD * np.sqrt(3 / PEOPLE))
 
 
 def test_subgroups_are_found(study, config) -> None:
     truth, m = study
-    found = clusters(m, config)["clusters"]
+    found = clusters.compute(m, config)["clusters"]
     index, n = adjusted_rand(found["cluster"].to_numpy(), truth.subjects["subgroup"].to_numpy()[found["subject"]])
     assert n == PEOPLE / 2
     assert index > 0.5
@@ -77,7 +77,7 @@ def test_studies_without_effect(make_material, make_config) -> None:
     config = make_config(analysis={"tests": {"family": ["level"]}}).analysis
     rates = []
     for _ in range(40):
-        table = groups(make_material(45 + rng.standard_normal((45, len(names))), group, names), config)["groups"]
+        table = groups.compute(make_material(45 + rng.standard_normal((45, len(names))), group, names), config)["groups"]
         rates.append((table["q"] <= 0.05).groupby(table["family"]).any().mean())
     assert np.mean(rates) == pytest.approx(0.05, abs=2.5 * np.sqrt(0.05 * 0.95 / 280))
 
@@ -86,6 +86,6 @@ def test_intervals_of_areas_hold_the_planted_one(make_material, make_config) -> 
     rng = np.random.default_rng(2)
     group = np.repeat([0.0, 1.0], [15, 30])
     values = 45 + rng.standard_normal((45, 1500)) - np.sqrt(2) * norm.ppf(0.74) * group[:, None]
-    table = roc(make_material(values, group), make_config(analysis={"roc": {"resamples": 0}}).analysis)["roc"]
+    table = roc.compute(make_material(values, group), make_config(analysis={"roc": {"resamples": 0}}).analysis)["roc"]
     inside = (table["auc_low"] < 0.74) & (table["auc_high"] > 0.74)
     assert 0.93 <= inside.mean() <= 0.97

@@ -14,24 +14,12 @@ from cohort_engine.analysis.compression import find_compression
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.groups import compare
 from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNameError
-from cohort_engine.report.material import Profile
-from cohort_engine.report.tables import (
-    SECTIONS,
-    classifier,
-    clusters,
-    compression,
-    correlations,
-    family,
-    groups,
-    markers,
-    norms,
-    pairs,
-    people,
-    repeats,
-    roc,
-    scores,
-    sites,
-)
+from cohort_engine.sections import classifier, clusters, compression, correlations, groups, norms, people, repeats, roc, sites
+from cohort_engine.sections.base import family
+from cohort_engine.sections.classifier import markers
+from cohort_engine.sections.correlations import scores
+from cohort_engine.sections.roc import pairs
+from cohort_engine.study.material import Profile
 
 close = {"rtol": 1e-10, "atol": 0}
 FEATURES = [
@@ -79,7 +67,7 @@ def q_of(p, names):
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 def test_groups_by_welch(material, settings) -> None:
-    table = groups(material, settings())["groups"]
+    table = groups.compute(material, settings())["groups"]
     for j in range(5):
         a, b = split(material, j)
         found = stats.ttest_ind(b, a, equal_var=False)
@@ -100,7 +88,7 @@ def test_groups_by_welch(material, settings) -> None:
 
 
 def test_groups_by_mann_whitney(material, settings) -> None:
-    table = groups(material, settings(tests={"method": "mann_whitney", "family": ["metric", "level"]}))["groups"]
+    table = groups.compute(material, settings(tests={"method": "mann_whitney", "family": ["metric", "level"]}))["groups"]
     for j in range(5):
         a, b = split(material, j)
         found = stats.mannwhitneyu(b, a, method="exact")
@@ -128,7 +116,7 @@ def least_squares(x, y):
 
 
 def test_groups_adjusted_for_age_and_sex(material, settings) -> None:
-    table = groups(material, settings(tests={"method": "linear", "covariates": ["age", "sex"]}))["groups"]
+    table = groups.compute(material, settings(tests={"method": "linear", "covariates": ["age", "sex"]}))["groups"]
     for j in range(5):
         effect, se, df = least_squares(design_of(material), material.values[:, j])
         p = 2 * stats.t.sf(abs(effect / se), df)
@@ -143,7 +131,7 @@ def test_harmonised_values_are_tested_with_their_site(material, settings, make_m
     harmonised = make_material(done.values, material.people.group, FEATURES[:5], raw=material.values[:, :5], **columns)
     harmonised.models["mtr"] = done.model
     config = settings(tests={"method": "linear", "covariates": ["age", "sex"]}, harmonise={"site": "site"})
-    table = groups(harmonised, config)["groups"]
+    table = groups.compute(harmonised, config)["groups"]
     for j in range(5):
         effect, se, df = least_squares(design_of(material, site=True), done.values[:, j])
         np.testing.assert_allclose(table.loc[j, ["effect", "se", "df"]].astype(float), [effect, se, df], **close)
@@ -153,9 +141,9 @@ def test_uneven_sites_widen_the_other_methods(material, settings, make_material)
     """Twelve of fourteen controls at a, three of eighteen cases: R2 of group on site is 0.48."""
     site = np.repeat(["a", "b", "a", "b"], [12, 2, 3, 15])
     m = make_material(material.values[:, :4], material.people.group, FEATURES[:4], site=site)
-    plain = {method: groups(m, settings(tests={"method": method}))["groups"] for method in ("welch", "mann_whitney")}
+    plain = {method: groups.compute(m, settings(tests={"method": method}))["groups"] for method in ("welch", "mann_whitney")}
     m.models["mtr"] = harmonise.learn(m.values, site, {"group": m.people.group}).model
-    wide = {method: groups(m, settings(tests={"method": method}, harmonise={"site": "site"}))["groups"] for method in plain}
+    wide = {method: groups.compute(m, settings(tests={"method": method}, harmonise={"site": "site"}))["groups"] for method in plain}
     table = pd.crosstab(site, m.people.group).to_numpy()
     k = 1 / np.sqrt(1 - stats.chi2_contingency(table, correction=False).statistic / len(site))  # phi squared is R2
     a, b = plain["welch"], wide["welch"]
@@ -170,7 +158,7 @@ def test_uneven_sites_widen_the_other_methods(material, settings, make_material)
 
 
 def test_bootstrap_of_groups_is_that_of_the_seed(material, settings) -> None:
-    table = groups(material, settings(tests={"resamples": 50}, seed=9))["groups"]
+    table = groups.compute(material, settings(tests={"resamples": 50}, seed=9))["groups"]
     found = compare(material.values, material.people.group, resamples=50, seed=9)
     np.testing.assert_array_equal(
         table[["low", "high", "size_low", "size_high"]], np.stack([found.low, found.high, found.size_low, found.size_high], 1)
@@ -179,15 +167,15 @@ def test_bootstrap_of_groups_is_that_of_the_seed(material, settings) -> None:
 
 def test_what_the_groups_refuse(material, settings) -> None:
     with pytest.raises(ConfigError, match="method: linear"):
-        groups(material, settings(tests={"covariates": ["age"]}))
+        groups.compute(material, settings(tests={"covariates": ["age"]}))
     with pytest.raises(UnknownNameError, match="age"):
-        groups(material, settings(tests={"method": "linear", "covariates": ["agee"]}))
+        groups.compute(material, settings(tests={"method": "linear", "covariates": ["agee"]}))
     assert family(material, ()).tolist() == [""] * 6
 
 
 # --- ROC --------------------------------------------------------------------------------------------------------------
 def test_areas_and_thresholds(material, settings) -> None:
-    tables = roc(material, settings(roc={"resamples": 0, "higher": ["area"]}))
+    tables = roc.compute(material, settings(roc={"resamples": 0, "higher": ["area"]}))
     for j, sign in enumerate([-1, -1, -1, -1, 1]):
         a, b = split(material, j)
         row = tables["roc"].loc[j]
@@ -213,7 +201,7 @@ def test_the_best_marker_is_not_one_whose_place_was_selected(make_material, sett
     group = np.repeat([0.0, 1.0], 20)
     values = np.random.default_rng(1).standard_normal((40, 3)) - [3, 1, 0] * group[:, None]
     names = [("mtr", "white matter", level) for level in ("compressed", "C2", "C3")]
-    tables = roc(make_material(values, group, names), settings(roc={"resamples": 0}))
+    tables = roc.compute(make_material(values, group, names), settings(roc={"resamples": 0}))
     best = tables["roc_best"].loc[0]
     assert tables["roc"]["selected"].tolist() == [True, False, False]
     assert (best["marker"], best["markers"]) == ("MTR (wa) white matter C2", 2)
@@ -224,37 +212,37 @@ def test_the_best_marker_is_not_one_whose_place_was_selected(make_material, sett
 
 def test_intervals_of_thresholds_run_upwards_whichever_way_disease_moves_a_feature(material, settings) -> None:
     """Turned round with the sign, the ends of the interval came out exchanged."""
-    falls, rises = (roc(material, settings(roc={"resamples": 60, "higher": higher}))["roc"].loc[:3] for higher in ([], ["mtr"]))
+    falls, rises = (roc.compute(material, settings(roc={"resamples": 60, "higher": higher}))["roc"].loc[:3] for higher in ([], ["mtr"]))
     for table in (falls, rises):
         known = table.dropna(subset=["threshold", "threshold_low"])
         assert len(known) >= 2
         assert (known["threshold_low"] < known["threshold_high"]).all()
     flipped = replace(material, values=-material.values)
-    mirrored = roc(flipped, settings(roc={"resamples": 60, "higher": ["mtr"]}))["roc"].loc[:3]
+    mirrored = roc.compute(flipped, settings(roc={"resamples": 60, "higher": ["mtr"]}))["roc"].loc[:3]
     np.testing.assert_allclose(mirrored["threshold_low"], -falls["threshold_high"], **close)
 
 
 def test_metrics_that_disease_raises_say_so_themselves(material, settings) -> None:
     rising = replace(material, rises=frozenset({"area"}))
-    assert roc(rising, settings(roc={"resamples": 0}))["roc"]["direction"].tolist() == ["lower"] * 4 + ["higher"] * 2
+    assert roc.compute(rising, settings(roc={"resamples": 0}))["roc"]["direction"].tolist() == ["lower"] * 4 + ["higher"] * 2
     with pytest.raises(UnknownNameError, match=r"analysis\.roc\.higher.*'mtrr'.*'mtr'"):
-        roc(rising, settings(roc={"resamples": 0, "higher": ["mtrr"]}))
+        roc.compute(rising, settings(roc={"resamples": 0, "higher": ["mtrr"]}))
 
 
 def test_a_classifier_learns_from_values_as_measured(material, settings) -> None:
     """Values that were harmonised over everybody have seen the people that it is judged on."""
     config = settings(classifier={"folds": 3, "markers": ["mtr tract='white matter'"]}, harmonise={"site": "site"})
-    expected = classifier(material, config)["classifier_scores"]["score"]
+    expected = classifier.compute(material, config)["classifier_scores"]["score"]
     harmonised = replace(material, values=material.values + 100 * (np.arange(len(material.values)) % 3)[:, None])
-    np.testing.assert_array_equal(classifier(harmonised, config)["classifier_scores"]["score"], expected)
+    np.testing.assert_array_equal(classifier.compute(harmonised, config)["classifier_scores"]["score"], expected)
     measured = replace(material, raw=harmonised.values)
-    assert not np.allclose(classifier(measured, config)["classifier_scores"]["score"], expected, equal_nan=True)
+    assert not np.allclose(classifier.compute(measured, config)["classifier_scores"]["score"], expected, equal_nan=True)
 
 
 def test_pairs_of_markers(material, settings) -> None:
     assert pairs(material, settings()) == [(0, 4), (2, 5)]  # white matter against area, level by level
     config = settings(roc={"resamples": 0, "compare": [["mtr tract='white matter' level=C2", "mtr tract='gray matter' level=C2"]]})
-    row = roc(material, config)["roc_pairs"].loc[0]
+    row = roc.compute(material, config)["roc_pairs"].loc[0]
     x = -material.values[:, :2]
     known = np.isfinite(x).all(axis=1)
     cases, controls = (x[known & (material.people.group == g)] for g in (1, 0))
@@ -269,11 +257,11 @@ def test_pairs_of_markers(material, settings) -> None:
     with pytest.raises(ConfigError, match="one feature, found 2"):
         pairs(material, settings(roc={"compare": [["mtr level=C2", "area level=C2"]]}))
     with pytest.raises(UnknownNameError):
-        roc(material, settings(roc={"higher": ["aera"]}))
+        roc.compute(material, settings(roc={"higher": ["aera"]}))
 
 
 def test_curves(material, settings) -> None:
-    tables = roc(material, settings(roc={"resamples": 0}))
+    tables = roc.compute(material, settings(roc={"resamples": 0}))
     curve = tables["roc_curves"].query("marker == 'MTR (wa) white matter C2' and pair == -1")
     np.testing.assert_allclose(-np.trapezoid(curve["sensitivity"], curve["specificity"]), tables["roc"].loc[0, "auc"], **close)
     first = tables["roc_pairs"].loc[0]
@@ -288,7 +276,7 @@ def test_curves(material, settings) -> None:
 
 # --- people -----------------------------------------------------------------------------------------------------------
 def test_characteristics(material, settings) -> None:
-    tables = people(material, settings())
+    tables = people.compute(material, settings())
     table = tables["characteristics"].set_index(["variable", "category", "group"])
     age, group, sex = (material.people.column("age"), material.people.group, material.people.column("sex"))
     row = table.loc[("age", "", "DCM")]
@@ -317,7 +305,7 @@ def squeezed(material, settings):
 
 
 def test_where_cords_are_compressed(squeezed, settings) -> None:
-    tables = compression(squeezed, settings())
+    tables = compression.compute(squeezed, settings())
     table = tables["compression"]
     cases = table[table["group"] == "DCM"]
     assert set(cases["narrowest_level"]) == {"C5"} == set(cases["site_of_compression"])
@@ -332,11 +320,11 @@ def test_where_cords_are_compressed(squeezed, settings) -> None:
 
 def test_without_a_profile_there_is_no_compression(material, settings) -> None:
     with pytest.raises(StoreError, match="no morphometry"):
-        compression(material, settings())
+        compression.compute(material, settings())
 
 
 def test_bands_along_the_cord(squeezed, settings) -> None:
-    table = norms(squeezed, settings())["profiles"]
+    table = norms.compute(squeezed, settings())["profiles"]
     healthy, cases = squeezed.profiles["diameter_ap"].values[:CONTROLS], squeezed.profiles["diameter_ap"].values[CONTROLS:]
     np.testing.assert_allclose(table["control_median"], np.median(healthy, axis=0), **close)
     np.testing.assert_allclose(table["case_mean"], cases.mean(axis=0), **close)
@@ -360,7 +348,7 @@ def test_clusters_of_cases(material, settings, make_material) -> None:
     values[CONTROLS:, :2] = rng.normal(0, 1, (CASES, 2)) + np.where(np.arange(CASES) % 2, 36, 42)[:, None]
     values[CONTROLS, 0] = np.nan
     kinds = make_material(values, material.people.group, FEATURES, age=material.people.column("age"))
-    tables = clusters(kinds, settings(clusters={"features": ["mtr level=C2"], "resamples": 19, "largest": 3}))
+    tables = clusters.compute(kinds, settings(clusters={"features": ["mtr level=C2"], "resamples": 19, "largest": 3}))
     who = tables["clusters"]
     assert who["subject"].tolist() == list(range(CONTROLS, CONTROLS + CASES))
     assert who["cluster"].tolist() == [-1, *np.where(np.arange(1, CASES) % 2, 0, 1)]
@@ -386,12 +374,12 @@ def test_scores_are_numbers_that_vary(material, settings) -> None:
 
 def test_a_constant_feature_is_not_clustered(material, settings) -> None:
     with pytest.raises(InputError, match=r"features that vary, found none.*analysis\.clusters\.features"):
-        clusters(material, settings(clusters={"features": ["area level=C2:C3"]}))
+        clusters.compute(material, settings(clusters={"features": ["area level=C2:C3"]}))
 
 
 # --- correlations -----------------------------------------------------------------------------------------------------
 def test_correlations_with_scores(material, settings) -> None:
-    table = correlations(material, settings())["correlations"].set_index(["score", "metric", "region", "level"])
+    table = correlations.compute(material, settings())["correlations"].set_index(["score", "metric", "region", "level"])
     for j, key in enumerate(FEATURES[:5]):
         x, y = material.values[CONTROLS:, j], material.people.column("mjoa")[CONTROLS:]
         known = np.isfinite(x) & np.isfinite(y)
@@ -407,7 +395,7 @@ def test_correlations_with_scores(material, settings) -> None:
 
 def test_partial_correlations(material, settings) -> None:
     config = settings(correlate={"scores": ["grip"], "covariates": ["age"], "method": "pearson", "who": "all"})
-    found = correlations(material, config)["correlations"].loc[0]
+    found = correlations.compute(material, config)["correlations"].loc[0]
     x, y, age = material.values[:, 0], material.people.column("grip"), material.people.column("age")
     known = np.isfinite(x)
     rest = [v[known] - np.polyval(np.polyfit(age[known], v[known], 1), age[known]) for v in (x, y)]
@@ -419,13 +407,13 @@ def test_a_score_that_half_of_the_cases_lack(material, settings, make_material, 
     grip = material.people.column("grip").copy()
     grip[CONTROLS : CONTROLS + missing] = np.nan
     half = make_material(np.where(np.isnan(material.values), 40.5, material.values), material.people.group, FEATURES, grip=grip)
-    row = correlations(half, settings())["correlations"].loc[0]
+    row = correlations.compute(half, settings())["correlations"].loc[0]
     assert (row["n"], np.isfinite(row["r"])) == (CASES - missing, known)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
 def test_cases_against_their_controls(material, settings) -> None:
-    tables = norms(material, settings(norms={"covariates": []}))
+    tables = norms.compute(material, settings(norms={"covariates": []}))
     table = tables["norms"].set_index(["subject", "metric", "region", "level"])
     for j, key in enumerate(FEATURES[:5]):
         a, _ = split(material, j)
@@ -444,7 +432,7 @@ def test_cases_against_their_controls(material, settings) -> None:
 
 
 def test_norms_that_depend_on_age(material, settings) -> None:
-    row = norms(material, settings(norms={"covariates": ["age"]}))["norms"].iloc[0]
+    row = norms.compute(material, settings(norms={"covariates": ["age"]}))["norms"].iloc[0]
     j = FEATURES.index((row["metric"], row["region"], row["level"]))
     y, age = material.values[:CONTROLS, j], material.people.column("age")
     known = np.isfinite(y)
@@ -459,7 +447,7 @@ def test_sites_before_and_after(material, settings, make_material) -> None:
     done = harmonise.learn(material.values[:, :2], c("site"), {"group": material.people.group})
     m = make_material(done.values, material.people.group, FEATURES[:2], raw=material.values[:, :2], site=c("site"))
     m.models["mtr"] = done.model
-    tables = sites(m, settings(harmonise={"site": "site"}))
+    tables = sites.compute(m, settings(harmonise={"site": "site"}))
     frame = pd.DataFrame({"site": c("site"), "group": np.where(m.people.group == 1, "DCM", "HC"), "raw": m.raw[:, 0], "done": m.values[:, 0]})
     expected = frame.groupby(["site", "group"]).agg(n=("raw", "count"), mean=("raw", "mean"), sd=("raw", "std"), after=("done", "mean"))
     table = tables["sites"].query("region == 'white matter'").set_index(["site", "group"]).loc[expected.index]
@@ -479,22 +467,18 @@ def test_people_without_a_site_or_a_value_are_left_out_of_the_check(make_materia
     harmonised[0] = np.nan
     m = make_material(harmonised, [0, 1] * 6, FEATURES[:2], raw=raw, site=site)
     m.models["mtr"] = harmonise.learn(raw[1:10], site[1:10]).model
-    check = sites(m, settings(harmonise={"site": "site"}))["site_check"]
+    check = sites.compute(m, settings(harmonise={"site": "site"}))["site_check"]
     assert check[["when", "n", "left_out", "folds"]].to_numpy().tolist() == [["before", 9, 3, 3], ["after", 9, 3, 3]]
 
 
 def test_one_site_is_nothing_to_compare(make_material, settings) -> None:
     with pytest.raises(InputError, match="several sites"):
-        sites(make_material(np.eye(4), [0, 0, 1, 1], site=["a"] * 4), settings())
+        sites.compute(make_material(np.eye(4), [0, 0, 1, 1], site=["a"] * 4), settings())
 
 
 def test_repeats_need_sessions(material, settings) -> None:
     with pytest.raises(InputError, match="several sessions"):
-        repeats(material, settings())
-
-
-def test_sections_are_in_the_order_of_the_report() -> None:
-    assert list(SECTIONS)[:3] == ["people", "groups", "roc"]
+        repeats.compute(material, settings())
 
 
 # --- what is claimed --------------------------------------------------------------------------------------------------
@@ -503,16 +487,16 @@ def test_nothing_is_claimed_of_few_people(make_material, settings) -> None:
     m = make_material(np.random.default_rng(0).standard_normal((13, 3)), group, age=np.arange(13.0), mjoa=np.r_[np.full(9, np.nan), 9, 12, 13, 17.0])
     four, five = settings(least=4, roc={"resamples": 0}, max_missing=0.9), settings(roc={"resamples": 0}, max_missing=0.9)
     for section, table, column in ((groups, "groups", "p"), (roc, "roc_best", "p"), (correlations, "correlations", "p")):
-        assert section(m, four)[table][column].notna().any(), table
-        found = section(m, five)[table]
+        assert section.compute(m, four)[table][column].notna().any(), table
+        found = section.compute(m, five)[table]
         assert not len(found) or found[column].isna().all(), table
-    assert groups(m, five)["groups"]["effect"].notna().all()
-    assert people(m, five)["characteristics"]["p"].isna().all()
+    assert groups.compute(m, five)["groups"]["effect"].notna().all()
+    assert people.compute(m, five)["characteristics"]["p"].isna().all()
 
 
 def test_numbers_with_a_decimal_comma_are_no_categories(make_material, settings) -> None:
     m = make_material(np.zeros((8, 1)), [0, 1] * 4, bmi=["25,5", "31", "25,5", "22", "31", "25,5", "22", "31"], sex=["F", "M"] * 4)
-    assert set(people(m, settings())["characteristics"]["variable"]) == {"sex"}
+    assert set(people.compute(m, settings())["characteristics"]["variable"]) == {"sex"}
 
 
 def test_what_too_few_know_is_not_clustered_and_named(make_material, settings) -> None:
@@ -521,7 +505,7 @@ def test_what_too_few_know_is_not_clustered_and_named(make_material, settings) -
     group[:2] = 0
     rare = np.where(np.arange(20) < 15, np.nan, rng.standard_normal(20))
     m = make_material(rng.standard_normal((20, 1)), group, [("area", "spinal cord", "C2:C3")], grip=grip, rare=rare)
-    tables = clusters(m, settings(clusters={"resamples": 2}))
+    tables = clusters.compute(m, settings(clusters={"resamples": 2}))
     assert tables["clusters"]["cluster"].tolist() == [0] * 18
     assert tables["cluster_choice"].query("chosen")["k"].tolist() == [1]
     assert "rare is known of 5 of 18 people and left out, so that more people have all features" in tables["cluster_notes"]["note"].tolist()

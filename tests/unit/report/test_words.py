@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from cohort_engine.report.show import digits_of, show, unnamed
-from cohort_engine.report.tables import SECTIONS
-from cohort_engine.report.words import FEATURE_COLUMN, SECTION_TITLES, TABLES, describe
+from cohort_engine import sections
+from cohort_engine.report.show import show, unnamed
+from cohort_engine.sections.base import FEATURE_COLUMN
+from cohort_engine.study.format import digits_of
 
 
 def test_every_table_and_column_is_described_and_nothing_else(whole_study: Any) -> None:
     tables = whole_study[0].tables
     assert whole_study[0].problems == {}
-    assert set(TABLES) == set(tables)
+    assert set(sections.tables()) == set(tables)
     for name, table in tables.items():
-        words = TABLES[name]
+        words = sections.table(name)
         described = [c for c in table if c in words.columns]
         assert list(words.columns) == described, f"{name}: these columns are not there, or in another order"
         assert words.open or described == list(table), f"{name}: {set(table) - set(described)} has no meaning"
@@ -24,14 +25,8 @@ def test_every_table_and_column_is_described_and_nothing_else(whole_study: Any) 
         assert not words.order or words.order.lstrip("-|") in table
 
 
-def test_sections_of_the_tables_are_those_of_the_analysis(whole_study: Any) -> None:
-    sections = {words.section for words in TABLES.values()}
-    assert sections == set(SECTIONS)
-    assert sections <= set(SECTION_TITLES)
-
-
 def test_dictionary_says_unit_and_file(whole_study: Any) -> None:
-    words = describe({n: t.columns for n, t in whole_study[0].tables.items()})
+    words = sections.describe({n: t.columns for n, t in whole_study[0].tables.items()})
     assert words["norms"]["columns"]["centile"] == {"meaning": "share of healthy people below, by Student's t", "unit": "percent"}
     assert words["norms"]["file"] == "csv/norms.csv"
     assert words["subjects"]["columns"]["mjoa"]["meaning"] == "a column of participants.tsv"

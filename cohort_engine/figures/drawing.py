@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
-from cohort_engine.report.material import COMPRESSED, ESTIMATOR, KEYS, LEAST_BIASED_KIND, METRIC, label
+from cohort_engine.study.material import COMPRESSED, ESTIMATOR, KEYS, LEAST_BIASED_KIND, METRIC, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
-    from cohort_engine.report.analyse import Analysis
+    from cohort_engine.study.result import Analysis
 
 MM = 1 / 25.4
 WIDTH = 180.0
@@ -158,7 +158,7 @@ def sample(found: Analysis) -> str:
 
 def discovery(found: Analysis) -> str:
     """Say what q is."""
-    family = " and ".join(found.about["config"]["tests"]["family"])
+    family = " and ".join(found.config.tests.family)
     return f"q is the false discovery rate (Benjamini-Hochberg{f', within each {family}' if family else ', over all features'})"
 
 
@@ -256,7 +256,7 @@ def sentences(*parts: str) -> str:
 
 def ci(found: Analysis) -> str:
     """Name the interval: ``95% interval``."""
-    return f"{found.about['config']['confidence']:.0%} interval"
+    return f"{found.config.confidence:.0%} interval"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -303,7 +303,7 @@ def level_order(levels: Iterable[str]) -> list[str]:
 
 def remote_level(found: Analysis, levels: Iterable[str]) -> str | None:
     """Level away from the compression, if it is among these: the pool that the configuration names, or its first level."""
-    wanted = str(found.about["config"]["compression"]["remote"])
+    wanted = str(found.config.compression.remote)
     known = set(levels)
     return next((n for n in (wanted, wanted.partition(":")[0]) if n in known), None)
 

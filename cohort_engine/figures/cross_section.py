@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.analysis.groups import MANN_WHITNEY
+from cohort_engine.figures import drawing
+from cohort_engine.figures.drawing import DIVERGING, INK, MISSING, Drawn, level_order, quantity, scale
 from cohort_engine.query.choice import Choice
 from cohort_engine.query.frame import tidy
 from cohort_engine.reduce.cohort import atlas_of, template_levels
-from cohort_engine.report import drawing
-from cohort_engine.report.drawing import DIVERGING, INK, MISSING, Drawn, level_order, quantity, scale
-from cohort_engine.report.material import COMPRESSED
+from cohort_engine.study.material import COMPRESSED
 from cohort_engine.template.levels import LevelRange
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.path import Path
 
-    from cohort_engine.report.analyse import Analysis
+    from cohort_engine.study.result import Analysis
 
 FloatArray = NDArray[np.float64]
 
@@ -287,7 +287,7 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
     from matplotlib.colors import CenteredNorm
     from matplotlib.patches import Patch
 
-    people, alpha = found.material.people, found.about["config"]["alpha"]
+    people, alpha = found.material.people, found.config.alpha
     levels = shown_levels(rows, drawing.remote_level(found, rows[schema.LEVEL]))
     shown = rows[rows[schema.LEVEL].isin(levels)]
     limit, extend = drawing.limit_of(shown["difference"], 1e-6)
@@ -307,7 +307,7 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
     for axis, level, cut in zip(grid.flat, levels, cuts, strict=False):
         part = shown[shown[schema.LEVEL] == level].set_index(schema.REGION)
         values = {str(r): float(v) for r, v in part["difference"].items()}
-        weak = [r for r in part.index if not part.at[r, "q"] <= alpha]
+        weak = [str(r) for r in part.index[~(part["q"] <= alpha)]]
         axis.set_axis_on()
         axis.set(xlim=box[0], ylim=box[1])
         draw_cord(axis, cut, values, cmap=cmap, norm=norm, hatched=weak, bar=0 if counts else 5.0)

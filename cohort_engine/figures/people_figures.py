@@ -11,16 +11,16 @@ import xarray as xr
 
 from cohort_engine import schema
 from cohort_engine.analysis.compression import NONE, UNKNOWN
-from cohort_engine.report import drawing
-from cohort_engine.report.drawing import CASE_COLOUR, CONTROL_COLOUR, FAINT, INK, Drawn, level_order, quantity, scale
-from cohort_engine.report.material import ESTIMATOR, METRIC, WHITE_MATTER
-from cohort_engine.report.people import REASON
-from cohort_engine.report.summary import told_sites
+from cohort_engine.figures import drawing
+from cohort_engine.figures.drawing import CASE_COLOUR, CONTROL_COLOUR, FAINT, INK, Drawn, level_order, quantity, scale
+from cohort_engine.study.format import equals
+from cohort_engine.study.material import ESTIMATOR, METRIC, WHITE_MATTER
+from cohort_engine.study.people import REASON
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from cohort_engine.report.analyse import Analysis
+    from cohort_engine.study.result import Analysis
 
 MOST_REASONS = 6
 
@@ -175,7 +175,7 @@ def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     left.set(xlim=(-0.6, 1.6), ylabel="smallest ratio (1 is healthy)")
     _level_bars(right, counts, groups)
     measure = quantity(str(s["measure"]), "")
-    specificity = found.about["config"]["compression"]["specificity"]
+    specificity = found.config.compression.specificity
     called = {n: int((rows.loc[rows[schema.GROUP] == n, "margin"] > 0).sum()) for n, _ in groups}
     caption = drawing.sentences(
         f"Left: smallest ratio of the {measure} to the slices above and below, after division by the mean of {people.control}; boxes are quartiles, "
@@ -214,7 +214,7 @@ def sites(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     people = found.material.people
     feature = leading_feature(found, rows)
     part = rows.loc[np.logical_and.reduce([rows[k] == v for k, v in feature.items()])]
-    done = bool(found.about["config"]["harmonise"]["site"])
+    done = bool(found.config.harmonise.site)
     places = list(dict.fromkeys(part["site"]))
     longest = max(map(len, places))
     turned = longest * len(places) > 24
@@ -261,6 +261,15 @@ def _telling(found: Analysis) -> str:
     row = check.iloc[0]
     without = f", {int(row['left_out'])} left out" if row.get("left_out", 0) else ""
     return f"{told_sites(check)}; {int(row['folds'])}-fold cross-validation of all features{without}."
+
+
+def told_sites(table: pd.DataFrame) -> str:
+    """Say how well the site of held-out people is told, and what chance reaches."""
+    rows = table.to_dict("records")
+    when = [f" {r['when']} harmonisation" if len(rows) > 1 else "" for r in rows]
+    chance = [f"by chance {r['low']:.0%} to {r['high']:.0%}, p {equals(r['p'])}" for r in rows]
+    parts = [f"{r['accuracy']:.0%}{w} ({c})" for r, w, c in zip(rows, when, chance, strict=True)]
+    return f"A classifier tells the site of {int(rows[0]['n'])} held-out people with a balanced accuracy of {' and '.join(parts)}"
 
 
 def leading_feature(found: Analysis, rows: pd.DataFrame) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.report import drawing
-from cohort_engine.report.drawing import (
+from cohort_engine.figures import drawing
+from cohort_engine.figures.drawing import (
     CASE_COLOUR,
     CONTROL_COLOUR,
     FAINT,
@@ -25,13 +25,13 @@ from cohort_engine.report.drawing import (
     signed,
     small,
 )  # fmt: skip
-from cohort_engine.report.material import COMPRESSED, METRIC
-from cohort_engine.report.summary import best_marker
+from cohort_engine.study.format import equals, percent
+from cohort_engine.study.material import COMPRESSED, METRIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from cohort_engine.report.analyse import Analysis
+    from cohort_engine.study.result import Analysis
 
 MOST_PAIRS, MOST_CURVES, MOST_FEATURES, MOST_ARROWS = 3, 4, 15, 6
 MARKER_COLOURS = ("#000000", "#E69F00", "#009E73", "#CC79A7")
@@ -92,7 +92,7 @@ def roc_curves(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
 
 def shown_pairs(found: Analysis, pairs: pd.DataFrame, areas: pd.DataFrame) -> list[int]:
     """Pairs to draw: those that the study names, or else at the remote level, at the compression, and the ones with the largest first area."""
-    if found.about["config"]["roc"]["compare"] or len(pairs) <= MOST_PAIRS:
+    if found.config.roc.compare or len(pairs) <= MOST_PAIRS:
         return list(range(min(len(pairs), MOST_PAIRS)))
     levels = areas[schema.LEVEL].reindex(pairs["first"]).tolist()
     remote = remote_level(found, areas[schema.LEVEL])
@@ -146,6 +146,21 @@ def roc_areas(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         best_marker(found),
     )
     return [Drawn("roc_areas", "roc", "Leading markers", caption, ("roc",), figure)]
+
+
+def best_marker(found: Analysis) -> str:
+    """Say which of the single markers is the best, with the interval and the p that count that it was chosen."""
+    table = found.tables.get("roc_best")
+    if table is None or not len(table):
+        return ""
+    r, config = table.iloc[0], found.config
+    many = int(r["markers"])
+    among = "" if many == 1 else f" of {many} markers"
+    counted = f"{percent(config.confidence)} confidence interval{' that counts the choice' if many > 1 else ''} {r['low']:.2f} to {r['high']:.2f}"
+    numbers = f"area under the ROC curve {r['auc']:.2f} (n = {int(r['n_control'])} + {int(r['n_case'])}; {counted}; p {equals(r['p'])})"
+    if r["p"] > config.alpha:
+        return f"No single marker tells the groups apart beyond chance: the best{among}, {r['marker']}, reaches an {numbers}."
+    return f"The best single marker{among} is {r['marker']}: {numbers}."
 
 
 # --- several markers together -----------------------------------------------------------------------------------------
@@ -232,7 +247,7 @@ def clusters(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     k, p = len(labels), float(choice["p_one_group"].iloc[0])
     notes = drawing.table(found, "cluster_notes")
     said = " ".join(f"{str(n)[:1].upper()}{str(n)[1:].rstrip('.')}." for n in (notes["note"] if notes is not None else []))
-    people = found.material.people.case if found.about["config"]["clusters"]["who"] == "cases" else "people"
+    people = found.material.people.case if found.config.clusters.who == "cases" else "people"
     split = f"coloured by cluster (k-means, k = {k})" if k > 1 else "taken for one group"
     caption = drawing.sentences(
         f"Left: {len(who) - out} {people} by the first principal components of the standardised features, {split}"
@@ -311,7 +326,7 @@ def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         leading = strength[group.loc[z.index]].nlargest(MOST_FEATURES)
         parts.append((title, [str(f) for f in z.index if f in leading.index]))
     keep = [f for _, names in parts for f in names]
-    alpha = found.about["config"]["alpha"]
+    alpha = found.config.alpha
     blocks = [drawing.Block(t, tuple(f), tuple(_tested(n, float(facts["q"].loc[n]), alpha) for n in f)) for t, f in parts if f]
     counts = profile.groupby("cluster")["n"].max()
     z.columns = pd.Index([f"{int(c) + 1}" for c in counts.index])

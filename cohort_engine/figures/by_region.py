@@ -9,12 +9,12 @@ import pandas as pd
 import xarray as xr
 
 from cohort_engine import schema
-from cohort_engine.report import drawing
-from cohort_engine.report.drawing import CORD_SHAPE, INK, Block, Drawn, Panel, heat_map, level_order, quantity, region_blocks
-from cohort_engine.report.material import COMPRESSED, ESTIMATOR, METRIC
+from cohort_engine.figures import drawing
+from cohort_engine.figures.drawing import CORD_SHAPE, INK, Block, Drawn, Panel, heat_map, level_order, quantity, region_blocks
+from cohort_engine.study.material import COMPRESSED, ESTIMATOR, METRIC
 
 if TYPE_CHECKING:
-    from cohort_engine.report.analyse import Analysis
+    from cohort_engine.study.result import Analysis
 
 MOST_SCORES = 12
 """Scores that fit beside each other."""
@@ -57,7 +57,7 @@ def effect_sizes(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     groups = drawing.table(found, "groups")
     if groups is None:
         return []
-    people, alpha, out = found.material.people, found.about["config"]["alpha"], []
+    people, alpha, out = found.material.people, found.config.alpha, []
     for number, kind in enumerate(drawing.map_kinds(groups) or [("", "")]):
         rows = _shape(groups, kind, number)
         levels = level_order(rows[schema.LEVEL])
@@ -107,7 +107,7 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     rows = drawing.table(found, "correlations")
     if rows is None:
         return []
-    alpha, out = found.about["config"]["alpha"], []
+    alpha, out = found.config.alpha, []
     for number, kind in enumerate(drawing.map_kinds(rows) or [("", "")]):
         part = _shape(rows, kind, number)
         if not np.isfinite(part["r"]).any():
@@ -130,9 +130,9 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         limit, extend = drawing.limit_of(drawn["r"], 0.3)
         method = str(part["method"].iloc[0]).capitalize()
         letter = "ρ" if method == "Spearman" else "r"
-        adjust = found.about["config"]["correlate"]["covariates"]
+        adjust = found.config.correlate.covariates
         figure = heat_map(_blocks(drawn), panels, norm=CenteredNorm(0, min(limit, 1)), extend=extend, label=f"{method} correlation {letter}")
-        who = found.material.people.case if found.about["config"]["correlate"]["who"] == "cases" else "all people"
+        who = found.material.people.case if found.config.correlate.who == "cases" else "all people"
         n = int(sum(p.marks.to_numpy().sum() for p in panels if p.marks is not None))
         holes = int((~np.isfinite(drawn["r"])).sum())
         q = "" if np.isnan(top["q"]) else f", q {drawing.small(top['q'])}"
@@ -179,8 +179,8 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         )  # fmt: skip
         where = "at the compression" if level == COMPRESSED else level
         worst = str(outside.idxmax())
-        confidence = found.about["config"]["confidence"]
-        adjust = list(found.material.people.covariates(found.about["config"]["norms"]["covariates"]))
+        confidence = found.config.confidence
+        adjust = list(found.material.people.covariates(found.config.norms.covariates))
         people = found.material.people
         same = f" of the same {drawing.listed(adjust)}" if adjust else ""
         reference = f"{counts['reference'].iloc[0]}, n = {int(counts['n_reference'].max())}"

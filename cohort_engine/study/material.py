@@ -24,7 +24,7 @@ from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.reduce.cohort import atlas_of
-from cohort_engine.report.people import (
+from cohort_engine.study.people import (
     FEW,
     People,
     choose_people,

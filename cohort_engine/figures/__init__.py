@@ -1,0 +1,1 @@
+"""Drawings: tables of an analysis go in, figures with captions come out."""

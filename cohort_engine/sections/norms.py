@@ -1,0 +1,197 @@
+"""How far each case is from healthy people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cohort_engine import schema
+from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
+from cohort_engine.config import SECTION_KINDS, AnalysisConfig
+from cohort_engine.errors import StoreError
+from cohort_engine.figures import by_region, people_figures
+from cohort_engine.query.accessor import open_cohort
+from cohort_engine.query.choice import Choice
+from cohort_engine.query.question import Query
+from cohort_engine.query.reader import PROFILE_VARIABLES
+from cohort_engine.sections.base import (
+    FEATURE,
+    FEATURE_COLUMN,
+    FEATURE_WORDS,
+    N_CASE,
+    OWN,
+    PERSON,
+    Column,
+    Section,
+    Table,
+    Tables,
+    mean_of,
+    sd_of,
+)
+from cohort_engine.study.format import listed, percent
+from cohort_engine.study.material import (
+    COMPRESSED,
+    ESTIMATOR,
+    METRIC,
+    FloatArray,
+    Material,
+    in_order,
+    read_features,
+)
+from cohort_engine.study.people import IDENTITY, check_covariate, in_time, subject_table
+from cohort_engine.study.result import Analysis, Study
+from cohort_engine.template.levels import WHOLE_CORD
+
+BAND = (5.0, 50.0, 95.0)
+"""Centiles of the healthy band along the cord."""
+
+
+def compute(m: Material, config: AnalysisConfig) -> Tables:
+    """How far each case is from healthy people, and the healthy band along the cord."""
+    controls = m.people.group == 0
+    wanted = config.norms.covariates
+    if config.norms.reference:
+        healthy, given, where = _reference(m, config)
+    else:
+        healthy, where = m.values[controls], "own controls"
+        given = {n: v[controls] for n, v in m.people.covariates(wanted).items()}
+    given = {n: v for n, v in given.items() if n in m.people.table and len(set(map(str, v))) > 1}
+    norm = fit_norm(healthy, given)
+    cases = m.values[~controls]
+    found = deviation(norm, cases, {n: m.people.column(n)[~controls] for n in given}, level=config.confidence)
+    who = m.people.table.loc[~controls, list(IDENTITY)].reset_index(drop=True)
+    at = np.argwhere(np.isfinite(found.z))
+    table = who.iloc[at[:, 0]].reset_index(drop=True)
+    for key in FEATURE:
+        table[key] = m.features[key].to_numpy()[at[:, 1]]
+    cells = tuple(at.T)
+    table["value"] = cases[cells]
+    table["se"] = m.errors[~controls][cells] if m.errors.size else np.nan
+    for key in ("expected", "lower", "upper", "z", "centile"):
+        table[key] = getattr(found, key)[cells]
+    outside = (cases < found.lower) | (cases > found.upper)
+    known = np.isfinite(found.z)
+    summary = m.features[FEATURE].assign(reference=where, n_reference=found.n, n_case=known.sum(axis=0), outside=(outside & known).sum(axis=0))
+    summary["below"] = (known & (cases < found.lower)).sum(axis=0)
+    summary["z_mean"] = mean_of(found.z)
+    out = {"norms": table, "norms_summary": summary}
+    return out | {"profiles": _bands(m)} if m.profiles else out
+
+
+def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[str, NDArray[Any]], str]:
+    """Read the same features of healthy people from another store."""
+    ds = open_cohort(str(config.norms.reference))
+    known = {*ds.cohort.metrics, *(n for n, variable in PROFILE_VARIABLES.items() if variable in ds)}
+    questions = [
+        Query(str(f[METRIC]), levels=(str(f[schema.LEVEL]),)) if f[METRIC] in schema.MEASURES else _question(f)
+        for f in m.features.to_dict("records") if f[METRIC] in known and _has_level(ds.cohort.levels, str(f[schema.LEVEL]))
+    ]  # fmt: skip
+    features, values, _ = read_features(ds, questions, None)
+    healthy = in_order(features, values, m.features)
+    if not np.isfinite(healthy).any():
+        raise StoreError(
+            expected="features that both cohorts have", found="none", where="analysis.norms.reference",
+            remedy="Compare with a cohort of the same metrics and levels.",
+        )  # fmt: skip
+    table = subject_table(ds)
+    first = np.array(in_time(table), np.intp)
+    first = first[~table[schema.PARTICIPANT].iloc[first].duplicated().to_numpy()]  # a person counts once
+    given = {n: check_covariate(n, table[n].to_numpy()[first]) for n in config.norms.covariates if n in table}
+    return healthy[first], given, f"{len(first)} people of another cohort"
+
+
+def _question(feature: Mapping[Any, Any]) -> Query:
+    """Ask for a feature in the very space and by the estimator that it is of."""
+    kind = Choice.of_kind(str(feature[ESTIMATOR]))
+    return Query(
+        str(feature[METRIC]), (str(feature[schema.REGION]),), (str(feature[schema.LEVEL]),), estimator=kind.estimator, space=kind.space
+    )  # fmt: skip
+
+
+def _has_level(levels: list[str], name: str) -> bool:
+    """Whether a template has a level or pooled range; nobody else is compressed where one person is."""
+    return name == WHOLE_CORD or (name != COMPRESSED and set(name.split(":")) <= set(levels))
+
+
+def _bands(m: Material) -> pd.DataFrame:
+    """Centiles of the controls and mean of the cases along the cord, slice by slice."""
+    parts = []
+    for measure, profile in m.profiles.items():
+        healthy, cases = (profile.values[m.people.group == g] for g in (0, 1))
+        low, middle, high = centile_curves(healthy, BAND)
+        parts.append(pd.DataFrame({
+            "measure": measure, "units": profile.units, "z_mm": m.z, "level_number": m.z_level, "control_low": low, "control_median": middle,
+            "control_high": high, "control_mean": mean_of(healthy), "case_mean": mean_of(cases), "case_sd": sd_of(cases),
+            "n_control": np.isfinite(healthy).sum(axis=0), "n_case": np.isfinite(cases).sum(axis=0),
+        }))  # fmt: skip
+    out = pd.concat(parts, ignore_index=True)
+    return out[(out["n_control"] > 0) | (out["n_case"] > 0)].reset_index(drop=True)
+
+
+def _sentence(found: Analysis) -> str:
+    table = found.tables.get("norms_summary")
+    if table is None or not table["n_case"].sum():
+        return ""
+    level = found.config.confidence
+    text = f"{percent(table['outside'].sum() / table['n_case'].sum())} of the cases' values lie outside the {percent(level)} range of healthy people"
+    return f"{text}, where {percent(1 - level)} of healthy people's do."
+
+
+def _methods(s: Study) -> str:
+    covariates = s.varying(s.config.norms.covariates)
+    reference = s.found.tables["norms_summary"]["reference"].iloc[0]
+    people = "the controls" if reference == "own controls" else f"healthy people ({reference})"
+    given = f", regressed on {listed(covariates)}," if covariates else ""
+    text = (
+        f"Each case was compared with {people}{given} by Student's t for one more healthy person [@crawford], with {100 * s.config.confidence:g}% "
+        "prediction intervals."
+    )
+    if s.has("profiles"):
+        text += " Bands along the cord were the 5th, 50th and 95th centiles of the controls, slice by slice (type 6 [@hyndman])."
+    return text
+
+
+SECTION = SECTION_KINDS.add(Section(
+    "norms", "Distance from healthy people", compute=compute, sentence=_sentence, heading="Healthy reference", methods=_methods,
+    figures=(people_figures.profiles, by_region.norm_deviations),
+    tables={
+        "norms": Table(
+            "Each case against healthy people", "Every feature of every case, with what healthy people of the same covariates have.",
+            {
+                **PERSON, **FEATURE_WORDS, "value": Column("value of the person", OWN),
+                "se": Column("standard error of the value as measured; missing where its estimator has none", OWN),
+                "expected": Column("mean of healthy people of these covariates", OWN),
+                "lower": Column("lower end of the prediction interval for one healthy person", OWN),
+                "upper": Column("upper end of the prediction interval for one healthy person", OWN),
+                "z": Column("value minus expected over the standard deviation of healthy people"),
+                "centile": Column("share of healthy people below, by Student's t", "percent"),
+            },
+            shown=(schema.SUBJECT, FEATURE_COLUMN, "units", "value", "expected", "lower", "upper", "z", "centile"), order="|z",
+        ),
+        "norms_summary": Table(
+            "Cases outside the healthy range", "How many cases lie outside the prediction interval of healthy people, feature by feature.",
+            {
+                **FEATURE_WORDS, "reference": Column("who the healthy people are"), "n_reference": Column("healthy people", "people"),
+                "n_case": N_CASE,
+                "outside": Column("cases outside the prediction interval", "people"), "below": Column("cases below it", "people"),
+                "z_mean": Column("mean of z over the cases"),
+            },
+            shown=(FEATURE_COLUMN, "reference", "n_reference", "n_case", "outside", "below", "z_mean"), order="-outside",
+        ),
+        "profiles": Table(
+            "Along the cord", "Healthy band and cases, slice by slice of the template.",
+            {
+                "measure": Column("measure of shape"), "units": Column("its unit"), "z_mm": Column("height in the template", "mm"),
+                "level_number": Column("vertebral level, 1 = C1, 8 = T1, 0 = none"),
+                "control_low": Column("5th centile of the controls", OWN), "control_median": Column("median of the controls", OWN),
+                "control_high": Column("95th centile of the controls", OWN), "control_mean": Column("mean of the controls", OWN),
+                "case_mean": Column("mean of the cases", OWN), "case_sd": Column("standard deviation of the cases", OWN),
+                "n_control": Column("controls with this slice", "people"), "n_case": Column("cases with this slice", "people"),
+            },
+        ),
+    },
+))  # fmt: skip
