@@ -550,6 +550,8 @@ def parse_section(kind: type[S], raw: dict[str, Any], *, where: str) -> S:
 def _explain(error: ValidationError, kind: type[Section], where: str) -> ConfigError | Exception:
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key also leaves its own unset
+    if not first["loc"]:  # the whole does not go together
+        return ConfigError(expected=first["msg"].removeprefix("Value error, "), found="other settings", where=where, remedy="Change one of them.")
     *parents, key = (str(p) for p in first["loc"])
     place = ": ".join([where, ".".join(parents)] if parents else [where])
     if first["type"] == "extra_forbidden":

@@ -90,6 +90,7 @@ def simulate_rois(
     patients: Annotated[int, typer.Option(min=1, help="The DTI study had 89.")] = 89,
     first: Annotated[int, typer.Option(min=0, help="Number of the first patient.")] = 0,
     seed: int = 1,
+    size: Annotated[int, typer.Option(min=16, help="Pixels a side that are kept, around the middle.")] = 128,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Simulate diffusion scans of patients and the regions that raters draw in them: slices to train and judge networks on."""
@@ -100,7 +101,8 @@ def simulate_rois(
         if done % 10 == 0:
             say(f"{done} of {patients} patients")
 
-    made = make_roi_slices(load_template(template, path=template_path), patients=patients, seed=seed, first=first, progress=told, workers=workers)
+    loaded = load_template(template, path=template_path)
+    made = make_roi_slices(loaded, patients=patients, seed=seed, first=first, size=size, progress=told, workers=workers)
     made.save(out)
     say(f"{len(made)} slices of {patients} patients in {out}")
 

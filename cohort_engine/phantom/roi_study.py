@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.random import Generator, SeedSequence
@@ -33,13 +33,15 @@ from cohort_engine.phantom.rater import Rater, raters
 from cohort_engine.phantom.subject import PATIENT, draw_body
 from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.rois.cores import cores, depth, parts_of, sizes
-from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.rois.slices import RoiSlices, joined
 from cohort_engine.single.dti import tensor_image
 from cohort_engine.single.moco import correct, mean_of
 from cohort_engine.template.base import Template, cut
 from cohort_engine.template.packing import FloatArray
 
 STACKS, IN_STACK = 3, 4
+PIXELS: Final = 128
+"""A side of an image of the study."""
 GRADES = {"mild": 0.4, "moderate": 0.4, "severe": 0.2}
 """Grade of compression -> share of the patients."""
 SHIFT, TURN, SCALE = 0.25, 4.0, 0.08
@@ -69,8 +71,9 @@ UNSURE = 0.5
 
 
 def make_roi_slices(
-    template: Template, *, patients: int, seed: int, first: int = 0, progress: Callable[[int], None] | None = None, workers: int = 1
-) -> RoiSlices:
+    template: Template, *, patients: int, seed: int, first: int = 0, size: int = PIXELS, progress: Callable[[int], None] | None = None,
+    workers: int = 1,
+) -> RoiSlices:  # fmt: skip
     """Simulate patients of the study, and the regions that raters draw.
 
     Parameters
@@ -83,6 +86,8 @@ def make_roi_slices(
         A patient is the same whatever else is simulated: it depends on its number and the seed.
     first : int
         Number of the first patient.
+    size : int
+        Pixels a side that are kept, around the middle of the image.
     progress : callable, optional
         Told how many patients are done.
     workers : int
@@ -97,19 +102,10 @@ def make_roi_slices(
     made = []
     neck = cut(template, "C1", "T2")
     for patient in _mapped(partial(make_patient, neck, seed), range(first, first + patients), workers):
-        made.append(patient)
+        made.append(patient.middle(size))
         if progress is not None:
             progress(len(made))
     return joined(made)
-
-
-def joined(parts: list[RoiSlices]) -> RoiSlices:
-    """Put slices of several patients together."""
-    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("drawn", "cord", "patient", "position")}
-    given = [name for name in ("prior", "again", "atlas") if getattr(parts[0], name) is not None]
-    optional = {name: np.concatenate([getattr(p, name) for p in parts]) for name in given}
-    images = {name: np.concatenate([p.images[name] for p in parts]) for name in parts[0].images}
-    return RoiSlices(images=images, **arrays, spacing=parts[0].spacing, **optional)
 
 
 def make_patient(template: Template, seed: int, number: int) -> RoiSlices:

@@ -18,7 +18,7 @@ from cohort_engine.provenance import digest, versions
 from cohort_engine.report.roi_page import Evaluation
 from cohort_engine.report.roi_study import evaluate_rois
 from cohort_engine.report.roi_tables import choices_of, read_results
-from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.rois.slices import RoiSlices, joined
 from cohort_engine.rois.sweep import RESULTS, Row, Sweep, Table, rows_of, run_sweep
 from cohort_engine.single.process import Workplace
 from cohort_engine.stages.fit import FitConfig
@@ -193,7 +193,7 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
 
 def _patients(folder: Path, name: str, template: Template, patients: int, seed: int, first: int, workers: int, say: Say) -> Path:
     """Simulate patients block by block; blocks that are there are read."""
-    from cohort_engine.phantom.roi_study import joined, make_roi_slices
+    from cohort_engine.phantom.roi_study import make_roi_slices
 
     path, parts = folder / name, folder / PATIENTS
     if path.exists():

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
+from cohort_engine.errors import InputError
 from cohort_engine.provenance import digest
 from cohort_engine.report.roi_page import Evaluation, write_evaluation
 from cohort_engine.report.roi_tables import judged, read_results
@@ -53,7 +54,7 @@ def evaluate_rois(
     StorageError
         No such weights, slices or results.
     InputError, UnknownNameError
-        The slices lack an image that a network sees, or it has no values in the cord.
+        A network was trained on some of the slices; they lack an image that it sees, or it has no values in the cord.
     """
     from cohort_engine.rois.config import PRIOR
     from cohort_engine.rois.train import load_rois
@@ -68,6 +69,11 @@ def evaluate_rois(
     for name, net in nets.items():
         if say is not None:
             say(f"{name}: {len(slices)} slices")
+        if met := int(net.seen(slices).sum()):
+            raise InputError(
+                expected="slices that no network was trained on", found=f"{met} of {len(slices)} that {name} was", where="slices to judge by",
+                remedy="Give slices of other patients.",
+            )  # fmt: skip
         found[name] = (net.masks(slices), facts_of(net))
     known = {"slices": len(slices), "patients": len(np.unique(slices.patient)), "data": content_of(slices), "seed of intervals": seed}
     sweep = results if results is None or isinstance(results, pd.DataFrame) else read_results(results)

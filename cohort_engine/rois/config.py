@@ -64,8 +64,8 @@ class LossSection(Section):
     """Of ``hdl``: heat falls with the distance to a region's farthest or nearest pixel."""
     sigma: float | Literal["per_roi"] = "per_roi"
     """Of ``hdl``: width of the heat, mm; ``per_roi`` is 0.01 one extent of the region away."""
-    output: Literal["linear8", "softmax9"] = "softmax9"
-    """A linear value a region, or shares of nine classes with the background."""
+    output: Literal["linear8", "softmax9"] | None = None
+    """A linear value a region, or shares of nine classes with the background; by default shares for losses that compare such, and else values."""
     reduction: Literal["paper", "code"] = "paper"
     """As the article writes its losses, or as the released code sums them up."""
 
@@ -74,6 +74,11 @@ class LossSection(Section):
         if self.kind in (HYBRID, DICE) and self.output == LINEAR:
             raise ValueError(f"output: {SOFTMAX} with {self.kind}, which compares shares of classes")
         return self
+
+    @property
+    def shares(self) -> bool:
+        """Whether the network gives shares of classes, the background last."""
+        return self.output == SOFTMAX or (self.output is None and self.kind in (HYBRID, DICE))
 
 
 class AugmentSection(Section):
@@ -129,8 +134,14 @@ class RoiTraining(Section):
     """Last epochs, at the smallest rate."""
     average: float = Field(default=0.0, ge=0, lt=1)
     """Share of the average of all weights that a step leaves in place; 0: no average, and the epoch with the lowest validation loss counts."""
+    members: int = Field(default=1, ge=1)
+    """So many networks, whose mean answer counts. Of several each is trained without one of as many parts of the training and validation slices, and
+    thresholds are chosen on what each says of the part that it has not seen."""
     threshold: Literal["pooled_iou", "mean_dice"] = "pooled_iou"
     """What thresholds are chosen by, on the validation slices."""
+    wrong_side: float | None = Field(default=None, gt=0, lt=1)
+    """Largest share of a region's pixels that may lie in regions drawn on the other side, on the validation slices. Heat of the other side counts
+    against the region's own, by so much as it takes."""
     mirror: bool = False
     """Predictions are the mean of those of the slice and of the mirrored one, sides exchanged."""
     fill: bool = False
@@ -143,6 +154,15 @@ class RoiTraining(Section):
     threads: int = Field(default=1, ge=1)
     """CPU threads."""
 
+    @model_validator(mode="after")
+    def _learnable(self) -> RoiTraining:
+        if self.loss.shares and self.loss.kind in (HDL, MASK_L2) and self.net.encoder != SMALL:
+            raise ValueError(
+                f"loss.output: {LINEAR} with {self.loss.kind} and {self.net.encoder}. The gradient of a region's logit is p (1 - p) times that of "
+                "its share p; these encoders answer every pixel alike at first, all pixels push p down, and nothing brings it back from 0"
+            )
+        return self
+
     @property
     def inputs(self) -> int:
         """Channels that the network sees."""
@@ -151,7 +171,7 @@ class RoiTraining(Section):
     @property
     def outputs(self) -> int:
         """Channels that it gives."""
-        return len(schema.ROIS) + (self.loss.output == SOFTMAX)
+        return len(schema.ROIS) + self.loss.shares
 
 
 def load_training(path: str | Path) -> RoiTraining:
@@ -209,6 +229,37 @@ def split(
             where="split", remedy="Give more of them, or other fractions.",
         )  # fmt: skip
     return parts[0], parts[1], parts[2]
+
+
+def folds(slices: RoiSlices, count: int, *, by: str = PATIENT, seed: int = 0) -> list[NDArray[np.bool_]]:
+    """Part slices in `count` parts of like size: masks (slice,), each slice in one of them.
+
+    Parameters
+    ----------
+    slices, by, seed
+        As of `split`.
+    count : int
+
+    Raises
+    ------
+    InputError
+        Fewer patients, or slices, than parts.
+
+    Examples
+    --------
+    >>> drawn = np.zeros((6, 8, 2, 2), bool)
+    >>> some = RoiSlices({}, drawn, drawn[:, 0], np.array([4, 4, 5, 5, 6, 6]), np.arange(6), np.ones(2))
+    >>> np.add(*folds(some, 2)).tolist(), [len(set(some.patient[part])) for part in folds(some, 2)]
+    ([True, True, True, True, True, True], [2, 1])
+    """
+    of = slices.patient if by == PATIENT else np.arange(len(slices))
+    order = np.random.default_rng(seed).permutation(np.unique(of))
+    if len(order) < count:
+        raise InputError(
+            expected=f"{count} or more {'patients' if by == PATIENT else 'slices'}, one for each member", found=f"{len(order)}", where="members",
+            remedy="Give more of them, or train fewer members.",
+        )  # fmt: skip
+    return [np.isin(of, order[i::count]) for i in range(count)]
 
 
 def check_apart(train: RoiSlices, other: RoiSlices) -> None:

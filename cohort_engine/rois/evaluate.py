@@ -181,14 +181,29 @@ def score(masks: BoolArray, slices: RoiSlices, *, metric: str = schema.FA) -> Sc
         np.where(there, ratio, np.nan)
         for ratio in (2 * both / np.where(there, pixels + drawn_pixels, 1), both / np.where(there, drawn_pixels, 1), both / floored)
     )
-    side: BoolArray = np.asarray(drawn.reshape(len(drawn), len(schema.SIDES), len(schema.PARTS), *drawn.shape[2:]).any(axis=2))
-    others = np.repeat(side[:, ::-1], len(schema.PARTS), axis=1)
+    side = of_side(drawn)
     halves = np.repeat(_nearer(side)[:, ::-1], len(schema.PARTS), axis=1)
     image = slices.images[metric]
     return Scores(
         dice, recall, precision, there & (pixels == 0), there & (both == 0), drawn_pixels, pixels, _means(image, drawn), _means(image, masks),
-        (masks & others & ~drawn).sum(axis=(2, 3)), (masks & halves).sum(axis=(2, 3)), slices.patient, slices.spacing,
+        on_other_side(masks, drawn), (masks & halves).sum(axis=(2, 3)), slices.patient, slices.spacing,
     )  # fmt: skip
+
+
+def of_side(regions: NDArray[Any]) -> NDArray[Any]:
+    """Regions (slice, roi, x, y) of each side together (slice, side, x, y): any of masks, the sum of numbers."""
+    parts = regions.reshape(len(regions), len(schema.SIDES), len(schema.PARTS), *regions.shape[2:])
+    return np.asarray(parts.any(axis=2) if regions.dtype == bool else parts.sum(axis=2))
+
+
+def other_side(regions: NDArray[Any]) -> NDArray[Any]:
+    """For each region (slice, roi, x, y) those of the other side together, as of `of_side`."""
+    return np.repeat(of_side(regions)[:, ::-1], len(schema.PARTS), axis=1)
+
+
+def on_other_side(masks: BoolArray, drawn: BoolArray) -> IntArray:
+    """Count pixels of masks (slice, roi) that lie in a region drawn on the other side."""
+    return np.asarray((masks & other_side(drawn) & ~drawn).sum(axis=(2, 3)), dtype=np.int64)
 
 
 def _share(part: NDArray[Any], whole: NDArray[Any]) -> FloatArray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import GeometryError, StorageError
 
+MARK = 12
+"""Letters of a mark."""
 IMAGE = "image_{0}"
 """Name of an image's array in a file."""
 
@@ -90,6 +93,20 @@ class RoiSlices:
         parts = {name: None if array is None else array[chosen] for name, array in parts.items()}
         return replace(self, images={name: image[chosen] for name, image in self.images.items()}, **parts)
 
+    def middle(self, size: int) -> RoiSlices:
+        """Keep the middle `size` x `size` pixels of each slice; all where it has fewer.
+
+        Examples
+        --------
+        >>> drawn = np.zeros((1, 8, 5, 4), bool)
+        >>> RoiSlices({}, drawn, drawn[:, 0], np.zeros(1, int), np.zeros(1, int), np.ones(2)).middle(2).drawn.shape
+        (1, 8, 2, 2)
+        """
+        x, y = (slice(max(0, (n - size) // 2), max(0, (n - size) // 2) + size) for n in self.cord.shape[1:])
+        planes = {name: getattr(self, name) for name in ("drawn", "cord", "prior", "again", "atlas")}
+        parts: dict[str, Any] = {name: None if array is None else array[..., x, y] for name, array in planes.items()}
+        return replace(self, images={name: image[..., x, y] for name, image in self.images.items()}, **parts)
+
     def save(self, path: str | Path) -> None:
         """Write all to one file (npz), whole or not at all."""
         arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "images" and getattr(self, f.name) is not None}
@@ -119,3 +136,27 @@ class RoiSlices:
                 expected="slices with drawn regions (npz)", found=str(error).splitlines()[0], where=Path(path).name,
                 remedy="Give a file that was written by this package.",
             ) from error  # fmt: skip
+
+
+def joined(parts: Sequence[RoiSlices]) -> RoiSlices:
+    """Put slices of one pixel size and plane together; what only some of them have, prior, again or atlas, is left out."""
+    arrays = {f.name: [getattr(p, f.name) for p in parts] for f in fields(RoiSlices) if f.name not in ("images", "spacing")}
+    together: dict[str, Any] = {name: None if any(a is None for a in some) else np.concatenate(some) for name, some in arrays.items()}
+    return RoiSlices(images={name: np.concatenate([p.images[name] for p in parts]) for name in parts[0].images}, **together, spacing=parts[0].spacing)
+
+
+def marks(slices: RoiSlices) -> list[str]:
+    """Mark each slice by what tells it from others, and nothing of whom it is: a hash of values in the cord, wherever that lies in the plane.
+
+    Examples
+    --------
+    >>> cord = np.zeros((2, 4, 4), bool)
+    >>> cord[:, 1:3, 1:3] = True
+    >>> image = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
+    >>> some = RoiSlices({"fa": image}, np.zeros((2, 8, 4, 4), bool), cord, np.zeros(2, int), np.arange(2), np.ones(2))
+    >>> len(set(marks(some))), marks(some) == marks(some.middle(2))
+    (2, True)
+    """
+    name = schema.FA if schema.FA in slices.images else min(slices.images)
+    image = np.asarray(slices.images[name], np.float32)
+    return [hashlib.sha256(some[inside].tobytes()).hexdigest()[:MARK] for some, inside in zip(image, slices.cord, strict=True)]

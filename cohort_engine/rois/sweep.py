@@ -180,7 +180,7 @@ def run_row(config: dict[str, Any], data: str, test: str, out: str) -> dict[str,
     train, valid, held_out = (slices.at(part) for part in split(slices, by=settings.split, fractions=settings.fractions, seed=settings.seed))
     net = load_rois(train_rois(settings, train, valid, out))
     figures = {"test": judged(net, RoiSlices.load(test)), "held_out": judged(net, held_out) if len(held_out) else None}
-    parameters = sum(p.numel() for p in net.module.parameters())
+    parameters = sum(p.numel() for module in net.modules for p in module.parameters())
     seconds = round(time.monotonic() - began, 1)
     result = {**figures, "epochs": settings.epochs, "slices": len(train), "parameters": parameters, "seconds": seconds}
     aside = path.with_suffix(".part")

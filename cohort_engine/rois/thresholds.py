@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, unknown_name
+from cohort_engine.rois.evaluate import on_other_side, other_side
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -18,6 +19,8 @@ GRID: Final[FloatArray] = np.arange(100, 1000) / 1000
 """0.100 to 0.999 in steps of 0.001, as the DTI study searched."""
 POOLED_IOU: Final = "pooled_iou"
 MEAN_DICE: Final = "mean_dice"
+WEIGHTS: Final[FloatArray] = np.arange(25) / 8
+"""What heat of the other side may count against a region's own."""
 
 
 def above(heat: NDArray[Any], thresholds: NDArray[Any]) -> BoolArray:
@@ -29,6 +32,54 @@ def above(heat: NDArray[Any], thresholds: NDArray[Any]) -> BoolArray:
     [[[[0, 1]], [[1, 1]]]]
     """
     return np.asarray(heat, dtype=np.float64) >= np.asarray(thresholds, dtype=np.float64)[:, None, None]
+
+
+def against(heat: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
+    """Heat (slice, roi, x, y) less `weights` (roi,) times the sum of that of the other side's regions.
+
+    Examples
+    --------
+    >>> heat = np.zeros((1, 8, 1, 1), np.float32)
+    >>> heat[0, 0], heat[0, 4] = 0.5, 0.25
+    >>> against(heat, np.ones(8)).ravel().tolist()
+    [0.25, -0.5, -0.5, -0.5, -0.25, -0.5, -0.5, -0.5]
+    """
+    if not np.any(weights):
+        return np.asarray(heat, dtype=np.float32)
+    return np.asarray(heat - np.asarray(weights)[:, None, None] * other_side(heat), dtype=np.float32)
+
+
+def best_sides(heat: NDArray[Any], drawn: BoolArray, share: float, *, by: str = POOLED_IOU) -> tuple[FloatArray, FloatArray]:
+    """Find how much heat of the other side is to count against each region, and the thresholds of what is left.
+
+    Parameters
+    ----------
+    heat, drawn, by
+        As of `best_thresholds`.
+    share : float
+        Largest share of a region's pixels that may lie in regions drawn on the other side.
+
+    Returns
+    -------
+    thresholds, weights : (roi,) float64
+        The least of `WEIGHTS` that keeps to the share, the largest where none does.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        As of `best_thresholds`.
+    """
+    thresholds, weights = np.zeros(heat.shape[1]), np.zeros(heat.shape[1])
+    open_ = np.ones(heat.shape[1], bool)
+    for weight in WEIGHTS:
+        left = against(heat, np.full(len(weights), weight))
+        found = best_thresholds(left, drawn, by=by)
+        thresholds[open_], weights[open_] = found[open_], weight
+        masks = above(left, found)
+        open_ &= on_other_side(masks, drawn).sum(0) > share * masks.sum((0, 2, 3))
+        if not open_.any():
+            break
+    return thresholds, weights
 
 
 def best_thresholds(heat: NDArray[Any], drawn: BoolArray, *, grid: FloatArray = GRID, by: str = POOLED_IOU) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,11 +22,11 @@ from cohort_engine.nn.unet import unet
 from cohort_engine.nn.weights import DESCRIPTION
 from cohort_engine.provenance import digest
 from cohort_engine.rois.augment import draw_variation, mirror, take_varied, vary_values
-from cohort_engine.rois.config import DICE, HDL, HYBRID, PATIENT, PRIOR, SMALL, SOFTMAX, RoiTraining, check_apart
+from cohort_engine.rois.config import DICE, HDL, HYBRID, PATIENT, PRIOR, SMALL, RoiTraining, check_apart, folds
 from cohort_engine.rois.inputs import channels_of, mirrored_channels, window_of
-from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.rois.slices import RoiSlices, joined, marks
 from cohort_engine.rois.targets import heat_maps, with_background
-from cohort_engine.rois.thresholds import above, best_thresholds
+from cohort_engine.rois.thresholds import above, against, best_sides, best_thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +35,8 @@ TASK: Final = weights.ROIS
 FILE: Final = f"{TASK}.safetensors"
 CHECKPOINT: Final = f"{TASK}.ckpt"
 _STRIDE = 1_000_003
+_NO_MATTER: Final = {"threads", "device", "members", "threshold", "wrong_side", "mirror", "fill"}
+"""What one network in training does not depend on."""
 BATCH: Final = 64
 """Slices at a time where nothing is learnt."""
 
@@ -57,10 +59,10 @@ def build(config: RoiTraining) -> nn.Module:
             load_encoder(inner, net.weights)
     if not net.symmetric:
         return inner
-    if config.loss.output != SOFTMAX:
+    if not config.loss.shares:
         raise ConfigError(
-            expected=f"loss.output: {SOFTMAX} with net.symmetric", found=config.loss.output, where="training of the regions",
-            remedy="The symmetric network gives a background, too.",
+            expected="a loss of shares with net.symmetric", found=config.loss.kind, where="training of the regions",
+            remedy="The symmetric network gives a background, too: give loss.output: softmax9, or another loss.",
         )  # fmt: skip
     exchange, parts = mirrored_channels(config.input), len(schema.PARTS)
 
@@ -84,18 +86,18 @@ def targets_of(slices: RoiSlices, config: RoiTraining) -> NDArray[np.float32]:
         regions = heat_maps(slices.drawn, slices.spacing, distance=loss.distance, sigma=loss.sigma)
     else:
         regions = slices.drawn.astype(np.float32)
-    return with_background(regions) if loss.output == SOFTMAX else regions
+    return with_background(regions) if loss.shares else regions
 
 
 def _loss(config: RoiTraining, output: Tensor, target: Tensor) -> Tensor:
     kind, reduction = config.loss.kind, config.loss.reduction
-    if config.loss.output == SOFTMAX:  # outside the slice there is background
+    if config.loss.shares:  # outside the slice there is background
         target = target / target.sum(1, keepdim=True).clamp(min=1e-6) if kind in (HYBRID, DICE) else target
     if kind == HYBRID:
         return losses.hybrid(output, target, reduction=reduction)
     if kind == DICE:
         return losses.soft_dice(output, target)
-    return losses.distance_of_maps(output.softmax(1) if config.loss.output == SOFTMAX else output, target, reduction=reduction)
+    return losses.distance_of_maps(output.softmax(1) if config.loss.shares else output, target, reduction=reduction)
 
 
 def _batches(numbers: Tensor, size: int) -> list[Tensor]:
@@ -170,7 +172,7 @@ class RoiRun:
 
     def _outside(self, target: Tensor) -> Tensor:
         """Beyond the border of a slice there is background."""
-        if self.config.loss.output == SOFTMAX:
+        if self.config.loss.shares:
             rest = 1 - target[:, :-1].amax(1, keepdim=True)
             target = self.torch.cat([target[:, :-1], self.torch.where(target.sum(1, keepdim=True) < 0.5, rest, target[:, -1:])], 1)
         return target
@@ -227,10 +229,11 @@ def train_rois(
     ----------
     config : RoiTraining
     train, valid : RoiSlices
-        Patients of the two must be others, unless the configuration splits by slice. Thresholds are chosen on `valid`.
+        Patients of the two must be others, unless the configuration splits by slice. Thresholds are chosen on `valid`; several members deal both
+        anew.
     out : path
-        Folder for the checkpoint (``rois.ckpt``), a log (``rois.jsonl``) and the weights. What is there is continued, if configuration and data are
-        the same.
+        Folder for the checkpoint (``rois.ckpt``), a log (``rois.jsonl``) and the weights; of several members, one folder each for the first two.
+        What is there is continued, if configuration and data are the same.
     say : callable, optional
         Is told the figures of each epoch: losses, learning rate, seconds.
     save_every : float
@@ -261,9 +264,22 @@ def train_rois(
                          remedy="Give slices with all eight regions.")  # fmt: skip
     torch.set_num_threads(config.threads)
     folder = Path(out)
+    if config.members == 1:
+        runs, parts = [_run(config, train, valid, folder, say, save_every)], [valid]
+    else:
+        whole, runs, parts = joined([train, valid]), [], []
+        for i, unseen in enumerate(folds(whole, config.members, by=config.split, seed=config.seed)):
+            own = config.model_copy(update={"seed": config.seed + i})
+            runs.append(_run(own, whole.at(~unseen), whole.at(unseen), folder / str(i), say, save_every))
+            parts.append(whole.at(unseen))
+    return _export(config, runs, parts, (train, valid), folder)
+
+
+def _run(config: RoiTraining, train: RoiSlices, valid: RoiSlices, folder: Path, say: Say | None, save_every: float) -> RoiRun:
+    """Train one network, or go on with it."""
     folder.mkdir(parents=True, exist_ok=True)
     run = RoiRun(config, train, valid)
-    key = digest({"config": config.model_dump(mode="json", exclude={"threads", "device"}), "train": _content(train), "valid": _content(valid)})
+    key = digest({"config": config.model_dump(mode="json", exclude=_NO_MATTER), "train": _content(train), "valid": _content(valid)})
     state = load_tensors(folder / CHECKPOINT, key, of="configuration and slices")
     if state is not None:
         run.restore(state)
@@ -280,22 +296,43 @@ def train_rois(
         if time.monotonic() - saved > save_every or run.epoch == config.epochs:
             save_tensors(run.state(), folder / CHECKPOINT, {KEY: key})
             saved = time.monotonic()
-    return _export(run, train, valid, folder)
+    return run
 
 
-def _export(run: RoiRun, train: RoiSlices, valid: RoiSlices, folder: Path) -> Path:
-    config = run.config
+def _export(config: RoiTraining, runs: list[RoiRun], parts: list[RoiSlices], data: tuple[RoiSlices, RoiSlices], folder: Path) -> Path:
+    """Write the weights of networks, each with its thresholds' slices in `parts`."""
+    train, valid = data
     area = np.where(train.drawn.any((2, 3)), train.drawn.sum((2, 3)), np.nan)
     facts: dict[str, Any] = {
         "config": config.model_dump(mode="json"), "area": [round(float(a), 4) for a in np.nanmean(area, 0) * np.prod(train.spacing)],
-        "epochs": run.epoch, "steps": run.step, "loss": run.best, "slices": [len(train), len(valid)],
-        "patients": [len(np.unique(part.patient)) for part in (train, valid)], "device": run.device,
+        "epochs": runs[0].epoch, "steps": runs[0].step, "loss": float(np.mean([run.best for run in runs])), "slices": [len(train), len(valid)],
+        "patients": [len(np.unique(part.patient)) for part in data], "device": runs[0].device, "seen": [*marks(train), *marks(valid)],
     }  # fmt: skip
-    tensors = {k: v.detach().cpu().contiguous() for k, v in run.mean.state_dict().items()}
-    net = RoiNet(tensors, facts | {"thresholds": [0.5] * len(schema.ROIS)})
-    facts["thresholds"] = [round(float(t), 4) for t in best_thresholds(net.predict(valid), valid.drawn, by=config.threshold)]
-    save_tensors(tensors, folder / FILE, {DESCRIPTION: json.dumps(facts)})
+    tensors = [{k: v.detach().cpu().contiguous() for k, v in run.mean.state_dict().items()} for run in runs]
+    one = config.model_copy(update={"members": 1}).model_dump(mode="json")
+    heat = [
+        RoiNet(each, facts | {"config": one, "thresholds": [0.5] * len(schema.ROIS)}, device=config.device).predict(part)
+        for each, part in zip(tensors, parts, strict=True)
+    ]
+    facts |= _chosen(config, np.concatenate(heat), np.concatenate([part.drawn for part in parts]))
+    save_tensors(_named(tensors), folder / FILE, {DESCRIPTION: json.dumps(facts)})
     return folder / FILE
+
+
+def _chosen(config: RoiTraining, heat: NDArray[np.float32], drawn: NDArray[np.bool_]) -> dict[str, list[float]]:
+    """Thresholds, and what heat of the other side counts against a region: by the pixels where there is any heat, or a region."""
+    there: NDArray[np.bool_] = np.any((heat > 0) | drawn, axis=(0, 1))
+    x, y = (slice(int(along.argmax()), len(along) - int(along[::-1].argmax())) for along in (np.any(there, axis=1), np.any(there, axis=0)))
+    heat, drawn = heat[..., x, y], drawn[..., x, y]
+    if config.wrong_side is None:
+        return {"thresholds": [round(float(t), 4) for t in best_thresholds(heat, drawn, by=config.threshold)]}
+    thresholds, weights = best_sides(heat, drawn, config.wrong_side, by=config.threshold)
+    return {"thresholds": [round(float(t), 4) for t in thresholds], "against": [float(w) for w in weights]}
+
+
+def _named(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of several networks under their numbers; of one as they are."""
+    return {f"{i}.{k}" if len(parts) > 1 else k: v for i, part in enumerate(parts) for k, v in part.items()}
 
 
 def _content(slices: RoiSlices) -> str:
@@ -313,13 +350,16 @@ class RoiNet:
     tensors : mapping
         Its weights.
     facts : mapping
-        Their description: ``config``, ``thresholds``, ``area``.
+        Their description: ``config``, ``thresholds``, ``area``; ``against`` where heat of the other side counts.
     device : str
 
     Attributes
     ----------
     config : RoiTraining
-    thresholds : (roi,) float64
+    thresholds, against : (roi,) float64
+        See `thresholds.best_sides`.
+    modules : list of nn.Module
+        Members.
     area : (roi,) float64
         Mean area of the drawn regions in training, mm2.
     """
@@ -329,10 +369,19 @@ class RoiNet:
 
         self.facts, self.config = dict(facts), RoiTraining(**facts["config"])
         self.thresholds, self.area = np.asarray(facts["thresholds"], float), np.asarray(facts["area"], float)
+        self.against = np.asarray(facts.get("against", np.zeros(len(schema.ROIS))), float)
         self.device = device_named(device)
-        built = build(self.config.model_copy(update={"net": self.config.net.model_copy(update={"weights": None})}))
-        built.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-        self.module: nn.Module = built.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = self.config.model_copy(update={"net": self.config.net.model_copy(update={"weights": None})})
+        self.modules: list[nn.Module] = []
+        for i in range(self.config.members):
+            built, start = build(plain), f"{i}." if self.config.members > 1 else ""
+            own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            built.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in own.items()})
+            self.modules.append(built.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+    def seen(self, slices: RoiSlices) -> NDArray[np.bool_]:
+        """Slices (slice,) that the network was trained or its thresholds were chosen on, by their `slices.marks`; none where it does not say."""
+        return np.isin(marks(slices), self.facts.get("seen", []))
 
     def predict(self, slices: RoiSlices) -> NDArray[np.float32]:
         """Probability or heat (slice, roi, x, y) on the slices' own pixels; 0 outside the window around the cord.
@@ -360,20 +409,23 @@ class RoiNet:
     def _maps(self, image: Tensor) -> Tensor:
         import torch
 
-        output: Tensor = self.module(image.to(self.device).contiguous(memory_format=torch.channels_last)).float().cpu()
-        return (output.softmax(1) if self.config.loss.output == SOFTMAX else output)[:, : len(schema.ROIS)]
+        image = image.to(self.device).contiguous(memory_format=torch.channels_last)
+        outputs = [module(image).float().cpu() for module in self.modules]
+        maps = torch.stack([output.softmax(1) if self.config.loss.shares else output for output in outputs]).mean(0)
+        return maps[:, : len(schema.ROIS)]
 
     def masks(self, slices: RoiSlices, heat: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
-        """Regions (slice, roi, x, y): where heat reaches the region's threshold. `heat` is what `predict` gave, if it is known.
+        """Regions (slice, roi, x, y): where heat, less what counts against it, reaches the region's threshold. `heat`: what `predict` gave, if known.
 
         Where the configuration says ``fill``, a pixel has only the region of most heat, and a region of a slice without a pixel takes its likeliest
         ones, as many as it had on average in training.
         """
         heat = self.predict(slices) if heat is None else heat
-        masks = above(heat, self.thresholds)
+        left = against(heat, self.against)
+        masks = above(left, self.thresholds)
         if not self.config.fill:
             return masks
-        masks &= heat == heat.max(1, keepdims=True)
+        masks &= left == left.max(1, keepdims=True)
         pixels = np.maximum(1, np.round(self.area / np.prod(slices.spacing))).astype(int)
         for i, roi in zip(*np.nonzero(~masks.any((2, 3))), strict=True):
             ranked = np.sort(heat[i, roi], axis=None)

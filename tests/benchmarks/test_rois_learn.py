@@ -12,10 +12,12 @@ from cohort_engine.rois.train import RoiNet, RoiRun
 from tests.unit.rois.test_train import LOSSES, drawn_slices, settings
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", [*LOSSES, {"kind": "hdl", "output": "softmax9"}], ids=str)
 @pytest.mark.parametrize("encoder", [*ENCODERS, "unet"])
 def test_one_batch_by_heart(benchmark, encoder, loss) -> None:
     some = drawn_slices(2)
+    if loss.get("output") and encoder in ENCODERS:
+        pytest.skip("refused: heat that is a share is not learnt by these encoders")
     config = settings(net={"encoder": encoder, "width": 1 / 4, "channels": [16, 32]}, loss=loss, epochs=500, average=0.9, rate=2e-3, warm_up=5)
     run = RoiRun(config, some, some)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cohort_engine import schema
 from cohort_engine.cli import app
-from cohort_engine.errors import StorageError
+from cohort_engine.errors import InputError, StorageError
 from cohort_engine.rois.slices import RoiSlices
 
 pytest.importorskip("torch")
@@ -51,6 +51,9 @@ def test_the_how_to_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert table.loc[table["method"] == "another rater", "dice"].tolist() == pytest.approx([0.75] * 8)
     assert "small" in set(table["method"])
     assert "data:image/" in Path("page/rois.html").read_text()
+    result = CliRunner().invoke(app, ["evaluate", "rois", "runs/small", "--data", "train.npz", "-o", "again"])
+    assert isinstance(result.exception, InputError)
+    assert "12 of 12 that small was" in str(result.exception)
 
 
 def test_what_is_no_network_is_answered(tmp_path: Path) -> None:

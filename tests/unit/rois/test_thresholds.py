@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cohort_engine.errors import InputError, UnknownNameError
-from cohort_engine.rois.thresholds import GRID, MEAN_DICE, POOLED_IOU, above, best_thresholds
+from cohort_engine.rois.evaluate import on_other_side
+from cohort_engine.rois.thresholds import GRID, MEAN_DICE, POOLED_IOU, WEIGHTS, above, against, best_sides, best_thresholds
 
 
 @pytest.fixture
@@ -80,3 +81,21 @@ def test_what_cannot_be_searched_is_named(rng: np.random.Generator) -> None:
     drawn[:], heat[0, 0, 0, 0] = True, np.nan
     with pytest.raises(InputError, match="1 values that are none"):
         best_thresholds(heat, drawn)
+
+
+def test_heat_of_the_other_side_counts_by_as_little_as_it_takes() -> None:
+    """A left region of three pixels, and one of the right one beside it that looks like it, but that the right one claims, too."""
+    heat, drawn = np.zeros((1, 8, 1, 6), np.float32), np.zeros((1, 8, 1, 6), bool)
+    drawn[:] = np.arange(6) == 5
+    drawn[0, 0], drawn[0, 4] = [[1, 1, 1, 0, 0, 0]], [[0, 0, 0, 1, 1, 0]]
+    heat[0, 0], heat[0, 4] = [[0.9, 0.9, 0.5, 0.5, 0, 0]], [[0, 0, 0, 0.35, 0.9, 0]]
+    plain = best_thresholds(heat, drawn)
+    assert on_other_side(above(heat, plain), drawn)[0, 0] == 1  # 3 of 4 pixels, better than 2 of 3
+    thresholds, weights = best_sides(heat, drawn, 0.1)
+    assert weights[0] == WEIGHTS[1] == 0.125  # 0.5 - 0.125 * 0.35 parts the two
+    assert (weights[[1, 2, 3, 5, 6, 7]] == 0).all()
+    masks = above(against(heat, weights), thresholds)
+    assert np.array_equal(masks[0, 0], drawn[0, 0])
+    allowed, none = best_sides(heat, drawn, 0.3)
+    assert not none.any()
+    assert np.array_equal(allowed, plain)

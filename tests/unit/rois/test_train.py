@@ -14,10 +14,10 @@ from cohort_engine.engine.clusters import make_pool
 from cohort_engine.errors import ConfigError, InputError, StorageError, UnknownNameError
 from cohort_engine.nn import weights
 from cohort_engine.rois.augment import Variation, draw_variation, mirror, take_varied
-from cohort_engine.rois.config import AugmentSection, InputSection, RoiTraining, load_training, split, varied
+from cohort_engine.rois.config import AugmentSection, InputSection, RoiTraining, folds, load_training, split, varied
 from cohort_engine.rois.evaluate import score
 from cohort_engine.rois.inputs import channels_of, window_of
-from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.rois.slices import RoiSlices, joined
 from cohort_engine.rois.sweep import Sweep, rows_of, run_sweep
 from cohort_engine.rois.train import CHECKPOINT, FILE, RoiNet, RoiRun, build, load_rois, train_rois
 
@@ -147,8 +147,8 @@ def test_slices_are_mirrored_before_they_are_moved() -> None:
 
 # --- networks -----------------------------------------------------------------------------------------------------------
 LOSSES = [
-    {"kind": "hybrid"}, {"kind": "hybrid", "reduction": "code"}, {"kind": "hdl", "output": "linear8", "reduction": "code"}, {"kind": "hdl"},
-    {"kind": "hdl", "distance": "min", "output": "linear8"}, {"kind": "mask_l2", "output": "linear8"}, {"kind": "dice"},
+    {"kind": "hybrid"}, {"kind": "hybrid", "reduction": "code"}, {"kind": "hdl", "reduction": "code"}, {"kind": "hdl"},
+    {"kind": "hdl", "distance": "min"}, {"kind": "mask_l2"}, {"kind": "dice"},
 ]  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def test_one_batch_is_learnt(loss) -> None:
 
 
 def test_symmetric_network_answers_mirrored_slices_with_the_mirror() -> None:
-    config = settings(net={"symmetric": True}, input={"images": ["fa", "prior"]})
+    config = settings(net={"symmetric": True}, loss={"kind": "dice"}, input={"images": ["fa", "prior"]})
     net = build(config).eval()
     image = torch.randn(2, 9, 32, 32, generator=torch.Generator().manual_seed(1))
     exchange = [0, *(1 + i for i in schema.OTHER_SIDE)]
@@ -172,7 +172,7 @@ def test_symmetric_network_answers_mirrored_slices_with_the_mirror() -> None:
     assert torch.allclose(mirror(mirrored, [*schema.OTHER_SIDE, 8]), there, atol=1e-5)
     assert not torch.allclose(there[:, 0], there[:, 4].flip(2), atol=1e-3)
     with pytest.raises(ConfigError, match="symmetric"):
-        build(varied(config, {"loss": {"output": "linear8"}}))
+        build(varied(config, {"loss": {"kind": "hdl"}}))
 
 
 def test_trained_network_finds_regions_and_goes_on_where_it_was(tmp_path) -> None:
@@ -200,6 +200,36 @@ def test_trained_network_finds_regions_and_goes_on_where_it_was(tmp_path) -> Non
         train_rois(varied(config, {"rate": 1e-3}), train, valid, tmp_path / "parts")
     with pytest.raises(StorageError, match=r"rois\.safetensors"):
         load_rois(tmp_path / "parts" / CHECKPOINT)
+
+
+@pytest.mark.parametrize("encoder", ["vgg16", "resnet50"])
+@pytest.mark.parametrize("kind", ["hdl", "mask_l2"])
+def test_heat_is_no_share_where_it_would_not_be_learnt(kind, encoder) -> None:
+    with pytest.raises(ConfigError, match=r"nothing brings it back from 0"):
+        settings(loss={"kind": kind, "output": "softmax9"}, net={"encoder": encoder})
+    assert settings(loss={"kind": kind, "output": "softmax9"}).loss.shares
+
+
+def test_members_are_trained_without_a_part_each_and_answer_with_their_mean(tmp_path) -> None:
+    train, valid = drawn_slices(6), drawn_slices(2, seed=1, first=100)
+    config = settings(loss={"kind": "dice"}, members=3, threshold="mean_dice", wrong_side=0.01)
+    path = train_rois(config, train, valid, tmp_path)
+    before = path.read_bytes()
+    net = load_rois(path)
+    assert len(net.modules) == len(list(tmp_path.glob("*/rois.ckpt"))) == 3
+    whole = joined([train, valid])
+    heat, unseen = [], folds(whole, 3, seed=config.seed)
+    assert np.add.reduce([part.astype(int) for part in unseen]).tolist() == [1] * 16
+    for i, part in enumerate(unseen):
+        one = varied(config, {"members": 1, "seed": config.seed + i})
+        alone = train_rois(one, whole.at(~part), whole.at(part), tmp_path / "alone" / str(i))
+        heat.append(load_rois(alone).predict(drawn_slices(1, seed=9)))
+    np.testing.assert_allclose(net.predict(drawn_slices(1, seed=9)), np.mean(heat, 0), atol=1e-6)
+    assert train_rois(config, train, valid, tmp_path).read_bytes() == before
+    assert net.seen(whole).all()
+    assert not net.seen(drawn_slices(3, seed=9)).any()
+    with pytest.raises(InputError, match="9 or more patients"):
+        train_rois(varied(config, {"members": 9}), train, valid, tmp_path / "many")
 
 
 def test_a_region_without_output_takes_its_likeliest_pixels() -> None:
