@@ -94,6 +94,17 @@ def ledger_url(url: str) -> str:
     return url.rstrip("/") + ".ledger"
 
 
+def beside(url: str, ending: str) -> str:
+    """Place beside a store that has its name, without ``.zarr``, and an ending.
+
+    Examples
+    --------
+    >>> beside("s3://bucket/study.zarr/", "_qc"), beside("study.zarr", "_qc")
+    ('s3://bucket/study_qc', 'study_qc')
+    """
+    return f"{url.rstrip('/').removesuffix('.zarr')}{ending}"
+
+
 @contextmanager
 def storage_errors(where: str) -> Iterator[None]:
     """Turn a failure of the disk or bucket into a `StorageError`; its text holds the reason, and never a path."""

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 REPORT, METHODS, DICTIONARY, FIGURES = "report.html", "methods.md", "tables.json", "figures"
 TEMPLATE = "page.html"
+HERE = "cohort_engine.report"
 LEFT_OUT = "excluded"
 """Table that stands on the page as it is, with names."""
 TABLE_BYTES, ALL_BYTES = 150_000, 1_500_000
@@ -337,13 +338,19 @@ def render(page: Page) -> str:
     return fill(TEMPLATE, page=page, rows=ROWS, long=LONG)
 
 
-def fill(template: str, **values: Any) -> str:
-    """Fill a template of this folder."""
+def fill(template: str, *, folder: str = HERE, **values: Any) -> str:
+    """Fill a template of a package's folder, or of this one; whatever is put in is text, never markup."""
+    return str(_templates(folder).get_template(template).render(**values))
+
+
+@cache
+def _templates(folder: str) -> Any:
+    """Templates of a folder, compiled once."""
     with optional("jinja2", "analysis", where="report"):
         from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     def load(name: str) -> str:
-        return files("cohort_engine.report").joinpath(name).read_text(encoding="utf-8")
+        places = (files(package).joinpath(name) for package in dict.fromkeys((folder, HERE)))
+        return next(place for place in places if place.is_file()).read_text(encoding="utf-8")
 
-    environment = Environment(loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(template).render(**values)
+    return Environment(loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
