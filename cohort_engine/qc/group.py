@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.engine.status import subject_names
+from cohort_engine.figures.drawing import scale
 from cohort_engine.quality import vocabulary
 from cohort_engine.quality.judge import NAMED
 from cohort_engine.quality.limits import NUMBERS, Number, outliers
 from cohort_engine.query.reader import CohortReader
-from cohort_engine.report.drawing import SCALE_WORDS
 from cohort_engine.report.page import without_paths
 from cohort_engine.store import layout
 from cohort_engine.store.maintenance import states_of
@@ -228,7 +228,7 @@ def _numbers(reader: CohortReader) -> dict[str, Shown]:
     for key in order:
         spec = specs[f"{schema.QC}/{key}"]
         values = np.asarray(reader.read(spec.path), float)
-        out[key] = Shown(key, NUMBERS.get(key, Number(_plain(key))), SCALE_WORDS.get(spec.units, spec.units), spec.long_name, values)
+        out[key] = Shown(key, NUMBERS.get(key, Number(_plain(key))), scale(spec.units), spec.long_name, values)
     return out
 
 

@@ -23,8 +23,8 @@ from cohort_engine.qc.panels import PANELS
 from cohort_engine.quality import vocabulary
 from cohort_engine.quality.limits import NUMBERS, SHOWN
 from cohort_engine.report.page import fill, without_paths
-from cohort_engine.report.show import number
 from cohort_engine.store.records import now
+from cohort_engine.study.format import number
 
 if TYPE_CHECKING:
     from markupsafe import Markup
