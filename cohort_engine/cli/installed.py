@@ -94,12 +94,12 @@ Study = Annotated[str, typer.Option("--data", help="Slices with drawn regions (n
 @train_command("rois")
 def train_rois(config: TrainingFile, data: Study, out: RunFolder = Path("runs/rois")) -> None:
     """Train a network that draws the eight regions of a slice, on slices with drawn regions; again = continue."""
-    from cohort_engine.rois.config import PRIOR, load_training, split
+    from cohort_engine.rois.config import load_training, split
     from cohort_engine.rois.train import train_rois as run
     from cohort_engine.single.roi_slices import load_slices
 
     settings = load_training(config)
-    slices = load_slices(data, images=tuple(name for name in settings.input.images if name != PRIOR))
+    slices = load_slices(data, images=settings.input.images)
     train, valid, held_out = split(slices, by=settings.split, fractions=settings.fractions, seed=settings.seed)
     say(f" {len(train)} slices, validation {len(valid)}, held out {len(held_out)}", head="training")
     _trained({"rois": run(settings, slices.at(train), slices.at(valid), out, say=_figures)})

@@ -56,13 +56,12 @@ def evaluate_rois(
     InputError, UnknownNameError
         A network was trained on some of the slices; they lack an image that it sees, or it has no values in the cord.
     """
-    from cohort_engine.rois.config import PRIOR
     from cohort_engine.rois.train import load_rois
 
     images: tuple[str, ...] = ()
     nets = {name: load_rois(path, device=device) for name, path in runs.items()}
     if not isinstance(data, RoiSlices):
-        seen = [image for net in nets.values() for image in net.config.input.images if image != PRIOR]
+        seen = [image for net in nets.values() for image in net.config.input.images]
         images = tuple(dict.fromkeys([schema.B0_IMAGE, schema.FA, *seen]))
     slices = data if isinstance(data, RoiSlices) else load_slices(data, images=images)
     found = {}

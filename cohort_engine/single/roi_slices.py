@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import GeometryError, InputError, MissingInputError, warn
+from cohort_engine.io.grids import require_grid
+from cohort_engine.io.label_folder import INFO, read_atlas
 from cohort_engine.io.names import natural, without_ending
 from cohort_engine.io.roi_masks import read_drawn
 from cohort_engine.io.tree import Tree, place
 from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume
+from cohort_engine.rois.config import PRIOR
 from cohort_engine.rois.slices import RoiSlices
+from cohort_engine.single.rois import shares_of
 
 CORD, DRAWN = "cord", "drawn"
+ATLAS: Final = f"label/atlas/{INFO}"
+"""End of the path of what describes a label folder."""
 WORDS: Final[Mapping[str, str]] = {
     schema.B0_IMAGE: r"((desc|param)-)?(b0|b0mean|s0)(_mean)?(_(dwi|dwimap))?",
     **{name: rf"(model-\w+_)?((desc|param)-)?{name}(_dwimap)?" for name in (schema.FA, schema.MD, schema.AD, schema.RD)},
@@ -35,7 +41,7 @@ SPACING_TOLERANCE: Final = 0.01
 def load_slices(location: str | Path, *, images: Sequence[str] = (), view: str = "radiological") -> RoiSlices:
     """Read slices with drawn regions: a file that `RoiSlices.save` wrote, or a BIDS dataset with manual masks (`slices_of_study`)."""
     if Path(location).is_dir() or "://" in str(location):
-        return slices_of_study(location, images=images or (schema.B0_IMAGE, schema.FA), view=view)
+        return slices_of_study(location, images=images if set(images) - {PRIOR} else (schema.B0_IMAGE, schema.FA, *images), view=view)
     return RoiSlices.load(location)
 
 
@@ -49,7 +55,8 @@ def slices_of_study(root: str | Path, *, images: Sequence[str] = (schema.B0_IMAG
         ``sub-01_dwi_S0.nii.gz`` and ``sub-01_dwi_mask.nii.gz``, as `dti` writes them, beside ``sub-01_dwi_label-rois_dseg.nii.gz`` (labels 1 to 8),
         eight masks (``label-LDC_mask``), or ``RoiSet.zip``.
     images : sequence of str
-        Maps to read: `schema.B0_IMAGE`, `schema.FA`, ...
+        Maps to read: `schema.B0_IMAGE`, `schema.FA`, ...; and `rois.config.PRIOR`, shares of the parts by registration, off the label folder
+        (``label/atlas``, as `register` writes it for these maps) that lies under the folder of the scan's participant and session.
     view : str
         How outlines of ImageJ were drawn, see `io.imagej.outline_masks`.
 
@@ -75,7 +82,7 @@ def slices_of_study(root: str | Path, *, images: Sequence[str] = (schema.B0_IMAG
     found: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in tree.paths:
         where = place(path)
-        kind = _kind(PurePosixPath(path).name)
+        kind = PRIOR if path.endswith(ATLAS) else _kind(PurePosixPath(path).name)
         if where is not None and kind is not None:
             found[where.participant, where.session][kind].append(path)
     scans = sorted(found, key=lambda who: (natural(who[0]), natural(who[1])))
@@ -104,30 +111,40 @@ def _kind(name: str) -> str | None:
 
 
 def _scan(tree: Tree, files: Mapping[str, list[str]], images: Sequence[str], view: str, patient: int, scan: int) -> dict[str, Any]:
+    maps = [name for name in images if name != PRIOR]
+
     def the(kind: str) -> str:
         what = f"{kind} of scan {scan}"
         if not files.get(kind):
-            raise MissingInputError(
-                expected=f"an image named as {kind}", found="none", where=what, remedy="See the how-to of the DTI study for names."
-            )
+            expected = "the label folder that register writes" if kind == PRIOR else f"an image named as {kind}"
+            raise MissingInputError(expected=expected, found="none", where=what, remedy="See the how-to of the DTI study for names.")
         if len(files[kind]) > 1:
             raise InputError(expected="one", found=f"{len(files[kind])}", where=what, remedy="Leave only the one that was drawn on under this root.")
         return tree.location(files[kind][0])
 
-    read = {name: read_volume(the(name), what=f"{name} of scan {scan}") for name in images}
-    first: Volume = read[images[0]]
-    like = f"{images[0]} of scan {scan}"
+    read = {name: read_volume(the(name), what=f"{name} of scan {scan}") for name in maps}
+    first: Volume = read[maps[0]]
+    like = f"{maps[0]} of scan {scan}"
     on = {
         name: on_voxels_of(first, v, what=f"{name} of scan {scan}", like=like, remedy="Make the maps from one series.").data
         for name, v in read.items()
     }
     cord = on_voxels_of(first, read_mask(the(CORD), what=f"cord mask of scan {scan}"), what=f"cord mask of scan {scan}", like=like).data > 0.5
     drawn = read_drawn([tree.location(path) for path in files[DRAWN]], first, view=view, like=like)
+    prior = {PRIOR: _prior(the(PRIOR), first, like)} if PRIOR in images else {}
     z = np.flatnonzero(drawn.any(axis=(0, 1, 2)))
     return {
         "images": {name: np.moveaxis(data, 2, 0)[z].astype(np.float32) for name, data in on.items()}, "drawn": np.moveaxis(drawn, 3, 0)[z],
+        **{name: np.moveaxis(shares, 3, 0)[z] for name, shares in prior.items()},
         "cord": np.moveaxis(cord, 2, 0)[z], "patient": np.full(len(z), patient), "position": z, "spacing": first.grid.spacing[:2],
     }  # fmt: skip
+
+
+def _prior(listed: str, first: Volume, like: str) -> NDArray[np.float32]:
+    """Shares (roi, x, y, z) of the parts, off the label folder that the file `listed` describes."""
+    atlas = read_atlas(Path(listed).parent)
+    require_grid(atlas.grid, first.grid, what="atlas labels", like=like)
+    return shares_of(atlas)
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> RoiSlices:
@@ -149,4 +166,5 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> RoiSlices:
         return np.concatenate([filled(part[name], False) if part[name].ndim > 1 else part[name] for part in parts])
 
     images = {name: np.concatenate([filled(part["images"][name], np.nan) for part in parts]) for name in parts[0]["images"]}
-    return RoiSlices(images, all_of("drawn"), all_of("cord"), all_of("patient"), all_of("position"), spacing)
+    prior = all_of(PRIOR) if PRIOR in parts[0] else None
+    return RoiSlices(images, all_of("drawn"), all_of("cord"), all_of("patient"), all_of("position"), spacing, prior)

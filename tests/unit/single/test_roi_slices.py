@@ -11,9 +11,25 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.errors import CohortWarning, GeometryError, InputError, MissingInputError
 from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.rois.config import PRIOR
 from cohort_engine.single.roi_slices import load_slices, slices_of_study
 from cohort_engine.testing import imagej_roi
 
+INFO = """# Keyword=IndivLabels
+0, WM left lateral corticospinal tract, a.nii.gz
+1, WM right fasciculus gracilis, b.nii.gz
+2, WM left ventral corticospinal tract, c.nii.gz
+3, GM left ventral horn, d.nii.gz
+
+# Keyword=CombinedLabels
+50, dorsal columns, 1
+51, lateral funiculi, 0
+52, ventral funiculi, 2
+53, gray matter, 3
+
+# Keyword=MAPLabels
+white matter, 0:2
+"""
 AFFINE = np.diag([0.5, 0.5, 7.0, 1.0])
 
 
@@ -64,6 +80,27 @@ def test_a_mask_a_region_and_outlines_are_the_same(tmp_path: Path) -> None:
     first, second = load_slices(tmp_path / "a"), load_slices(tmp_path / "b")
     assert np.array_equal(first.drawn, second.drawn)
     assert np.argwhere(first.drawn[0, 6]).tolist() == [[7, 4], [8, 4]]
+
+
+def test_parts_of_the_cord_by_registration_are_read_with_the_maps(tmp_path: Path) -> None:
+    """Two labels of the atlas on the slice that was drawn on; the label folder lies where `register` put it, under the participant."""
+    shape = (10, 6, 3)
+    put(Path(person(tmp_path, "sub-01") + "_label-rois_dseg.nii.gz"), labels(shape))
+    folder = tmp_path / "sub-01/dwi/registered/label/atlas"
+    for name, (x, weight) in {"a": (2, 0.25), "b": (7, 0.5), "c": (0, 0), "d": (0, 0)}.items():
+        data = np.zeros(shape, np.float32)
+        data[x, 3, 1] = weight
+        put(folder / f"{name}.nii.gz", data)
+    (folder / "info_label.txt").write_text(INFO)
+    found = load_slices(tmp_path, images=(schema.FA, PRIOR))
+    assert list(found.images) == [schema.FA]
+    assert found.prior is not None
+    assert np.argwhere(found.prior[0]).tolist() == [[1, 2, 3], [4, 7, 3]]
+    assert found.prior[0, 1, 2, 3] == 0.25
+    assert load_slices(tmp_path, images=(schema.FA,)).prior is None
+    (folder / "info_label.txt").unlink()
+    with pytest.raises(MissingInputError, match="prior of scan 1: expected the label folder that register writes, found none"):
+        load_slices(tmp_path, images=(schema.FA, PRIOR))
 
 
 def test_people_of_several_sizes_and_sessions_are_joined(tmp_path: Path) -> None:
