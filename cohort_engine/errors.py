@@ -78,6 +78,10 @@ class CordError(InputError):
     """The cord mask or its centreline cannot carry a registration: empty, broken, too short."""
 
 
+class NotEnoughError(InputError):
+    """The study has too little of what something is made of: people, sites, sessions, scores. Nothing is wrong with it."""
+
+
 class LevelError(InputError):
     """Vertebral landmarks are too few, out of order, or outside the image."""
 

@@ -14,7 +14,7 @@ from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, BoolArray, Flo
 from cohort_engine.analysis.covariates import Coding, Covariates, as_table, as_words
 from cohort_engine.analysis.harmonise import SMALLEST, apply, learn
 from cohort_engine.analysis.roc import auc
-from cohort_engine.errors import InputError, UnknownNameError, optional
+from cohort_engine.errors import InputError, NotEnoughError, UnknownNameError, optional
 
 WHERE = "classifier"
 GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -236,7 +236,7 @@ def _people(
 
     size = groups[:, rows].sum(axis=1)
     if size.min() <= FEWEST:
-        raise InputError(
+        raise NotEnoughError(
             expected=f"{FEWEST + 1} subjects or more in each group", found=f"{size[0]} in group 0 and {size[1]} in group 1 that can be used",
             where=f"{WHERE}: group", remedy="Add people, or give the missing values, sites and covariates of those left out.",
         )  # fmt: skip
@@ -288,7 +288,7 @@ def _check_sites(place: Words, one: BoolArray, notes: list[str]) -> None:
     names = np.unique(place)
     single = [name for name in names.tolist() if len(np.unique(one[place == name])) == 1]
     if len(single) == len(names):
-        raise InputError(
+        raise NotEnoughError(
             expected="sites that have both groups", found=f"{len(names)} sites of one group each", where=f"{WHERE}: site",
             remedy="Site and group cannot be told apart: add people, or leave out site and say that the areas may be those of the scanners.",
         )  # fmt: skip
@@ -353,7 +353,7 @@ def _check_parts(people: _People, part: IntArray, number: int) -> None:
     for k in range(number):
         train, test = part != k, part == k
         if min(people.one[train].sum(), (~people.one[train]).sum()) < FEWEST:
-            raise InputError(
+            raise NotEnoughError(
                 expected=f"{FEWEST} of each group in every training part", found=f"fewer without fold {k}", where=f"{WHERE}: folds",
                 remedy="Use more folds, or people of that group under more labels.",
             )  # fmt: skip
@@ -361,12 +361,12 @@ def _check_parts(people: _People, part: IntArray, number: int) -> None:
             continue
         learnt, size = np.unique(people.site[train], return_counts=True)
         if new := sorted(set(people.site[test].tolist()) - set(learnt.tolist())):
-            raise InputError(
+            raise NotEnoughError(
                 expected="held-out people of sites that are in the training part", found=f"site {new[0]} wholly in fold {k}", where=f"{WHERE}: site",
                 remedy="A site that was not learnt cannot be harmonised: leave out site to see what a new scanner gives, or fold by person.",
             )  # fmt: skip
         if size.min() < SMALLEST:
-            raise InputError(
+            raise NotEnoughError(
                 expected=f"{SMALLEST} people of each site in every training part", found=f"one of site {learnt[size.argmin()]} without fold {k}",
                 where=f"{WHERE}: site", remedy="Leave the site out, or join it to the site of the same scanner.",
             )  # fmt: skip

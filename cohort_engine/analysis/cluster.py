@@ -12,7 +12,7 @@ from scipy import stats
 from cohort_engine.analysis.arrays import FloatArray, IntArray
 from cohort_engine.analysis.covariates import as_table, as_words
 from cohort_engine.analysis.groups import false_discovery
-from cohort_engine.errors import InputError, optional
+from cohort_engine.errors import InputError, NotEnoughError, optional
 
 WHERE = "clusters"
 LEFT_OUT = -1
@@ -263,7 +263,9 @@ def _check(kept: FloatArray, candidates: IntArray, subjects: int) -> None:
     different = len(np.unique(kept, axis=0))
     if different <= candidates.min():
         found = f"{different} different people without a missing feature, of {subjects}"
-        raise InputError(expected=f"more than {candidates.min()} people", found=found, where=WHERE, remedy="Leave out the features that many miss.")
+        raise NotEnoughError(
+            expected=f"more than {candidates.min()} people", found=found, where=WHERE, remedy="Leave out the features that many miss."
+        )
     constant = np.flatnonzero(np.ptp(kept, axis=0) == 0)
     if len(constant):
         found = f"feature {constant[0]} constant" + (f" and {len(constant) - 1} more" if len(constant) > 1 else "")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cohort_engine.analysis.arrays import BoolArray, FloatArray, IntArray, percentiles
 from cohort_engine.analysis.covariates import Coding, Covariates, as_table, as_words
 from cohort_engine.analysis.harmonise import SMALLEST, apply, learn
-from cohort_engine.errors import CohortError, InputError
+from cohort_engine.errors import CohortError, InputError, NotEnoughError
 
 WHERE = "telling the site"
 MOST_FOLDS = 5
@@ -142,7 +142,7 @@ def _prepare(
     if len(names) < 2 or smallest < number or number < 2:
         found = f"{len(names)} sites of {FEWEST} people or more with values, the smallest of {smallest}, and {number} folds"
         remedy = "Use fewer folds." if number > 2 and len(names) > 1 else "Add people, or leave the sites out of the analysis."
-        raise InputError(expected="two sites or more, of at least as many subjects as folds", found=found, where=WHERE, remedy=remedy)
+        raise NotEnoughError(expected="two sites or more, of at least as many subjects as folds", found=found, where=WHERE, remedy=remedy)
     chosen = x[np.ix_(rows, known)]
     filled = np.where(np.isfinite(chosen), chosen, np.nanmedian(chosen, axis=0)) if np.isfinite(chosen).any(axis=0).all() else np.nan_to_num(chosen)
     where = np.cumsum(known) - 1

@@ -235,7 +235,11 @@ def analyse(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only what was found.")] = False,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Analyse although rows were made with different settings.")] = False,
 ) -> None:
-    """Compare the groups of a finished cohort: tables, figures, and one page that says what was found and how."""
+    """Compare the groups of a finished cohort: tables, figures, and one page that says what was found and how.
+
+    A section that failed is named, and the exit status is 1; the others are there all the same.
+    """
+    from cohort_engine.config import SECTION_KINDS
     from cohort_engine.report.analyse import analyse as run
     from cohort_engine.report.page import REPORT
     from cohort_engine.report.summary import summarise
@@ -249,8 +253,10 @@ def analyse(
     for text in found.material.notes:
         note(text)
     for name, why in found.problems.items():
-        say(f" {why}", head=f"{name} could not be made", colour="yellow")
+        words = ("failed", "red") if name in found.failed else ("not in this study", "yellow")
+        say(f" {why}", head=f"{SECTION_KINDS[name].title}, {words[0]}", colour=words[1])
     say(f" {found.out / REPORT if found.out else REPORT}", head="Report")
+    raise typer.Exit(int(bool(found.failed)))
 
 
 @command("import-morphometry")

@@ -13,7 +13,7 @@ import xarray as xr
 from cohort_engine import sections
 from cohort_engine.config import Config
 from cohort_engine.engine.status import stale
-from cohort_engine.errors import CohortError, StoreError, optional
+from cohort_engine.errors import CohortError, ConfigError, NotEnoughError, StoreError, UnknownNameError, describe_error, optional
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
@@ -42,18 +42,23 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
     Raises
     ------
     InputError, ConfigError, UnknownNameError, StoreError
-        Nothing can be analysed at all. A section that cannot be made is in `problems`.
+        Nothing can be analysed at all, or the study file asks a section for what does not exist. A section that the study has not enough for, and
+        one that failed, are in `problems`.
     """
     chosen = config.analysis
     ds = open_cohort(cohort, space=chosen.space or "") if isinstance(cohort, str) else cohort
     material = gather(ds, chosen)
     tables: dict[str, pd.DataFrame] = {}
     problems: dict[str, str] = {}
+    failed: list[str] = []
     for section in sections.every():
         try:
             tables |= section.compute(material, chosen)
-        except CohortError as error:
-            problems[section.name] = str(error)
+        except (ConfigError, UnknownNameError):
+            raise
+        except Exception as error:  # the others are made all the same
+            problems[section.name] = str(error) if isinstance(error, CohortError) else ": ".join(describe_error(error)[:2])
+            failed += [] if isinstance(error, NotEnoughError) else [section.name]
     science = json.loads(ds.attrs[layout.ASKED])["science"]
     settings = chosen.model_dump(mode="json", exclude={"out", "exclude"})
     own = {s.name: settings_of(chosen, s.name, s.settings) for s in sections.every() if s.settings is not None}
@@ -69,7 +74,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
         "finalised": ds.attrs.get(layout.FINALISED, ""),
     }
     about["hash"] = digest(settings, science, material.features.to_csv(), material.raw.tobytes(), material.people.group.tobytes())
-    return Analysis(material, tables, problems, chosen, about)
+    return Analysis(material, tables, problems, chosen, about, failed=tuple(failed))
 
 
 def analyse(

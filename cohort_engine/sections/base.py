@@ -81,8 +81,8 @@ class Section:
     title : str
         Its heading.
     compute : callable
-        What is analysed, and the settings, to its tables by name. A section that cannot be made raises a `CohortError`; the others are made all the
-        same.
+        What is analysed, and the settings, to its tables by name. A `NotEnoughError` says that the study has too little for the section, a
+        `ConfigError` or `UnknownNameError` that the study file is wrong; whatever else it raises is a failure. The others are made all the same.
     tables : mapping of name to Table
         What it may compute, the main table first: without it nothing is said of the section.
     sentence : callable

@@ -10,7 +10,7 @@ from cohort_engine import schema
 from cohort_engine.analysis.classify import cross_validate
 from cohort_engine.analysis.roc import curve
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import InputError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import markers as drawn_markers
 from cohort_engine.sections.base import (
     AUC_HIGH,
@@ -45,7 +45,7 @@ def markers(m: Material, config: AnalysisConfig) -> NDArray[np.intp]:
     level = next((n for n in (config.compression.remote, config.compression.remote.split(":")[0]) if (f[schema.LEVEL] == n).any()), None)
     chosen = f.index[(f[schema.LEVEL] == level) & (f[schema.REGION].isin(FUNICULI) | (f[METRIC] == schema.AREA))]
     if not len(chosen):
-        raise InputError(
+        raise NotEnoughError(
             expected="markers at the remote level", found="none with values", where="analysis.classifier",
             remedy="Name markers in analysis.classifier.markers, or another level in analysis.compression.remote.",
         )  # fmt: skip

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cohort_engine.analysis.cluster import SURE, cluster, profiles
 from cohort_engine.analysis.groups import false_discovery
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import InputError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import markers as drawn_markers
 from cohort_engine.sections.base import (
     PERSON,
@@ -74,7 +74,9 @@ def _cluster_features(m: Material, config: AnalysisConfig, rows: NDArray[np.intp
     columns = {n: m.people.numbers(n) for n in names} | {m.label(int(i)): m.values[:, i] for i in features}
     varying = {n: v for n, v in columns.items() if len(np.unique(v[rows][np.isfinite(v[rows])])) > 1}
     if not varying:
-        raise InputError(expected="features that vary", found="none", where="analysis.clusters", remedy="Name others in analysis.clusters.features.")
+        raise NotEnoughError(
+            expected="features that vary", found="none", where="analysis.clusters", remedy="Name others in analysis.clusters.features."
+        )
     lost = [f"{n} is the same in everybody and left out" for n in columns if n not in varying]
     known = {n: np.isfinite(v[rows]) for n, v in varying.items()}
     while not asked and len(known) > 1 and np.all(list(known.values()), axis=0).mean() < 1 - config.max_missing:

@@ -9,7 +9,7 @@ from cohort_engine import schema
 from cohort_engine.analysis.compression import NONE, UNKNOWN
 from cohort_engine.analysis.roc import auc
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import StoreError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import people_figures
 from cohort_engine.sections.base import (
     AUC,
@@ -35,7 +35,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Where each cord is compressed most, and how much against the levels away from it."""
     c = m.compression
     if c is None:
-        raise StoreError(expected="a place of compression", found="none", where="analysis.compression", remedy=m.compression_problem)
+        raise NotEnoughError(expected="a place of compression", found="none", where="analysis.compression", remedy=m.compression_problem)
     out = m.people.table[list(IDENTITY)].copy()
     out[schema.GROUP] = np.where(m.people.group == 1, m.people.case, m.people.control)
     out["site_of_compression"] = c.site

@@ -10,7 +10,7 @@ from cohort_engine import schema
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.groups import false_discovery
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import InputError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import by_region
 from cohort_engine.sections.base import (
     FEATURE,
@@ -50,7 +50,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     rows = np.flatnonzero(m.people.group == 1) if chosen.who == "cases" else np.arange(len(m.people.group))
     names = scores(m, config, rows)
     if not names:
-        raise InputError(
+        raise NotEnoughError(
             expected="clinical scores", found="no column of numbers that varies", where="subject table",
             remedy="Add scores to participants.tsv and build again.",
         )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 
 from cohort_engine.analysis import agreement
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import InputError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import by_region, people_figures
 from cohort_engine.sections.base import (
     FEATURE,
@@ -30,7 +30,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Agreement of repeated sessions of the same people, feature by feature."""
     x = m.repeats
     if x is None:
-        raise InputError(
+        raise NotEnoughError(
             expected="people with several sessions", found="none", where="subject table", remedy="This section is for studies that scanned twice."
         )
     absolute = agreement.icc(x, kind=agreement.ABSOLUTE, confidence=config.confidence, max_missing=config.max_missing)

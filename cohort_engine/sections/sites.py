@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.analysis.site_check import tell_site
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import InputError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import people_figures
 from cohort_engine.figures.people_figures import told_sites
 from cohort_engine.sections.base import (
@@ -41,7 +41,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Means of each scanner before and after harmonisation, what was removed, and whether a classifier still tells the scanner."""
     name = config.harmonise.site or schema.SITE
     if name not in m.people.table or len(m.people.covariates([name])) == 0:
-        raise InputError(expected="several sites", found="one, or none named", where=f"column {name}", remedy="There is nothing to compare.")
+        raise NotEnoughError(expected="several sites", found="one, or none named", where=f"column {name}", remedy="There is nothing to compare.")
     place = np.array([str(v) for v in m.people.column(name)])
     parts = []
     for where in sorted(set(place) - {""}):

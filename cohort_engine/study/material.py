@@ -16,7 +16,7 @@ from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.compression import Compression, find_compression
 from cohort_engine.analysis.groups import inflation
 from cohort_engine.config import AnalysisConfig, CompressionConfig
-from cohort_engine.errors import CohortError, ConfigError, StoreError
+from cohort_engine.errors import CohortError, ConfigError, StoreError, UnknownNameError
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.cells import regions_of
@@ -381,6 +381,8 @@ def _find_compression(ds: xr.Dataset, healthy: NDArray[np.bool_], config: Compre
             profile, profile[healthy], ds[schema.Z_LEVEL].to_numpy(), own=healthy, search=config.search, control=(first, last or first),
             gap=config.gap, extent=config.extent, spacing=float(np.median(np.diff(ds[schema.Z].to_numpy()))), specificity=config.specificity,
         )  # fmt: skip
+    except (ConfigError, UnknownNameError):
+        raise
     except CohortError as error:
         return None, str(error)
     return found, ""

@@ -256,6 +256,7 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     for name in dict.fromkeys((column, schema.SITE, config.harmonise.site or schema.SITE)):
         if name in table and table[name].dtype.kind != "f":
             _one_spelling(name, table[name].tolist())
+    _columns(table, config)
     control, case = _groups([w for w in words if w], config.groups)
     reasons: dict[int, str] = {}
     _participants(table, config.exclude)
@@ -278,6 +279,20 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
         np.arange(len(table)), table, (words == case).astype(float), control, case, pd.DataFrame(columns=[*IDENTITY, REASON])
     )  # fmt: skip
     return everybody.without(reasons)
+
+
+def _columns(table: pd.DataFrame, config: AnalysisConfig) -> None:
+    """Refuse a column that the study file names and nobody has; a default that the study lacks is left out."""
+    known = [str(c) for c in table if c not in IDENTITY]
+    named = {
+        "tests.covariates": config.tests, "correlate.scores": config.correlate, "correlate.covariates": config.correlate,
+        "norms.covariates": config.norms, "harmonise.keep": config.harmonise,
+    }  # fmt: skip
+    for where, section in named.items():
+        key = where.rpartition(".")[2]
+        for name in getattr(section, key) if key in section.model_fields_set else ():
+            if name not in known and name != schema.GROUP:
+                raise unknown_name("column of the subject table", name, known, where=f"{WHERE}.{where}")
 
 
 def _word(value: Any) -> str:

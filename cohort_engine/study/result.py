@@ -27,8 +27,10 @@ class Analysis:
     tables : mapping of name to DataFrame
         Tidy; `sections` says what each column means.
     problems : mapping of section to str
-        Sections that could not be made, and why.
+        Sections that were not made, and why.
     config : AnalysisConfig
+    failed : tuple of str
+        Those of them that failed; the study has not enough for the others.
     about : mapping
         Configuration, versions and hashes, as JSON holds them.
     out : Path or None
@@ -41,6 +43,7 @@ class Analysis:
     config: AnalysisConfig
     about: dict[str, Any]
     out: Path | None = None
+    failed: tuple[str, ...] = ()
 
     @property
     def findings(self) -> pd.DataFrame:

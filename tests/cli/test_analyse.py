@@ -6,6 +6,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import cohort_engine
 from cohort_engine.cli import app
+from cohort_engine.config import SECTION_KINDS
 from cohort_engine.errors import CohortError
 from cohort_engine.store.analysis_tables import read_tables
 
@@ -82,7 +84,7 @@ def test_the_folder_lies_beside_the_store_and_quiet_says_only_findings(make_fini
     assert result.exit_code == 0, result.output
     assert "Reading the cohort" not in result.output
     assert Path(url).with_name("study_analysis").joinpath("report.html").is_file()
-    assert "repeats could not be made" in words(result)
+    assert "Agreement of repeated scans, not in this study" in words(result)
     assert "people come from 3 sites and nothing is harmonised: set analysis.harmonise.site" in words(result)
 
 
@@ -136,8 +138,8 @@ def test_scores_that_are_half_missing_or_text(make_finished_study: Callable[...,
     assert result.exit_code == 0, result.output
     assert set(read_tables(url)[0]["correlations"]["n"]) == {4}
     result = run(write_study(url, tmp_path, features=ONE, correlate={"scores": ["nurick"]}), "--out", tmp_path / "out")
-    assert result.exit_code == 0
-    assert "correlations could not be made column nurick: expected numbers, found text" in words(result)
+    assert result.exit_code == 1
+    assert "Correlation with clinical scores, failed column nurick: expected numbers, found text" in words(result)
 
 
 def test_a_metric_that_does_not_vary(make_finished_study: Callable[..., str], tmp_path: Path) -> None:
@@ -158,3 +160,41 @@ def test_people_who_come_twice_count_once(make_finished_study: Callable[..., str
 def test_a_study_without_a_store(tmp_path: Path) -> None:
     result = run(write_study(str(tmp_path / "nothing.zarr"), tmp_path))
     assert isinstance(result.exception, CohortError)
+
+
+TYPOS: dict[str, tuple[dict[str, Any], str]] = {
+    "family": ({"tests": {"family": ["metrik"]}}, "found 'metrik'. Did you mean 'metric'"),
+    "score": ({"correlate": {"scores": ["mjoaa"]}}, "found 'mjoaa'. Did you mean 'mjoa'"),
+    "covariate": ({"norms": {"covariates": ["agee"]}}, "found 'agee'. Did you mean 'age'"),
+    "keep": ({"harmonise": {"site": "site", "keep": ["group", "sexx"]}}, "found 'sexx'. Did you mean 'sex'"),
+    "higher": ({"roc": {"higher": ["mtrr"]}}, "found 'mtrr'. Did you mean 'mtr'"),
+    "search": ({"compression": {"search": ["C2", "C33"]}}, "found 'C33'"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(make_finished_study: Callable[..., str]) -> str:
+    return make_finished_study(people=12)
+
+
+@pytest.mark.parametrize("typo", TYPOS)
+def test_a_typo_in_the_study_file_stops(typo: str, finished: str, tmp_path: Path) -> None:
+    analysis, said = TYPOS[typo]
+    result = run(write_study(finished, tmp_path, features=ONE, **analysis), "--out", tmp_path / "out")
+    assert isinstance(result.exception, CohortError), result.output
+    assert said in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_section_that_failed_is_named_and_the_exit_status_says_so(finished: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(SECTION_KINDS)
+
+    def broken(*_: Any) -> Any:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setitem(SECTION_KINDS._items, "norms", replace(SECTION_KINDS["norms"], compute=broken))
+    result = run(write_study(finished, tmp_path, features=ONE), "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert re.search(r"Distance from healthy people, failed LinAlgError: in \S+ \(broken\): Singular matrix", words(result)), words(result)
+    assert "differ between the groups" in words(result)
+    assert "Singular matrix" in (tmp_path / "out" / "report.html").read_text()
