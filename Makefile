@@ -6,14 +6,14 @@ READY := $(VENV)/.ready
 # Processes that share the test files.
 WORKERS ?= 2
 # Tests that want the machine, or a cluster, to themselves.
-APART := tests/storage tests/clusters tests/slurm
+APART := tests/storage tests/clusters tests/slurm tests/browser
 # Quick tests of arithmetic: they must hold on processors whose libraries round the last bit in another way.
 NUMERIC := $(addprefix tests/unit/,analysis/test_groups.py analysis/test_arrays.py analysis/test_covariates.py analysis/test_correlate.py \
 	analysis/test_harmonise.py analysis/test_norms.py analysis/test_agreement.py qmri cord/test_centreline.py cord/test_curve.py cord/test_levels.py \
 	cord/test_windows.py reduce template/test_atlas.py template/test_base.py template/test_parametric.py nn/test_infer.py mapping/test_shape.py \
 	mapping/test_straighten.py) $(addprefix cohort_engine/,analysis mapping qmri cord reduce template)
 
-.PHONY: install demo test test-all test-clusters test-processors lint bench clean
+.PHONY: install demo test test-all test-browser test-clusters test-processors lint bench clean
 
 install: $(READY)
 
@@ -36,7 +36,10 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile --durations 20 $(APART:%=--ignore %)
 	$(BIN)/python -m pytest tests/storage  # starts, kills and times processes: by itself
 
-test-all: test test-clusters test-processors
+test-browser: $(READY)  # pages in a real Chromium, where the system has one
+	$(BIN)/python -m pytest tests/browser
+
+test-all: test test-clusters test-browser test-processors
 	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist loadfile tests/real tests/distributed
 
 test-clusters: $(READY)  # builds on SLURM, which is installed first, by ssh, and on a scheduler of one's own

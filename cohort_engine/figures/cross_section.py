@@ -205,15 +205,21 @@ def draw_cord(
         axis.annotate(f"{bar:g} mm", (left, bottom), (0, 2), textcoords="offset points", fontsize=drawing.SMALL, color=INK)
 
 
-def _outline(cut: CrossSection, field: FloatArray) -> Path | None:
-    """Outline of where a field is positive, with its holes."""
+def rings(cut: CrossSection, field: FloatArray) -> list[FloatArray]:
+    """Trace closed lines (point, 2), first = last, around where a field is positive and around its holes, mm."""
     from contourpy import FillType, contour_generator
-    from matplotlib.path import Path
 
     made: Any = contour_generator(cut.x, cut.y, field, fill_type=FillType.OuterOffset).filled(0.0, np.inf)
     points, offsets = made
-    rings = [thinned(p[a:b]) for p, o in zip(points, offsets, strict=True) for a, b in pairwise(o)]
-    return Path.make_compound_path(*(Path(ring, closed=True) for ring in rings)) if rings else None
+    return [thinned(p[a:b]) for p, o in zip(points, offsets, strict=True) for a, b in pairwise(o)]
+
+
+def _outline(cut: CrossSection, field: FloatArray) -> Path | None:
+    """Outline of where a field is positive, with its holes."""
+    from matplotlib.path import Path
+
+    lines = rings(cut, field)
+    return Path.make_compound_path(*(Path(ring, closed=True) for ring in lines)) if lines else None
 
 
 def thinned(ring: FloatArray, tolerance: float = STRAIGHT) -> FloatArray:

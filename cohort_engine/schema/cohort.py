@@ -11,6 +11,10 @@ from cohort_engine.variable import SUBJECT, VariableSpec
 # --- subjects, voxels, atlas, stages ----------------------------------------------------------------------------------
 PARTICIPANT, SESSION = "participant_id", "session_id"
 GROUP, SITE = "group", "site"
+HEALTHY = frozenset(
+    {"hc", "nc", "cn", "con", "ctl", "ctrl", "control", "controls", "healthy", "healthy control", "healthy controls", "healthy volunteer"}
+)
+"""Words for healthy people, in lower case."""
 AGE = "age"
 SEX = "sex"
 

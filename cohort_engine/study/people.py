@@ -18,10 +18,6 @@ from cohort_engine.errors import InputError, unknown_name
 from cohort_engine.io.table import read_column
 
 WHERE = "analysis"
-HEALTHY = frozenset(
-    {"hc", "nc", "cn", "con", "ctl", "ctrl", "control", "controls", "healthy", "healthy control", "healthy controls", "healthy volunteer"}
-)
-"""Words for healthy people, in lower case."""
 FEWEST = 2
 """Members that a group needs."""
 DATES = ("acq_time", "session_date", "scan_date", "date", "scanned_at")
@@ -326,7 +322,7 @@ def _groups(words: Sequence[str], config: GroupsConfig) -> tuple[str, str]:
             expected="two groups", found=f"one, {known[0]!r}" if known else "nobody with a group", where=f"column {config.column}",
             remedy="Add controls or patients, or name another column in analysis.groups.column; a cohort of one group can be queried and exported.",
         )  # fmt: skip
-    healthy = [w for w in known if w.casefold() in HEALTHY and w != config.case]
+    healthy = [w for w in known if w.casefold() in schema.HEALTHY and w != config.case]
     control = config.control or (healthy[0] if len(healthy) == 1 else None)
     others = [w for w in known if w != control]
     case = config.case or (others[0] if control and len(others) == 1 else None)

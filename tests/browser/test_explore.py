@@ -1,0 +1,120 @@
+"""The explorer as a person meets it: every number on the page is that of the store."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cohort_engine.query.frame import run_query
+from cohort_engine.reduce.cohort import tabulate
+from cohort_engine.store.maintenance import finalise
+from cohort_engine.template.parametric import parametric_cord
+from cohort_engine.testing import simulate_store
+
+pytest.importorskip("panel", reason="panel is not installed")
+CELL = "mtr tract='white matter' level=C4"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Forty people at three scanners."""
+    url = str(tmp_path_factory.mktemp("explore") / "study.zarr")
+    simulate_store(url, 40, parametric_cord(spacing=1.0, top="C2", bottom="C6"), seed=3, shape=True, scores=True)
+    tabulate(url)
+    finalise(url)
+    return url
+
+
+@pytest.fixture(scope="module")
+def address(store: str) -> Iterator[str]:
+    """Where the command says that its page is."""
+    command = [sys.executable, "-m", "cohort_engine.cli", "explore", store, "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        assert process.returncode == 0
+
+
+def opened(watched: Any, address: str, search: str = "") -> Any:
+    watched.page.goto(address + search)
+    watched.page.wait_for_selector("path.part")
+    return watched.page
+
+
+def counts(page: Any, text: str) -> str:
+    """What the page says of the people shown, once it says this."""
+    page.wait_for_function("text => document.body.innerText.includes(text) || deep(document.body).includes(text)", arg=text)
+    return text
+
+
+DEEP = """
+window.deep = (node) => {
+  let text = node.shadowRoot ? deep(node.shadowRoot) : "";
+  for (const child of node.childNodes) text += child.nodeType === 3 ? child.textContent : deep(child);
+  return text;
+};
+"""
+
+
+@pytest.fixture
+def page(watched: Any, address: str) -> Any:
+    watched.page.add_init_script(DEEP)
+    return opened(watched, address)
+
+
+def test_a_filter_changes_counts_to_those_of_the_store(page: Any, store: str, pictures: Path) -> None:
+    counts(page, "40 of 40 sessions")
+    page.locator("span", has_text="site2").first.click()
+    frame = run_query(store, f"{CELL} site=site2")
+    counts(page, f"{len(frame)} of 40 sessions")
+    for group, values in frame.groupby("group")["value"]:
+        counts(page, f"{group}: {values.notna().sum()} with a value")
+    assert "site%3Dsite2" in page.url
+    page.screenshot(path=pictures / "filtered.png", full_page=True)
+
+
+def test_a_click_on_the_cord_and_the_keyboard_select_a_region(page: Any) -> None:
+    page.locator("path.part[data-name='WM left lateral corticospinal tract']").click()
+    page.wait_for_url("**left+lateral+corticospinal+tract**")
+    counts(page, "tract='WM left lateral corticospinal tract'")
+    page.locator("path.part[data-name='WM right rubrospinal tract']").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**right+rubrospinal+tract**")
+    assert page.locator("path.part[aria-selected=true]").get_attribute("data-name") == "WM right rubrospinal tract"
+
+
+def test_an_address_restores_what_was_on_the_screen(watched: Any, address: str, store: str) -> None:
+    watched.page.add_init_script(DEEP)
+    page = opened(watched, address, "?q=mtr+tract%3D%27dorsal+columns%27+level%3DC3+age%3D40%3A60&split=site&score=mjoa")
+    shown = run_query(store, "mtr tract='dorsal columns' level=C3 age=40:60")
+    counts(page, f"{len(shown)} of 40 sessions")
+    for site, values in shown.groupby("site")["value"]:
+        counts(page, f"{site}: {values.notna().sum()} with a value")
+    counts(page, "tract='dorsal columns' level=C3 age=40:60")
+
+
+def test_an_address_that_asks_for_nothing_there_is_told(watched: Any, address: str) -> None:
+    watched.page.add_init_script(DEEP)
+    page = opened(watched, address, "?q=mtr+tract%3D%27no+such+tract%27+level%3DC3")
+    counts(page, "no such tract")
+    counts(page, "40 of 40 sessions")
+
+
+def test_the_file_is_what_the_store_holds(page: Any, store: str) -> None:
+    with page.expect_download() as waiting:
+        page.get_by_text("Table as CSV").click()
+    table = pd.read_csv(io.BytesIO(Path(waiting.value.path()).read_bytes()))
+    expected = run_query(store, CELL)
+    assert table["participant_id"].tolist() == expected["participant_id"].tolist()
+    assert np.allclose(table["value"], expected["value"], rtol=1e-6)
