@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,9 @@ def seen(explored: Explored, text: str, **more: str | int | None) -> View:
     return explored.checked(replace(explored.start(), query=parse_query(text), **more))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["mtr tract='dorsal columns' level=C4", "mtr tract='white matter' level=C4:C5", "area level=C5", "mtr level=C4 sex=F"])
+@pytest.mark.parametrize(
+    "text", ["mtr tract='dorsal columns' level=C4", "mtr tract='gray matter' level=C4:C5", "area level=C5", "mtr sex=F"]
+)
 def test_values_are_those_of_a_query(explored: Explored, text: str) -> None:
     view = seen(explored, text)
     picked = explored.pick(view)
