@@ -29,7 +29,7 @@ def seen(explored: Explored, text: str, **more: str | int | None) -> View:
 
 
 @pytest.mark.parametrize(
-    "text", ["mtr tract='dorsal columns' level=C4", "mtr tract='gray matter' level=C4:C5", "area level=C5", "mtr sex=F"]
+    "text", ["mtr tract='white matter' level=C4", "mtr tract='dorsal columns' level=C4:C5", "area level=C5", "mtr level=C4 sex=F"]
 )
 def test_values_are_those_of_a_query(explored: Explored, text: str) -> None:
     view = seen(explored, text)
