@@ -21,6 +21,7 @@ from bokeh.models import (
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
+from cohort_engine import schema
 from cohort_engine.explore.numbers import FloatArray, Groups, Picked, Profiles, Relation, Separation
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555")
@@ -167,7 +168,7 @@ class Heat:
         self.figure.rect("level", "tract", 1, 1, source=self.here, fill_alpha=0, line_color=MARKED, line_width=2)
         self.figure.yaxis.major_label_text_font_size = "8pt"
         self.figure.add_layout(ColorBar(color_mapper=self.mapper, ticker=BasicTicker(), width=10), "right")
-        self.figure.add_tools(HoverTool(tooltips=[("region", "@tract"), ("level", "@level"), ("value", "@value{0.00}")], renderers=[cells]))
+        self.figure.add_tools(HoverTool(tooltips=[(schema.REGION, "@tract"), ("level", "@level"), ("value", "@value{0.00}")], renderers=[cells]))
         self.chosen = chosen
         self.figure.on_event(Tap, self._tapped)
 
