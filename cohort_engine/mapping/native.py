@@ -11,6 +11,7 @@ from scipy import ndimage, sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import GeometryError
+from cohort_engine.mapping.displaced import displaced_weights
 from cohort_engine.mapping.fractions import atlas_columns, native_fractions, scatter
 from cohort_engine.mapping.inverse import invert
 from cohort_engine.mapping.rim import RIM, with_rim
@@ -30,7 +31,7 @@ class WarpedAtlas:
     ----------
     voxel : (n,) int64
         Flat C-order index into the image.
-    weights : (label, n) float64, 0 to 1
+    weights : (label, n) float64, 0 to 1; of displaced images a little more or less
     level : (n,) int
         Vertebral level of the voxel's slice, 0 outside the levels: a level takes whole slices, by the middle of the cord in each.
     reach : (2, template level, label) float64
@@ -43,7 +44,7 @@ class WarpedAtlas:
     reach: FloatArray
 
     def filled(self) -> WarpedAtlas:
-        """Leave out voxels that labels do not fill to `WHOLE`.
+        """Leave out voxels that labels do not fill to `WHOLE`, or in which the edge of what lies beyond them rings.
 
         Examples
         --------
@@ -51,12 +52,13 @@ class WarpedAtlas:
         >>> atlas.filled().voxel.tolist()
         [4]
         """
-        kept = self.weights.sum(axis=0) >= WHOLE
+        kept = np.abs(self.weights.sum(axis=0) - 1) <= 1 - WHOLE
         return replace(self, voxel=self.voxel[kept], weights=self.weights[:, kept], level=self.level[kept])
 
 
 def native_atlas(
-    positions: FloatArray, template: Template, affine: FloatArray, shape: tuple[int, int, int], *, how: str = schema.INTEGRAL, rim: float = RIM
+    positions: FloatArray, template: Template, affine: FloatArray, shape: tuple[int, int, int], *, how: str = schema.INTEGRAL, rim: float = RIM,
+    shifts: FloatArray | None = None,
 ) -> WarpedAtlas:  # fmt: skip
     """Bring the atlas of a template into an image.
 
@@ -73,6 +75,9 @@ def native_atlas(
         `schema.INTEGRAL`: mean of the template's weights over the extent of each voxel. `schema.INTERPOLATE`: the weight at its centre, SCT's way.
     rim : float
         How far tissue reaches beyond the borders of mask and atlas (`mapping.rim`), mm; SCT's way does not know of it.
+    shifts : (t, z, 2) array, optional
+        Of an image that was put together of displaced ones (`mapping.displaced`), mm: its weights are blurred as it is. SCT's way does not know
+        of it.
 
     Returns
     -------
@@ -85,6 +90,9 @@ def native_atlas(
     """
     level, held = image_levels(positions, template, affine, shape)
     fitted = TemplateMap(dense_positions(positions, template), {})
+    if how == schema.INTEGRAL and shifts is not None:
+        voxel, weights = displaced_weights(with_rim(fitted, template, rim), template, affine, shape, shifts)
+        return WarpedAtlas(voxel, weights, level[voxel % shape[2]], held)
     if how == schema.INTEGRAL:
         fractions = native_fractions(with_rim(fitted, template, rim), template, affine, shape, columns=atlas_columns(template))
     else:

@@ -151,6 +151,15 @@ def motion_arrays(gradients: Gradients, series: Volume, found: Corrected | None 
     return {schema.MOTION_SPECS[name].path: value for name, value in values.items()}
 
 
+def displaced(inputs: StageInput) -> Array | None:
+    """How far each slice of each volume of the series lay aside (t, z, 2), mm, NaN where it was lost; None where it was not corrected here."""
+    if schema.DWI_MOCO not in inputs.made:
+        return None
+    shifts, flags = (inputs.load(schema.MOTION_SPECS[name].path) for name in (schema.MOTION_SHIFT, schema.MOTION_FLAG))
+    found = np.where((flags & schema.LOST)[..., None] > 0, np.nan, shifts)
+    return found if np.isfinite(found).any() else None
+
+
 def tell(found: Corrected) -> None:
     """Say which slices of which volumes were lost, for the record of the subject."""
     beyond = "beyond the range that is searched"

@@ -45,12 +45,15 @@ class MetricImage:
     se : (x, y, z) array, optional
         Standard error of each voxel, in the unit of the metric; used of a metric with `schema.Metric.error`. A voxel without one (NaN, or below 0) is
         not known well enough to be used: its value is taken for NaN as well.
+    shifts : (t, z, 2) array, optional
+        Of an image that was put together of displaced ones, see `mapping.displaced`, mm.
     """
 
     volume: Volume
     quality: Mapping[str, float] = field(default_factory=dict)
     signal: Array | None = None
     se: Array | None = None
+    shifts: Array | None = None
 
     @property
     def known(self) -> Array:
@@ -67,8 +70,8 @@ AtlasOf = Callable[[StageInput, str, MetricImage], "WarpedAtlas"]
 
 def metric_stages(
     config: Config, metric: schema.Metric, image: ImageOf, *, version: str, roles: tuple[str, ...], params: Mapping[str, Any] | None = None,
-    alternatives: tuple[tuple[str, ...], ...] = ((),), atlas: AtlasOf | None = None, atlas_roles: tuple[str, ...] = (),
-    memory: float = SAMPLE_MEMORY, section: str = "", timeout: float | None = None,
+    alternatives: tuple[tuple[str, ...], ...] = ((),), optional: tuple[str, ...] = (), atlas: AtlasOf | None = None,
+    atlas_roles: tuple[str, ...] = (), memory: float = SAMPLE_MEMORY, section: str = "", timeout: float | None = None,
 ) -> Iterator[Stage]:  # fmt: skip
     """Yield the stages of a metric: its map and, where the study file asks for native space, its native tables.
 
@@ -80,7 +83,7 @@ def metric_stages(
         Makes the metric in the image's own space.
     version : str
         Of `image`.
-    roles, alternatives, params, memory, section, timeout
+    roles, alternatives, optional, params, memory, section, timeout
         As in `Stage`.
     atlas : callable of (`StageInput`, contrast, `MetricImage`) to `WarpedAtlas`, optional
         The atlas in that space; by default through the template map.
@@ -90,7 +93,7 @@ def metric_stages(
     reduce = config.stages.reduce
     own = Stage(
         name=metric.name, version=version, run=partial(run_metric, metric=metric, image=image), params=dict(params or {}), roles=roles,
-        alternatives=alternatives, needs=(schema.fit_stage(metric.contrast),), memory=memory, section=section or metric.name,
+        alternatives=alternatives, optional=optional, needs=(schema.fit_stage(metric.contrast),), memory=memory, section=section or metric.name,
         writes=(metric.map, *((metric.error_map,) if metric.error else ()), *_quality(metric).values()),
     )  # fmt: skip
     own = own if timeout is None else replace(own, timeout=timeout)
@@ -173,7 +176,8 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
 
     shape, how = image.volume.data.shape, inputs.params["reduce.native"]
     way = schema.INTEGRAL if how == schema.SIGNAL else how
-    atlas = native_atlas(inputs.load(schema.fit_spec(contrast).path), inputs.template, image.volume.affine, shape, how=way)
+    fit = inputs.load(schema.fit_spec(contrast).path)
+    atlas = native_atlas(fit, inputs.template, image.volume.affine, shape, how=way, shifts=image.shifts)
     if image.signal is None or how != schema.SIGNAL:
         return atlas
     signal = image.signal.reshape(-1)[atlas.voxel].astype(np.float64)

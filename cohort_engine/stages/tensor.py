@@ -14,7 +14,7 @@ from cohort_engine import schema
 from cohort_engine.config import Config, Section
 from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
-from cohort_engine.stages.dwi import SERIES_MEMORY, WITH_GRADIENTS, gradients_for
+from cohort_engine.stages.dwi import SERIES_MEMORY, WITH_GRADIENTS, displaced, gradients_for
 from cohort_engine.stages.metric import MetricImage, fitted_atlas, metric_quality, metric_stages
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
         with np.errstate(invalid="ignore"):
             signal = np.sqrt(tensor.data[..., CHANNELS.index("s0")] * weighted.data)
     told = np.isfinite(se).any()  # as many volumes as unknowns tell no error
-    return MetricImage(frame.with_data(values), metric_quality(values, cord), signal, se if told else None)
+    return MetricImage(frame.with_data(values), metric_quality(values, cord), signal, se if told else None, displaced(inputs))
 
 
 def filled_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
@@ -108,8 +108,8 @@ def tensor_stages(config: Config) -> Iterable[Stage]:
     for metric in METRICS.values():
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(channel_image, metric=metric), version="2", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
-                atlas=filled_atlas, params={"mask_unreliable": chosen.mask_unreliable}, section="tensor",
+                config, metric, partial(channel_image, metric=metric), version="3", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
+                optional=(schema.DWI_MOCO,), atlas=filled_atlas, params={"mask_unreliable": chosen.mask_unreliable}, section="tensor",
             )  # fmt: skip
 
 
@@ -128,9 +128,10 @@ def tensor_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
     )
     if tensor["mask_unreliable"]:
         text += " Voxels were left out where the residual lay far above the others, the signal at the noise floor, or eigenvalues beyond any tissue."
-    reduce = science["stages"]["reduce"]
+    reduce, moved = science["stages"]["reduce"], bool(science["stages"]["dwi"]["moco"])
     if schema.SPACE_NATIVE in reduce["spaces"] and reduce["native"] != schema.INTERPOLATE:
-        text += " In native space, voxels at the atlas' border that its labels do not fill were left out"
+        text += " In native space, the atlas was blurred as motion correction had blurred the series, by the displacements of each slice" * moved
+        text += ("; " if moved else " In native space, ") + "voxels at the atlas' border that its labels do not fill were left out"
         slopes = [m.label for m in METRICS.values() if m.name in metrics and m.name != schema.FA]
         shared = f", and {', '.join(slopes)} weighed the tissues of a voxel by their signal half way to full diffusion weighting" if slopes else ""
         text += f"{shared if reduce['native'] == schema.SIGNAL else ''}."

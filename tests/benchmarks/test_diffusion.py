@@ -20,7 +20,6 @@ from scipy.stats import ttest_ind
 
 from cohort_engine import schema
 from cohort_engine.io.gradients import gradients_of
-from cohort_engine.io.volume import Volume
 from cohort_engine.mapping.native import native_atlas
 from cohort_engine.phantom.diffusion import DwiScan, make_dwi
 from cohort_engine.phantom.epi import DwiImperfection
@@ -163,13 +162,15 @@ def target_map(scan: DwiScan, found: Corrected) -> NDArray[np.float64]:
     return np.asarray(scan.truth.template_map + moved @ (grid.affine[:3, :2] / grid.spacing[:2]).T)
 
 
-def tracts(template: Template, scan: DwiScan, series: Volume, positions: NDArray[Any], number: int) -> list[Tract]:
-    """FA and MD of every tract by `map` at its true place, of each level and of all together."""
+def tracts(template: Template, scan: DwiScan, found: Corrected | None, number: int) -> list[Tract]:
+    """FA and MD of every tract by `map` at its true place, of each level and of all together; of the series as it is, or corrected."""
     from cohort_engine.phantom.tissue import regional_truth
     from cohort_engine.template.levels import LevelRange
 
+    series, positions = (scan.series, scan.truth.template_map) if found is None else (found.series, target_map(scan, found))
+    shifts = None if found is None else np.where((found.motion.flags & schema.LOST)[..., None] > 0, np.nan, found.motion.shifts)
     tensor, _ = tensor_image(series, gradients_of(scan.bval, scan.bvec, scan.series), scan.truth.mask, reliable=True)
-    atlas = native_atlas(positions, template, tensor.affine, tensor.data.shape[:3]).filled()  # as the stages of the metrics do
+    atlas = native_atlas(positions, template, tensor.affine, tensor.data.shape[:3], shifts=shifts).filled()  # as the stages of the metrics do
     channel = dict(zip(CHANNELS, tensor.data.reshape(-1, len(CHANNELS))[atlas.voxel].T.astype(float), strict=True))
     clusters, regions = tuple(template.atlas.clusters.values()), [r.members for r in template.atlas.regions]
     between = channel["s0"] * np.exp(-scan.bvals.max() / 2000 * channel["md"])  # what a voxel shows half way to full weighting
@@ -221,8 +222,7 @@ def test_tracts_have_their_fa_and_md(benchmark: Any, template: Template) -> None
             for number in range(COUNT):
                 scan = make_dwi(template, group="HC", number=number, seed=SEED, protocol=protocol, imperfection=spoilt)
                 found = None if spoilt.drift == 0 else corrected(scan)
-                series, places = (scan.series, scan.truth.template_map) if found is None else (found.series, target_map(scan, found))
-                parts.append(pd.DataFrame(tracts(template, scan, series, places, number)).assign(case=name))
+                parts.append(pd.DataFrame(tracts(template, scan, found, number)).assign(case=name))
         return pd.concat(parts, ignore_index=True)
 
     cells = benchmark.pedantic(run, rounds=1, iterations=1)

@@ -229,7 +229,7 @@ def deviation(y: FloatArray, target: FloatArray, centre: FloatArray) -> FloatArr
     """
     n = target.sum(axis=1)
     square = (target * (y - centre[:, None]) ** 2).sum(axis=1)
-    return np.asarray(np.sqrt(np.divide(square, n, out=absent(target), where=n > 0)))
+    return np.asarray(np.sqrt(np.maximum(np.divide(square, n, out=absent(target), where=n > 0), 0)))
 
 
 def absent(target: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.report.references import number
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of, to_make
-from cohort_engine.stages.dwi import dwi_methods, gradients_for, motion_arrays, phase_axis, raw_gradients, reverse_of, tell
+from cohort_engine.stages.dwi import displaced, dwi_methods, gradients_for, motion_arrays, phase_axis, raw_gradients, reverse_of, tell
 from cohort_engine.stages.tensor import METRICS, channel_image, tensor_methods
 
 CONFIG = parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"metrics": ["fa", "md"], "dwi": {"moco": False}}})
@@ -132,6 +133,20 @@ def test_a_series_that_is_not_to_be_corrected_is_passed_on(make):
     assert np.isnan(found["motion/dwi_shift"]).all()
     assert found["motion/dwi_flag"].tolist() == [[0] * 3] * 7
     assert found["motion/dwi_b"].tolist() == [0.0, *[800.0] * 6]
+
+
+def test_displacements_are_known_of_series_that_were_corrected_here(make):
+    shifts = np.arange(28, dtype=np.float32).reshape(7, 2, 2)
+    flags = np.zeros((7, 2), np.int8)
+    flags[1, 0], flags[2, 1], flags[3, 1], flags[4] = schema.DROPPED, schema.LIMIT, schema.MOVED, -1  # the last: behind the end
+    stored = {"motion/dwi_shift": shifts, "motion/dwi_flag": flags}
+    inputs = make("fa", {"dwi_moco": signals()}, load=stored.__getitem__)
+    assert displaced(inputs) is None  # the study's own
+    found = displaced(replace(inputs, made=frozenset({schema.DWI_MOCO})))
+    assert np.argwhere(np.isnan(found[..., 0])).tolist() == [[1, 0], [2, 1], [4, 0], [4, 1]]
+    np.testing.assert_array_equal(found[[0, 3]], shifts[[0, 3]])
+    stored["motion/dwi_shift"] = np.full_like(shifts, np.nan)  # motion was left as it is
+    assert displaced(replace(inputs, made=frozenset({schema.DWI_MOCO}))) is None
 
 
 def test_the_mean_is_that_of_weighted_volumes_over_what_is_there(make):
