@@ -88,18 +88,18 @@ def train_quality(
 
 # --- regions in the cord ------------------------------------------------------------------------------------------------
 Slices = Annotated[Path, typer.Option("--data", help="Slices with drawn regions (npz).", metavar="SLICES.npz")]
-Study = Annotated[str, typer.Option("--data", help="Slices with drawn regions (npz), or BIDS folder with manual masks.", metavar="SLICES")]
+Study = Annotated[str, typer.Option("--data", help="Slices with drawn regions (npz), or BIDS folder or store with manual masks.", metavar="SLICES")]
 
 
 @train_command("rois")
-def train_rois(config: TrainingFile, data: Study, out: RunFolder = Path("runs/rois")) -> None:
+def train_rois(config: TrainingFile, data: Study, out: RunFolder = Path("runs/rois"), template_path: TemplatePath = None) -> None:
     """Train a network that draws the eight regions of a slice, on slices with drawn regions; again = continue."""
     from cohort_engine.rois.config import load_training, split
     from cohort_engine.rois.train import train_rois as run
     from cohort_engine.single.roi_slices import load_slices
 
     settings = load_training(config)
-    slices = load_slices(data, images=settings.input.images)
+    slices = load_slices(data, images=settings.input.images, template_path=template_path)
     train, valid, held_out = split(slices, by=settings.split, fractions=settings.fractions, seed=settings.seed)
     say(f" {len(train)} slices, validation {len(valid)}, held out {len(held_out)}", head="training")
     _trained({"rois": run(settings, slices.at(train), slices.at(valid), out, say=_figures)})

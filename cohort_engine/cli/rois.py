@@ -21,13 +21,14 @@ evaluate_command = partial(evaluate_app.command, cls=Command)
 
 @evaluate_command("rois")
 def evaluate_rois(
-    data: Annotated[str, typer.Option("--data", help="Slices (npz), or BIDS folder with manual masks.", metavar="SLICES")],
+    data: Annotated[str, typer.Option("--data", help="Slices (npz), or BIDS folder or store with manual masks.", metavar="SLICES")],
     run: Annotated[Path | None, typer.Argument(help="Weights, or folder of a training; by default the packaged network.", metavar="RUN")] = None,
     against: Annotated[list[Path] | None, typer.Option("--against", help="Another training to compare with; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option("--results", help="results.jsonl of a sweep, to be shown beside.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page, tables and figures.")] = Path("rois"),
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of the intervals over patients.")] = 0,
+    template_path: TemplatePath = None,
 ) -> None:
     """Judge networks of the eight regions slice by slice: Dice, recall, precision, outliers, error of FA, sides; with a page to look at."""
     from cohort_engine.report.roi_page import PAGE
@@ -36,7 +37,7 @@ def evaluate_rois(
 
     first = {PACKAGED: None} if run is None else {}
     runs = name_runs([part for part in (run, *(against or [])) if part is not None])
-    found = evaluate({**first, **runs}, data, out, results=results, device=device, seed=seed, say=say)
+    found = evaluate({**first, **runs}, data, out, results=results, device=device, seed=seed, template_path=template_path, say=say)
     _show(found)
     say(f" {out / PAGE}", head="Page")
 

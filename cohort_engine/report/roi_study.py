@@ -23,7 +23,7 @@ PACKAGED: Final = "the packaged network"
 def evaluate_rois(
     runs: Mapping[str, str | Path | None], data: RoiSlices | str | Path, out: str | Path, *, results: pd.DataFrame | str | Path | None = None,
     device: str = "auto", seed: int = 0, notes: Sequence[str] = (), provenance: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] | None = None,
+    template_path: str | Path | None = None, say: Callable[[str], None] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Judge networks on slices that they were not trained on, and write tables, figures and the page.
 
@@ -32,7 +32,7 @@ def evaluate_rois(
     runs : mapping of name to path
         Weights (a file, or the folder of a training); None: those of the package. The first is looked at closely, and compared with each other one.
     data : RoiSlices or path
-        Slices, a file of them, or a BIDS dataset with manual masks (`single.roi_slices.load_slices`).
+        Slices, a file of them, or a BIDS dataset or store with manual masks (`single.roi_slices.load_slices`).
     out : path
         Folder, see `roi_page.write_evaluation`.
     results : DataFrame or path, optional
@@ -42,6 +42,8 @@ def evaluate_rois(
         Of intervals over patients.
     notes, provenance
         What a reader must know besides.
+    template_path : path, optional
+        Where the template of a store lies, if not in the package.
     say : callable, optional
         Told which network is at work.
 
@@ -63,7 +65,7 @@ def evaluate_rois(
     if not isinstance(data, RoiSlices):
         seen = [image for net in nets.values() for image in net.config.input.images]
         images = tuple(dict.fromkeys([schema.B0_IMAGE, schema.FA, *seen]))
-    slices = data if isinstance(data, RoiSlices) else load_slices(data, images=images)
+    slices = data if isinstance(data, RoiSlices) else load_slices(data, images=images, template_path=template_path)
     found = {}
     for name, net in nets.items():
         if say is not None:

@@ -1,4 +1,4 @@
-"""Slices with drawn regions of a study: diffusion maps and manual masks of a BIDS dataset, or a file of slices."""
+"""Slices with drawn regions of a study: diffusion maps and manual masks of a BIDS dataset, what a store keeps of them, or a file of slices."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.errors import GeometryError, InputError, MissingInputError, warn
+from cohort_engine.errors import GeometryError, InputError, MissingInputError, unknown_name, warn
 from cohort_engine.io.grids import require_grid
 from cohort_engine.io.label_folder import INFO, read_atlas
 from cohort_engine.io.names import natural, without_ending
 from cohort_engine.io.roi_masks import read_drawn
 from cohort_engine.io.tree import Tree, place
-from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume
+from cohort_engine.io.volume import Volume, decode_series, on_voxels_of, read_mask, read_raw, read_volume
+from cohort_engine.mapping.native import native_shares
+from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.rois.config import PRIOR
+from cohort_engine.rois.cores import parts_of
 from cohort_engine.rois.slices import RoiSlices
 from cohort_engine.single.rois import shares_of
+from cohort_engine.store import layout
+from cohort_engine.store.people import IN_STUDY, subjects
+from cohort_engine.store.records import made_url
+from cohort_engine.store.writer import read_subject
+from cohort_engine.template.base import Template
 
 CORD, DRAWN = "cord", "drawn"
 ATLAS: Final = f"label/atlas/{INFO}"
@@ -36,13 +44,103 @@ WORDS: Final[Mapping[str, str]] = {
 _SCAN = re.compile(r"(?!(desc|param|label|model)-)[a-z]+-.*|dwi|dti")
 SPACING_TOLERANCE: Final = 0.01
 """Share by which pixel sizes of one study may differ."""
+HALF: Final = 0.5
 
 
-def load_slices(location: str | Path, *, images: Sequence[str] = (), view: str = "radiological") -> RoiSlices:
-    """Read slices with drawn regions: a file that `RoiSlices.save` wrote, or a BIDS dataset with manual masks (`slices_of_study`)."""
-    if Path(location).is_dir() or "://" in str(location):
-        return slices_of_study(location, images=images if set(images) - {PRIOR} else (schema.B0_IMAGE, schema.FA, *images), view=view)
-    return RoiSlices.load(location)
+def load_slices(
+    location: str | Path, *, images: Sequence[str] = (), view: str = "radiological", template_path: str | Path | None = None
+) -> RoiSlices:  # fmt: skip
+    """Read slices with drawn regions: a file that `RoiSlices.save` wrote, a BIDS dataset with manual masks, or the store of a cohort.
+
+    See `slices_of_study` and `slices_of_store`; `template_path` is where the store's template lies, if not in the package.
+    """
+    if not (Path(location).is_dir() or "://" in str(location)):
+        return RoiSlices.load(location)
+    images = images if set(images) - {PRIOR} else (schema.B0_IMAGE, schema.FA, *images)
+    if not is_store(str(location)):
+        return slices_of_study(location, images=images, view=view)
+    from cohort_engine.template import load_template
+
+    attributes = layout.store_attributes(str(location))
+    template = load_template(str(attributes[layout.TEMPLATE_NAME]), path=template_path)
+    template.check_digest(str(attributes[layout.TEMPLATE_DIGEST]), where="template of the store")
+    return slices_of_store(str(location), template, images=images)
+
+
+def is_store(location: str) -> bool:
+    """Tell whether a folder or URL is the store of a cohort, by its name or what lies in it."""
+    return location.rstrip("/").endswith(".zarr") or (Path(location) / "zarr.json").is_file()
+
+
+def slices_of_store(url: str, template: Template, *, images: Sequence[str] = (schema.B0_IMAGE, schema.FA)) -> RoiSlices:
+    """Gather the slices of a cohort in which people drew regions, from what its store keeps: tensors, template maps and the regions.
+
+    Parameters
+    ----------
+    url : path or URL
+        Store that was built with the stage `rois`.
+    template : Template
+        That of the store.
+    images : sequence of str
+        `schema.FA`, `schema.MD`, ...; `schema.B0_IMAGE` is the tensor's S0; `rois.config.PRIOR` is never left out.
+
+    Returns
+    -------
+    RoiSlices
+        Patients numbered in the order of the store, sessions of one together. The cord is where the template's parts have half of a pixel or more.
+
+    Raises
+    ------
+    StoreError, StorageError
+        No store, or a damaged one.
+    UnknownNameError
+        An image that a tensor does not have.
+    MissingInputError
+        Nobody drew regions; the tensor of a subject was taken away.
+    GeometryError
+        Pixels of several sizes.
+    """
+    names = {schema.B0_IMAGE: "s0"} | {name: name for name in (schema.FA, schema.MD, schema.AD, schema.RD)}
+    wanted = [name for name in images if name != PRIOR]
+    for name in wanted:
+        if name not in names:
+            raise unknown_name("image of a tensor", name, list(names), where="slices of a store")
+    parts: list[dict[str, Any]] = []
+    people: dict[str, int] = {}
+    for subject in subjects(url).to_dict("records"):
+        row, manual = int(subject["row"]), [code for code, source in schema.ROI_SOURCES.items() if source == schema.MANUAL_ROIS]
+        if subject["state"] != IN_STUDY or int(read_subject(url, row, schema.ROI_SPECS[schema.ROI_SOURCE].path)) not in manual:
+            continue
+        what = f"tensor of row {row}"
+        tensor = decode_series(read_raw(made_url(url, row, schema.DWI_TENSOR), what=what), what=what)
+        number, place = (read_subject(url, row, schema.ROI_SPECS[name].path) for name in (schema.ROI_NUMBER, schema.ROI_PLACE))
+        drawn = _on_grid(number, place, tensor)
+        positions = read_subject(url, row, schema.fit_spec(schema.DWI).path)
+        prior = native_shares(positions, template, parts_of(template), tensor.affine, tensor.grid.shape)
+        z = np.flatnonzero(drawn.any(axis=(0, 1, 2)))
+        maps = {name: np.moveaxis(tensor.data[..., CHANNELS.index(names[name])], 2, 0)[z].astype(np.float32) for name in wanted}
+        parts.append({
+            "images": maps, "drawn": np.moveaxis(drawn, 3, 0)[z], PRIOR: np.moveaxis(prior, 3, 0)[z], "position": z,
+            "cord": np.moveaxis(prior.sum(axis=0) >= HALF, 2, 0)[z], "spacing": tensor.grid.spacing[:2],
+            "patient": np.full(len(z), people.setdefault(str(subject[schema.PARTICIPANT]), len(people))),
+        })  # fmt: skip
+    if not parts:
+        raise MissingInputError(
+            expected="regions that people drew",
+            found="none",
+            where="store",
+            remedy="Build it from a study with manual masks, stages.rois.source set.",
+        )
+    return _joined(parts)
+
+
+def _on_grid(number: NDArray[Any], place: NDArray[Any], image: Volume) -> NDArray[np.bool_]:
+    """Masks (roi, x, y, z) on the voxels of an image, of a box of numbers and its affine (3, 4)."""
+    first = np.rint(np.linalg.solve(image.affine[:3, :3], place[:, 3] - image.affine[:3, 3])).astype(int)
+    where = np.argwhere(number > 0)
+    out = np.zeros((len(schema.ROIS), *image.grid.shape[:3]), bool)
+    out[(number[tuple(where.T)].astype(int) - 1, *(where + first).T)] = True
+    return out
 
 
 def slices_of_study(root: str | Path, *, images: Sequence[str] = (schema.B0_IMAGE, schema.FA), view: str = "radiological") -> RoiSlices:

@@ -11,17 +11,20 @@ import pytest
 
 from cohort_engine import schema
 from cohort_engine.config import Config, parse_config
-from cohort_engine.errors import CohortWarning, GeometryError, InputError, MissingInputError
+from cohort_engine.errors import CohortWarning, GeometryError, InputError, MissingInputError, UnknownNameError
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.frame import run_query
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.rois import train
+from cohort_engine.rois.cores import parts_of
+from cohort_engine.single.roi_slices import slices_of_store
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of, to_make
 from cohort_engine.stages.rois import rois_methods, run_rois
 from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.records import write_made
 from cohort_engine.store.verify import verify
 from cohort_engine.template.base import Template
 from cohort_engine.template.parametric import parametric_cord
@@ -185,6 +188,32 @@ def test_another_network_makes_another_key_and_no_path_is_kept(tmp_path):
         keys.append(next(s for s in stages_of(chosen) if s.name == "rois").recipe("t").hash)
         assert "own" not in str(chosen.science())
     assert len(set(keys)) == 2
+
+
+# --- to train networks on ------------------------------------------------------------------------------------------------
+def test_slices_of_a_store_are_those_that_people_drew_on(make, level, tmp_path):
+    """The first subject's regions are drawn by hand, where the second has the atlas."""
+    url = str(tmp_path / "store.zarr")
+    store = HandMadeStore.lay_out(config(url), level, pd.DataFrame({"participant_id": ["a", "b"]}), names=["fa", "rois", "fit_dwi"])
+    at = np.array(level.grid.shape) // 2
+    numbers = np.zeros(level.grid.shape, np.uint8)
+    numbers[at[0], at[1], 3], numbers[at[0] + 1, at[1], 5] = 2, 8
+    tensor = np.random.default_rng(1).random((*level.grid.shape, len(CHANNELS))).astype(np.float32)
+    for row, (files, source) in enumerate((({"dwi_rois": numbers}, "manual"), ({}, "atlas"))):
+        store.write(row, {**stage().run(make(files, template=level, source=source)), "fit/dwi": level.packing.xyz})
+        write_made(url, row, "dwi_tensor", Volume(tensor, level.grid.affine))
+    found = slices_of_store(url, level, images=("b0", "md"))
+    assert found.position.tolist() == [3, 5]
+    assert np.argwhere(found.drawn).tolist() == [[0, 1, at[0], at[1]], [1, 7, at[0] + 1, at[1]]]
+    for name, channel in (("b0", "s0"), ("md", "md")):
+        np.testing.assert_allclose(found.images[name][1], tensor[:, :, 5, CHANNELS.index(channel)], atol=1e-6)
+    assert found.prior is not None
+    assert found.prior[:, 0].sum() > 0
+    inside = np.zeros(level.grid.shape, bool)
+    inside[tuple(level.packing.ijk.T)] = parts_of(level).sum(axis=0) >= 0.5
+    assert np.mean(found.cord == inside[:, :, [3, 5]].transpose(2, 0, 1)) > 0.97
+    with pytest.raises(UnknownNameError, match="image of a tensor"):
+        slices_of_store(url, level, images=("t1",))
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------------
