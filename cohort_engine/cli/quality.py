@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import note, say
+from cohort_engine.cli.say import note, say, show
 from cohort_engine.cli.words import Store, command, is_study, store_of, study_of
+
+if TYPE_CHECKING:
+    from cohort_engine.config import Config
 
 
 @command()
@@ -16,13 +20,50 @@ def qc(
     store: Store,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pages; by default beside the store.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that draw.")] = 1,
+    ratings: Annotated[
+        list[str] | None, typer.Option("--ratings", help="Ratings to add: exclusions.yaml of another rater, or exclude.yml; may be repeated.")
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the pages from a server of this machine alone, which saves ratings.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the server; 0: any that is free.")] = 0,
 ) -> None:
-    """Draw the quality pages of a cohort: every subject's pictures and flags, and one page of all. Images are read where a study file names them."""
+    """Draw the quality pages of a cohort, to look through and rate. Images are read where a study file says where they are."""
+    from cohort_engine.io.exclusions import agreement
     from cohort_engine.qc.pages import write_pages
+    from cohort_engine.qc.ratings import merge_ratings
+    from cohort_engine.qc.serve import serve as run
 
-    config = study_of(store) if is_study(store) else None
-    made = write_pages(store_of(store), out, config=config, workers=workers, say=say)
+    url = store_of(store)
+    if ratings:
+        merged = merge_ratings(url, ratings)
+        say(f"{len(merged)} ratings")
+        if pairs := agreement(merged):
+            first, second, values, share, kappa = zip(*pairs, strict=True)
+            columns: dict[str, Any] = {"rater": first, "and": second, "values": values, "agree": share, "kappa": kappa}
+            show(columns, "Agreement of raters on whether a value is left out")
+    made = write_pages(url, out, config=study_of(store) if is_study(store) else None, workers=workers, say=say)
     for text, count in made.problems.items():
         note(f"pictures of {count} subjects: {text}")
-    say(f"{made.flagged} of {made.people} subjects are flagged; pictures of {made.drawn} were drawn")
+    if made.unknown:
+        note(f"ratings of people who are not in the store: {', '.join(made.unknown)}")
+    say(
+        f"{made.flagged} of {made.people} subjects are flagged, {made.left_out} are left out of a metric or more; pictures of {made.drawn} were drawn"
+    )
     say(f" {made.index}", head="Pages")
+    if serve:
+        run(url, made.index.parent, port=port, say=partial(say, head=""))
+
+
+def pages_of(config: Config, *, quiet: bool = False) -> None:
+    """Draw the quality pages of a build; whatever is wrong with them is a note, and the build stands."""
+    from cohort_engine.errors import CohortError, describe_error
+    from cohort_engine.qc.pages import write_pages
+
+    try:
+        made = write_pages(config.data.store, config=config, workers=config.compute.workers, say=None if quiet else say)
+    except CohortError as error:
+        note(f"no quality pages: {error}")
+    except Exception as error:  # pages never cost a build
+        kind, message, _ = describe_error(error)
+        note(f"no quality pages: {kind}: {message}")
+    else:
+        say(f" {made.index} ({made.flagged} of {made.people} subjects are flagged)", head="Quality")

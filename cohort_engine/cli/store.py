@@ -159,7 +159,12 @@ def withdraw(
         say("Nothing was changed.")
         raise typer.Exit(1)
     remaining = list(dict.fromkeys(line for row in rows for line in run(url, row)))
-    say(f"{len(rows)} rows of {url} are erased.")
+    from cohort_engine.qc.pages import remove_pages
+    from cohort_engine.qc.ratings import forget_ratings
+
+    gone = forget_ratings(url, [participant]) if session is None else 0
+    remove_pages(url, rows)
+    say(f"{len(rows)} rows of {url} are erased, with {gone} ratings and the pictures of the quality pages beside it; draw these again with qc.")
     say("", head="Still to be done by hand")
     for line in remaining:
         say(f"- {line}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cohort_engine.cli.quality import pages_of
 from cohort_engine.cli.say import note, say, show
 from cohort_engine.cli.words import (
     WORDS,
@@ -155,12 +156,22 @@ def plan(study: StudyFile, preset: Preset = None, cluster: Cluster = None) -> No
 
 
 @command()
-def build(context: typer.Context, study: StudyFile, preset: Preset = None, cluster: Cluster = None, quiet: Quiet = False) -> None:
-    """Build the cohort, or continue a build that was interrupted."""
+def build(
+    context: typer.Context,
+    study: StudyFile,
+    preset: Preset = None,
+    cluster: Cluster = None,
+    quiet: Quiet = False,
+    pages: Annotated[bool, typer.Option("--qc/--no-qc", help="Draw the quality pages when it is built.")] = True,
+) -> None:
+    """Build the cohort, or continue a build that was interrupted; and draw its quality pages."""
     from cohort_engine.engine.build import build as run
 
     config = study_of(study, preset=preset, cluster=cluster)
-    _finish(run(config, events=_screen(quiet), log=_log(context.obj, config.data.store)))
+    report = run(config, events=_screen(quiet), log=_log(context.obj, config.data.store))
+    if pages:
+        pages_of(config, quiet=quiet)
+    _finish(report)
 
 
 @command()

@@ -174,7 +174,7 @@ def read_exclusions(places: Iterable[str], *, optional: Iterable[str] = ()) -> l
             out += parse_exclusions(read_bytes(place, what=WHERE).decode("utf-8", "replace"))
         elif place in given:
             raise MissingInputError(
-                expected="a file of exclusions", found="nothing there", where="data.exclusions", remedy="Correct the name, or take it out."
+                expected="a file of exclusions", found="nothing there", where="--ratings", remedy="Correct the name, or take it out."
             )
     return out
 
@@ -217,12 +217,12 @@ def latest(ratings: Iterable[Rating]) -> list[Rating]:
 
 
 def verdict(ratings: Sequence[Rating]) -> str:
-    """Why a value is left out, by those who rated it; empty: it is not. Most raters decide, and it is left out where they are even.
+    """Say why a value is left out, in words that do not name who rated it; nothing where it is not. Most raters decide; where they are even it is.
 
     Examples
     --------
     >>> verdict([Rating("mtr", "a", reason="moved", rater="AB"), Rating("mtr", "a", rating="pass", rater="CD")])
-    'rated fail by AB: moved'
+    'rated fail: moved'
     >>> verdict([Rating("mtr", "a", rating="pass", rater=r) for r in "xy"] + [Rating("mtr", "a", rater="z")])
     ''
     """
@@ -234,7 +234,7 @@ def verdict(ratings: Sequence[Rating]) -> str:
 
 
 def _said(r: Rating) -> str:
-    return f"rated {r.rating}{f' by {r.rater}' if r.rater else ''}{f': {r.reason}' if r.reason else ''}"
+    return f"rated {r.rating}{f': {r.reason}' if r.reason else ''}"
 
 
 @dataclass(frozen=True, eq=False)

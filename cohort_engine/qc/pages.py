@@ -14,12 +14,13 @@ from typing import Any
 
 from cohort_engine.config import Config
 from cohort_engine.errors import CohortError, describe_error
-from cohort_engine.io.exclusions import PAGES, exclusions_url, read_exclusions
+from cohort_engine.io.exclusions import PAGES, Rating, exclusions_among, exclusions_url
 from cohort_engine.io.places import beside, local_path, storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.qc.group import Group, cut, look
 from cohort_engine.qc.group_page import IndexPage
 from cohort_engine.qc.panels import PANELS, Picture, encoded, picture_file
+from cohort_engine.qc.ratings import ratings_of
 from cohort_engine.qc.scene import Places, Scene, places_of, template_of
 from cohort_engine.qc.subject_page import SubjectPage
 from cohort_engine.report.page import fill, without_paths
@@ -67,6 +68,10 @@ class Pages:
     problems : dict of str to int
         What panels said, and of how many subjects.
     flagged, people : int
+    left_out : int
+        Subjects who are left out of a metric or more by ratings.
+    unknown : tuple of str
+        Subjects who are rated and not there.
     """
 
     index: Path
@@ -74,6 +79,8 @@ class Pages:
     problems: dict[str, int]
     flagged: int
     people: int
+    left_out: int = 0
+    unknown: tuple[str, ...] = ()
 
 
 def folder_of(url: str) -> Path:
@@ -126,15 +133,18 @@ def write_pages(
                 _write(folder / MANIFEST, _manifest(drawn))
         _sweep(folder, drawn)
         _write(folder / MANIFEST, _manifest(drawn))
-        _write_html(store, folder, group, drawn, why)
+        ratings = ratings_of(store)
+        _write_html(store, folder, group, drawn, why, ratings)
     problems: dict[str, int] = {}
     for found in drawn.values():
         for text in found.problems.values():
             problems[text] = problems.get(text, 0) + 1
-    return Pages(folder / INDEX, len(stale), problems, sum(map(bool, group.flags)), len(group))
+    rated = exclusions_among(ratings, group.people, group.sessions)
+    left_out = len({at for at, _ in rated.reasons})
+    return Pages(folder / INDEX, len(stale), problems, sum(map(bool, group.flags)), len(group), left_out, rated.unknown)
 
 
-def _write_html(store: str, folder: Path, group: Group, drawn: Mapping[int, Drawn], why: str) -> None:
+def _write_html(store: str, folder: Path, group: Group, drawn: Mapping[int, Drawn], why: str, ratings: Sequence[Rating]) -> None:
     """Write the page of the cohort and those of the subjects."""
     for at in range(len(group)):
         row = int(group.rows[at])
@@ -142,7 +152,7 @@ def _write_html(store: str, folder: Path, group: Group, drawn: Mapping[int, Draw
         _write(folder / SUBJECTS / f"{row:06d}.html", fill("subject.html", folder=HERE, page=page))
     shown = {row: [(p.panel, p.name, p.title) for p in d.pictures] for row, d in drawn.items()}
     place = exclusions_url(store)
-    whole = IndexPage(store, group, shown, why, read_exclusions((), optional=[place]), str(local_path(place) or place))
+    whole = IndexPage(store, group, shown, why, ratings, str(local_path(place) or place))
     _write(folder / INDEX, whole.render())
 
 

@@ -143,5 +143,12 @@ document.addEventListener("keydown", (e) => {
 });
 if (!D.flags.some((f) => f.length)) $("which").value = "all";
 choose(); listRatings();
+async function load() {
+  try {
+    for (const r of await (await fetch("ratings")).json()) { const k = key(r); if (!kept.has(k) || kept.get(k).date <= r.date) kept.set(k, r); }
+    choose(); listRatings();
+  } catch (error) { $("told").textContent = "The server does not answer: " + error.message; }
+}
+if (D.save) load();
 const wanted = /^#subject-(\d+)$/.exec(location.hash);
 if (wanted) { $("which").value = "all"; choose(); const n = shown.findIndex((i) => D.row[i] === +wanted[1]); if (n >= 0) { at = n; subject(); $("review").scrollIntoView(); } }

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
+from cohort_engine.io.exclusions import ALL
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.query import cells as kernel
 from cohort_engine.query.answer import IDENTITY
-from cohort_engine.query.cells import CELL, Cells, Names
+from cohort_engine.query.cells import CELL, Cells, LeftOut, Names
 from cohort_engine.query.choice import choose
 from cohort_engine.query.reader import AXES, NATIVE_PREFIX, CohortReader, groups_of, metrics_of, name_of, reading
 from cohort_engine.reduce.cohort import atlas_of
@@ -29,6 +30,8 @@ from cohort_engine.template.atlas import Atlas, Naming
 if TYPE_CHECKING:
     import pandas as pd
 
+EXCLUSIONS = "exclusions"
+"""Attribute of an opened cohort: whose values are left out by ratings, as JSON; the variables of profiles have none of theirs, maps have all."""
 SPACE = "space"
 """Attribute of an opened cohort: the space of its tables."""
 CURRENT = "current"
@@ -103,6 +106,7 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     """
     reader = CohortReader(url, space=space)
     everybody = reader.total == reader.subjects
+    unshaped = _unshaped(reader.left_out)
     data: dict[str, xr.Variable] = {schema.SUBJECT: xr.Variable(schema.SUBJECT, np.arange(reader.total), {"long_name": "row of the store"})}
     coords: dict[str, xr.Variable] = {schema.SUBJECT: data[schema.SUBJECT]}
     for group in groups_of(space)[:-1]:
@@ -117,6 +121,8 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
                 values = reader.with_waiting(path, variable.to_numpy(), np.arange(reader.total))
                 variable = xr.Variable(variable.dims, values, variable.attrs)  # of a ragged row perhaps longer
             name = f"{group}_{name}" if name in data or name in CELL else name
+            if unshaped and group in (schema.PROFILES, f"{schema.TABLES}/{schema.SHAPE}"):
+                variable = _without(variable, unshaped.get(stored, unshaped[schema.SHAPE]))
             data[name] = variable
             if group == schema.VOXELS or variable.dims == (name,) or name == schema.Z_LEVEL:
                 coords[name] = variable
@@ -133,8 +139,31 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     unions, clusters = reader.parts
     extra: dict[str, Any] = {layout.UNIONS: json.dumps(unions), layout.CLUSTERS: json.dumps(clusters), SPACE: space}
     extra |= {k: np.ravel(v).tolist() for k, v in reader.grid.items()}
+    extra |= {EXCLUSIONS: json.dumps([[row, metric, why] for (row, metric), why in reader.left_out.items()])} if reader.left_out else {}
     ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, {layout.MIXED: "", **reader.attributes, **extra})
     return ds if everybody else ds.isel({schema.SUBJECT: reader.rows})
+
+
+def _unshaped(left_out: LeftOut) -> dict[str, list[int]]:
+    """Rows whose measures of the cord are left out: all of them (`schema.SHAPE`), and those of single measures besides; {} where nobody's are."""
+    whole = [row for row, metric in left_out if metric in (ALL, schema.SHAPE)]
+    single: dict[str, list[int]] = {}
+    for row, metric in left_out:
+        if metric in schema.MEASURES:
+            single.setdefault(metric, [*whole]).append(row)
+    return {schema.SHAPE: whole, **single} if whole or single else {}
+
+
+def _without(variable: xr.Variable, rows: list[int]) -> xr.Variable:
+    """Take the values of these rows away, of a variable of numbers with a subject axis."""
+    if variable.dims[:1] != (schema.SUBJECT,) or variable.dtype.kind != "f":
+        return variable
+    keep = np.ones(variable.sizes[schema.SUBJECT], bool)
+    keep[rows] = False
+    import dask.array as da
+
+    mask = keep.reshape(-1, *[1] * (variable.ndim - 1))
+    return xr.Variable(variable.dims, da.where(mask, variable.data, variable.dtype.type(np.nan)), variable.attrs)
 
 
 def _variable(url: str, path: str, array: zarr.Array[Any], rows: int, block: int) -> xr.Variable:
@@ -173,6 +202,10 @@ class OpenedCohort:
     @property
     def rows(self) -> NDArray[np.intp]:
         return np.asarray(self.ds[schema.SUBJECT].to_numpy(), np.intp)
+
+    @property
+    def left_out(self) -> LeftOut:
+        return {(int(row), str(metric)): str(why) for row, metric, why in json.loads(str(self.ds.attrs.get(EXCLUSIONS, "[]")))}
 
     @property
     def columns(self) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import ConfigError, unknown_name
 from cohort_engine.quality import vocabulary
-from cohort_engine.query.cells import CELL, Cells, Source, ask
+from cohort_engine.query.cells import CELL, Cells, Source, ask, left_out_of
 from cohort_engine.query.choice import choose
 from cohort_engine.query.question import BY, KEYS, WHERE, Query, number, unknown_column
 
@@ -32,10 +32,6 @@ class Cohort(Source, Protocol):
 
     def column(self, name: str) -> NDArray[Any]:
         """Values of a column: float64 with NaN, or text with ``""``."""
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """Rows of the store."""
 
     def select(self, at: NDArray[np.intp]) -> Cohort:
         """Narrow the cohort to some of its people, by position."""
@@ -107,7 +103,16 @@ def notes(cohort: Cohort, cells: Cells) -> tuple[str, ...]:
         f"{len(rows)} subjects have no value here because their native values are not those of the settings asked for: rows "
         f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
     )
-    return tuple(filter(None, (mixed, stale if rows else "", str(cells.about.get("why", "")), doubtful(cohort), dependent(cohort, cells))))
+    told = (mixed, stale if rows else "", str(cells.about.get("why", "")), left_out(cohort, cells), doubtful(cohort), dependent(cohort, cells))
+    return tuple(filter(None, told))
+
+
+def left_out(cohort: Cohort, cells: Cells) -> str:
+    """Say whose values are left out by ratings, and why; nothing where nobody's are."""
+    found = left_out_of(cohort, str(cells.about.get("metric") or cells.about.get("measure")))
+    said = [f"{cohort.rows[i]} ({why})" for i, why in list(found.items())[:LISTED]]
+    more = " ..." if len(found) > LISTED else ""
+    return f"{len(found)} subjects have no value here because people who looked left them out: rows {', '.join(said)}{more}" if said else ""
 
 
 def dependent(cohort: Cohort, cells: Cells) -> str:

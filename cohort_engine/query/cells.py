@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
+from cohort_engine.io.exclusions import ALL
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.choice import Choice, choose, is_summed, sums_path, table_path
 from cohort_engine.query.question import WHERE, Query
@@ -33,6 +34,8 @@ MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
 
 Names = str | Sequence[str]
+LeftOut = Mapping[tuple[int, str], str]
+"""(row of the store, metric) -> why it is left out; the metric may be `exclusions.ALL`, or `schema.SHAPE` for every measure of the cord."""
 
 
 class Source(Protocol):
@@ -48,6 +51,14 @@ class Source(Protocol):
     @property
     def subjects(self) -> int:
         """Length of the subject axis."""
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """Rows of the store."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Whose values people who looked have left out, and why."""
 
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -238,7 +249,28 @@ def table(
         parts.append(_of_masks(source, metric, here.estimator, ranges, masks, limit, wanted, there=there))
     order = np.argsort([i for kind in (False, True) for i, mask in enumerate(drawn) if (mask is not None) == kind], kind="stable")
     stale = np.unique(np.concatenate([stale for _, stale in parts]))
-    return Cells(*names, _side_by_side([cells for cells, _ in parts], order), about, stale)
+    return Cells(*names, _without(left_out_of(source, metric), _side_by_side([cells for cells, _ in parts], order)), about, stale)
+
+
+def left_out_of(source: Source, metric: str) -> dict[int, str]:
+    """Of whom a metric, or a measure of the cord, is left out: position among the people asked about -> why."""
+    names = (ALL, metric, *((schema.SHAPE,) if metric in schema.MEASURES else ()))
+    told = source.left_out
+    if not told:
+        return {}
+    found = {i: next((told[int(row), name] for name in names if (int(row), name) in told), "") for i, row in enumerate(source.rows)}
+    return {i: why for i, why in found.items() if why}
+
+
+def _without(people: Mapping[int, str], cells: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Take the values of people who are left out away; how much of a cell their images hold stays."""
+    if not people:
+        return dict(cells)
+    at, kept = list(people), (schema.N, schema.COVERAGE)
+    out = {name: values if name in kept else np.array(values, copy=True) for name, values in cells.items()}
+    for name in out.keys() - set(kept):
+        out[name][at] = np.nan
+    return out
 
 
 Found = tuple[dict[str, NDArray[Any]], NDArray[np.intp]]
@@ -478,7 +510,7 @@ def profile(source: Source, measure: str, levels: Names | None = None, *, min_co
     columns = [_pooled(values[:, np.isin(number, r.numbers)], limit) for r in ranges]
     cells = {name: np.stack([c[name] for c in columns], axis=1)[:, :, None] for name in columns[0]}
     about = {**source.about(path), "measure": measure, "min_coverage": limit}
-    return Cells(tuple(r.name for r in ranges), (CORD,), cells, about)
+    return Cells(tuple(r.name for r in ranges), (CORD,), _without(left_out_of(source, measure), cells), about)
 
 
 def _pooled(values: NDArray[np.float64], limit: float) -> dict[str, NDArray[Any]]:

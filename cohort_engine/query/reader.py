@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import unknown_name
+from cohort_engine.io.exclusions import NOBODY, Exclusions, exclusions_among, exclusions_url, read_exclusions
 from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.query.answer import IDENTITY
-from cohort_engine.query.cells import CELL, MEASURES, own_limit, own_weights
+from cohort_engine.query.cells import CELL, MEASURES, LeftOut, own_limit, own_weights
 from cohort_engine.store import layout
 from cohort_engine.store.tables import old_blocks, stored_digests, table_digest, way_of
 from cohort_engine.template.atlas import Atlas, Naming
@@ -221,6 +222,18 @@ class CohortReader:
         return values if self.closed else self.with_waiting(path, values, at, inner)
 
     # --- people ---
+    @cached_property
+    def exclusions(self) -> Exclusions:
+        """Ratings of the people of the store (by row) that lie beside its quality pages."""
+        ratings = read_exclusions((), optional=[exclusions_url(self.url)])
+        if not ratings:
+            return NOBODY
+        return exclusions_among(ratings, *([str(v) for v in self.whole_column(name)] for name in (schema.PARTICIPANT, schema.SESSION)))
+
+    @property
+    def left_out(self) -> LeftOut:
+        return self.exclusions.reasons
+
     @property
     def subjects(self) -> int:
         return len(self.rows)

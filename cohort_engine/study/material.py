@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -237,6 +238,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         for name in people.columns if (word := text_among_numbers(people.column(name)))
     ]  # fmt: skip
     notes += _adjusted(people, config)
+    notes += _rated(chosen, people)
     notes += _doubtful(chosen, people)
     quality = pd.DataFrame({n: chosen[n].to_numpy().astype(float) for n in quality_names(chosen)})
     z, z_level = (chosen[n].to_numpy() if n in chosen else np.empty(0) for n in (schema.Z, schema.Z_LEVEL))
@@ -459,6 +461,17 @@ def _without(people: People, names: Iterable[str], what: str) -> list[str]:
         return []
     said = [f"{who} (no {', no '.join(columns)})" for who, columns in lost.items()]
     return [f"{len(lost)} people {what}: {', '.join(said[:NAMED])}" + (f" and {len(said) - NAMED} more" if len(said) > NAMED else "")]
+
+
+def _rated(ds: xr.Dataset, people: People) -> list[str]:
+    """Say of which metrics people have no value since somebody who looked left it out, and why."""
+    source, found = ds.cohort.source, dict[str, list[str]]()
+    for metric in dict.fromkeys(metric for _, metric in source.left_out):
+        why = [source.left_out[int(row), metric] for row in people.table[schema.SUBJECT] if (int(row), metric) in source.left_out]
+        if why:
+            found[metric] = [f"{reason}, {n}" for reason, n in Counter(why).items()]
+    name = {schema.SHAPE: "the shape of the cord"}
+    return [f"{name.get(m) or schema.label_of(m)} is left out of some people: {'; '.join(why)}" for m, why in found.items()]
 
 
 def _doubtful(ds: xr.Dataset, people: People) -> list[str]:

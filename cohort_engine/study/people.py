@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.config import AnalysisConfig, GroupsConfig
 from cohort_engine.errors import InputError, unknown_name
+from cohort_engine.io.exclusions import ALL
 from cohort_engine.io.table import read_column
 
 WHERE = "analysis"
@@ -228,8 +229,8 @@ def subject_table(ds: xr.Dataset) -> pd.DataFrame:
 def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     """Find controls and cases, and say why the others are left out.
 
-    Left out are: people of no group or another one, those that the configuration names, those outside a limit of quality, and sessions of
-    a person after the first in time, since a person counts once.
+    Left out are: people of no group or another one, those that the configuration names, those that people who looked have left out of everything,
+    those outside a limit of quality, and sessions of a person after the first in time, since a person counts once.
 
     Parameters
     ----------
@@ -257,6 +258,7 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     reasons: dict[int, str] = {}
     _participants(table, config.exclude)
     limits = _limits(ds, config.quality)
+    rated = {i: why for i, row in enumerate(table[schema.SUBJECT]) if (why := ds.cohort.source.left_out.get((int(row), ALL)))}
     seen: set[str] = set()
     for i in in_time(table):
         participant, word = table[schema.PARTICIPANT].iloc[i], words[i]
@@ -265,6 +267,8 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
             reasons[i] = f"{column} is {word!r}" if word else f"no {column}"
         elif participant in config.exclude:
             reasons[i] = "excluded by the study file"
+        elif i in rated:
+            reasons[i] = rated[i]
         elif outside:
             reasons[i] = outside
         elif participant in seen:
