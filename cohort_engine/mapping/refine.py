@@ -18,25 +18,12 @@ from numpy.typing import NDArray
 from cohort_engine.mapping.fractions import tissue_maps
 from cohort_engine.mapping.inverse import invert, refine
 from cohort_engine.mapping.likelihood import FEWEST, Explained, around, explained, with_rest
+from cohort_engine.mapping.modes import ALONG, INNER, PRIOR, displacements, weight_of_inside
 from cohort_engine.mapping.rim import with_rim
 from cohort_engine.mapping.template_map import TemplateMap, area_change, template_depth
 from cohort_engine.template.base import Template
 from cohort_engine.template.packing import FloatArray, Grid
 
-PRIOR = {
-    "shift right": 0.06, "shift forward": 0.06, "turn": 0.03, "width": 0.015, "depth": 0.015, "shear": 0.015,
-    "triangle": 0.05, "triangle, turned": 0.05, "square": 0.05, "square, turned": 0.05,
-    "inside right": 0.10, "inside forward": 0.125, "inside turn": 0.03, "inside width": 0.04, "inside depth": 0.06,
-}  # fmt: skip
-"""Modes and the standard deviation of their amplitudes: mm, radians, or parts of 1; the bends in mm at the outline. Chosen on six simulated cords
-(seed 31): 1, 1/2 and 1/4 of those of the outline left tracts 0.50, 0.64 and 1.12 points off, as tissue ends outside the mask there as in real scans;
-1 and 2 times those of the inside left grey matter 0.072 and 0.092 mm off, tracts 0.50 points."""
-ALONG = 15.0
-"""Distance along the cord (mm) at which the correlation of amplitudes falls to 1/e."""
-INNER = tuple(PRIOR).index("inside right")
-"""Modes from here on move the inside against the outline as the first ones move the whole."""
-RIND = 2.0
-"""Depth below the outline (mm) from which on the inside moves as a whole; at the outline it does not move against it."""
 FINE, THICK = 0.45, 1.7
 """Distance (mm) of the points at which the template is looked up in a voxel, across and through the slice."""
 STEPS = 8
@@ -49,8 +36,6 @@ HEAVY = 8.0
 """Degrees of freedom of the residuals (Student's t): vessels, roots and lesions count less."""
 LEAST_AREA = 0.5
 """The refinement takes away no more than this part of any area inside the cord: amplitudes of a slice are scaled down until it does not."""
-FARTHEST = 1.3
-"""Radii from the middle at which the bends stop growing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,32 +199,20 @@ class _Section:
         spacing = template.block_grid.spacing[:2]
         tissues = np.ascontiguousarray(tissue_maps(template, slice(first, last)).transpose(3, 1, 2, 0), np.float32)
         slopes = np.concatenate(np.gradient(tissues, *spacing.astype(np.float32), axis=(1, 2)), axis=-1)
-        share = np.clip(template_depth(template, first, last) / RIND, 0.0, 1.0).transpose(2, 0, 1)[..., None]
+        inner = weight_of_inside(template_depth(template, first, last)).transpose(2, 0, 1)[..., None]
         cord, line = template.cord[..., first:last], [np.arange(n) * s for n, s in zip(template.cord.shape, spacing, strict=False)]
         weight = [cord.sum(axis=(1 - a, 2)) / cord.sum() for a in (0, 1)]
         middle = np.array([(w * x).sum() for w, x in zip(weight, line, strict=True)])
         half = np.array([2 * np.sqrt((w * (x - m) ** 2).sum()) for w, x, m in zip(weight, line, middle, strict=True)])
-        return cls(tissues, slopes, np.ascontiguousarray(share * share * (3 - 2 * share), np.float32), first, spacing, middle, half)
+        return cls(tissues, slopes, np.ascontiguousarray(inner, np.float32), first, spacing, middle, half)
 
     def look(self, maps: NDArray[np.float32], points: _Points, at: FloatArray) -> NDArray[np.float32]:
         return _bilinear(maps, points.row - self.first, at)
 
     def modes(self, at: FloatArray) -> list[tuple[int, int, NDArray[np.float32]]]:
-        """Displacement, mm, of modes of amplitude 1 at fractional block indices (..., 2): mode, axis across, and values (...); others are 0.
-
-        Those of the inside are to be multiplied by its weight.
-        """
+        """`displacements` at fractional block indices (..., 2)."""
         x, y = ((at[..., a] * self.spacing[a] - self.middle[a]).astype(np.float32) for a in (0, 1))
-        one = np.ones_like(x)
-        moves = [[(0, one)], [(1, one)], [(0, -y), (1, x)], [(0, x)], [(1, y)], [(0, y), (1, x)]]
-        u, v = x / np.float32(self.half[0]), y / np.float32(self.half[1])
-        near = 1 / np.maximum(np.hypot(u, v) / np.float32(FARTHEST), 1)
-        u, v = u * near, v * near
-        square, product = u * u - v * v, u * v
-        for real, imaginary in ((square, 2 * product), (u * square - 2 * v * product, v * square + 2 * u * product)):  # of (u + iv) ** 2 and ** 3
-            moves += [[(0, real), (1, -imaginary)], [(0, imaginary), (1, real)]]
-        moves += moves[: len(PRIOR) - INNER]
-        return [(mode, axis, values) for mode, move in enumerate(moves) for axis, values in move]
+        return displacements(x, y, self.half)
 
     def displacement(self, at: FloatArray, inner: NDArray[np.float32], amplitudes: FloatArray) -> FloatArray:
         """Displacement (..., 2), mm, at fractional block indices (..., 2) by amplitudes (mode, ...) that broadcast against the places."""

@@ -122,7 +122,7 @@ def coefficients(gram: FloatArray, regions: Members, clusters: Members, *, prior
     [40.0, 20.0]
     """
     n_labels = gram.shape[-1]
-    clusters = _complete(clusters, n_labels)
+    clusters = complete(clusters, n_labels)
     out = np.full((*gram.shape[:-2], len(regions), n_labels), np.nan)
     single = [i for i, r in enumerate(regions) if len(r) == 1]
     if single:
@@ -154,10 +154,27 @@ def _rows(gram: FloatArray, join: FloatArray, wanted: list[int], clusters: Membe
     return np.where((present & known)[..., None], rows, np.nan)
 
 
-def _complete(clusters: Members, n_labels: int) -> list[tuple[int, ...]]:
-    """Clusters, and one of the labels that are in none."""
+def complete(clusters: Members, n_labels: int) -> list[tuple[int, ...]]:
+    """Clusters, and one of the labels that are in none.
+
+    Examples
+    --------
+    >>> complete([(1,)], 3)
+    [(1,), (0, 2)]
+    """
     rest = tuple(sorted(set(range(n_labels)).difference(*clusters)))
     return [*clusters, rest] if rest else list(clusters)
+
+
+def labels_by(gram: FloatArray, clusters: Members, *, prior: bool) -> FloatArray:
+    """Give the matrix (..., label, label) that makes the value of each label of ``wy``; zeros where it has none.
+
+    Examples
+    --------
+    >>> labels_by(np.diag([2.0, 0.0]), [(0, 1)], prior=False).tolist()
+    [[0.5, 0.0], [0.0, 0.0]]
+    """
+    return np.nan_to_num(coefficients(gram, [(k,) for k in range(gram.shape[-1])], clusters, prior=prior))
 
 
 def indicator(groups: Members, n_labels: int) -> FloatArray:
@@ -236,7 +253,7 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     by_tissue = _apply(project, wy)
     rss0 = moments.yy - (wy * by_tissue).sum(axis=-1)
     left = np.trace(gram, axis1=-2, axis2=-1) - np.einsum("...ij,...jk,...ki->...", project, gram, gram)
-    excess = rss0 - noise * (moments.count - len(_complete(clusters, n_labels)))
+    excess = rss0 - noise * (moments.count - len(complete(clusters, n_labels)))
     spread = np.divide(np.maximum(excess, 0), left, out=np.zeros_like(excess), where=left > 1e-9)
     return Fit(value, beta, by_tissue, chosen, noise, spread, inflation)
 
@@ -253,7 +270,7 @@ def tissues(gram: FloatArray, wy: FloatArray, clusters: Members) -> FloatArray:
 
 
 def _tissue_projection(gram: FloatArray, clusters: Members) -> FloatArray:
-    pool = indicator(_complete(clusters, gram.shape[-1]), gram.shape[-1])
+    pool = indicator(complete(clusters, gram.shape[-1]), gram.shape[-1])
     out: FloatArray = pool @ np.linalg.pinv(pool.T @ gram @ pool, rcond=1e-13, hermitian=True) @ pool.T
     return out
 
@@ -266,11 +283,22 @@ def standardised(residual: FloatArray, weights: FloatArray) -> FloatArray:
     >>> standardised(np.array([1.0, -1.0, 30.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
     [1.0, -1.0, 1.0]
     """
+    noise = voxel_noise(residual, weights)
+    out: FloatArray = residual / np.where(noise > 0, noise, np.inf)
+    return out
+
+
+def voxel_noise(residual: FloatArray, weights: FloatArray) -> FloatArray:
+    """Noise (voxel,) of what is in each voxel: the mean square residual of each label, mixed by `weights` (label, voxel), and its root.
+
+    Examples
+    --------
+    >>> voxel_noise(np.array([1.0, -1.0, 30.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    [1.0, 1.0, 30.0]
+    """
     weight, filled = weights.sum(axis=1), weights.sum(axis=0)
     square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
-    noise = np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0)
-    out: FloatArray = residual / np.sqrt(np.where(noise > 0, noise, np.inf))
-    return out
+    return np.sqrt(np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0))
 
 
 def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: FloatArray) -> FloatArray:

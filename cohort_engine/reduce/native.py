@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,11 @@ from cohort_engine.mapping.native import WHOLE
 from cohort_engine.reduce.estimators import estimator as find_estimator
 from cohort_engine.reduce.estimators.base import Group, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members, indicator
+from cohort_engine.reduce.moved import Moves, moves_of
 from cohort_engine.reduce.sums import LevelSums, pooled_cells
+
+FLUID = "CSF"
+"""Tissue of an atlas that is not cord."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,7 @@ class Cells:
 def reduce_group(
     values: FloatArray, weights: FloatArray, regions: Members, clusters: Members, *, estimator: str,
     places: NDArray[np.integer[Any]] | None = None, volumes: FloatArray | None = None, se: FloatArray | None = None,
-    precision: FloatArray | None = None,
+    precision: FloatArray | None = None, moves: Moves | None = None,
 ) -> Cells:  # fmt: skip
     """Estimate every region from one group of slices.
 
@@ -69,13 +73,14 @@ def reduce_group(
     estimator : str
         SCT's name.
     places : (voxel, 3) int, optional
-        Index of each voxel in the image, slices along the last axis: standard errors then know which voxels are neighbours
-        (`neighbours.neighbour_variance`).
+        Index of each voxel in the image, slices along the last axis: standard errors then know which voxels are neighbours (`reduce.neighbours`).
         Without, voxels count as independent.
     volumes : (label,) float, optional
         How much there is of each label, any unit, for the standard errors of unions; by default its weight in the voxels.
     se, precision : (voxel,) float, optional
         Standard error of each value, and how often it counts (`reduce.precision.precision`).
+    moves : Moves, optional
+        How the labels may lie off (`atlas_moves`): standard errors know of it, where `places` are given.
 
     Returns
     -------
@@ -100,7 +105,19 @@ def reduce_group(
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
     std = deviation(y, target, average(y, target))
     of_voxels = (None if a is None else a[valid] for a in (se, precision))
-    found = kernel.of_group(Group(y, w, target, regions, clusters, None if places is None else places[valid], volumes, *of_voxels))
+    found = kernel.of_group(
+        Group(
+            y,
+            w,
+            target,
+            regions,
+            clusters,
+            None if places is None else places[valid],
+            volumes,
+            *of_voxels,
+            None if moves is None else moves.of(valid),
+        )
+    )
     empty = n <= 0
     value, std, spread, error = (np.where(empty, np.nan, a) for a in (found.value, std, found.spread, found.se))
     return Cells(value, std, spread, error, size, n, None if found.noise is None else np.where(empty, np.nan, found.noise))
@@ -109,7 +126,7 @@ def reduce_group(
 def level_tables(
     values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], regions: Members,
     clusters: Members, *, estimator: str, min_coverage: float, places: NDArray[np.integer[Any]] | None = None, sums: LevelSums | None = None,
-    se: FloatArray | None = None, precision: FloatArray | None = None,
+    se: FloatArray | None = None, precision: FloatArray | None = None, moves: Moves | None = None,
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Reduce one image to (level, region) cells: the row of a subject in the native tables.
 
@@ -131,7 +148,7 @@ def level_tables(
         As in `reduce_group`.
     sums : LevelSums, optional
         Of this image, where they are at hand.
-    se, precision : (voxel,) float, optional
+    se, precision, moves : optional
         As in `reduce_group`.
 
     Returns
@@ -143,7 +160,7 @@ def level_tables(
     kernel = find_estimator(estimator)
     if kernel.summed:
         if sums is None:
-            sums = LevelSums.of(values, weights, level, reach, levels, clusters, places=places, se=se, precision=precision)
+            sums = LevelSums.of(values, weights, level, reach, levels, clusters, places=places, se=se, precision=precision, moves=moves)
         return pooled_cells(sums.at(np.arange(len(levels))[:, None]), regions, clusters, kernel, min_coverage=min_coverage)
     keys = (schema.VALUE, *kernel.companions, *((schema.NOISE,) if kernel.linear and se is not None else ()))
     out = {key: np.full((len(levels), len(regions)), 0.0 if key in (schema.N, schema.COVERAGE) else np.nan) for key in keys}
@@ -154,7 +171,11 @@ def level_tables(
         if not len(some):
             continue
         where = None if places is None else places[some]
-        more = {"se": None if se is None else se[some], "precision": None if precision is None else precision[some]}
+        more = {
+            "se": None if se is None else se[some],
+            "precision": None if precision is None else precision[some],
+            "moves": None if moves is None else moves.of(some),
+        }
         cells = reduce_group(values[some], weights[:, some], regions, clusters, estimator=estimator, places=where, volumes=reach[1, i], **more)
         coverage = cells.coverage * inside[i]
         low = (coverage < min_coverage) | (coverage <= 0)
@@ -213,6 +234,21 @@ def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.i
     mixed = weights * relative[:, None]
     total = mixed.sum(axis=0)
     return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
+
+
+def atlas_moves(weights: FloatArray, clusters: Mapping[str, Sequence[int]], places: NDArray[np.integer[Any]], affine: FloatArray) -> Moves:
+    """How an atlas may lie off in an image (`moved.moves_of`): its cord is all tissue but the fluid.
+
+    Parameters
+    ----------
+    weights : (label, voxel) float, 0 to 1
+    clusters : mapping of str to labels
+        Tissues by name.
+    places : (voxel, 3) int
+    affine : (4, 4) array
+    """
+    tissue = np.delete(weights, list(clusters.get(FLUID, ())), axis=0)
+    return moves_of(places, tissue.sum(axis=0), np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0))
 
 
 def slice_levels(levels: NDArray[np.integer[Any]], affine: FloatArray, *, smoothing: float = SMOOTHING) -> NDArray[np.int64]:

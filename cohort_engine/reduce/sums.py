@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.reduce import linear
 from cohort_engine.reduce.linear import FloatArray, Members, Moments, indicator
+from cohort_engine.reduce.moved import Moves, Part, Seen, seen
 from cohort_engine.reduce.neighbours import likeness
 from cohort_engine.reduce.precision import noise_of
 
 VECTORS = ("w", "wy", "wyy", "size", "square", "seen", "held")
 SCALARS = ("yy", "count")
-MATRICES = ("gram", "alike")
+MATRICES = ("gram", "shared")
+NEXT = float(np.exp(-1))
+"""How alike two levels are in what their voxels share: a level is about as long as the distance at which maps are so (`mapping.modes.ALONG`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +38,16 @@ class LevelSums:
     size : (..., level, label)
         Weight in all voxels, those without a value too.
     square : (..., level, label)
-        Sum of ``w r^2``, r being what the level's own mixture leaves of a voxel.
+        Sum of ``w r^2``, r being what the level's own mixture and what is seen of how the atlas lies off (`reduce.moved`) leave of a voxel.
     seen, held : (..., level, label)
         Template weight that lies in the image, and all of it.
     yy, count : (..., level)
         Sum of ``y^2``, and number, of the voxels that any label touches.
     gram : (..., level, label, label)
         Sum of ``w_k w_l``.
-    alike : (..., level, label, label)
-        Sum of ``w_k w_l`` over pairs of neighbouring voxels, both ways round, each pair weighted by how alike residuals are at its offset.
+    shared : (..., level, label, label)
+        What voxels have in common of the error of ``wy``, as a second moment, in the square of the metric's unit: sum over pairs of neighbouring
+        voxels, both ways round, of ``w_k w_l`` times their noises times how alike residuals are; and what an atlas that lies off adds.
     errors : (..., level, label, label), optional
         Sum of ``se^2 w_k w_l`` over the voxels that have a value, of a metric with standard errors; with weights q of `reduce.precision`, of
         ``q^2 se^2 w_k w_l``. All other sums count a voxel q times.
@@ -59,13 +63,14 @@ class LevelSums:
     yy: FloatArray
     count: FloatArray
     gram: FloatArray
-    alike: FloatArray
+    shared: FloatArray
     errors: FloatArray | None = None
 
     @classmethod
     def of(
         cls, values: FloatArray, weights: FloatArray, level: NDArray[np.integer[Any]], reach: FloatArray, levels: Sequence[int], clusters: Members,
         *, places: NDArray[np.integer[Any]] | None = None, prior: bool = True, se: FloatArray | None = None, precision: FloatArray | None = None,
+        moves: Moves | None = None,
     ) -> LevelSums:  # fmt: skip
         """Sum one image, level by level.
 
@@ -81,13 +86,15 @@ class LevelSums:
         levels : sequence of int
         clusters : sequence of tuples of labels
         places : (voxel, 3) int, optional
-            Index of each voxel in the image, slices along the last axis: `alike` is that of the whole image. Without, voxels count as independent.
+            Index of each voxel in the image, slices along the last axis: `shared` is that of the whole image. Without, voxels count as independent.
         prior : bool
             Whether residuals are those of ``map``, rather than of ``ml``.
         se : (voxel,) float, optional
             Standard error of each value.
         precision : (voxel,) float, optional
             How often each voxel counts, see `reduce.precision.precision`.
+        moves : Moves, optional
+            How the atlas may lie off (`moved.moves_of`), of an image whose `places` are known; without, it lies where it should.
 
         Examples
         --------
@@ -101,37 +108,48 @@ class LevelSums:
         out: dict[str, FloatArray] = {k: np.zeros((len(levels), *shape)) for k, shape in shapes.items()}
         out["seen"], out["held"] = (np.asarray(r, np.float64) for r in reach)
         valid = np.isfinite(values)
-        residual, row = np.zeros(len(values)), np.full(len(values), -1)
         errors = None if se is None else np.zeros((len(levels), n, n))
-        counted = np.ones(len(values)) if precision is None else precision
+        counted = np.ones(len(values)) if precision is None else np.where(valid, precision, 0.0)
+        weighted, model, touched = weights * np.sqrt(counted), np.full(len(values), np.nan), weights.any(axis=0)
+        rows, parts = [], []
         for i, number in enumerate(levels):
             here = level == number
             out["size"][i] = weights[:, here].sum(axis=1)
             some = np.flatnonzero(here & valid)
             if not len(some):
                 continue
-            w, row[some] = weights[:, some], i
+            w = weights[:, some]
             moments = Moments.of(w, values[some], None if precision is None else counted[some])
             for name in ("w", "wy", "wyy", "yy", "count", "gram"):
                 out[name][i] = getattr(moments, name)
-            r = values[some] - linear.fit(moments, [], clusters, prior=prior).labels @ w
             if precision is not None:  # coverage stays a share of voxels
                 held = w.sum(axis=1)
                 out["size"][i] *= np.divide(moments.w, held, out=np.ones_like(held), where=held > 0)
-                r = r * np.sqrt(counted[some])
-            out["square"][i] = w @ r**2
-            residual[some] = linear.standardised(r, w)
             if errors is not None and se is not None:
                 errors[i] = (w * (counted[some] * se[some]) ** 2) @ w.T
-        if precision is not None:
-            weights = weights * np.sqrt(np.where(valid, counted, 0.0))
+            known, here, some = linear.labels_by(moments.gram, clusters, prior=prior), here & touched, some[touched[some]]
+            model[here], root = known @ moments.wy @ weights[:, here], np.sqrt(counted[some])
+            rows.append(i)
+            parts.append(Part(some, weighted[:, some], root * (values[some] - model[some]), weighted[:, some].T @ known @ weighted[:, some], root))
+        found = [Seen(p.residual, 0.0, np.zeros((n, n))) for p in parts] if moves is None or places is None else seen(moves, model, places, parts)
+        noise, residual, row = (np.zeros(len(values)) for _ in range(3))
+        row = np.full(len(values), -1)
+        for i, part, of in zip(rows, parts, found, strict=True):
+            count, free = float(out["count"][i]), float(out["count"][i]) - float(np.trace(part.hat))
+            more = free / (free - of.used) if free - of.used > 1 else 1.0
+            out["square"][i], out["shared"][i] = more * (weights[:, part.voxels] @ of.left**2), of.second
+            row[part.voxels], residual[part.voxels] = i, of.left
+            noise[part.voxels] = linear.voxel_noise(of.left, part.weights) * np.sqrt(more * count / free if free > 0.5 else 1.0)
+        residual = np.divide(residual, noise, out=np.zeros_like(residual), where=noise > 0)
         known = np.flatnonzero(row >= 0)
-        for first, second, alike in likeness(residual[known], places[known]) if places is not None else ():
+        tissues = linear.indicator(linear.complete(clusters, n), n).T @ weights[:, known]
+        tissues = np.divide(tissues, tissues.sum(axis=0), out=np.zeros_like(tissues), where=tissues.sum(axis=0) > 0)
+        for first, second, alike in likeness(residual[known], places[known], tissues, row[known]) if places is not None and len(known) else ():
             a, b = known[first], known[second]
             for i in np.unique(row[a]):
-                some = (row[a] == i) & (row[b] == i)
-                product = weights[:, a[some]] @ weights[:, b[some]].T
-                out["alike"][i] += alike * (product + product.T)
+                some = row[a] == i
+                product = (weighted[:, a[some]] * (alike[some] * noise[a[some]] * noise[b[some]])) @ weighted[:, b[some]].T
+                out["shared"][i] += product + product.T
         return cls(**out, errors=errors)
 
     @property
@@ -219,13 +237,14 @@ def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool
         What the errors of the voxels alone give, where the sums have them.
 
     Formula
-        ``value = sum_l s_l u_l'W_l y_l``: u_l the coefficients of level l, s_l its share of the region's volume. With ``c_l = s_l u_l`` and K the
-        sums over neighbouring pairs, the standard error is that of `linear.standard_error`, the levels counted together::
+        ``value = sum_l s_l u_l'W_l y_l``: u_l the coefficients of level l, s_l its share of the region's volume. With ``c_l = s_l u_l`` and K what
+        voxels share, the standard error is that of `linear.standard_error`, the levels counted together::
 
-            se^2 = sum_l noise_l c_l'G_l c_l + (sum_l (noise_l c_l'K_l c_l)^(1/2))^2
+            se^2 = sum_l noise_l c_l'G_l c_l + sum_lm r_lm (c_l'K_l c_l c_m'K_m c_m)^(1/2)
                    + (sum_l (G_l c_l - t_l)'b0_l)^2 + spread |sum_l (G_l c_l - t_l)|^2
 
-        What neighbours share, they share with the next levels: a template map that is off along an edge is off there too. A negative ``c'Kc`` counts
+        What voxels share, levels share in part: a template map that is off in one is likely off in the next. r is 1 within a level, and `NEXT`
+        between two. A negative ``c'Kc`` counts
         as 0. Noise is the mean square residual of the region's voxels; `spread` the mean of the levels', by s_l.
     """
     join = indicator(regions, sums.w.shape[-1])
@@ -241,10 +260,13 @@ def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool
     reached = c @ sums.gram
     astray = reached - target
     single = np.where(known, noise * (reached * c).sum(axis=-1), 0.0).sum(axis=-2)
-    shared = np.where(known, noise * ((c @ sums.alike) * c).sum(axis=-1), 0.0)
+    shared = np.where(known, ((c @ sums.shared) * c).sum(axis=-1), 0.0)
     bias = (astray * fitted.tissues[..., None, :]).sum(axis=(-3, -1))
     spread = (share * np.asarray(fitted.spread)[..., None]).sum(axis=-2)
-    variance = single + np.sqrt(np.maximum(shared, 0)).sum(axis=-2) ** 2 + bias**2 + spread * (astray.sum(axis=-3) ** 2).sum(axis=-1)
+    own = np.maximum(shared, 0)
+    variance = (
+        single + NEXT * np.sqrt(own).sum(axis=-2) ** 2 + (1 - NEXT) * own.sum(axis=-2) + bias**2 + spread * (astray.sum(axis=-3) ** 2).sum(axis=-1)
+    )
 
     nothing = ~known.any(axis=-2)
     value = (np.nan_to_num(fitted.value) * share).sum(axis=-2)
@@ -252,8 +274,8 @@ def combine(sums: LevelSums, regions: Members, clusters: Members, *, prior: bool
     value, about, error = (np.where(nothing, np.nan, a) for a in (value, np.sqrt(about), np.sqrt(np.maximum(variance, 0))))
     if sums.errors is None:
         return value, about, error, None
-    own = np.where(known, noise_of(c, sums.errors) ** 2, 0.0).sum(axis=-2)
-    return value, about, error, np.where(nothing, np.nan, np.sqrt(own))
+    measured = np.where(known, noise_of(c, sums.errors) ** 2, 0.0).sum(axis=-2)
+    return value, about, error, np.where(nothing, np.nan, np.sqrt(measured))
 
 
 def pooled_cells(sums: LevelSums, regions: Members, clusters: Members, kernel: Any, *, min_coverage: float) -> dict[str, NDArray[np.float32]]:

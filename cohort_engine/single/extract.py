@@ -16,7 +16,7 @@ from cohort_engine.io.grids import require_grid
 from cohort_engine.io.label_folder import NativeAtlas, read_atlas, read_levels
 from cohort_engine.io.volume import Volume, read_volume, require_signal
 from cohort_engine.reduce.estimators import estimator as find_estimator
-from cohort_engine.reduce.native import reduce_group, slice_levels
+from cohort_engine.reduce.native import atlas_moves, reduce_group, slice_levels
 from cohort_engine.single.columns import Columns, runs
 from cohort_engine.template.atlas import Region
 
@@ -155,10 +155,12 @@ def _table(
     members = [r.members for r in regions]
     clusters = tuple(atlas.naming.clusters.values())
     places = np.stack(np.unravel_index(atlas.voxel, image.data.shape), axis=-1)
+    moves = atlas_moves(atlas.weights, atlas.naming.clusters, places, image.affine)
     cells = []
     for group in groups:
         some = np.isin(places[:, 2], group.slices)
-        cells.append(reduce_group(values[some], atlas.weights[:, some], members, clusters, estimator=estimator, places=places[some]))
+        group = values[some], atlas.weights[:, some], members, clusters
+        cells.append(reduce_group(*group, estimator=estimator, places=places[some], moves=moves.of(some)))
 
     def column(of: str) -> list[float]:
         stacked: NDArray[np.float64] = np.stack([getattr(c, of) for c in cells], axis=1)

@@ -27,7 +27,7 @@ SAMPLE_MEMORY = 250.0
 """Two images and their moved copy, MiB."""
 NATIVE_MEMORY = 600.0
 """Shares of the template's voxels in the image's, and the reduction's operator, MiB."""
-NATIVE_VERSION = "5"
+NATIVE_VERSION = "6"
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
 
     The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
     """
-    from cohort_engine.reduce.native import level_tables
+    from cohort_engine.reduce.native import atlas_moves, level_tables
     from cohort_engine.reduce.operator import template_operator
     from cohort_engine.reduce.sums import LevelSums
 
@@ -238,6 +238,7 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
     levels = [schema.level_number(name) for name in template.levels]
     image_atlas = warped.weights, warped.level, warped.reach, levels
     clusters = tuple(template.atlas.clusters.values())
+    more |= {"moves": atlas_moves(warped.weights, template.atlas.clusters, places, found.volume.affine)}
     sums = LevelSums.of(values, *image_atlas, clusters, places=places, **more)
     out[schema.sums_spec(metric).path] = sums.pack()
     if metric.error:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.reduce.linear import FloatArray, Members
+from cohort_engine.reduce.moved import Moves
 from cohort_engine.reduce.operator import HALF, Operator, weighted_average
 from cohort_engine.reduce.precision import Errors
 from cohort_engine.reduce.sums import LevelSums
@@ -74,6 +75,8 @@ class Group:
         Standard error of each value.
     precision : (voxel,) float, optional
         How often each voxel counts, see `reduce.precision`.
+    moves : Moves, optional
+        How the labels may lie off in the image, see `reduce.moved`.
     """
 
     values: FloatArray
@@ -85,6 +88,7 @@ class Group:
     volumes: FloatArray | None = None
     se: FloatArray | None = None
     precision: FloatArray | None = None
+    moves: Moves | None = None
 
 
 class Estimator(ABC):

@@ -48,7 +48,7 @@ class MixtureEstimator(Estimator):
         volumes = group.weights.sum(axis=1) if group.volumes is None else group.volumes
         sums = LevelSums.of(
             group.values, group.weights, here, np.stack([volumes] * 2)[:, None], [0], group.clusters, places=group.places, prior=self.prior,
-            se=group.se, precision=group.precision,
+            se=group.se, precision=group.precision, moves=group.moves,
         )  # fmt: skip
         return self.of_sums(sums, group.regions, group.clusters)
 
