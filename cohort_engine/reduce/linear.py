@@ -298,7 +298,8 @@ def voxel_noise(residual: FloatArray, weights: FloatArray) -> FloatArray:
     """
     weight, filled = weights.sum(axis=1), weights.sum(axis=0)
     square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
-    return np.sqrt(np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0))
+    out: FloatArray = np.sqrt(np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0))
+    return out
 
 
 def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: FloatArray) -> FloatArray:

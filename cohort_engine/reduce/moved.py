@@ -94,20 +94,31 @@ def moves_of(places: NDArray[np.integer[Any]], cord: FloatArray, spacing: FloatA
         xy = at * spacing[:2]
         middle = share @ xy / share.sum()
         half = 2 * np.sqrt(share @ (xy - middle) ** 2 / share.sum())
-        for mode, axis, values in displacements(*(xy - middle).T, half):
+        for mode, axis, values in displacements(xy[:, 0] - middle[0], xy[:, 1] - middle[1], half):
             field[here, mode, axis] += values * (inside if mode >= INNER else 1.0) / spacing[axis]
     field[:, :-1] *= np.array(list(PRIOR.values()))[:, None]
     return Moves(field, node, np.exp(-np.abs(np.subtract.outer(slices, slices)) * spacing[2] / ALONG))
 
 
 class Part(NamedTuple):
-    """The voxels of a level: weights (label, n) and residuals (n,) times the root of how often a voxel counts, `counted` (n,); hat matrix (n, n)."""
+    """The voxels of a level: weights W (label, n) and residuals (n,) times the root of how often a voxel counts, `counted` (n,); and the matrix B
+    (label, label) by which labels have their values, ``B W y``.
+    """
 
     voxels: NDArray[np.intp]
     weights: FloatArray
     residual: FloatArray
-    hat: FloatArray
+    by: FloatArray
     counted: FloatArray
+
+    @property
+    def free(self) -> float:
+        """Degrees of freedom of the residuals."""
+        return self.residual.size - float((self.by * (self.weights @ self.weights.T).T).sum())
+
+    def unexplained(self, design: FloatArray) -> FloatArray:
+        """Return what the mixture leaves of columns (n, k): ``(1 - H) design``, ``H = W'BW``."""
+        return np.asarray(design - self.weights.T @ (self.by @ (self.weights @ design)))
 
 
 class Seen(NamedTuple):
@@ -154,11 +165,11 @@ def seen(moves: Moves, model: FloatArray, places: NDArray[np.integer[Any]], part
         design[np.arange(len(node)), node] = change[part.voxels] * part.counted[:, None]
         designs.append(design.reshape(len(node), -1))
         priors.append(np.kron(np.linalg.inv(moves.alike[np.ix_(slices, slices)]), np.eye(modes)))
-        free = max(len(node) - float(np.trace(part.hat)), 1.0)
+        free = max(part.free, 1.0)
         floor = EXACT * np.sqrt((design**2).sum(axis=(1, 2)).mean()) if len(node) else 0.0
         floors.append(floor if floor > 0 else 1.0)
         noises.append(np.maximum(linear.voxel_noise(part.residual, part.weights) * np.sqrt(len(node) / free), floors[-1]))
-    known = [design - part.hat @ design for design, part in zip(designs, parts, strict=True)]
+    known = [part.unexplained(design) for design, part in zip(designs, parts, strict=True)]
     out: list[Seen] = []
     for _ in range(ROUNDS):
         weighted = [(d / s[:, None], part.residual / s) for d, s, part in zip(known, noises, parts, strict=True)]
@@ -170,7 +181,7 @@ def seen(moves: Moves, model: FloatArray, places: NDArray[np.integer[Any]], part
             covariance = np.linalg.inv(square + inverse / scale**2)
             mean = covariance @ right
             left, used = part.residual - known[i] @ mean, float((covariance * square).sum())
-            free = max(len(left) - float(np.trace(part.hat)) - used, 1.0)
+            free = max(part.free - used, 1.0)
             noises[i] = np.maximum(linear.voxel_noise(left, part.weights) * np.sqrt(len(left) / free), floors[i])
             reach = part.weights @ designs[i]
             out.append(Seen(left, used, reach @ (covariance + np.outer(mean, mean)) @ reach.T))

@@ -104,20 +104,9 @@ def reduce_group(
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
     size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
     std = deviation(y, target, average(y, target))
-    of_voxels = (None if a is None else a[valid] for a in (se, precision))
-    found = kernel.of_group(
-        Group(
-            y,
-            w,
-            target,
-            regions,
-            clusters,
-            None if places is None else places[valid],
-            volumes,
-            *of_voxels,
-            None if moves is None else moves.of(valid),
-        )
-    )
+    kept_places, kept_moves = None if places is None else places[valid], None if moves is None else moves.of(valid)
+    errors = {"se": None if se is None else se[valid], "precision": None if precision is None else precision[valid]}
+    found = kernel.of_group(Group(y, w, target, regions, clusters, kept_places, volumes, **errors, moves=kept_moves))
     empty = n <= 0
     value, std, spread, error = (np.where(empty, np.nan, a) for a in (found.value, std, found.spread, found.se))
     return Cells(value, std, spread, error, size, n, None if found.noise is None else np.where(empty, np.nan, found.noise))
@@ -171,7 +160,7 @@ def level_tables(
         if not len(some):
             continue
         where = None if places is None else places[some]
-        more = {
+        more: dict[str, Any] = {
             "se": None if se is None else se[some],
             "precision": None if precision is None else precision[some],
             "moves": None if moves is None else moves.of(some),

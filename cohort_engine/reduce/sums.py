@@ -110,7 +110,7 @@ class LevelSums:
         valid = np.isfinite(values)
         errors = None if se is None else np.zeros((len(levels), n, n))
         counted = np.ones(len(values)) if precision is None else np.where(valid, precision, 0.0)
-        weighted, model, touched = weights * np.sqrt(counted), np.full(len(values), np.nan), weights.any(axis=0)
+        weighted, model, touched = weights * np.sqrt(counted), np.full(len(values), np.nan), np.asarray((weights > 0).any(axis=0))
         rows, parts = [], []
         for i, number in enumerate(levels):
             here = level == number
@@ -130,24 +130,23 @@ class LevelSums:
             known, here, some = linear.labels_by(moments.gram, clusters, prior=prior), here & touched, some[touched[some]]
             model[here], root = known @ moments.wy @ weights[:, here], np.sqrt(counted[some])
             rows.append(i)
-            parts.append(Part(some, weighted[:, some], root * (values[some] - model[some]), weighted[:, some].T @ known @ weighted[:, some], root))
+            parts.append(Part(some, weighted[:, some], root * (values[some] - model[some]), known, root))
         found = [Seen(p.residual, 0.0, np.zeros((n, n))) for p in parts] if moves is None or places is None else seen(moves, model, places, parts)
-        noise, residual, row = (np.zeros(len(values)) for _ in range(3))
-        row = np.full(len(values), -1)
+        noise, residual, placed = np.zeros(len(values)), np.zeros(len(values)), np.full(len(values), -1)
         for i, part, of in zip(rows, parts, found, strict=True):
-            count, free = float(out["count"][i]), float(out["count"][i]) - float(np.trace(part.hat))
+            count, free = float(out["count"][i]), part.free
             more = free / (free - of.used) if free - of.used > 1 else 1.0
             out["square"][i], out["shared"][i] = more * (weights[:, part.voxels] @ of.left**2), of.second
-            row[part.voxels], residual[part.voxels] = i, of.left
+            placed[part.voxels], residual[part.voxels] = i, of.left
             noise[part.voxels] = linear.voxel_noise(of.left, part.weights) * np.sqrt(more * count / free if free > 0.5 else 1.0)
         residual = np.divide(residual, noise, out=np.zeros_like(residual), where=noise > 0)
-        known = np.flatnonzero(row >= 0)
-        tissues = linear.indicator(linear.complete(clusters, n), n).T @ weights[:, known]
+        there = np.flatnonzero(placed >= 0)
+        tissues = linear.indicator(linear.complete(clusters, n), n).T @ weights[:, there]
         tissues = np.divide(tissues, tissues.sum(axis=0), out=np.zeros_like(tissues), where=tissues.sum(axis=0) > 0)
-        for first, second, alike in likeness(residual[known], places[known], tissues, row[known]) if places is not None and len(known) else ():
-            a, b = known[first], known[second]
-            for i in np.unique(row[a]):
-                some = row[a] == i
+        for first, second, alike in likeness(residual[there], places[there], tissues, placed[there]) if places is not None and len(there) else ():
+            a, b = there[first], there[second]
+            for i in np.unique(placed[a]):
+                some = placed[a] == i
                 product = (weighted[:, a[some]] * (alike[some] * noise[a[some]] * noise[b[some]])) @ weighted[:, b[some]].T
                 out["shared"][i] += product + product.T
         return cls(**out, errors=errors)

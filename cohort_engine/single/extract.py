@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,8 +160,8 @@ def _table(
     cells = []
     for group in groups:
         some = np.isin(places[:, 2], group.slices)
-        group = values[some], atlas.weights[:, some], members, clusters
-        cells.append(reduce_group(*group, estimator=estimator, places=places[some], moves=moves.of(some)))
+        where: dict[str, Any] = {"places": places[some], "moves": moves.of(some)}
+        cells.append(reduce_group(values[some], atlas.weights[:, some], members, clusters, estimator=estimator, **where))
 
     def column(of: str) -> list[float]:
         stacked: NDArray[np.float64] = np.stack([getattr(c, of) for c in cells], axis=1)

@@ -67,7 +67,7 @@ def test_amplitudes_that_the_image_shows_are_found() -> None:
     field = np.zeros((40, 1, 3))
     field[:, 0, 0] = 0.1
     left = np.full(40, -2.0) + np.random.default_rng(2).normal(0, 0.1, 40)
-    part = Part(np.arange(40), np.ones((1, 40)), left, np.zeros((40, 40)), np.ones(40))
+    part = Part(np.arange(40), np.ones((1, 40)), left, np.zeros((1, 1)), np.ones(40))
     found = seen(Moves(field, np.zeros(40, int), np.ones((1, 1))), 10.0 * places[:, 0], places, [part])[0]
     assert np.abs(found.left).max() < 0.5
     assert found.used == pytest.approx(1, abs=0.05)
