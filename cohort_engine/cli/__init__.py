@@ -18,7 +18,16 @@ from cohort_engine.cli.say import say as line
 from cohort_engine.cli.words import Log, app
 from cohort_engine.errors import CohortError, CohortWarning
 
-for _name in ("study", "store", "explore", "quality", "images", "rois", "installed"):  # they add their verbs, which the help lists in this order
+for _name in (
+    "begin",
+    "study",
+    "store",
+    "explore",
+    "quality",
+    "images",
+    "rois",
+    "installed",
+):  # they add their verbs, which the help lists in this order
     import_module(f"cohort_engine.cli.{_name}")
 
 
