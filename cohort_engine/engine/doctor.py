@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import disk_usage, which
 
-from cohort_engine import __version__
 from cohort_engine.errors import CohortError
 
 EXTRAS = {
@@ -58,7 +57,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("cohort_engine", GOOD, __version__)
+    yield Finding("cohort_engine", GOOD, version("cohort-engine"))
     yield Finding("python", GOOD, sys.version.split()[0])
     core = ("dask", "distributed", "xarray", "zarr", "numpy", "nibabel")
     yield Finding("core packages", GOOD, ", ".join(f"{name} {version(name)}" for name in core))
