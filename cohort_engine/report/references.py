@@ -126,6 +126,10 @@ REFERENCES: Mapping[str, Reference] = {
     "weir": Reference(
         "Weir JP. Quantifying test-retest reliability using the intraclass correlation coefficient and the SEM. Journal of Strength and Conditioning "
         "Research 2005;19:231-240.", "10.1519/15184.1"),
+    "laird": Reference("Laird NM, Ware JH. Random-effects models for longitudinal data. Biometrics 1982;38:963-974.", "10.2307/2529876"),
+    "jacobson": Reference(
+        "Jacobson NS, Truax P. Clinical significance: a statistical approach to defining meaningful change in psychotherapy research. Journal of "
+        "Consulting and Clinical Psychology 1991;59:12-19.", "10.1037/0022-006X.59.1.12"),
     "altman": Reference("Bland JM, Altman DG. Measurement error proportional to the mean. BMJ 1996;313:106.", "10.1136/bmj.313.7049.106"),
 }  # fmt: skip
 """Key -> work."""

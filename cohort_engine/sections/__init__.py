@@ -13,7 +13,7 @@ from cohort_engine.config import SECTION_KINDS
 if TYPE_CHECKING:
     from cohort_engine.sections.base import Section, Table
 
-ORDER = ("people", "groups", "roc", "classifier", "compression", "clusters", "correlations", "norms", "sites", "repeats")
+ORDER = ("people", "groups", "roc", "classifier", "compression", "clusters", "correlations", "norms", "sites", "repeats", "change")
 
 
 def every() -> tuple[Section, ...]:

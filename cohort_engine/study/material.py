@@ -35,6 +35,8 @@ from cohort_engine.study.people import (
     quality_names,
     subject_table,
     text_among_numbers,
+    times,
+    words_of,
 )
 from cohort_engine.template.atlas import Naming
 from cohort_engine.template.levels import LevelRange
@@ -70,6 +72,42 @@ class Profile:
 
 
 @dataclass(frozen=True, eq=False)
+class Sessions:
+    """Every session of people who came several times, as measured, in time.
+
+    Attributes
+    ----------
+    values : (session, feature)
+        NaN is missing; so is the level of the compression, since it may move between sessions.
+    subject : (session,)
+        Row of the store.
+    person : (session,)
+        Participant.
+    group : (session,)
+        0 for a control, 1 for a case, NaN for others.
+    time : (session,)
+        NaN is missing.
+    unit : str
+        Of the time, ``year`` or ``session``.
+    """
+
+    values: FloatArray
+    subject: NDArray[np.int64]
+    person: NDArray[Any]
+    group: FloatArray
+    time: FloatArray
+    unit: str
+
+    @property
+    def together(self) -> FloatArray:
+        """Values (person, session, feature): as many of the first sessions of each as all have."""
+        place = list(pd.Series(self.person).groupby(self.person, sort=False).indices.values())
+        k = min(map(len, place))
+        out: FloatArray = self.values[np.concatenate([rows[:k] for rows in place])].reshape(len(place), k, -1)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
 class Material:
     """Everything that the statistics of a study use.
 
@@ -91,8 +129,8 @@ class Material:
     compression_problem : str
         Why there is none.
     models : mapping of metric to harmonise.Model
-    repeats : (person, session, feature) float64 or None
-        As measured, of people who were scanned several times: as many sessions of each as all of them have.
+    sessions : Sessions or None
+        Of people who were scanned several times.
     quality : DataFrame
         A row a subject, a column a quality number.
     notes : tuple of str
@@ -116,13 +154,18 @@ class Material:
     compression_problem: str
     quality: pd.DataFrame
     models: dict[str, harmonise.Model] = field(default_factory=dict)
-    repeats: FloatArray | None = None
+    sessions: Sessions | None = None
     notes: tuple[str, ...] = ()
     naming: Naming | None = None
     levels: tuple[str, ...] = schema.LEVEL_NAMES
     rises: frozenset[str] = frozenset()
     errors: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     choices: Choices = field(default_factory=dict)
+
+    @property
+    def repeats(self) -> FloatArray | None:
+        """Values (person, session, feature) as measured, of people who were scanned several times; None where nobody was."""
+        return None if self.sessions is None else self.sessions.together
 
     @property
     def own_level(self) -> NDArray[np.bool_]:
@@ -245,7 +288,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     rises = frozenset(m for m in ds.cohort.metrics if ds[m].attrs.get(schema.RISES))
     material = Material(
         people, features, values, values, z.astype(float), z_level.astype(np.int64), _profiles(chosen), found, problem, quality,
-        notes=tuple(notes), repeats=_repeats(ds, config, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
+        notes=tuple(notes), sessions=_sessions(ds, config, people, asked, features), naming=atlas_of(ds), levels=tuple(ds.cohort.levels), rises=rises,
         errors=errors, choices=choices,
     )  # fmt: skip
     done = _harmonised(material, config)
@@ -325,18 +368,23 @@ def read_features(
     return table, both[..., 0], both[..., 1]
 
 
-def _repeats(ds: xr.Dataset, config: AnalysisConfig, questions: Iterable[Query], features: pd.DataFrame) -> FloatArray | None:
-    """Values of people with several sessions; the level of the compression is left out, since it may move between them."""
+def _sessions(
+    ds: xr.Dataset, config: AnalysisConfig, people: People, questions: Iterable[Query], features: pd.DataFrame
+) -> Sessions | None:  # fmt: skip
+    """Read the sessions of people with several."""
     table = subject_table(ds)
     table = table.iloc[in_time(table)]  # so that a difference of sessions has the sign of time
     table = table[~table[schema.PARTICIPANT].isin(config.exclude)]
-    sessions = [part.index.to_numpy() for _, part in table.groupby(schema.PARTICIPANT) if len(part) > 1]
-    if not sessions:
+    table = table[table.duplicated(schema.PARTICIPANT, keep=False).to_numpy()]
+    if not len(table):
         return None
-    k = min(map(len, sessions))
-    rows = np.concatenate([s[:k] for s in sessions])
+    rows = table.index.to_numpy()
     found, values, _ = read_features(ds.isel({schema.SUBJECT: rows}), questions, None)
-    return in_order(found, values, features).reshape(len(sessions), k, -1)
+    words = words_of(table, config.groups.column)
+    group = np.select([words == people.control, words == people.case], [0.0, 1.0], np.nan)
+    at, unit = times(table)
+    subject = table[schema.SUBJECT].to_numpy().astype(np.int64)
+    return Sessions(in_order(found, values, features), subject, table[schema.PARTICIPANT].to_numpy(), group, at, unit)
 
 
 def in_order(found: pd.DataFrame, values: FloatArray, features: pd.DataFrame) -> FloatArray:

@@ -30,6 +30,7 @@ MOST_WORDS = 12
 FEW = 5
 """Different numbers up to which a column may be codes."""
 REASON = "reason"
+YEAR = "year"
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,30 @@ def in_time(table: pd.DataFrame) -> list[int]:
     return sorted(range(len(table)), key=lambda i: (first[table[schema.PARTICIPANT].iloc[i]], keys[i]))
 
 
+def times(table: pd.DataFrame) -> tuple[NDArray[np.float64], str]:
+    """When the sessions of a subject table in the order of `in_time` were, and the unit: years by dates or by age, or their number.
+
+    Years where some person has sessions of different dates, or else of different ages; missing where a date or age is.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"participant_id": ["a", "a", "b"], "session_id": ["1", "2", "1"], "age": [54.0, 58.0, 60.0]})
+    >>> times(table), times(table.drop(columns="age"))
+    ((array([54., 58., 60.]), 'year'), (array([0., 1., 0.]), 'session'))
+    """
+    person = table[schema.PARTICIPANT].to_numpy()
+    years: list[Any] = []
+    for name in (c for c in DATES if c in table):
+        when = pd.to_datetime(table[name].astype(str), errors="coerce", utc=True, format="ISO8601")
+        years.append(((when - pd.Timestamp("2000-01-01", tz="UTC")).dt.total_seconds() / (365.25 * 86400)).to_numpy(np.float64))
+    if schema.AGE in table and table[schema.AGE].dtype.kind == "f":
+        years.append(table[schema.AGE].to_numpy(np.float64))
+    for column in years:
+        if (pd.Series(column).groupby(person).nunique() > 1).any():
+            return column, YEAR
+    return np.asarray(pd.Series(person).groupby(person).cumcount(), np.float64), "session"
+
+
 def _named(session: str) -> tuple[Any, ...]:
     """Sort key of a session's name, in small letters."""
     bare = session.removeprefix("ses-").removeprefix("ses")
@@ -249,7 +274,7 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     column = config.groups.column
     if column not in table:
         raise unknown_name("column of the subject table", column, [str(c) for c in table if c not in IDENTITY], where=f"{WHERE}.groups.column")
-    words = table[column].map(_word).to_numpy()
+    words = words_of(table, column)
     for name in dict.fromkeys((column, schema.SITE, config.harmonise.site or schema.SITE)):
         if name in table and table[name].dtype.kind != "f":
             _one_spelling(name, table[name].tolist())
@@ -293,6 +318,11 @@ def _columns(table: pd.DataFrame, config: AnalysisConfig) -> None:
         for name in getattr(section, key) if key in section.model_fields_set else ():
             if name not in known and name != schema.GROUP:
                 raise unknown_name("column of the subject table", name, known, where=f"{WHERE}.{where}")
+
+
+def words_of(table: pd.DataFrame, column: str) -> NDArray[Any]:
+    """Column of groups as words (subject,)."""
+    return table[column].map(_word).to_numpy()
 
 
 def _word(value: Any) -> str:

@@ -22,7 +22,7 @@ from cohort_engine.figures import by_region, cross_section, drawing, markers, pe
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import atlas_of, tabulate
 from cohort_engine.report.figures import Drawn, draw_all, render
-from cohort_engine.study.material import Material
+from cohort_engine.study.material import Material, Sessions
 from cohort_engine.study.people import People
 from cohort_engine.study.result import Analysis
 from cohort_engine.template.atlas import Atlas
@@ -61,9 +61,10 @@ def make() -> Make:
         )
         people = People(np.arange(8), table, group, "HC", "DCM", excluded)
         z = np.empty(0)
-        repeats = np.array([[[44.0], [42.0]], [[41.0], [42.0]], [[40.0], [40.0]]])
+        who, values = np.repeat(np.arange(3), 2), np.array([[44.0], [42], [41], [42], [40], [40]])
+        sessions = Sessions(values, who, who.astype(str), np.ones(6), np.tile([0.0, 1.0], 3), "session")
         material = Material(
-            people, pd.DataFrame(), np.empty((8, 0)), np.empty((8, 0)), z, z.astype(int), {}, None, "", pd.DataFrame(), repeats=repeats
+            people, pd.DataFrame(), np.empty((8, 0)), np.empty((8, 0)), z, z.astype(int), {}, None, "", pd.DataFrame(), sessions=sessions
         )
         config = AnalysisConfig(compression=CompressionConfig(remote="C4:C5"), harmonise=HarmoniseConfig(site=harmonise))
         return Analysis(material, {"subjects": table, "excluded": excluded, **tables}, {}, config, {})
