@@ -117,6 +117,21 @@ def _contrast(data: FloatArray, weight: FloatArray, use: FloatArray) -> FloatArr
     return np.asarray(course / spread if spread > 1e-3 else np.zeros_like(course))
 
 
+def with_ramps(images: FloatArray) -> NDArray[np.float32]:
+    """Add a ramp along each axis to images (z, m, a, b) of one kind that are to explain another: (z, m + 2, a, b).
+
+    What lies in front of the cord and behind it, or to its sides, need not be as bright in one contrast as the other has it. Without ramps, a fit
+    takes that for a displacement: 0.1 to 0.3 mm in simulated b0 images.
+
+    Examples
+    --------
+    >>> with_ramps(np.ones((1, 1, 3, 2)))[0, 1:].tolist()
+    [[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]], [[-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]]]
+    """
+    ramps = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in images.shape[-2:]), indexing="ij"))
+    return np.asarray(np.concatenate([images, np.broadcast_to(ramps, (len(images), *ramps.shape))], axis=1), np.float32)
+
+
 def fit(
     values: FloatArray, weight: FloatArray, images: FloatArray, spacing: FloatArray, independent: float, *, along: int | None = None
 ) -> Fitted:  # fmt: skip

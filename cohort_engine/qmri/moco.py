@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine.errors import GeometryError, InputError
-from cohort_engine.qmri.contrast import Fitted, fit, model
+from cohort_engine.qmri.contrast import Fitted, fit, model, with_ramps
 from cohort_engine.qmri.search import JUMP, frame_of, jumps_of, search, steps_of, voids
 from cohort_engine.qmri.slices import View, sample, view_of, wider
 from cohort_engine.qmri.trajectory import Term, exponential, posterior, squared_exponential
@@ -215,7 +215,7 @@ def _measure(
         if k == main:
             continue
         mine = np.flatnonzero(kind == k)
-        found = fit(modelled.images[k][:, 0][inner], view.near, modelled.images[main], view.spacing, view.independent)
+        found = fit(modelled.images[k][:, 0][inner], view.near, with_ramps(modelled.images[main]), view.spacing, view.independent)
         across, certainty = offset[k] + found.step.clip(-STEP, STEP), TRUST * found.information
         along_z = APART[0] ** 2 + APART[1] ** 2 * squared_exponential(z, 30.0) + parity**2 / len(mine) * _odd_or_even(z)
         prior = [Term(np.ones((1, 1)), along_z)]

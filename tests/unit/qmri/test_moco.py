@@ -76,6 +76,16 @@ def test_drift_and_breathing():
     assert not found.flags.any()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_brightness_that_rises_across_b0_does_not_move_it(axis):
+    """What lies behind the cord is brighter than what lies in front of it, in b0 alone."""
+    series, b0, b, weight, planted = make(seed=4)
+    y = np.moveaxis((np.arange(series.shape[axis]) - (series.shape[axis] - 1) / 2)[:, None, None, None] * SPACING[axis], 0, axis)
+    series[..., b0] += (0.02 * y).astype(np.float32)
+    away = estimate_motion(series, b0, b, weight, SPACING).shifts - planted
+    assert np.abs(away[b0].mean((0, 1)) - away[~b0].mean((0, 1))).max() < 0.1
+
+
 def test_jumps_are_found_and_flagged():
     series, b0, bvals, weight, planted = make(moves=jumps((6, (0, 8.0)), (12, (-5.0, 6.0))))
     found = estimate_motion(series, b0, bvals, weight, SPACING)
