@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from cohort_engine.template.atlas import Atlas, Naming
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cohort_engine.query.question import Query
 
 EXCLUSIONS = "exclusions"
 """Attribute of an opened cohort: whose values are left out by ratings, as JSON; the variables of profiles have none of theirs, maps have all."""
@@ -283,6 +286,12 @@ class CohortAccessor:
     def __repr__(self) -> str:
         return describe(self.source)
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        title, *lines = describe(self.source).splitlines()
+        rows = "".join(f"<tr><th>{escape(line[2:18].strip())}</th><td>{escape(line[18:])}</td></tr>" for line in lines)
+        return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+
     @property
     def source(self) -> OpenedCohort:
         """The dataset as the kernel of questions reads it."""
@@ -416,6 +425,15 @@ class CohortAccessor:
         if metric in schema.MEASURES:
             return tidy(self.profile(metric, levels, min_coverage=min_coverage))
         return tidy(self.table(metric, regions, levels, estimator=estimator, space=space, min_coverage=min_coverage))
+
+    def query(self, question: Query | str, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Answer a question in the words of the command line: ``ds.cohort.query("mtr tract='white matter' level=C2:C3 by=group")``.
+
+        See `query.frame.run_query`.
+        """
+        from cohort_engine.query.frame import run_query
+
+        return run_query(self._ds, question, columns=columns)
 
     # --- images ---
     def unpack(self, metric: str | xr.DataArray, subject: int | str | None = None, *, session: str | None = None) -> xr.DataArray:

@@ -232,6 +232,18 @@ def test_answers_are_numbers(make_cohort: MakeCohort) -> None:
         assert "dask" not in repr(out.groupby("group").mean())
 
 
+def test_a_question_in_the_words_of_the_command_line(make_cohort: MakeCohort) -> None:
+    ds = open_cohort(make_cohort([subject(20, 10)] * 3, group=["HC", "DCM", "DCM"]))
+    asked = ds.cohort.query("mtr tract='white matter' by=group")
+    assert dict(zip(asked["group"], asked["n"], strict=True)) == {"HC": 1, "DCM": 2}
+
+
+def test_a_notebook_shows_the_cohort_and_runs_nothing_of_it(make_cohort: MakeCohort) -> None:
+    text = open_cohort(make_cohort([subject(20, 10)], site=["<script>"])).cohort._repr_html_()
+    assert "<caption>cohort of 1 subjects" in text
+    assert "<th>sites</th><td>&lt;script&gt; 1</td>" in text
+
+
 def test_a_cohort_says_what_is_in_it(make_cohort: MakeCohort) -> None:
     """It printed ``<CohortAccessor object at 0x7f...>``."""
     text = repr(open_cohort(make_cohort([subject(20, 10)] * 3, group=["HC", "DCM", "DCM"], site=["a", "a", ""])).cohort)
