@@ -53,6 +53,23 @@ def qc(
         run(url, made.index.parent, port=port, say=partial(say, head=""))
 
 
+@command("subject")
+def one_subject(
+    store: Store,
+    participant: Annotated[str, typer.Argument(help="Participant as in the subject table, with or without sub-.", metavar="SUBJECT")],
+    session: Annotated[str | None, typer.Option("--session", help="With or without ses-; by default the last in time.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file to write; by default one here that names nobody.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="Store of the healthy people; by default those of this one.")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print it as well, with a browser of this machine.")] = False,
+) -> None:
+    """Write one A4 page of one person: values against norms, earlier sessions, pictures and quality. Research, not for diagnosis."""
+    from cohort_engine.qc.patient_page import write_patient
+
+    config = study_of(store) if is_study(store) else None
+    for path in write_patient(store_of(store), participant, session, out=out, config=config, reference=reference, pdf=pdf):
+        say(f" {path}", head="Page")
+
+
 def pages_of(config: Config, *, quiet: bool = False) -> None:
     """Draw the quality pages of a build; whatever is wrong with them is a note, and the build stands."""
     from cohort_engine.errors import CohortError, describe_error

@@ -90,6 +90,8 @@ class Group:
         What is said of the doubtful slices of each.
     metrics : sequence of str
         What may be rated by itself.
+    template : str
+        Name of the template.
     """
 
     rows: NDArray[np.intp]
@@ -106,6 +108,7 @@ class Group:
     closed: str = ""
     mixed: str = ""
     metrics: Sequence[str] = ()
+    template: str = ""
     _outlying: dict[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
     _entries: dict[int, list[Entry]] = field(default_factory=dict, repr=False)
 
@@ -177,14 +180,16 @@ def look(url: str) -> Group:
     by_row: dict[int, list[Flag]] = {}
     for (row, stage), entry in sorted(bad.items()):
         if stage in states.stages and states.of(row, stage) in (schema.FAILED, schema.MISSING):
-            by_row.setdefault(row, []).append(Flag(stage, f"stage {stage} did not finish: {cut(without_paths(entry.message))}"))
+            by_row.setdefault(row, []).append(
+                Flag(stage, f"stage {stage} did not finish: {cut(without_paths(f'{entry.message} {entry.remedy}'.strip()))}")
+            )
     for i, row in enumerate(rows):
         flags.append((*by_row.get(int(row), ()), *_against({k: float(s.values[i]) for k, s in numbers.items()}, said[i])))
     return Group(
         rows, [cut(names[int(r)]) for r in rows], column(schema.PARTICIPANT), column(schema.SESSION), [s or NO_SITE for s in column(schema.SITE)],
         column(schema.GROUP), flags, states, numbers, entries, _texts(reader, vocabulary.DOUBTFUL),
         str(reader.attributes.get(layout.FINALISED, "")), str(reader.attributes.get(layout.MIXED, "")),
-        [*reader.metrics, *([schema.SHAPE] if reader.names(schema.PROFILES) else [])],
+        [*reader.metrics, *([schema.SHAPE] if reader.names(schema.PROFILES) else [])], str(reader.attributes.get(layout.TEMPLATE_NAME, "")),
     )  # fmt: skip
 
 

@@ -130,9 +130,9 @@ def write_pages(
         for row, found in _draw(store, config, [places[r] for r in stale], keys, folder, workers, tell):
             drawn[row] = found
             if len(drawn) % 100 == 0:
-                _write(folder / MANIFEST, _manifest(drawn))
+                write_whole(folder / MANIFEST, _manifest(drawn))
         _sweep(folder, drawn)
-        _write(folder / MANIFEST, _manifest(drawn))
+        write_whole(folder / MANIFEST, _manifest(drawn))
         ratings = ratings_of(store)
         _write_html(store, folder, group, drawn, why, ratings)
     problems: dict[str, int] = {}
@@ -149,11 +149,11 @@ def _write_html(store: str, folder: Path, group: Group, drawn: Mapping[int, Draw
     for at in range(len(group)):
         row = int(group.rows[at])
         page = SubjectPage(group, at, drawn[row].pictures, drawn[row].problems)
-        _write(folder / SUBJECTS / f"{row:06d}.html", fill("subject.html", folder=HERE, page=page))
+        write_whole(folder / SUBJECTS / f"{row:06d}.html", fill("subject.html", folder=HERE, page=page))
     shown = {row: [(p.panel, p.name, p.title) for p in d.pictures] for row, d in drawn.items()}
     place = exclusions_url(store)
     whole = IndexPage(store, group, shown, why, ratings, str(local_path(place) or place))
-    _write(folder / INDEX, whole.render())
+    write_whole(folder / INDEX, whole.render())
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def draw_subject(scene: Scene, folder: Path, key: str) -> Drawn:
         try:
             for name, title, picture in panel.draw(scene):
                 made = Picture(panel.key, name, title, picture.shape[1], picture.shape[0])
-                _write(folder / IMAGES / picture_file(scene.row, made), encoded(picture))
+                write_whole(folder / IMAGES / picture_file(scene.row, made), encoded(picture))
                 pictures.append(made)
         except OSError:
             raise
@@ -252,11 +252,11 @@ def remove_pages(store: str, rows: Iterable[int], out: str | Path | None = None)
                 path.unlink(missing_ok=True)
         (folder / INDEX).unlink(missing_ok=True)
         left = {row: d for row, d in _known(folder).items() if row not in set(rows)}
-        _write(folder / MANIFEST, _manifest(left))
+        write_whole(folder / MANIFEST, _manifest(left))
     return gone + 1
 
 
-def _write(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
