@@ -53,8 +53,8 @@ def qc(
         run(url, made.index.parent, port=port, say=partial(say, head=""))
 
 
-@command("subject")
-def one_subject(
+@command()
+def subject(
     store: Store,
     participant: Annotated[str, typer.Argument(help="Participant as in the subject table, with or without sub-.", metavar="SUBJECT")],
     session: Annotated[str | None, typer.Option("--session", help="With or without ses-; by default the last in time.")] = None,
