@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError, unknown_name
-from cohort_engine.rois.evaluate import on_other_side, other_side
+from cohort_engine.rois.evaluate import other_side
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -42,7 +42,7 @@ def against(heat: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
     >>> heat = np.zeros((1, 8, 1, 1), np.float32)
     >>> heat[0, 0], heat[0, 4] = 0.5, 0.25
     >>> against(heat, np.ones(8)).ravel().tolist()
-    [0.25, -0.5, -0.5, -0.5, -0.25, -0.5, -0.5, -0.5]
+    [0.25, -0.25, -0.25, -0.25, -0.25, -0.5, -0.5, -0.5]
     """
     if not np.any(weights):
         return np.asarray(heat, dtype=np.float32)
@@ -69,15 +69,14 @@ def best_sides(heat: NDArray[Any], drawn: BoolArray, share: float, *, by: str = 
     InputError, UnknownNameError
         As of `best_thresholds`.
     """
-    thresholds, weights = np.zeros(heat.shape[1]), np.zeros(heat.shape[1])
-    open_ = np.ones(heat.shape[1], bool)
+    rois = heat.shape[1]
+    thresholds, weights, others, sought = np.zeros(rois), np.zeros(rois), other_side(drawn) & ~drawn, np.arange(rois)
     for weight in WEIGHTS:
-        left = against(heat, np.full(len(weights), weight))
-        found = best_thresholds(left, drawn, by=by)
-        thresholds[open_], weights[open_] = found[open_], weight
-        masks = above(left, found)
-        open_ &= on_other_side(masks, drawn).sum(0) > share * masks.sum((0, 2, 3))
-        if not open_.any():
+        left = against(heat, np.full(rois, weight))[:, sought]
+        thresholds[sought], weights[sought] = best_thresholds(left, drawn[:, sought], by=by), weight
+        masks = above(left, thresholds[sought])
+        sought = sought[(masks & others[:, sought]).sum((0, 2, 3)) > share * masks.sum((0, 2, 3))]
+        if not len(sought):
             break
     return thresholds, weights
 

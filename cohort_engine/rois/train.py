@@ -308,7 +308,7 @@ def _export(config: RoiTraining, runs: list[RoiRun], parts: list[RoiSlices], dat
         "epochs": runs[0].epoch, "steps": runs[0].step, "loss": float(np.mean([run.best for run in runs])), "slices": [len(train), len(valid)],
         "patients": [len(np.unique(part.patient)) for part in data], "device": runs[0].device, "seen": [*marks(train), *marks(valid)],
     }  # fmt: skip
-    tensors = [{k: v.detach().cpu().contiguous() for k, v in run.mean.state_dict().items()} for run in runs]
+    tensors = [{k: _kept(v.detach().cpu()) for k, v in run.mean.state_dict().items()} for run in runs]
     one = config.model_copy(update={"members": 1}).model_dump(mode="json")
     heat = [
         RoiNet(each, facts | {"config": one, "thresholds": [0.5] * len(schema.ROIS)}, device=config.device).predict(part)
@@ -328,6 +328,11 @@ def _chosen(config: RoiTraining, heat: NDArray[np.float32], drawn: NDArray[np.bo
         return {"thresholds": [round(float(t), 4) for t in best_thresholds(heat, drawn, by=config.threshold)]}
     thresholds, weights = best_sides(heat, drawn, config.wrong_side, by=config.threshold)
     return {"thresholds": [round(float(t), 4) for t in thresholds], "against": [float(w) for w in weights]}
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Kernels are kept with 16 bits: a rounding of 0.05 %, and half of a file; means and variances may be too large for that."""
+    return (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
 
 
 def _named(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -98,19 +98,27 @@ def test_the_best_that_anybody_could_do(benchmark: Any, slices: RoiSlices) -> No
         prior = slices.prior[k]
         x, y = roi_study.around(prior.sum(0) > 0)
         below = depth(prior[:, x, y], slices.spacing)
-        seen.append((below, roi_study.own_side(below, prior[:, x, y].sum(0) >= 0.5), sizes(below, slices.spacing), prior[:, x, y]))
+        room, fa = roi_study.own_side(below, prior[:, x, y].sum(0) >= 0.5), slices.images[schema.FA][k, x, y]
+        seen.append((below, room, sizes(below, slices.spacing), prior[:, x, y], fa))
 
     def drawn(rater: Rater) -> list[np.ndarray]:
-        return [rater.draw(below, room, area, slices.spacing, rng) for below, room, area, _ in seen]
+        return [rater.draw(below, room, area, slices.spacing, rng) for below, room, area, *_ in seen]
 
     def agree(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
         return np.asarray(np.mean([dice(x, y) for x, y in zip(a, b, strict=True)], axis=0))
 
-    def best(many: list[list[np.ndarray]], more: list[list[np.ndarray]]) -> np.ndarray:
-        """Dice with further drawings of the level set of the mean of many that is best on average."""
+    def differ(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
+        """Difference of the mean FA of two people's regions, as a share of the second's."""
+        both = [(means(fa[None], x[None])[0], means(fa[None], y[None])[0]) for x, y, (*_, fa) in zip(a, b, seen, strict=True)]
+        return np.asarray(np.mean([np.abs(x - y) / y for x, y in both], axis=0))
+
+    def best(many: list[list[np.ndarray]], more: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Dice with further drawings of the level set of the mean of many that is best on average, and how its mean FA differs from theirs."""
         share = [np.mean([m[i] for m in many], axis=0) for i in range(len(seen))]
-        by_level = [np.mean([agree([s > t for s in share], one) for one in more], axis=0) for t in np.linspace(0.1, 0.6, 11)]
-        return np.asarray(np.max(by_level, axis=0))
+        sets = [[s > t for s in share] for t in np.linspace(0.1, 0.6, 11)]
+        by_level = np.array([np.mean([agree(one, other) for other in more], axis=0) for one in sets])
+        level, rois = by_level.argmax(0), np.arange(by_level.shape[1])
+        return by_level[level, rois], np.array([np.mean([differ(one, other) for other in more], axis=0) for one in sets])[level, rois]
 
     def run() -> pd.DataFrame:
         crowd = raters(PEOPLE, np.array(schema.OTHER_SIDE), seed=SEED)
@@ -118,15 +126,16 @@ def test_the_best_that_anybody_could_do(benchmark: Any, slices: RoiSlices) -> No
         study = roi_study.study_raters()
         theirs = [[drawn(r) for _ in range(TIMES)] for r in study]
         again = [drawn(r) for r in study]
-        core = [cores(prior, slices.spacing) for *_, prior in seen]
+        core = [cores(prior, slices.spacing) for *_, prior, _ in seen]
+        for_both, knowing = best([*theirs[0], *theirs[1]], again), [best(t, [a]) for t, a in zip(theirs, again, strict=True)]
         return pd.DataFrame({
             "any two people": np.mean([agree(a, b) for a, b in combinations(once, 2)], axis=0),
             "one, twice": np.mean([agree(a, b) for a, b in zip(once, twice, strict=True)], axis=0),
             "the study's two": np.mean([agree(a, b) for a, b in zip(*theirs, strict=True)], axis=0),
             "the study's, one twice": np.mean([agree(t[0], a) for t, a in zip(theirs, again, strict=True)], axis=0),
             "core": np.mean([agree(core, a) for a in again], axis=0),
-            "best for both": best([*theirs[0], *theirs[1]], again),
-            "best, knowing who": np.mean([best(t, [a]) for t, a in zip(theirs, again, strict=True)], axis=0),
+            "best for both": for_both[0], "FA error of it": for_both[1],
+            "best, knowing who": np.mean([dice for dice, _ in knowing], axis=0),
             "published Dice": PUBLISHED["Dice"],
         }, schema.ROIS)  # fmt: skip
 
