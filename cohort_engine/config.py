@@ -300,7 +300,8 @@ class NormsConfig(Section):
     """What is healthy."""
 
     reference: str | None = None
-    """Store of healthy people to compare with; by default the study's own controls."""
+    """Healthy people to compare with: a store; or norms, a file of ``cohort-engine norms fit`` or the packaged ``pam50-shape`` (area and diameters of
+    the cord by age and sex), which ten or more of the study's own controls place. By default, and for features without norms, the own controls."""
     covariates: tuple[str, ...] = (schema.AGE, schema.SEX)
     """Columns that the norm depends on; those that nobody has are left out."""
 

@@ -21,6 +21,7 @@ from cohort_engine.errors import CohortError, CohortWarning
 for _name in (
     "begin",
     "study",
+    "norms",
     "store",
     "explore",
     "quality",

@@ -126,6 +126,10 @@ REFERENCES: Mapping[str, Reference] = {
     "weir": Reference(
         "Weir JP. Quantifying test-retest reliability using the intraclass correlation coefficient and the SEM. Journal of Strength and Conditioning "
         "Research 2005;19:231-240.", "10.1519/15184.1"),
+    "rigby": Reference(
+        "Rigby RA, Stasinopoulos DM. Generalized additive models for location, scale and shape. Applied Statistics 2005;54:507-554.",
+        "10.1111/j.1467-9876.2005.00510.x"),
+    "jones": Reference("Jones MC, Pewsey A. Sinh-arcsinh distributions. Biometrika 2009;96:761-780.", "10.1093/biomet/asp053"),
     "laird": Reference("Laird NM, Ware JH. Random-effects models for longitudinal data. Biometrics 1982;38:963-974.", "10.2307/2529876"),
     "jacobson": Reference(
         "Jacobson NS, Truax P. Clinical significance: a statistical approach to defining meaningful change in psychotherapy research. Journal of "

@@ -10,7 +10,7 @@ from cohort_engine import schema
 from cohort_engine.analysis.change import changed, compare_change, fit_change
 from cohort_engine.analysis.groups import false_discovery
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import InputError
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import drawing
 from cohort_engine.figures.drawing import Drawn
 from cohort_engine.sections.base import FEATURE, FEATURE_COLUMN, FEATURE_WORDS, GROUP, OWN, PERSON, Column, P, Q, Section, Table, Tables, ends
@@ -26,7 +26,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Slopes of groups over time, and who changed more than the reference does: the controls, or everybody where too few of these came again."""
     s = m.sessions
     if s is None:
-        raise InputError(
+        raise NotEnoughError(
             expected="people with several sessions", found="none", where="subject table", remedy="This section is for studies that scanned twice."
         )
     names = {0.0: m.people.control, 1.0: m.people.case}
@@ -35,7 +35,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         members = {ALL: np.ones(len(s.person), bool)}
     fits = {name: fit_change(s.values[r], s.person[r], s.time[r], confidence=config.confidence) for name, r in members.items()}
     if max(int(fit.n.max()) for fit in fits.values()) < config.least:
-        raise InputError(
+        raise NotEnoughError(
             expected=f"{config.least} people with several sessions", found="fewer", where="subject table",
             remedy="Scan more of them again, or lower analysis.least.",
         )  # fmt: skip

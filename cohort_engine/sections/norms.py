@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.analysis.norms import centile_curves, deviation, fit_norm
+from cohort_engine.analysis.norms import Deviation, centile_curves, deviation, fit_norm
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
 from cohort_engine.errors import StoreError
 from cohort_engine.figures import by_region, people_figures
@@ -42,27 +42,34 @@ from cohort_engine.study.material import (
     in_order,
     read_features,
 )
+from cohort_engine.study.norms import Norms, against, is_norms, read_norms
 from cohort_engine.study.people import IDENTITY, check_covariate, in_time, subject_table
 from cohort_engine.study.result import Analysis, Study
 from cohort_engine.template.levels import WHOLE_CORD
 
 BAND = (5.0, 50.0, 95.0)
 """Centiles of the healthy band along the cord."""
+OWN_CONTROLS, CURVES = "own controls", "centile curves"
+"""What the healthy people of a feature are."""
 
 
 def compute(m: Material, config: AnalysisConfig) -> Tables:
     """How far each case is from healthy people, and the healthy band along the cord."""
     controls = m.people.group == 0
     wanted = config.norms.covariates
-    if config.norms.reference:
+    curves = read_norms(config.norms.reference) if config.norms.reference and is_norms(config.norms.reference) else None
+    if config.norms.reference and curves is None:
         healthy, given, where = _reference(m, config)
     else:
-        healthy, where = m.values[controls], "own controls"
+        healthy, where = m.values[controls], OWN_CONTROLS
         given = {n: v[controls] for n, v in m.people.covariates(wanted).items()}
     given = {n: v for n, v in given.items() if n in m.people.table and len(set(map(str, v))) > 1}
     norm = fit_norm(healthy, given)
     cases = m.values[~controls]
     found = deviation(norm, cases, {n: m.people.column(n)[~controls] for n in given}, level=config.confidence)
+    source, n_reference = np.full(len(m.features), where, dtype=object), found.n.copy()
+    if curves is not None:
+        _by_curves(m, config, curves, found, source, n_reference)
     who = m.people.table.loc[~controls, list(IDENTITY)].reset_index(drop=True)
     at = np.argwhere(np.isfinite(found.z))
     table = who.iloc[at[:, 0]].reset_index(drop=True)
@@ -75,11 +82,30 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         table[key] = getattr(found, key)[cells]
     outside = (cases < found.lower) | (cases > found.upper)
     known = np.isfinite(found.z)
-    summary = m.features[FEATURE].assign(reference=where, n_reference=found.n, n_case=known.sum(axis=0), outside=(outside & known).sum(axis=0))
+    summary = m.features[FEATURE].assign(reference=source, n_reference=n_reference, n_case=known.sum(axis=0), outside=(outside & known).sum(axis=0))
     summary["below"] = (known & (cases < found.lower)).sum(axis=0)
     summary["z_mean"] = mean_of(found.z)
     out = {"norms": table, "norms_summary": summary}
     return out | {"profiles": _bands(m)} if m.profiles else out
+
+
+def _by_curves(m: Material, config: AnalysisConfig, norms: Norms, found: Deviation, source: NDArray[Any], n_reference: FloatArray) -> None:
+    """Put what norms say in the place of the own controls, for the features that they have."""
+    measured = [(str(f[METRIC]), str(f[schema.LEVEL])) for f in m.features.to_dict("records")]
+    at = [i for i, feature in enumerate(measured) if norms.find(*feature) is not None]
+    if not at:
+        raise StoreError(
+            expected="features that the norms have", found="none", where="analysis.norms.reference",
+            remedy=f"They are {', '.join(dict.fromkeys(name for name, _ in norms.features))} at single levels.",
+        )  # fmt: skip
+    controls = m.people.group == 0
+    far = against(norms, [measured[i] for i in at], m.values[:, at], m.people.table, controls, config.confidence)
+    for key in ("z", "centile", "expected", "lower", "upper"):
+        getattr(found, key)[:, at] = getattr(far, key)[~controls]
+    people = sum(norms.made_of.values())
+    for i in at:
+        source[i] = f"{CURVES} of {people} people, placed by {int(np.isfinite(m.values[controls, i]).sum())} controls"
+        n_reference[i] = norms.curves.n[norms.find(*measured[i])]
 
 
 def _reference(m: Material, config: AnalysisConfig) -> tuple[FloatArray, dict[str, NDArray[Any]], str]:
@@ -143,13 +169,20 @@ def _sentence(found: Analysis) -> str:
 
 def _methods(s: Study) -> str:
     covariates = s.varying(s.config.norms.covariates)
-    reference = s.found.tables["norms_summary"]["reference"].iloc[0]
-    people = "the controls" if reference == "own controls" else f"healthy people ({reference})"
+    sources = s.found.tables["norms_summary"]["reference"]
+    curves = sources[sources.str.startswith(CURVES)]
+    reference = sources.drop(curves.index).iloc[0] if len(curves) < len(sources) else OWN_CONTROLS
+    people = "the controls" if reference == OWN_CONTROLS else f"healthy people ({reference})"
     given = f", regressed on {listed(covariates)}," if covariates else ""
     text = (
         f"Each case was compared with {people}{given} by Student's t for one more healthy person [@crawford], with {100 * s.config.confidence:g}% "
         "prediction intervals."
     )
+    if len(curves):
+        text += (
+            f" For {len(curves)} measures of shape the norm were {curves.iloc[0]}: location, scale and shape by age and sex [@rigby], with a "
+            "sinh-arcsinh distribution [@jones]; the controls gave the location of the site and part of its spread."
+        )
     if s.has("profiles"):
         text += " Bands along the cord were the 5th, 50th and 95th centiles of the controls, slice by slice (type 6 [@hyndman])."
     return text
@@ -164,11 +197,11 @@ SECTION = SECTION_KINDS.add(Section(
             {
                 **PERSON, **FEATURE_WORDS, "value": Column("value of the person", OWN),
                 "se": Column("standard error of the value as measured; missing where its estimator has none", OWN),
-                "expected": Column("mean of healthy people of these covariates", OWN),
+                "expected": Column("mean of healthy people of these covariates; with centile curves their median", OWN),
                 "lower": Column("lower end of the prediction interval for one healthy person", OWN),
                 "upper": Column("upper end of the prediction interval for one healthy person", OWN),
-                "z": Column("value minus expected over the standard deviation of healthy people"),
-                "centile": Column("share of healthy people below, by Student's t", "percent"),
+                "z": Column("value minus expected over the standard deviation of healthy people; of centile curves the normal deviate"),
+                "centile": Column("share of healthy people below, by Student's t or centile curves", "percent"),
             },
             shown=(schema.SUBJECT, FEATURE_COLUMN, "units", "value", "expected", "lower", "upper", "z", "centile"), order="|z",
         ),

@@ -27,7 +27,7 @@ def test_every_table_and_column_is_described_and_nothing_else(whole_study: Any) 
 
 def test_dictionary_says_unit_and_file(whole_study: Any) -> None:
     words = sections.describe({n: t.columns for n, t in whole_study[0].tables.items()})
-    assert words["norms"]["columns"]["centile"] == {"meaning": "share of healthy people below, by Student's t", "unit": "percent"}
+    assert words["norms"]["columns"]["centile"] == {"meaning": "share of healthy people below, by Student's t or centile curves", "unit": "percent"}
     assert words["norms"]["file"] == "csv/norms.csv"
     assert words["subjects"]["columns"]["mjoa"]["meaning"] == "a column of participants.tsv"
     assert all(c["meaning"] for table in words.values() for c in table["columns"].values())
