@@ -10,7 +10,9 @@ import typer
 from cohort_engine.cli.say import note, require_values, say, show
 from cohort_engine.cli.words import WORDS, Device, Half, TemplateName, TemplatePath, command
 
-PhaseEncoding = Annotated[str, typer.Option("--phase-encoding", help="ap (or pa): back-front; rl (or lr): left-right.")]
+PhaseEncoding = Annotated[
+    str, typer.Option("--phase-encoding", help="ap (or pa): back-front; rl (or lr): left-right. By default as the JSON file beside says, else ap.")
+]
 
 
 @command()
@@ -193,14 +195,14 @@ def moco(
         bool | None, typer.Option("--interleaved/--sequential", help="Odd and even slices may lie apart, or not; by default the series says.")
     ] = None,
     eddy: Annotated[bool, typer.Option("--eddy", help="Correct stretch and shear along phase encoding as well.")] = False,
-    phase_encoding: PhaseEncoding = "ap",
+    phase_encoding: PhaseEncoding = "",
     max_shift: Annotated[float, typer.Option("--max-shift", help="Largest displacement that is looked for, mm.")] = 12.0,
 ) -> None:
     """Correct the motion of a diffusion series, slice by slice around the cord; and its distortion, given a reverse image."""
     from cohort_engine.single.moco import MocoSettings
     from cohort_engine.single.moco_files import moco_image
 
-    settings = MocoSettings(interleaved=interleaved, eddy=eddy, phase_axis=_phase_axis(phase_encoding), max_shift=max_shift)
+    settings = MocoSettings(interleaved=interleaved, eddy=eddy, phase_axis=_phase_axis(phase_encoding, series), max_shift=max_shift)
     found = moco_image(series, out, bval=bval, bvec=bvec, mask=mask, reverse=reverse, mean=mean, settings=settings)
     numbers = found["Quality"]
     apart = ", odd and even slices apart" if found["Interleaved"] else ""
@@ -222,20 +224,23 @@ def undistort(
     out: Annotated[Path, typer.Option("--out", "-o", help="Corrected image to write; beside it a JSON file that says how.")],
     mask: Annotated[Path | None, typer.Option("--mask", help="Cord mask of the image; by default the cord is segmented in it.")] = None,
     field: Annotated[Path | None, typer.Option("--field", help="Write the displacement here, mm.")] = None,
-    phase_encoding: PhaseEncoding = "ap",
+    phase_encoding: PhaseEncoding = "",
 ) -> None:
     """Correct the distortion of an echo-planar image around the cord, from a pair with opposite phase encoding."""
     from cohort_engine.single.undistort import undistort_image
 
-    found = undistort_image(image, reverse, out, mask=mask, field=field, phase_axis=_phase_axis(phase_encoding))
+    found = undistort_image(image, reverse, out, mask=mask, field=field, phase_axis=_phase_axis(phase_encoding, image))
     size = found["Displacement_mm"]
     say(f"distortion of up to {size['Largest']:.1f} mm in the cord, {size['Median']:.1f} mm in the median ({found['CordMask']})")
 
 
-def _phase_axis(words: str) -> int:
-    """Array axis of a direction of phase encoding."""
+def _phase_axis(words: str, image: Path) -> int:
+    """Array axis of a direction of phase encoding; without one, as the sidecar of the image says."""
     from cohort_engine.errors import unknown_name
+    from cohort_engine.single.undistort import phase_axis_beside
 
+    if not words:
+        return phase_axis_beside(image)
     known = {"ap": 1, "pa": 1, "rl": 0, "lr": 0}
     if words.lower() not in known:
         raise unknown_name("direction of phase encoding", words, list(known), where="phase encoding")
@@ -254,7 +259,7 @@ def dti(
     reverse: Annotated[Path | None, typer.Option("--reverse", help="Image of the same slices with the opposite phase encoding.")] = None,
     moco: Annotated[bool, typer.Option(help="Correct motion, slice by slice.")] = True,
     eddy: Annotated[bool, typer.Option("--eddy", help="Correct stretch and shear along phase encoding as well.")] = False,
-    phase_encoding: PhaseEncoding = "ap",
+    phase_encoding: PhaseEncoding = "",
     denoise: Annotated[bool, typer.Option("--denoise", help="Denoise first (MP-PCA).")] = False,
     method: Annotated[str, typer.Option("--method", help="wls; irls, without signals that lie far off a robust fit.")] = "wls",
     reliable: Annotated[bool, typer.Option("--reliable", help="Maps are NaN in voxels that cannot be relied on.")] = False,
@@ -263,7 +268,7 @@ def dti(
     from cohort_engine.single.dti import dti_image
     from cohort_engine.single.moco import MocoSettings
 
-    settings = MocoSettings(eddy=eddy, phase_axis=_phase_axis(phase_encoding))
+    settings = MocoSettings(eddy=eddy, phase_axis=_phase_axis(phase_encoding, series))
     found = dti_image(
         series, out, bval=bval, bvec=bvec, mask=mask, reverse=reverse, moco=moco, settings=settings, denoise=denoise, reliable=reliable,
         method=method,  # type: ignore[arg-type]  # another word is refused there

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.io.names import entities_of
 from cohort_engine.io.tree import Tree
+
+if TYPE_CHECKING:
+    from cohort_engine.io.volume import Volume
 
 JSON = ".json"
 
@@ -48,6 +51,15 @@ def decode_json(text: str, *, what: str) -> dict[str, Any]:
             raise InputError(expected="a JSON mapping", found=type(one).__name__, where=what, remedy="Repair the file.")
         found, text = one | found, text[end:].lstrip("\ufeff \t\r\n")
     return found
+
+
+def phase_axis(said: Mapping[str, Any], series: Volume) -> int:
+    """Array axis of phase encoding in RAS+ order, as a sidecar says it of the stored axes; 1 (back-front) where it does not say, or says slices."""
+    way = str(said.get("PhaseEncodingDirection") or said.get("PhaseEncodingAxis") or "")[:1]
+    if way not in ("i", "j", "k") or series.stored is None:
+        return 1
+    axis = int(series.stored.orientation["ijk".index(way), 0])
+    return axis if axis < 2 else 1
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cohort_engine.qmri.contrast import Fitted, fit, model, with_ramps
 from cohort_engine.qmri.search import JUMP, frame_of, jumps_of, search, steps_of, voids
 from cohort_engine.qmri.slices import View, sample, view_of, wider
 from cohort_engine.qmri.trajectory import Term, exponential, posterior, squared_exponential
-from cohort_engine.schema.diffusion import DROPPED, LIMIT, MOVED
+from cohort_engine.schema.diffusion import DROPPED, LIMIT, MOVED, UNCERTAIN
 
 FloatArray = NDArray[Any]
 BoolArray = NDArray[np.bool_]
@@ -44,6 +44,8 @@ ALONE = 0.15
 """Displacement of a slice of a volume that no other slice shares, standard deviation, mm."""
 STRETCH = 0.02
 """Standard deviation of stretch and shear, prior."""
+VAGUE = 1.0
+"""Standard error of a slice's own measurement from which on its neighbours say where it lies, mm."""
 _TINY = 1e-12
 
 
@@ -58,7 +60,7 @@ class Motion(NamedTuple):
     scale : (t, z, 2) float64 array
         Stretch and shear along phase encoding about the middle of the slice; zeros where they were not asked for.
     flags : (t, z) int8 array
-        Bits `schema.MOVED`, `schema.DROPPED`, `schema.LIMIT`.
+        Bits `schema.MOVED`, `schema.DROPPED`, `schema.UNCERTAIN`, `schema.LIMIT`.
     agreement : (t, z) float64 array
         Correlation with the target of its contrast after correction, within the region. Missing: NaN in slices without region or signal.
     interleaved : bool
@@ -172,8 +174,14 @@ def estimate_motion(
     beyond |= ~lost & (np.linalg.norm(shift - frame, axis=-1) > max_shift)
     flags[beyond] |= LIMIT
     flags[lost & ~beyond] |= DROPPED
+    flags[_vague(found.information) & view.region & ~lost & ~beyond] |= UNCERTAIN
     agreement[lost | beyond | ~view.region] = np.nan
     return Motion(shift, scale, flags, agreement, apart)
+
+
+def _vague(information: FloatArray) -> BoolArray:
+    """Slices (t, z) that do not tell by themselves where they lie, in some direction."""
+    return np.asarray(np.linalg.eigvalsh(information[..., :2, :2])[..., 0] < VAGUE**-2)
 
 
 def _kinds(b0: BoolArray, bvals: FloatArray) -> IntArray:

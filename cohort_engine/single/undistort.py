@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from cohort_engine import schema
-from cohort_engine.errors import CordError
+from cohort_engine.errors import CordError, MissingInputError
 from cohort_engine.io.places import storage_errors
-from cohort_engine.io.volume import Volume, decode_series, on_voxels_of, read_mask, read_raw, require_signal, write_volume
+from cohort_engine.io.sidecars import decode_json, phase_axis
+from cohort_engine.io.volume import Volume, decode_series, decode_voxels, on_voxels_of, read_mask, read_raw, require_signal, write_volume
 from cohort_engine.provenance import versions
 from cohort_engine.qmri.distortion import estimate_distortion
 from cohort_engine.qmri.moco import estimate_motion
@@ -131,6 +132,22 @@ def region(mask: FloatArray, spacing: FloatArray, falloff: float) -> NDArray[np.
     for z in np.flatnonzero(mask.any((0, 1))):
         out[..., z] = np.clip(1 - distance_transform_edt(~mask[..., z], sampling=spacing[:2]) / falloff, 0, 1)
     return out
+
+
+def phase_axis_beside(image: str | Path) -> int:
+    """Array axis of the phase encoding of an image, in RAS+ order, as the JSON file beside it says; 1 (back-front) without one that says it.
+
+    Raises
+    ------
+    InputError
+        A file that holds no JSON.
+    """
+    what = f"sidecar of the {IMAGE}"
+    try:
+        said = decode_json(read_raw(sidecar(image), what=what).decode("utf-8"), what=what)
+    except MissingInputError:
+        return 1
+    return phase_axis(said, decode_voxels(read_raw(image, what=IMAGE), what=IMAGE))
 
 
 def undistort_image(

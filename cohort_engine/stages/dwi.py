@@ -70,21 +70,13 @@ def gradients_for(inputs: StageInput, series: Volume) -> Gradients:
     return raw_gradients(inputs, scan.with_data(np.broadcast_to(np.float32(0), (*scan.data.shape, series.data.shape[3]))))
 
 
-def phase_axis(said: Mapping[str, Any], series: Volume) -> int:
-    """Array axis of phase encoding in RAS+ order, as a sidecar says it of the stored axes; 1 (back-front) where it does not say, or says slices."""
-    way = str(said.get("PhaseEncodingDirection") or said.get("PhaseEncodingAxis") or "")[:1]
-    if way not in ("i", "j", "k") or series.stored is None:
-        return 1
-    axis = int(series.stored.orientation["ijk".index(way), 0])
-    return axis if axis < 2 else 1
-
-
 # --- correction ---------------------------------------------------------------------------------------------------------
 def run_moco(inputs: StageInput) -> dict[str, Array | Volume]:
     """Put motion and distortion of a series right: the series, ``motion/dwi_*`` (volume, slice, ...) and quality numbers.
 
     Errors of the series and its gradients as of `io.gradients.gradients_of` and `single.moco.correct`.
     """
+    from cohort_engine.io.sidecars import phase_axis
     from cohort_engine.single.moco import MocoSettings, correct, found_cord
 
     series, params = inputs.series(schema.DWI), inputs.params

@@ -132,6 +132,16 @@ def test_an_empty_volume_is_lost_and_disturbs_no_other():
     assert error(found, planted)[~lost].mean() < 0.15
 
 
+def test_a_slice_in_noise_follows_its_neighbours_and_says_so():
+    series, b0, b, weight, planted = make(seed=1)
+    noise = np.random.default_rng(0).normal(size=(2, *series.shape[:2]))
+    series[:, :, 3, 6] = np.hypot(series[:, :, 3, 6] + noise[0], noise[1])
+    found = estimate_motion(series, b0, b, weight, SPACING)
+    assert np.argwhere(found.flags).tolist() == [[6, 3]]
+    assert found.flags[6, 3] == schema.UNCERTAIN
+    assert error(found, planted)[6, 3] < 0.4
+
+
 def test_one_slice_is_enough():
     series, b0, bvals, weight, planted = make(slices=1)
     found = estimate_motion(series, b0, bvals, weight, SPACING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,13 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.errors import CordError, GeometryError, InputError
 from cohort_engine.io.gradients import Gradients, gradients_of
-from cohort_engine.io.volume import Volume
+from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.phantom.diffusion import DwiScan, make_dwi
 from cohort_engine.phantom.epi import DwiImperfection
 from cohort_engine.phantom.protocol import B800
 from cohort_engine.single.moco import Corrected, MocoSettings, correct, found_cord
 from cohort_engine.single.moco_files import flagged, motion_table
-from cohort_engine.single.undistort import undistort
+from cohort_engine.single.undistort import phase_axis_beside, undistort
 from cohort_engine.template.base import Template
 
 SPOILT = DwiImperfection(jumps=2, jump=8.0, dropped=3, interleaved=0.6, distortion=5.0)
@@ -189,3 +190,18 @@ def test_eddy_currents(make_small_template: Template) -> None:
     for part in (0, 1):
         assert np.corrcoef(found.scale[weighted].mean(1)[:, part], scan.truth.eddy[weighted, 1 + part])[0, 1] > 0.85
     assert not found.scale[gradients.b0].any()
+
+
+@pytest.mark.parametrize(("said", "axis"), [({"PhaseEncodingDirection": "i-"}, 0), ({"PhaseEncodingDirection": "j"}, 1), ({}, 1), (None, 1)])
+def test_phase_encoding_is_as_the_file_beside_says(tmp_path, said, axis) -> None:
+    image = tmp_path / "sub-01_dwi.nii.gz"
+    write_volume(image, Volume(np.ones((4, 5, 3, 2), np.float32), np.diag([-1.0, 1.0, 5.0, 1.0])))
+    if said is not None:
+        (tmp_path / "sub-01_dwi.json").write_text(json.dumps(said))
+    assert phase_axis_beside(image) == axis
+
+
+def test_a_broken_file_beside_is_refused(tmp_path) -> None:
+    (tmp_path / "dwi.json").write_text("j-")
+    with pytest.raises(InputError, match="expected JSON"):
+        phase_axis_beside(tmp_path / "dwi.nii.gz")

@@ -13,13 +13,14 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.config import parse_config
 from cohort_engine.errors import InputError, told
+from cohort_engine.io.sidecars import phase_axis
 from cohort_engine.io.volume import Volume, decode_series, encode_volume, write_volume
 from cohort_engine.qmri.moco import Motion
 from cohort_engine.qmri.tensor import CHANNELS
 from cohort_engine.report.references import number
 from cohort_engine.stages.base import StageInput
 from cohort_engine.stages.choose import stages_of, to_make
-from cohort_engine.stages.dwi import displaced, dwi_methods, gradients_for, motion_arrays, phase_axis, raw_gradients, reverse_of, tell
+from cohort_engine.stages.dwi import displaced, dwi_methods, gradients_for, motion_arrays, raw_gradients, reverse_of, tell
 from cohort_engine.stages.tensor import METRICS, channel_image, tensor_methods
 
 CONFIG = parse_config({"data": {"bids": "b", "store": "s"}, "stages": {"metrics": ["fa", "md"], "dwi": {"moco": False}}})
