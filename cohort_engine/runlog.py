@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cohort_engine.errors import ConfigError, scrub
-from cohort_engine.io.places import join, ledger_url, local_path, object_store, storage_errors
+from cohort_engine.io import objects
+from cohort_engine.io.places import file_of, join, ledger_url, local_path, storage_errors
 
 LEVELS = ("debug", "info", "warning", "error")
 """From the least to the most urgent."""
@@ -109,13 +110,11 @@ class RunLog:
             self._put()
 
     def _put(self) -> None:
-        import obstore
-
         self._put_at = time.monotonic()
         if not self._lines:
             return
-        folder, _, name = str(self.place).rpartition("/")
-        obstore.put(object_store(folder), f"{name.removesuffix('.log')}-{self._pieces:04d}.log", "".join(self._lines).encode())
+        store, name = file_of(str(self.place))
+        objects.put(store, f"{name.removesuffix('.log')}-{self._pieces:04d}.log", "".join(self._lines).encode())
         self._pieces += 1
         self._lines.clear()
 

@@ -141,6 +141,48 @@ def compact(store: Store, out: Annotated[str, typer.Argument(help="New store.")]
     say(f"{out} holds the same arrays")
 
 
+Tag = Annotated[str, typer.Argument(help="Name of the freeze, a word.", metavar="TAG")]
+
+
+@command()
+def freeze(store: Store, tag: Tag, allow_mixed: AllowMixed = False) -> None:
+    """Keep the store as it is now under a tag: STORE@TAG is that state, whatever is built later."""
+    from cohort_engine.store.tags import freeze as run
+
+    made = run(store_of(store), tag, allow_mixed=allow_mixed)
+    say(f"{store}@{tag}: {made.subjects} rows, {len(made.objects)} objects, {made.size / 2**20:.1f} MiB, sha256 {made.digest[:16]}")
+
+
+@command()
+def freezes(store: Store, delete: Annotated[str, typer.Option("--delete", help="Delete the freeze of this tag.", metavar="TAG")] = "") -> None:
+    """List the freezes of a store: when each was made, and the hash of its content."""
+    from cohort_engine.store.tags import delete_freeze
+    from cohort_engine.store.tags import freezes as listing
+
+    url = store_of(store)
+    if delete:
+        delete_freeze(url, delete)
+    found = listing(url)
+    columns = {
+        "tag": [f.tag for f in found], "created": [f.created for f in found], "rows": [f.subjects for f in found],
+        "objects": [len(f.objects) for f in found], "MiB": [round(f.size / 2**20, 1) for f in found], "made with": [f.made_with for f in found],
+        "sha256": [f.digest[:16] for f in found],
+    }  # fmt: skip
+    show(columns, f"{len(found)} freezes")
+
+
+@command()
+def rollback(store: Store, tag: Tag, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Make the store what it was when it was frozen. What was built since is lost, unless it was frozen, too."""
+    from cohort_engine.store.tags import roll_back
+
+    url = store_of(store)
+    if not yes and not typer.confirm(f"Go back to {tag}? What was built since is lost, unless it was frozen, too."):
+        say("Nothing was changed.")
+        raise typer.Exit(1)
+    say(f"{url} is what it was at {tag}: {roll_back(url, tag)} objects changed")
+
+
 @command()
 def withdraw(
     store: Store,

@@ -135,8 +135,13 @@ def is_study(argument: str) -> bool:
 
 
 def store_of(argument: str) -> str:
-    """Path or URL of a store, from itself or from a study file."""
-    return study_of(argument).data.store if is_study(argument) else argument
+    """Path or URL of a store, from itself or from a study file; of a freeze with ``@TAG`` behind either."""
+    from cohort_engine.store.tags import at_tag
+
+    study, at, tag = argument.rpartition("@")
+    if at and is_study(study):
+        return at_tag(f"{study_of(study).data.store}@{tag}")
+    return study_of(argument).data.store if is_study(argument) else at_tag(argument)
 
 
 def study_of(argument: str, *, asked: bool = False, preset: str | None = None, cluster: str | None = None) -> Config:

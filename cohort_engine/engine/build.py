@@ -174,13 +174,24 @@ class Gathering(Events):
     def __init__(self, url: str) -> None:
         self.url = url
         self.ended: set[int] = set()
+        self.left: set[tuple[int, str]] = set()
+
+    def on_stage_end(self, result: StageResult) -> None:
+        if not result.cached:
+            self.left.add((result.row, result.stage))
 
     def on_subject_end(self, row: int) -> None:
         self.ended.add(row)
         if len(self.ended) >= GATHER_AFTER:
             with suppress(StorageError):
-                gather(self.url, self.ended)
-                self.ended.clear()
+                self.gather()
+
+    def gather(self) -> None:
+        """Gather what the subjects that have ended have left: a listing of a bucket may not show it yet."""
+        written = {(row, stage) for row, stage in self.left if row in self.ended}
+        gather(self.url, written)
+        self.left -= written
+        self.ended.clear()
 
 
 class _Build:
@@ -192,6 +203,7 @@ class _Build:
         self.study = Undertaking(config, stages)
         self.looked: tuple[str, People, Outlook] | None = None
         self.url = self.study.url
+        self.gathering = Gathering(self.url)
 
     def run(self) -> BuildReport:
         started = time.monotonic()
@@ -215,7 +227,7 @@ class _Build:
         """Take the lease, and look at the store under it: before where there is a store, else when it is clear that there will be one."""
         study, url = self.study, self.url
         root, problems = open_store(url)
-        writer = held.enter_context(lease(url, "build")) if root is not None and not root.attrs.get(layout.COMPACTED) else None
+        writer = held.enter_context(lease(url, "build")) if root is not None and not layout.frozen(root) else None
         if root is not None and not problems and (idle := self._idle(pool, root)) is not None:
             return idle
         if self.looked is not None and self.looked[0] == study.template.digest:
@@ -281,12 +293,13 @@ class _Build:
         reference, token = TemplateRef(config.template.name, config.template.path, template.digest), uuid.uuid4().hex
         jobs = [Job(self.url, stage, reference, token, again=self.again) for stage in stages]
         window = config.compute.window * max(1, len(pool.offers()))
-        watching = Both(self.events, Gathering(self.url))
+        watching = Both(self.events, self.gathering)
         return [*standing, *Run(pool, jobs, window, config.compute.retries, watching)(waiting)]
 
     def _close(self, pool: Pool) -> str:
         """Gather, tabulate and close; what stands in the way now is told in the report, which must not be lost."""
         try:
+            self.gathering.gather()
             close(self.url, allow_missing=True, allow_mixed=False, client=pool.client)
         except (StorageError, IncompleteError) as error:
             return str(error)

@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import obstore
-
 from cohort_engine import schema
 from cohort_engine.errors import CohortError, MissingInputError
-from cohort_engine.io.places import apart, local_path, object_store, storage_errors
+from cohort_engine.io import objects
+from cohort_engine.io.places import apart, file_of, local_path, storage_errors
 from cohort_engine.io.volume import read_raw
 from cohort_engine.provenance import digest
 
@@ -85,14 +84,12 @@ def read_content(location: str, *, what: str) -> Content:
         return Content(hashlib.sha256(data).hexdigest(), sum(c.size for c in every), _whole(c.stamp for c in every), data)
     path = local_path(location)
     if path is None:
-        base, _, name = location.rpartition("/")
         with storage_errors(what):
             try:
-                found = obstore.get(object_store(base), name)
-                data = bytes(found.bytes())
+                data, meta = objects.get_with_meta(*file_of(location))
             except FileNotFoundError as error:
                 raise _gone(what) from error
-        return Content(hashlib.sha256(data).hexdigest(), len(data), _tag(found.meta), data)
+        return Content(hashlib.sha256(data).hexdigest(), len(data), _tag(meta), data)
     if path.is_dir():
         return _read_folder(str(path), what)
     try:
@@ -124,10 +121,9 @@ def stamp_of(location: str) -> tuple[int, str] | None:
         return (sum(size for size, _ in stamps), _whole(stamp for _, stamp in stamps)) if len(stamps) == len(several) else None
     path = local_path(location)
     if path is None:
-        base, _, name = location.rpartition("/")
         with storage_errors("files of the study"):
             try:
-                meta = obstore.head(object_store(base), name)
+                meta = objects.head(*file_of(location))
             except FileNotFoundError:
                 return None
         return int(meta["size"]), _tag(meta)

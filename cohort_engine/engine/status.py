@@ -145,7 +145,7 @@ def status(store: str | Config, *, stages: Sequence[Stage] | None = None) -> Sta
     attributes = dict(root.attrs)
     return Status(
         url, states, names, tuple(sorted(standing, key=lambda e: (e.subject, e.stage))), str(attributes.get(layout.MIXED, "")),
-        str(attributes.get(layout.FINALISED, "")), None if attributes.get(layout.COMPACTED) else holder_of(url),
+        str(attributes.get(layout.FINALISED, "")), None if attributes.get(layout.COMPACTED) or attributes.get(layout.TAG) else holder_of(url),
         tuple(e for e in entries if e.notes and e.stage in states.stages and present[e.subject]),
         _doubtful(url, root, states, names),
     )  # fmt: skip

@@ -89,9 +89,9 @@ def open_store(url: str) -> tuple[zarr.Group | None, tuple[CohortError, ...]]:
         root = layout.open_root(url)
     except StoreError as error:
         return None, (error,) if error.expected.startswith("format version") else ()
-    if root.attrs.get(layout.COMPACTED):
+    if words := layout.frozen(root):
         remedy = "Work on the store the freeze was made from."
-        return root, (StoreError(expected="a store that grows", found="a freeze made by compact", where="data.store", remedy=remedy),)
+        return root, (StoreError(expected="a store that grows", found=words, where="data.store", remedy=remedy),)
     return root, ()
 
 

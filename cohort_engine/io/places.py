@@ -1,8 +1,8 @@
 """Places: from a path or URL to a store, opened once per process, and its failures in words.
 
-Every location is text: a local path, or any URL obstore knows (``s3://``, ``gs://``, ``az://``, ``file://``, ``memory://``). Credentials and
-endpoints come from the environment, as obstore documents them. Tasks carry the text, never the store: a store object opened before a fork
-hangs, and one opened per call costs a connection.
+Every location is text: a local path, or any URL obstore knows (``s3://``, ``gs://``, ``az://``, ``file://``, ``memory://``), with escapes as URLs
+have them. Credentials and endpoints come from the environment, as obstore documents them, and stand in no URL. Tasks carry the text, never the
+store: a store object opened before a fork hangs, and one opened per call costs a connection. Single files of a bucket share one.
 
 A put is whole or absent: obstore writes ``<name>#<n>`` beside the object and renames it on a local disk, and object storage never shows a part.
 That holds when a process is killed. It does not flush the disk's cache: after a power cut a chunk can be empty or torn, which
@@ -19,17 +19,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-import obstore
 from obstore import exceptions
 from obstore import store as backends
 
-from cohort_engine.errors import LONGEST_TEXT, MissingInputError, StorageError, StoreError, scrub
+from cohort_engine.errors import LONGEST_TEXT, ConfigError, MissingInputError, StorageError, StoreError, scrub
+from cohort_engine.io import objects
+from cohort_engine.io.objects import Backend
 from cohort_engine.io.zarr_store import PlaceStore
 
-Backend: TypeAlias = backends.ObjectStore
+BUCKETS = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
+"""Schemes whose first part is a bucket."""
+CREDENTIALS = (
+    "Check the credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, "
+    "AZURE_STORAGE_ACCOUNT_NAME and its key, or the role of the machine), and that they may read and write there."
+)
 
 REMEDIES = {
     errno.ENOSPC: "Free disk space, then run again: what is done stays done.",
@@ -111,8 +116,12 @@ def storage_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, exceptions.BaseError) as error:
-        number = error.errno if isinstance(error, OSError) else None
         text = str(error)[:LONGEST_TEXT]
+        if objects.refused(error):
+            raise StorageError(expected="storage that lets us in", found="that it refuses", where=where, remedy=CREDENTIALS) from error
+        if objects.NO_BUCKET.search(text):
+            raise StorageError(expected="a bucket", found="none of that name", where=where, remedy="Check its name, or create it.") from error
+        number = error.errno if isinstance(error, OSError) else None
         if match := _OS_ERROR.search(text):
             number = int(match[1])
         reason = os.strerror(number) if number else scrub(text.splitlines()[0] if text else type(error).__name__)
@@ -135,14 +144,38 @@ def object_store(url: str) -> Backend:
     with storage_errors("opening a store"):
         if path is not None:
             return backends.LocalStore(path, mkdir=True)
+        _refuse_secrets(url)
         try:
-            return backends.from_url(url)
+            if url.startswith("memory:"):
+                return backends.from_url(url)
+            return backends.from_url(url, client_options=objects.client_options(os.environ), retry_config=objects.RETRY)
         except ValueError as error:
             raise _unknown_place(url) from error
         except exceptions.GenericError as error:
             if "recogni" in str(error) or "scheme" in str(error).lower():
                 raise _unknown_place(url) from error
             raise
+
+
+def file_of(url: str) -> tuple[Backend, str]:
+    """Return where a file or object lies: a store and its name there. All of a bucket share one connection, whatever their folders."""
+    _refuse_secrets(url)
+    parts = urlsplit(url)
+    if parts.scheme in BUCKETS:
+        return object_store(f"{parts.scheme}://{parts.netloc}"), unquote(parts.path.lstrip("/"))
+    folder, _, name = url.rpartition("/")
+    return object_store(folder), unquote(name) if "://" in url else name
+
+
+def below(root: str, path: str) -> str:
+    """Path or URL of what lies below a root by a path with slashes, as a listing gives it.
+
+    Examples
+    --------
+    >>> below("s3://bucket/study/", "sub-01/a b.nii"), below("/data", "sub-01/a b.nii")
+    ('s3://bucket/study/sub-01/a%20b.nii', '/data/sub-01/a b.nii')
+    """
+    return join(root, quote(path, safe="/")) if "://" in root else join(root, path)
 
 
 def open_zarr_store(url: str, *, create: bool = False) -> PlaceStore:
@@ -185,14 +218,10 @@ def read_bytes(url: str, *, what: str = "file") -> bytes:
     StorageError
         It cannot be reached.
     """
-    base, _, name = url.rpartition("/")
     path = local_path(url)
     try:
-        if path is not None:
-            with storage_errors(what):
-                return path.read_bytes()
         with storage_errors(what):
-            return bytes(obstore.get(object_store(base), name).bytes())
+            return path.read_bytes() if path is not None else bytes(objects.get(*file_of(url)))
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise MissingInputError(
@@ -212,10 +241,9 @@ def exists(url: str) -> bool:
     path = local_path(url)
     if path is not None:
         return path.is_file()
-    folder, _, name = url.rpartition("/")
     with storage_errors("file"):
         try:
-            obstore.head(object_store(folder), name)
+            objects.head(*file_of(url))
         except FileNotFoundError:
             return False
     return True
@@ -225,8 +253,8 @@ def clear(url: str) -> None:
     """Delete everything below a location; on a local disk the empty folders too, which zarr would take for something foreign."""
     path = local_path(url)
     if path is None:
-        names = [o["path"] for batch in obstore.list(object_store(url)) for o in batch]
-        obstore.delete(object_store(url), names)
+        store = object_store(url)
+        objects.delete(store, list(objects.names_below(store)))
         return
     for child in path.iterdir():
         shutil.rmtree(child) if child.is_dir() else child.unlink()
@@ -242,6 +270,16 @@ def remove_leftovers(url: str) -> int:
     for file in found:
         file.unlink()
     return len(found)
+
+
+def _refuse_secrets(url: str) -> None:
+    """Refuse a URL that carries a key: it would stand in study files, stores and logs."""
+    parts = urlsplit(url)
+    if parts.password is not None or parts.query:
+        raise ConfigError(
+            expected="a URL without credentials", found="a key or signature in it", where="location",
+            remedy=f"Take it out of the URL. {CREDENTIALS}",
+        )  # fmt: skip
 
 
 def _unknown_place(url: str) -> StoreError:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cohort_engine.errors import InputError
-from cohort_engine.io import places
+from cohort_engine.io import objects, places
 
 READERS = 16
 """Small files read at once: a bucket answers in tens of milliseconds, and there is one sidecar a subject."""
@@ -66,7 +66,7 @@ class Tree:
         folder = places.local_path(self.root)
         if folder is None:
             with places.storage_errors("listing the dataset"):
-                found = [entry["path"] for chunk in places.object_store(self.root).list() for entry in chunk]
+                found = list(objects.names_below(places.object_store(self.root)))
             return tuple(sorted(p for p in found if not any(part.startswith(".") for part in p.split("/"))))
         return tuple(sorted(self._walk(folder)))
 
@@ -78,14 +78,14 @@ class Tree:
     def location(self, path: str) -> str:
         """Path or URL that any process can open."""
         folder = places.local_path(self.root)
-        return str(folder / path) if folder is not None else places.join(self.root, path)
+        return str(folder / path) if folder is not None else places.below(self.root, path)
 
     def read(self, path: str, *, what: str) -> bytes:
         """Read one file, through the one connection of the tree."""
         if places.local_path(self.root) is not None:
             return places.read_bytes(self.location(path), what=what)
         with places.storage_errors(what):
-            return bytes(places.object_store(self.root).get(path).bytes())
+            return bytes(objects.get(places.object_store(self.root), path))
 
     def read_many(self, paths: Iterable[str | None], *, what: str) -> list[bytes | None]:
         """Read small files together; None where the path is None."""

@@ -415,9 +415,8 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
     StorageError
         The disk is full, read-only or gone.
     """
-    import obstore
-
-    from cohort_engine.io.places import local_path, object_store, storage_errors
+    from cohort_engine.io import objects
+    from cohort_engine.io.places import file_of, local_path, storage_errors
 
     path = local_path(str(location))
     raw = encode_volume(volume, dtype=dtype, intent=intent)
@@ -425,8 +424,8 @@ def write_volume(location: str | Path, volume: Volume, *, dtype: DTypeLike | Non
         raw = gzip.compress(raw, COMPRESSION, mtime=0)
     with storage_errors("image to write"):
         if path is None:
-            folder, _, name = str(location).rpartition("/")
-            obstore.put(object_store(folder), name, raw)
+            store, name = file_of(str(location))
+            objects.put(store, name, raw)
             return
         aside = path.with_name(f".{uuid.uuid4().hex}.part")
         try:

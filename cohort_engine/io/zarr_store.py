@@ -12,12 +12,13 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from typing import Any
 
-import obstore
 from obstore import exceptions
 from obstore import store as backends
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
+
+from cohort_engine.io import objects
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -48,24 +49,24 @@ class PlaceStore(ObjectStore[backends.ObjectStore]):
 
     async def exists(self, key: str) -> bool:
         try:
-            await asyncio.to_thread(obstore.head, self.store, key)
+            await asyncio.to_thread(objects.head, self.store, key)
         except FileNotFoundError:
             return False
         return True
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await asyncio.to_thread(obstore.put, self.store, key, value.as_buffer_like())
+        await asyncio.to_thread(objects.put, self.store, key, value.as_buffer_like())
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
         with suppress(exceptions.AlreadyExistsError):
-            await asyncio.to_thread(obstore.put, self.store, key, value.as_buffer_like(), mode="create")
+            await asyncio.to_thread(objects.put, self.store, key, value.as_buffer_like(), mode="create")
 
     async def delete(self, key: str) -> None:
         self._check_writable()
         with suppress(FileNotFoundError):  # a bucket does not mind, a disk does
-            await asyncio.to_thread(obstore.delete, self.store, key)
+            await asyncio.to_thread(objects.delete, self.store, key)
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
@@ -77,35 +78,35 @@ class PlaceStore(ObjectStore[backends.ObjectStore]):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
-        for found in await asyncio.to_thread(lambda: obstore.list(self.store, prefix or None).collect()):
-            yield found["path"]
+        for name in await asyncio.to_thread(lambda: list(objects.names_below(self.store, prefix))):
+            yield name
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        found = await asyncio.to_thread(obstore.list_with_delimiter, self.store, prefix)
+        folders, files = await asyncio.to_thread(objects.children, self.store, prefix)
         above = prefix.rstrip("/")
-        for path in (*found["common_prefixes"], *(o["path"] for o in found["objects"])):
+        for path in (*folders, *(o["path"] for o in files)):
             yield path.removeprefix(above).removeprefix("/") if above else path
 
     async def getsize(self, key: str) -> int:
-        return (await asyncio.to_thread(obstore.head, self.store, key))["size"]
+        return int((await asyncio.to_thread(objects.head, self.store, key))["size"])
 
     async def getsize_prefix(self, prefix: str) -> int:
-        return sum(o["size"] for o in await asyncio.to_thread(lambda: obstore.list(self.store, prefix or None).collect()))
+        return sum(o["size"] for o in await asyncio.to_thread(objects.listing, self.store, prefix))
 
 
 def _fetch(store: backends.ObjectStore, key: str, part: ByteRequest | None) -> Any:
     """Read an object or a part of it, in this thread."""
     match part:
         case None:
-            return obstore.get(store, key).bytes()
+            return objects.get(store, key)
         case RangeByteRequest(start, end):
-            return obstore.get_range(store, key, start=start, end=end)
+            return objects.get_range(store, key, start, end)
         case OffsetByteRequest(offset):
-            return obstore.get(store, key, options={"range": {"offset": offset}}).bytes()
+            return objects.get(store, key, {"offset": offset})
         case SuffixByteRequest(suffix):
             try:
-                return obstore.get(store, key, options={"range": {"suffix": suffix}}).bytes()
+                return objects.get(store, key, {"suffix": suffix})
             except exceptions.NotSupportedError:  # Azure: ask for the size first
-                size = obstore.head(store, key)["size"]
-                return obstore.get_range(store, key, start=max(0, size - suffix), end=size)
+                size = objects.head(store, key)["size"]
+                return objects.get_range(store, key, max(0, size - suffix), size)
     raise ValueError(f"unknown kind of byte range: {part!r}")

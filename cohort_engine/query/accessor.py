@@ -80,7 +80,7 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     Parameters
     ----------
     url : str
-        Folder or URL.
+        Folder or URL; with ``@TAG`` the freeze of that tag.
     block : int
         Subjects in one Dask block of maps and tables (64 PAM50 maps are 65 MB). Reading one subject reads one subject.
     space : str
@@ -108,6 +108,7 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
         A space that does not exist.
     """
     reader = CohortReader(url, space=space)
+    url = reader.url
     everybody = reader.total == reader.subjects
     unshaped = _unshaped(reader.left_out)
     data: dict[str, xr.Variable] = {schema.SUBJECT: xr.Variable(schema.SUBJECT, np.arange(reader.total), {"long_name": "row of the store"})}

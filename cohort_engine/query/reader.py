@@ -10,18 +10,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import obstore
 import zarr
 from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import unknown_name
+from cohort_engine.io import objects
 from cohort_engine.io.exclusions import NOBODY, Exclusions, exclusions_among, exclusions_url, read_exclusions
 from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, MEASURES, LeftOut, own_limit, own_weights
 from cohort_engine.store import layout
 from cohort_engine.store.tables import old_blocks, stored_digests, table_digest, way_of
+from cohort_engine.store.tags import at_tag
 from cohort_engine.template.atlas import Atlas, Naming
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class CohortReader:
     Parameters
     ----------
     url : str
-        Folder or URL.
+        Folder or URL; with ``@TAG`` the freeze of that tag.
     space : str
         Of which space alone the tables are read; empty: of both.
     everybody : bool
@@ -109,8 +110,8 @@ class CohortReader:
     def __init__(self, url: str, *, space: str = "", everybody: bool = False) -> None:
         if space and space not in schema.SPACES:
             raise unknown_name("space", space, list(schema.SPACES), where="query")
-        self.url, self.space = url, space
-        self.root = layout.open_root(url)
+        self.url, self.space = at_tag(url), space
+        self.root = layout.open_root(self.url)
         self.attributes: dict[str, Any] = dict(self.root.attrs)
         self.total = layout.row_count(self.root)
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
@@ -143,11 +144,11 @@ class CohortReader:
     @cached_property
     def waiting(self) -> Mapping[str, list[Record]]:
         """Records that are not gathered yet, by stage: a build is at work, or was cut short."""
-        from cohort_engine.store.records import list_ledger, read_records
+        from cohort_engine.store.records import Record, list_ledger, read_records
 
         found: dict[str, list[Record]] = {}
         places = [] if self.closed else [p for p in list_ledger(self.url)[0] if p[0] < self.total]
-        for record in filter(None, read_records(self.url, places)):
+        for record in (r for r in read_records(self.url, places) if isinstance(r, Record)):
             found.setdefault(record.entry.stage, []).append(record)
         return found
 
@@ -188,8 +189,8 @@ class CohortReader:
         """Names of the arrays of a group, sorted."""
         if group not in self._lists:
             with storage_errors(group):
-                listing = obstore.list_with_delimiter(object_store(self.url), group)
-            self._lists[group] = sorted(str(p).rstrip("/").rpartition("/")[2] for p in listing["common_prefixes"])
+                folders, _ = objects.children(object_store(self.url), group)
+            self._lists[group] = sorted(p.rstrip("/").rpartition("/")[2] for p in folders)
         return self._lists[group]
 
     def array(self, path: str) -> zarr.Array[Any] | None:

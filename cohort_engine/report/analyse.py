@@ -115,7 +115,8 @@ def analyse(
     found = analyse_cohort(ds, config)
     folder = Path(out or config.analysis.out or _beside(url))
     tell("Writing tables")
-    write_tables(url, found.tables, {"about": json.dumps(found.about), "problems": json.dumps(found.problems)})
+    if not ds.attrs.get(layout.TAG):  # a freeze stays as it is
+        write_tables(url, found.tables, {"about": json.dumps(found.about), "problems": json.dumps(found.problems)})
     write_files(found.tables, folder)
     tell("Drawing figures and the report")
     write_report(found, ds, folder)

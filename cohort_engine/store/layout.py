@@ -43,7 +43,6 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import obstore
 import zarr
 from numpy.typing import NDArray
 from obstore import exceptions
@@ -52,6 +51,7 @@ from zarr.errors import GroupNotFoundError
 
 from cohort_engine import schema
 from cohort_engine.errors import CohortError, StorageError, StoreError, unknown_name
+from cohort_engine.io import objects
 from cohort_engine.io.places import clear, object_store, open_zarr_store, storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.schema import VariableSpec
@@ -72,6 +72,8 @@ TEMPLATE_NAME, TEMPLATE_VERSION, TEMPLATE_DIGEST = "template_name", "template_ve
 ATLAS_DIGEST, VOXELS_DIGEST = "atlas_digest", "voxels_digest"
 SCIENCE, VERSIONS = "science", "versions"
 CREATED, UPDATED, FINALISED, COMPACTED = "created", "updated", "finalised", "compacted"
+TAG = "tag"
+"""Of a frozen store: its tag."""
 
 # --- attributes of the atlas and voxel groups -------------------------------------------------------------------------
 UNIONS, CLUSTERS = "unions", "clusters"
@@ -373,8 +375,7 @@ def claim(url: str) -> tuple[zarr.Group, bool]:
     try:
         root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     except FileNotFoundError:
-        listing = obstore.list_with_delimiter(object_store(url))
-        if listing["objects"] or listing["common_prefixes"]:
+        if any(objects.children(object_store(url))):
             raise StoreError(
                 expected="an empty place or a cohort store", found="other files", where="store", remedy="Choose another place for the cohort."
             ) from None
@@ -404,6 +405,13 @@ def check_format(root: zarr.Group) -> None:
             else f"Install a cohort_engine that reads format version {version}: the store says it was made with {made_with(root)}."
         )
         raise StoreError(expected=f"format version {schema.FORMAT_VERSION}", found=f"format version {version}", where="store", remedy=remedy)
+
+
+def frozen(root: zarr.Group) -> str:
+    """Say what a store is that is only read, in words; empty for one that grows."""
+    if tag := root.attrs.get(TAG):
+        return f"the freeze {tag}"
+    return "a freeze made by compact" if root.attrs.get(COMPACTED) else ""
 
 
 def made_with(root: zarr.Group) -> str:

@@ -22,11 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from cohort_engine.errors import StorageError, StoreError
-from cohort_engine.io.places import Backend, ledger_url, local_path, object_store, storage_errors
+from cohort_engine.io import objects
+from cohort_engine.io.objects import Backend
+from cohort_engine.io.places import ledger_url, local_path, object_store, storage_errors
 from cohort_engine.provenance import digest
 
 RENEW_S = 15.0
@@ -110,7 +111,7 @@ class Lease:
             chain = [holder for holder, _ in _chain(self._store)]
             for name in (LEASE, *map(_successor, chain)):
                 with storage_errors("lease"), suppress(FileNotFoundError):
-                    obstore.delete(self._store, name)
+                    objects.delete(self._store, name)
 
 
 _HELD: dict[tuple[str, int], Lease] = {}
@@ -179,7 +180,7 @@ def _acquire(place: str, doing: str) -> Lease:
             if (end := _chain(store)) and end[-1][0].token == mine.token:
                 return Lease(store, name, mine)
             with storage_errors("lease"), suppress(FileNotFoundError):  # the holder we followed had been taken over and given back meanwhile
-                obstore.delete(store, name)
+                objects.delete(store, name)
 
 
 def _refusal(holder: Holder) -> StoreError:
@@ -223,7 +224,7 @@ def _successor(holder: Holder) -> str:
 def _read(store: Backend, name: str) -> Holder | None:
     with storage_errors("lease"):
         try:
-            data = bytes(obstore.get(store, name).bytes())
+            data = bytes(objects.get(store, name))
         except FileNotFoundError:
             return None
     try:
@@ -239,11 +240,12 @@ def _put(store: Backend, name: str, holder: Holder, *, new: bool = False) -> boo
     data = json.dumps(asdict(holder)).encode()
     try:
         with storage_errors("lease"):
-            obstore.put(store, name, data, mode="create" if new else "overwrite")
+            objects.put(store, name, data, mode="create" if new else "overwrite")
     except StorageError as error:
-        if isinstance(error.__cause__, AlreadyExistsError):
-            return False
-        raise
+        if not isinstance(error.__cause__, AlreadyExistsError):
+            raise
+        there = _read(store, name)  # our own, where the answer to a first try was lost
+        return there is not None and there.token == holder.token
     return True
 
 

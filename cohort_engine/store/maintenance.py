@@ -39,7 +39,7 @@ _LISTED = 20
 
 
 # --- gather -----------------------------------------------------------------------------------------------------------
-def gather(url: str, rows: Collection[int] | None = None) -> int:
+def gather(url: str, written: Collection[tuple[int, str]] | None = None) -> int:
     """Fold single records into the store, and say how many there were: arrays into their chunks, entries into blocks, then the records go.
 
     Cheap where few are new, harmless when done again, and safe when it is cut short: a record goes before what was gathered, and is deleted last.
@@ -48,8 +48,9 @@ def gather(url: str, rows: Collection[int] | None = None) -> int:
     Parameters
     ----------
     url : str
-    rows : collection of int, optional
-        Only these subjects: a build gathers those that have ended while it goes on. The attributes are then left to the end.
+    written : collection of (row, stage), optional
+        Only what these have left, without asking for a listing, which may lag: a build gathers the subjects that have ended while it goes on. The
+        attributes are then left to the end.
 
     Raises
     ------
@@ -60,22 +61,24 @@ def gather(url: str, rows: Collection[int] | None = None) -> int:
     """
     with lease(url, "gather") as held:
         root = layout.open_root(url, "r+")
-        if root.attrs.get(layout.COMPACTED):
-            raise StoreError(expected="a store that grows", found="a freeze made by compact", where="store", remedy="It is gathered already.")
+        if words := layout.frozen(root):
+            raise StoreError(expected="a store that grows", found=words, where="store", remedy="It is gathered already.")
         total = layout.row_count(root)
-        places = [p for p in list_ledger(url)[0] if p[0] < total and (rows is None or p[0] in rows)]
+        places = [p for p in (list_ledger(url)[0] if written is None else sorted(written)) if p[0] < total]
         folded = 0
         for block, listed in groupby(places, key=lambda p: p[0] // ENTRY_BLOCK):
             waiting = list(listed)
-            records = [r for r in read_records(url, waiting) if r is not None]
+            records = [r for r in read_records(url, waiting) if isinstance(r, Record)]
             held.check()
+            if not records:
+                continue
             _fold(root, records)
             first = block * ENTRY_BLOCK
             entries = {(e.subject, e.stage): e for e in (*read_block(url, first), *(r.entry for r in records))}
             write_block(url, first, entries.values())
             delete_records(url, [(r.entry.subject, r.entry.stage) for r in records])
             folded += len(records)
-        if rows is None:
+        if written is None:
             describe(url, root)
     return folded
 

@@ -22,14 +22,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import obstore
 from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
+from cohort_engine.io import objects
 from cohort_engine.io.places import join, ledger_url, local_path, object_store, storage_errors
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.store import layout
@@ -128,6 +128,13 @@ class Record:
 
     entry: Entry
     arrays: Mapping[str, NDArray[Any]]
+
+
+class Broken(NamedTuple):
+    """A record that is there and cannot be read."""
+
+    subject: int
+    stage: str
 
 
 # --- one record -------------------------------------------------------------------------------------------------------
@@ -234,14 +241,14 @@ def write_record(url: str, entry: Entry, arrays: Mapping[str, NDArray[Any]] = _N
     """
     entry = entry if entry.finished else replace(entry, finished=now())
     with storage_errors(LEDGER):
-        obstore.put(object_store(ledger_url(url)), record_name(entry.subject, entry.stage), pack(entry, arrays))
+        objects.put(object_store(ledger_url(url)), record_name(entry.subject, entry.stage), pack(entry, arrays))
 
 
 def read_record(url: str, subject: int, stage: str) -> Record | None:
     """Read one record that is not gathered; None where there is none, or where what is there is broken (the stage then simply runs again)."""
     with storage_errors(LEDGER):
         try:
-            data = bytes(obstore.get(object_store(ledger_url(url)), record_name(subject, stage)).bytes())
+            data = bytes(objects.get(object_store(ledger_url(url)), record_name(subject, stage)))
         except FileNotFoundError:
             return None
     return _parse(subject, stage, data)
@@ -280,10 +287,10 @@ def write_block(url: str, first: int, entries: Iterable[Entry]) -> None:
     with storage_errors(LEDGER):
         if listed:
             columns = {n: [_cell(getattr(e, n)) for e in listed] for n in _FIELDS}
-            obstore.put(store, name, _seal(b"{}", zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 1)))
+            objects.put(store, name, _seal(b"{}", zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 1)))
         else:
             with suppress(FileNotFoundError):
-                obstore.delete(store, name)
+                objects.delete(store, name)
 
 
 def read_block(url: str, first: int) -> list[Entry]:
@@ -296,7 +303,7 @@ def read_block(url: str, first: int) -> list[Entry]:
     """
     with storage_errors(LEDGER):
         try:
-            data = bytes(obstore.get(object_store(ledger_url(url)), _block_name(first)).bytes())
+            data = bytes(objects.get(object_store(ledger_url(url)), _block_name(first)))
         except FileNotFoundError:
             return []
     try:
@@ -327,24 +334,24 @@ def list_ledger(url: str) -> tuple[list[tuple[int, str]], list[int]]:
     if path is not None and not path.is_dir():
         return [], []
     with storage_errors(LEDGER):
-        names = [o["path"] for batch in obstore.list(object_store(ledger_url(url)), chunk_size=1000) for o in batch]
+        names = list(objects.names_below(object_store(ledger_url(url))))
     records = sorted((int(m[1]), m[2]) for n in names if (m := _RECORD.match(n)))
     return records, sorted(int(m[1]) for n in names if (m := _BLOCK.match(n)))
 
 
-def read_records(url: str, places: Sequence[tuple[int, str]]) -> Iterator[Record | None]:
-    """Read records, many at once; None for a broken one."""
+def read_records(url: str, places: Sequence[tuple[int, str]]) -> Iterator[Record | Broken | None]:
+    """Read records, many at once; None where there is none any more, as another process gathers, or where a listing lags."""
     store, path = object_store(ledger_url(url)), local_path(ledger_url(url))
 
-    def read(place: tuple[int, str]) -> Record | None:
+    def read(place: tuple[int, str]) -> Record | Broken | None:
         name = record_name(*place)
         try:
-            data = bytes(obstore.get(store, name).bytes()) if path is None else (path / name).read_bytes()
+            data = bytes(objects.get(store, name)) if path is None else (path / name).read_bytes()
         except FileNotFoundError:  # gathered, or withdrawn, since it was listed
             return None
-        return _parse(*place, data)
+        return _parse(*place, data) or Broken(*place)
 
-    def read_some(part: Sequence[tuple[int, str]]) -> list[Record | None]:
+    def read_some(part: Sequence[tuple[int, str]]) -> list[Record | Broken | None]:
         with storage_errors(LEDGER):
             return list(map(read, part))
 
@@ -370,21 +377,26 @@ def read_entries(url: str) -> list[Entry]:
 
 
 def scan_entries(url: str) -> tuple[list[Entry], list[tuple[int, str]]]:
-    """Read all entries, and list the (subject, stage) whose record is broken."""
+    """Read all entries, and list the (subject, stage) whose record is broken.
+
+    Another process may gather meanwhile, and the listing of a bucket may lag: records are read first, and blocks by their number.
+    """
     places, blocks = list_ledger(url)
-    if not places and not blocks:
-        return _frozen_entries(url), []
+    records = dict(zip(places, read_records(url, places), strict=True))
+    wanted = {*blocks, *(row // ENTRY_BLOCK * ENTRY_BLOCK for (row, _), record in records.items() if record is None)}
+    if local_path(url) is None:
+        with suppress(StoreError):
+            wanted |= set(range(0, layout.row_count(layout.open_root(url)), ENTRY_BLOCK))
     found: dict[tuple[int, str], Entry] = {}
     with ThreadPoolExecutor(4) as pool:
-        for block in pool.map(lambda first: read_block(url, first), blocks):
+        for block in pool.map(lambda first: read_block(url, first), sorted(wanted)):
             found.update(((e.subject, e.stage), e) for e in block)
-    broken = []
-    for place, record in zip(places, read_records(url, places), strict=True):
-        if record is None:
-            broken.append(place)
-            found.pop(place, None)
-        else:
-            found[place] = record.entry
+    if not found and not places:
+        return _frozen_entries(url), []
+    broken = [place for place, record in records.items() if isinstance(record, Broken)]
+    found |= {place: record.entry for place, record in records.items() if isinstance(record, Record)}
+    for place in broken:
+        found.pop(place, None)
     order = sorted(found) if places else found
     return [found[p] for p in order], broken
 
@@ -420,7 +432,7 @@ def delete_records(url: str, places: Iterable[tuple[int, str]]) -> None:
 def delete_subject(url: str, subject: int) -> int:
     """Remove all that the ledger has of a subject (records, made files, its part of the block), and say how many objects and entries that were."""
     with storage_errors(LEDGER):
-        names = [str(o["path"]) for o in obstore.list(object_store(ledger_url(url)), prefix=f"{subject:06d}").collect()]
+        names = list(objects.names_below(object_store(ledger_url(url)), f"{subject:06d}"))
     names += [record_name(*p) for p in list_ledger(url)[0] if p[0] == subject]
     _delete(url, names)
     first = subject // ENTRY_BLOCK * ENTRY_BLOCK
@@ -436,7 +448,7 @@ def _delete(url: str, names: Sequence[str]) -> None:
     with storage_errors(LEDGER):
         if path is None:
             if names:
-                obstore.delete(object_store(ledger_url(url)), list(names))
+                objects.delete(object_store(ledger_url(url)), list(names))
             return
         for name in names:
             (path / name).unlink(missing_ok=True)
@@ -476,7 +488,7 @@ def list_made(url: str) -> set[tuple[int, str]]:
     if path is not None and not path.is_dir():
         return set()
     with storage_errors(LEDGER):
-        names = [o["path"] for batch in obstore.list(object_store(ledger_url(url)), chunk_size=1000) for o in batch]
+        names = list(objects.names_below(object_store(ledger_url(url))))
     return {(int(m[1]), m[2]) for n in names if (m := _MADE.match(n))}
 
 

@@ -9,15 +9,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import obstore
 import zarr
 from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.errors import CohortError
+from cohort_engine.io import objects
 from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.schema import VariableSpec
-from cohort_engine.store import layout
+from cohort_engine.store import layout, tags
 from cohort_engine.store.people import rows_of
 from cohort_engine.store.records import Entry, Record, list_ledger, read_records, scan_entries
 from cohort_engine.store.state import Rows
@@ -87,7 +87,7 @@ def verify(url: str, *, deep: Deep | None = None) -> list[Problem]:
     problems += found
     problems += _check_stages(root, ledger)
     with storage_errors("store"):
-        names = {str(o["path"]) for batch in obstore.list(object_store(url), chunk_size=1000) for o in batch}
+        names = set(objects.names_below(object_store(url)))
     specs = _specs(root)
     for path, array in layout.arrays(root).items():
         spec = specs.get(path)
@@ -95,6 +95,8 @@ def verify(url: str, *, deep: Deep | None = None) -> list[Problem]:
         problems += _check_data(root, path, array, spec, ledger, rows)
     problems += _check_names(root)
     problems += _check_tables(root, ledger, deep)
+    if root.attrs.get(layout.TAG):
+        problems += [Problem("freeze", f"{name}: {what}") for name, what in tags.check(url)]
     return problems
 
 
@@ -200,7 +202,7 @@ def _read_ledger(url: str, root: zarr.Group) -> tuple[_Ledger, list[Problem]]:
             ledger.gathered.setdefault(place[1], np.zeros(total, np.int8))[place[0]] = -1
     specs, sizes = _specs(root), layout.record_of(root, layout.SIZES)
     for record in read_records(url, waiting):
-        if record is not None and record.entry.subject < total:
+        if isinstance(record, Record) and record.entry.subject < total:
             problems += _check_record(record, specs, sizes)
     return ledger, problems
 

@@ -9,8 +9,8 @@ import zarr
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError
-from cohort_engine.io.places import local_path, remove_leftovers, storage_errors
-from cohort_engine.store import layout
+from cohort_engine.io.places import join, local_path, remove_leftovers, storage_errors
+from cohort_engine.store import layout, tags
 from cohort_engine.store.analysis_tables import erase_tables
 from cohort_engine.store.lease import lease
 from cohort_engine.store.maintenance import describe
@@ -25,7 +25,8 @@ def withdraw(url: str, row: int) -> list[str]:
     short. The analysis goes as a whole: it was made with this subject.
 
     The row stays, empty, and is never given to anybody else. The ledger goes first and the name last, so that an erasure that was cut short
-    can be found and done again. Run it on each freeze too. It takes the lease of the store.
+    can be found and done again. Its freezes (`store.tags`) are erased likewise; run it on each copy made by `compact` too. It takes the lease of the
+    store.
 
     Parameters
     ----------
@@ -66,6 +67,11 @@ def withdraw(url: str, row: int) -> list[str]:
         describe(url, root)
         if closed:
             layout.consolidate(root)
+        if root.attrs.get(layout.TAG):
+            tags.renew(url)
+        for one in tags.freezes(url):
+            if row < one.subjects:
+                withdraw(join(tags.folder_of(url, one.tag), tags.STORE), row)
     versions = (
         "backups and snapshots of the disk"
         if local_path(url)
@@ -73,7 +79,7 @@ def withdraw(url: str, row: int) -> list[str]:
     )
     return [
         versions,
-        "freezes made by compact: withdraw the subject there too",
+        "copies made by compact: withdraw the subject there too",
         "images, masks and tables of the study itself: take them out, or the next build adds the subject again",
         "reports, exports and model weights made from the store",
     ]

@@ -458,10 +458,8 @@ def check_template(root: zarr.Group, template_digest: str) -> None:
 
 
 def _check_writable(root: zarr.Group) -> None:
-    if root.attrs.get(layout.COMPACTED):
-        raise StoreError(
-            expected="a store that grows", found="a freeze made by compact", where="store", remedy="Work on the store the freeze was made from."
-        )
+    if words := layout.frozen(root):
+        raise StoreError(expected="a store that grows", found=words, where="store", remedy="Work on the store the freeze was made from.")
 
 
 def _check_row(root: zarr.Group, row: int, path: str) -> None:

@@ -385,7 +385,7 @@ def test_urls(tmp_path, monkeypatch):
     write_volume((tmp_path / "a b.nii.gz").as_uri(), Volume(RAMP, np.eye(4)))
     np.testing.assert_array_equal(read((tmp_path / "a b.nii.gz").as_uri()).data, RAMP)
     bucket = obstore.store.MemoryStore()
-    monkeypatch.setattr(places, "object_store", lambda url: {"s3://bucket/maps": bucket}[url])
+    monkeypatch.setattr(places, "object_store", lambda url: {"s3://bucket": bucket}[url])
     write_volume("s3://bucket/maps/out.nii.gz", Volume(RAMP, np.eye(4)))
     np.testing.assert_array_equal(read("s3://bucket/maps/out.nii.gz").data, RAMP)
     refused("s3://bucket/maps/absent.nii.gz", "a file", "")

@@ -373,7 +373,7 @@ def test_those_who_have_ended_are_gathered_while_others_go_on(cohort) -> None:
     cohort.init(4)
     cohort.run(0, 2)
     cohort.fit(3)
-    assert gather(cohort.url, {0, 2}) == 4
+    assert gather(cohort.url, {(row, stage) for row in (0, 2) for stage in (FIT, MTR)}) == 4
     assert list_ledger(cohort.url)[0] == [(3, FIT)]
     assert {(e.subject, e.stage) for e in read_entries(cohort.url)} == {(0, FIT), (0, MTR), (2, FIT), (2, MTR), (3, FIT)}
     assert read_subject(cohort.url, 2, "qc/mtr_cord_median") == 2
