@@ -22,6 +22,7 @@ for _name in (
     "begin",
     "study",
     "norms",
+    "federate",
     "store",
     "explore",
     "quality",
