@@ -194,13 +194,29 @@ class Gathering(Events):
         self.ended.clear()
 
 
+class Tally(Events):
+    """Counts how stages ended, and keeps the entries of which there is something to say: a cohort of any size is a few numbers."""
+
+    def __init__(self, stages: Iterable[Stage]) -> None:
+        self.counts = {s.name: dict.fromkeys(OUTCOMES, 0) for s in stages}
+        self.entries: list[Entry] = []
+
+    def on_stage_end(self, result: StageResult) -> None:
+        entry = result.entry
+        outcome = BLOCKED if entry is None else CACHED if result.cached and entry.status == schema.DONE else entry.status
+        self.counts[result.stage][outcome] += 1
+        if entry is not None and (entry.notes or unfinished([entry])):
+            self.entries.append(entry)
+
+
 class _Build:
     """A build, or a retry (`again`)."""
 
     def __init__(self, config: Config, stages: Sequence[Stage] | None, events: Events, log: RunLog, *, again: bool = False) -> None:
-        self.config, self.again, self.shown, self.log = config, again, events, LogEvents(log)
-        self.events: Events = Both(events, self.log)
         self.study = Undertaking(config, stages)
+        self.tally = Tally(self.study.stages)
+        self.config, self.again, self.shown, self.log = config, again, Both(events, self.tally), LogEvents(log)
+        self.events: Events = Both(self.shown, self.log)
         self.looked: tuple[str, People, Outlook] | None = None
         self.url = self.study.url
         self.gathering = Gathering(self.url)
@@ -211,19 +227,19 @@ class _Build:
         with interruptible(self.events):
             try:
                 with ExitStack() as held:
-                    names, results, trouble = self._build(pool, held)
+                    names, trouble = self._build(pool, held)
             finally:
                 pool.close()
                 self.events.close()
-        ended = sorted((r.entry for r in results if r.entry is not None), key=lambda e: (e.subject, e.stage))
+        ended = sorted(self.tally.entries, key=lambda e: (e.subject, e.stage))
         report = BuildReport(
-            self.url, _counts(self.study.stages, results), tuple(unfinished(ended)), names, trouble, time.monotonic() - started,
+            self.url, self.tally.counts, tuple(unfinished(ended)), names, trouble, time.monotonic() - started,
             tuple(e for e in ended if e.notes), tuple(self.study.study.told()),
         )  # fmt: skip
         self.events.on_finish(report)
         return report
 
-    def _build(self, pool: Pool, held: ExitStack) -> tuple[dict[int, str], list[StageResult], str]:
+    def _build(self, pool: Pool, held: ExitStack) -> tuple[dict[int, str], str]:
         """Take the lease, and look at the store under it: before where there is a store, else when it is clear that there will be one."""
         study, url = self.study, self.url
         root, problems = open_store(url)
@@ -252,11 +268,11 @@ class _Build:
         )  # fmt: skip
         names = subject_names(url)
         self.events.on_start(names)
-        results = self._stages(pool, outlook, prepared)
+        self._stages(pool, outlook)
         writer.check()
-        return names, results, self._close(pool)
+        return names, self._close(pool)
 
-    def _idle(self, pool: Pool, root: zarr.Group) -> tuple[dict[int, str], list[StageResult], str] | None:
+    def _idle(self, pool: Pool, root: zarr.Group) -> tuple[dict[int, str], str] | None:
         """Answer for a closed store that is all that the study asks for: nothing is written, and no template is loaded. None for any other."""
         study = self.study
         if not root.attrs.get(layout.FINALISED):
@@ -274,18 +290,20 @@ class _Build:
         self.events.on_plan(prepared)
         names = subject_names(self.url)
         self.events.on_start(names)
-        return names, self._stages(pool, outlook, prepared), ""
+        self._stages(pool, outlook)
+        return names, ""
 
-    def _stages(self, pool: Pool, outlook: Outlook, prepared: Plan) -> list[StageResult]:
+    def _stages(self, pool: Pool, outlook: Outlook) -> None:
         """Run what is to run; of all other subjects the results stand that were recorded."""
         stages, config = self.study.stages, self.config
         chosen = self.study.failed(outlook) if self.again else outlook.subjects
         waiting = [s for s in chosen if s.row in outlook.unsettled]
-        standing = [r for s in chosen if s.row not in outlook.unsettled for r in outlook.settled(stages, s.row)]
-        for result in standing:
-            self.events.on_stage_end(result)
+        for subject in chosen:
+            if subject.row not in outlook.unsettled:
+                for result in outlook.settled(stages, subject.row):
+                    self.events.on_stage_end(result)
         if not waiting:
-            return standing
+            return
         pool.open(Workplace(seed=config.stages.fit.seed), at_most=len(waiting), events=self.events)
         for problem in check_resources(stages, pool.offers()):  # a cluster that was joined says only now what it has
             raise problem
@@ -294,7 +312,7 @@ class _Build:
         jobs = [Job(self.url, stage, reference, token, again=self.again) for stage in stages]
         window = config.compute.window * max(1, len(pool.offers()))
         watching = Both(self.events, self.gathering)
-        return [*standing, *Run(pool, jobs, window, config.compute.retries, watching)(waiting)]
+        Run(pool, jobs, window, config.compute.retries, watching)(waiting)
 
     def _close(self, pool: Pool) -> str:
         """Gather, tabulate and close; what stands in the way now is told in the report, which must not be lost."""
@@ -304,11 +322,3 @@ class _Build:
         except (StorageError, IncompleteError) as error:
             return str(error)
         return ""
-
-
-def _counts(stages: Sequence[Stage], results: Iterable[StageResult]) -> dict[str, dict[str, int]]:
-    counts = {s.name: dict.fromkeys(OUTCOMES, 0) for s in stages}
-    for r in results:
-        outcome = BLOCKED if r.entry is None else CACHED if r.cached and r.entry.status == schema.DONE else r.entry.status
-        counts[r.stage][outcome] += 1
-    return counts

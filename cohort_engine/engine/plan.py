@@ -182,13 +182,18 @@ class Plan:
 
 
 def _inputs(subjects: Sequence[Subject], stages: Sequence[Stage]) -> tuple[set[str], dict[str, int]]:
-    """Return the files the stages will read, and how many subjects lack each role."""
+    """Return the files the stages will read, and how many subjects lack each role; what follows from which files there are is looked up once."""
     used: set[str] = set()
     missing: dict[str, int] = {}
+    known: dict[tuple[frozenset[str], frozenset[str]], tuple[frozenset[str], frozenset[str]]] = {}
     for subject in subjects:
-        for files, stage in _given(subject, stages):
-            used.update(filter(None, (files[r] for r in stage.wanting(files) if r in files)))
-        for role in lacking(subject, stages):
+        alike = frozenset(subject.files), subject.make
+        if alike not in known:
+            read = frozenset(r for files, stage in _given(subject, stages) for r in stage.wanting(files) if files.get(r))
+            known[alike] = read, lacking(subject, stages)
+        read, lost = known[alike]
+        used.update(subject.files[r] for r in read)
+        for role in lost:
             missing[role] = missing.get(role, 0) + 1
     return used, {role: missing[role] for role in (*schema.ROLES, *sorted(missing)) if role in missing}
 

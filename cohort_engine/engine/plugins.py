@@ -15,7 +15,8 @@ TOPIC, BEGUN, ENDED = "cohort-engine", "begun", "ended"
 
 
 def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
-    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too, and tells when a task begins and ends.
+    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too, and tells when a task begins, and
+    when one ends otherwise than well.
 
     `own` workers were started by this build: Ctrl-C in its terminal reaches them as well, and is left to the build, which closes them.
     """
@@ -33,7 +34,8 @@ def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
 
         def transition(self, key: Any, start: str, finish: str, **more: Any) -> None:
             del more
-            what = BEGUN if finish == "executing" else ENDED if start == "executing" else None
+            # that it has ended well, the client hears anyhow
+            what = BEGUN if finish == "executing" else ENDED if start == "executing" and finish != "memory" else None
             if what is not None:
                 self.worker.log_event(TOPIC, {"what": what, "key": str(key), "worker": self.worker.address})
 

@@ -337,8 +337,8 @@ class Run:
         Subjects in flight.
     retries : int
     events : Events
-    results : dict of (row, stage) to StageResult
-        What came home.
+    told : dict of row to set of stage
+        What was told of subjects that have not ended; what came home is told (`Events.on_stage_end`) and not kept.
     """
 
     pool: Pool
@@ -346,24 +346,24 @@ class Run:
     window: int
     retries: int
     events: Events
-    results: dict[tuple[int, str], StageResult] = field(default_factory=dict)
+    told: dict[int, set[str]] = field(default_factory=dict)
 
-    def __call__(self, subjects: Iterable[Subject]) -> list[StageResult]:
+    def __call__(self, subjects: Iterable[Subject]) -> None:
         """Run all subjects; those that lost their worker once more, one by one."""
         suspects = self._pass(subjects, self.window, last=False)
         self._pass(suspects, 1, last=True)
-        return list(self.results.values())
 
     def _pass(self, subjects: Iterable[Subject], window: int, *, last: bool) -> list[Subject]:
         token = uuid.uuid4().hex[:8]  # a running scheduler may still know the keys of another run
         queue = iter(subjects)
         flying: dict[str, tuple[Subject, Job]] = {}
+        left: dict[int, int] = {}
         errors: dict[int, dict[str, CohortError]] = {}
         suspects: list[Subject] = []
 
         def launch(subject: Subject) -> None:
             futures: dict[str, Any] = {}
-            errors[subject.row] = {}
+            errors[subject.row], left[subject.row] = {}, len(self.jobs)
             for job in self.jobs:
                 stage, key = job.stage, f"{job.stage.name}-{subject.row:06d}-{token}"
                 flying[key] = subject, job
@@ -385,7 +385,8 @@ class Run:
                 self._report(outcome)
             else:
                 errors[subject.row][job.stage.name] = outcome
-            if any(s is subject for s, _ in flying.values()):
+            left[subject.row] -= 1
+            if left[subject.row]:
                 continue
             failed = errors.pop(subject.row)
             if not last and any(isinstance(e, LostWorkerError) for e in failed.values()):
@@ -412,9 +413,11 @@ class Run:
                     if stage.makes:
                         remove_made(job.url, row, stage.makes)
             self._report(StageResult(row, stage.name, entry, makes=stage.makes))
+        self.told.pop(subject.row, None)
         self.events.on_subject_end(subject.row)
 
     def _report(self, result: StageResult) -> None:
-        if (result.row, result.stage) not in self.results:  # a suspect's finished stages come home twice
-            self.results[result.row, result.stage] = result
+        told = self.told.setdefault(result.row, set())
+        if result.stage not in told:  # a suspect's finished stages come home twice
+            told.add(result.stage)
             self.events.on_stage_end(result)

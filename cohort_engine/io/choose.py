@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -233,7 +234,6 @@ class _Choosing:
     # what was made of images
     def of_image(self, product: str, image: ImageFile, role: Role) -> list[ImageFile]:
         """Products of an image, best first; of a role that is `made_of` another, also what was made of that in between (``desc-moco_dwi_seg``)."""
-        rules = [r for r in PRODUCTS if r.product == product]
         found: dict[ImageFile, tuple[int, int, int, int, str]] = {}
         for f in self.products:
             tail, description, between = f.tail, f.description, 0
@@ -250,7 +250,7 @@ class _Choosing:
                 between, tail = len(more), "_".join(filter(None, [f"desc-{more['desc'].lower()}" if "desc" in more else "", tail]))
             if role.made_of and product not in (schema.MOCO, schema.MEAN):
                 tail = MADE_FIRST.sub("", tail, count=1) if MADE_FIRST.match(tail) else tail
-            rule = next((i for i, r in enumerate(rules) if re.fullmatch(r.words, tail)), None)
+            rule = _rule(product, tail)
             if rule is not None:
                 described = DESCRIPTIONS.index(description) if description in DESCRIPTIONS else len(DESCRIPTIONS)
                 found[f] = described, between, rule, f.order, f.path
@@ -266,7 +266,7 @@ class _Choosing:
             named = [(i, not f.stem.startswith(stem), f.order, len(f.stem), f.path, f) for f, i in at.items() if i is not None]
             self.take(role, [f for *_, f in sorted(named, key=lambda n: n[:-1])])
             return
-        every = [f for f in self.products if any(r.product == product and re.fullmatch(r.words, f.tail) for r in PRODUCTS)]
+        every = [f for f in self.products if _rule(product, f.tail) is not None]
         heads = {f: replace(f, tail="", description="") for f in every}
         if owner is None:
             fits = sorted((h for h in heads.values() if is_image(image, h) and is_magnitude(h)), key=lambda h: h.rank)
@@ -288,6 +288,12 @@ class _Choosing:
             series = [f for f in self.raw if is_image(schema.ROLES[schema.DWI], f) and f is not owner]
             epi = [f for f in self.raw if f.entity(SUFFIX) == "epi" and not (f.tail or f.description or f.free)]
             self.take(schema.DWI_REVERSE, *reverse_of(owner, [*epi, *series], self.sidecars))
+
+
+@cache
+def _rule(product: str, tail: str) -> int | None:
+    """Say which of the rules of a product the end of a name fits; people of a study have few different ends."""
+    return next((i for i, r in enumerate(r for r in PRODUCTS if r.product == product) if re.fullmatch(r.words, tail)), None)
 
 
 def _partners(base: _Found, f: ImageFile, other: _Found) -> list[ImageFile]:

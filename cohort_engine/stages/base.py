@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -249,8 +250,7 @@ class Stage:
 
     def wanting(self, files: Mapping[str, str]) -> tuple[str, ...]:
         """Return the roles to be used: the first set that is complete, else the one that lacks least, and what is optional and there."""
-        best = min(self.sets, key=lambda roles: sum(r not in files for r in roles))
-        return (*best, *(r for r in self.optional if r in files and r not in best))
+        return _wanting(self.roles, self.alternatives, self.optional, frozenset(files))
 
     @property
     def sets(self) -> list[tuple[str, ...]]:
@@ -279,6 +279,13 @@ class Stage:
             Keys of the stages in `needs`.
         """
         return digest(self.name, self.version, dict(content), dict(kinds), dict(self.params), template, list(upstream))
+
+
+@cache
+def _wanting(roles: tuple[str, ...], alternatives: tuple[tuple[str, ...], ...], optional: tuple[str, ...], files: frozenset[str]) -> tuple[str, ...]:
+    """As `Stage.wanting`: most people of a study have the same files."""
+    best = min(((*roles, *more) for more in alternatives), key=lambda one: sum(r not in files for r in one))
+    return (*best, *(r for r in optional if r in files and r not in best))
 
 
 @dataclass(frozen=True)

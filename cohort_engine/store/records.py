@@ -329,14 +329,18 @@ def _block_name(first: int) -> str:
 
 # --- the whole ledger -------------------------------------------------------------------------------------------------
 def list_ledger(url: str) -> tuple[list[tuple[int, str]], list[int]]:
-    """List the (subject, stage) that have a record of their own, and the first subjects of the blocks."""
+    """List the (subject, stage) that have a record of their own, and the first subjects of the blocks. Files that stages made are not looked at."""
+    records = sorted((int(m[1]), m[2]) for n in _listed(url, "records") if (m := _RECORD.match(n)))
+    return records, sorted(int(m[1]) for n in _listed(url, "entries") if (m := _BLOCK.match(n)))
+
+
+def _listed(url: str, folder: str = "") -> list[str]:
+    """List the objects of the ledger, or of a folder of it; none where it is not there."""
     path = local_path(ledger_url(url))
-    if path is not None and not path.is_dir():
-        return [], []
+    if path is not None and not path.joinpath(folder).is_dir():
+        return []
     with storage_errors(LEDGER):
-        names = list(objects.names_below(object_store(ledger_url(url))))
-    records = sorted((int(m[1]), m[2]) for n in names if (m := _RECORD.match(n)))
-    return records, sorted(int(m[1]) for n in names if (m := _BLOCK.match(n)))
+        return list(objects.names_below(object_store(ledger_url(url)), folder))
 
 
 def read_records(url: str, places: Sequence[tuple[int, str]]) -> Iterator[Record | Broken | None]:
@@ -484,12 +488,7 @@ def list_made(url: str) -> set[tuple[int, str]]:
     StorageError
         The ledger cannot be read.
     """
-    path = local_path(ledger_url(url))
-    if path is not None and not path.is_dir():
-        return set()
-    with storage_errors(LEDGER):
-        names = list(objects.names_below(object_store(ledger_url(url))))
-    return {(int(m[1]), m[2]) for n in names if (m := _MADE.match(n))}
+    return {(int(m[1]), m[2]) for n in _listed(url) if (m := _MADE.match(n))}
 
 
 def remove_made(url: str, subject: int, role: str) -> None:

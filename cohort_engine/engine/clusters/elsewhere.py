@@ -11,7 +11,7 @@ from typing import Any
 from cohort_engine import schema
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters.base import SILENCE_SECONDS, WorkerOffer
-from cohort_engine.engine.clusters.on_dask import CPU, DaskPool
+from cohort_engine.engine.clusters.on_dask import CPU, DaskPool, settings
 from cohort_engine.engine.events import Events
 from cohort_engine.errors import ResourceError
 
@@ -54,8 +54,7 @@ class ElsewherePool(DaskPool):
         from distributed import Client
 
         try:
-            # every task on a dying worker is suspected, also the innocent ones queued there: the runner tries suspects again alone
-            with dask.config.set({"distributed.scheduler.allowed-failures": self.compute.retries}):
+            with dask.config.set(settings(self.compute)):
                 self._start(max(1, min(self.compute.workers, at_most or self.compute.workers)))
             client = Client(self.clusters[0])
             self._wait(client, events)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters.base import CLUSTERS, ClusterKind, WorkerOffer
-from cohort_engine.engine.clusters.on_dask import DaskPool
+from cohort_engine.engine.clusters.on_dask import DaskPool, settings
 from cohort_engine.engine.events import Events
 from cohort_engine.errors import ConfigError, ResourceError
 
@@ -49,9 +49,8 @@ class LocalPool(DaskPool):
                 expected="a build that is started once", found="a process that is itself being started, and runs the script again",
                 where="compute.cluster", remedy='Put the call under `if __name__ == "__main__":`, or use cluster: synchronous.',
             )  # fmt: skip
-        # Every task on a dying worker is suspected, also the innocent ones queued there: the runner tries suspects again alone.
         # Dask's own words about lost workers and raised errors are kept off the screen: the report has them, with a remedy.
-        with dask.config.set({"distributed.scheduler.allowed-failures": self.compute.retries}):
+        with dask.config.set(settings(self.compute)):
             self.cluster = LocalCluster(
                 n_workers=max(1, min(self.compute.workers, at_most or self.compute.workers)), threads_per_worker=1, worker_class=_nanny(),
                 memory_limit=self.compute.memory, dashboard_address=self.compute.dashboard if find_spec("bokeh") else None,
