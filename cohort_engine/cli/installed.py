@@ -9,13 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from cohort_engine.cli.say import say, show
-from cohort_engine.cli.words import Command, TemplatePath, app
+from cohort_engine.cli.words import Command, Device, Half, TemplatePath, app
 
 template_app = typer.Typer(help="Install and inspect templates.", no_args_is_help=True)
 app.add_typer(template_app, name="template")
 train_app = typer.Typer(help="Train the networks and the scorecard of quality.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
-template_command, train_command = (partial(a.command, cls=Command) for a in (template_app, train_app))
+bench_app = typer.Typer(help="Measure how fast this machine is.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+template_command, train_command, bench_command = (partial(a.command, cls=Command) for a in (template_app, train_app, bench_app))
 
 
 @template_command("install")
@@ -148,3 +150,17 @@ def _figures(figures: dict[str, Any]) -> None:
 def _trained(written: dict[str, Path]) -> None:
     for name, weights in written.items():
         say(f" {weights}", head=name)
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+@bench_command("gpu")
+def bench_gpu(
+    device: Device = "auto",
+    half: Half = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Least time of a measurement.", min=0.0)] = 2.0,
+) -> None:
+    """Measure the networks on a GPU (or CPU): slices and gigabytes a second, of one subject and of several at once."""
+    from cohort_engine.nn.speed import Speed, speed
+
+    found = speed(device, half=half, seconds=seconds)
+    show({"network": [s.network for s in found], **{name: [getattr(s, name) for s in found] for name in Speed._fields[1:]}})

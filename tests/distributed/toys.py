@@ -18,6 +18,8 @@ from cohort_engine.engine.events import Events
 from cohort_engine.errors import CohortError, CordError, StorageError
 from cohort_engine.stages.base import Stage, StageInput
 
+ONCE, HAPPENED = " once", "happened"
+"""What a mask says after what happens once, to whomever it comes first; and the file that says it has."""
 BUILD = {"data": {"bids": "bids", "store": "study.zarr"}, "template": {"name": "parametric"}}
 
 
@@ -71,7 +73,11 @@ def obey(inputs: StageInput, stage: str) -> None:
         journal.write(f"{stage} {name} {os.getpid()}\n")
     Path(tempfile.mkdtemp(), "left").touch()
     time.sleep(float(said.get("sleep", 0)))
-    match said.get(stage):
+    word, mark = str(said.get(stage, "")), folder / HAPPENED
+    if word.endswith(ONCE):
+        word = "" if mark.exists() else word.removesuffix(ONCE)
+        mark.touch()
+    match word:
         case "bad":
             raise CordError(expected="a cord", found="nothing", where="MT mask", remedy="Draw it.")
         case "bug":
@@ -82,9 +88,13 @@ def obey(inputs: StageInput, stage: str) -> None:
             raise MemoryError
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "kill once" if not (folder / "killed").exists():
-            (folder / "killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(3600)
+        case "hog":
+            hoard = []
+            while True:
+                hoard.append(np.ones(2**23))
+                time.sleep(0.05)
 
 
 def fit(inputs: StageInput) -> dict[str, np.ndarray]:

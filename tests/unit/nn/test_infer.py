@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from cohort_engine.errors import told
 from cohort_engine.nn import infer
 from cohort_engine.nn.infer import Network, neighbours, resampling
+from cohort_engine.nn.speed import speed
 from cohort_engine.nn.unet import for_inference, seeded
 
 torch = pytest.importorskip("torch")
@@ -58,3 +64,48 @@ def test_a_batch_is_its_slices(network: Network, monkeypatch: pytest.MonkeyPatch
     whole = network(slices)
     monkeypatch.setattr(infer, "PIXELS", 2 * 32 * 32)
     torch.testing.assert_close(network(slices), whole, atol=1e-5, rtol=1e-4)
+
+
+class Small(torch.nn.Module):
+    """A device whose memory holds so many slices of a batch; of those in bfloat16 alone, as on a GPU."""
+
+    def __init__(self, net: torch.nn.Module, holds: int) -> None:
+        super().__init__()
+        self.net, self.holds, self.batches = net, holds, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.bfloat16 and len(x) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.batches.append(len(x))
+        return self.net(x)
+
+
+@pytest.fixture
+def small(network: Network, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Network]:
+    monkeypatch.setattr(infer, "ROOM", {})
+    return lambda holds: replace(network, module=Small(deepcopy(network.module).to(torch.bfloat16), holds))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so(network: Network, small: Callable[[int], Network]) -> None:
+    slices = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tight = small(3)
+    torch.testing.assert_close(tight(slices), network(slices), atol=0.02, rtol=0)
+    assert tight.module.batches == [2, 2, 2, 2, 2]  # 10, 5 were too many
+    tight(slices[:4])
+    assert tight.module.batches[5:] == [2, 2]
+
+
+def test_where_no_slice_fits_the_cpu_computes_and_it_is_told(network: Network, small: Callable[[int], Network]) -> None:
+    slices = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with told() as notes:
+        found = small(0)(slices)
+    torch.testing.assert_close(found, network(slices), atol=0.02, rtol=0)
+    assert notes == ["network: computed on the CPU, since not even one slice fits into the memory of the GPU"]
+
+
+def test_speed_is_measured_of_every_network() -> None:
+    found = speed("cpu", subjects=(1,), seconds=0.0)
+    assert [s.network for s in found] == ["cord, coarse", "cord, fine", "discs", "grey"]
+    for s in found:
+        assert s.slices > 0
+        assert s.gigabytes > 0
