@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Processes that share the test files.
 WORKERS ?= 2
 # Tests that want the machine, or a cluster, to themselves.
-APART := tests/storage tests/clusters tests/slurm tests/browser
+APART := tests/storage tests/clusters tests/slurm tests/faults tests/browser
 # Quick tests of arithmetic: they must hold on processors whose libraries round the last bit in another way.
 NUMERIC := $(addprefix tests/unit/,analysis/test_groups.py analysis/test_arrays.py analysis/test_covariates.py analysis/test_correlate.py \
 	analysis/test_harmonise.py analysis/test_norms.py analysis/test_agreement.py qmri cord/test_centreline.py cord/test_curve.py cord/test_levels.py \
@@ -44,7 +44,7 @@ test-all: test test-clusters test-browser test-processors
 
 test-clusters: $(READY)  # builds on SLURM, which is installed first, by ssh, and on a scheduler of one's own
 	@deploy/slurm/up.sh || [ $$? = 3 ] || { echo "SLURM did not start"; exit 1; }
-	$(BIN)/python -m pytest tests/clusters tests/slurm
+	$(BIN)/python -m pytest tests/clusters tests/slurm tests/faults
 
 test-processors: $(READY)  # with the kernels of older processors
 	$(BIN)/python .ci/processors.py haswell nehalem -- $(NUMERIC)
