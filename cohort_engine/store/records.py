@@ -386,7 +386,7 @@ def scan_entries(url: str) -> tuple[list[Entry], list[tuple[int, str]]]:
     Another process may gather meanwhile, and the listing of a bucket may lag: records are read first, and blocks by their number.
     """
     places, blocks = list_ledger(url)
-    records = dict(zip(places, read_records(url, places), strict=True))
+    records = dict(zip(places, read_records(url, places) if places else (), strict=True))  # reading makes no folder
     wanted = {*blocks, *(row // ENTRY_BLOCK * ENTRY_BLOCK for (row, _), record in records.items() if record is None)}
     if local_path(url) is None:
         with suppress(StoreError):
