@@ -29,6 +29,7 @@ CORD: Colour = (100, 143, 255)
 GREY: Colour = (220, 38, 127)
 LEVEL: Colour = (255, 230, 120)
 DISC: Colour = (254, 97, 0)
+LOST: Colour = (254, 97, 0)
 """Colours of outlines: apart for the colour-blind, on black and on white."""
 MOST = 24
 """Slices of a mosaic."""
@@ -249,7 +250,7 @@ def draw_maps(scene: Scene) -> Iterator[tuple[str, str, Rgb]]:
             plane, names_of = np.full(shape, np.nan), np.zeros(shape, int)
             plane[at], names_of[at] = values[here], label[here]
             grow = max(1, round(132 / max(shape)))
-            plane, names_of = (np.kron(np.flip(p, (0, 1)).T, np.ones((grow, grow), p.dtype)) for p in (plane, names_of))
+            plane, names_of = (_grown(np.flip(p, (0, 1)).T, grow) for p in (plane, names_of))
             drawn = paint.colours(plane, low, high, empty=BETWEEN)
             drawn[paint.borders(names_of)] = (20, 20, 20)
             pictures.append(drawn)
@@ -259,6 +260,30 @@ def draw_maps(scene: Scene) -> Iterator[tuple[str, str, Rgb]]:
             units = "%" if spec.units == "percent" else spec.units if spec.units != "1" else ""
             title = f"{spec.long_name}, {low:.3g} (dark) to {high:.3g} {units}".strip()
             yield path.partition("/")[2], title, _tiles(pictures, names)
+
+
+def _grown(plane: NDArray[Any], by: int) -> NDArray[Any]:
+    """Make each pixel (row, column) a square of so many."""
+    return np.repeat(np.repeat(plane, by, axis=0), by, axis=1)
+
+
+def draw_motion(scene: Scene) -> Iterator[tuple[str, str, Rgb]]:
+    """Displacement that was corrected in each slice of each volume of a diffusion series, and which slices were lost."""
+    specs = schema.MOTION_SPECS
+    shift, flags = (scene.array(specs[key].path) for key in (schema.MOTION_SHIFT, schema.MOTION_FLAG))
+    if shift is None or flags is None:
+        return
+    there = flags >= 0
+    volumes, slices = there.any(axis=1), there.any(axis=0)
+    if not volumes.any():
+        return
+    size = np.hypot(shift[..., 0], shift[..., 1])[volumes][:, slices].T[::-1]
+    own = flags[volumes][:, slices].T[::-1].astype(int)
+    high = max(1.0, float(np.nanmax(size))) if np.isfinite(size).any() else 1.0
+    picture = paint.colours(size, 0.0, high, empty=paint.HOLE)
+    picture[(own >= 0) & ((own & schema.LOST) > 0)] = LOST
+    grow = max(2, min(10, 900 // max(size.shape)))
+    yield schema.DWI, f"displacement of each slice (row) in each volume (column), 0 (dark) to {high:.2g} mm", _grown(picture, grow)
 
 
 PANELS: Mapping[str, Panel] = {
@@ -278,6 +303,7 @@ PANELS: Mapping[str, Panel] = {
             "template", "Registration to the template", "Blue: cord of the template. Red: its grey matter. Numbers: slice and level.",
             draw_registration,
         ),
+        Panel("motion", "Motion", "Diffusion: displacement that was corrected; orange: slices that were lost.", draw_motion),
         Panel("map", "Maps in the template", "The middle of each level, with the borders of the atlas; dark where there is no value.", draw_maps),
     )
 }  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,6 @@ class SubjectPage:
     """Everything that the template of a subject shows; `at` is the position in the group."""
 
     policy = policy()
-    motion: Sequence[Any] = ()
 
     def __init__(self, group: Group, at: int, pictures: Sequence[Picture], problems: Mapping[str, str]) -> None:
         self.group, self.at, self._pictures, self._problems = group, at, pictures, problems

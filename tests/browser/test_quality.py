@@ -16,20 +16,24 @@ from cohort_engine.qc.ratings import ratings_of
 from cohort_engine.qc.serve import PageServer
 from cohort_engine.qc.simulated import simulate_group
 from cohort_engine.query.frame import run_query
-from cohort_engine.template import load_template
+from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
+
+TEMPLATE = parametric_cord(spacing=1.0, top="C3", bottom="C4")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = str(tmp_path_factory.mktemp("browser") / "study.zarr")
-    simulate_store(url, 60, load_template("parametric"), shape=True)
+    simulate_store(url, 24, TEMPLATE, shape=True)
     return url
 
 
 @pytest.fixture(scope="module")
 def pages(cohort: str) -> Pages:
-    return write_pages(cohort)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cohort_engine.qc.pages.template_of", lambda root, config: TEMPLATE)
+        return write_pages(cohort)
 
 
 @pytest.fixture
@@ -43,10 +47,10 @@ def test_a_filter_shows_whom_pandas_gives(page: Any, cohort: str, pages: Pages, 
     page.select_option("#which", "all")
     page.select_option("#site", label="site2")
     at_site = table[table[schema.SITE] == "site2"]
-    assert page.inner_text("#count") == f"{len(at_site)} of 60 subjects"
+    assert page.inner_text("#count") == f"{len(at_site)} of 24 subjects"
     page.fill("#find", "0001")
     found = int(at_site[schema.PARTICIPANT].str.contains("0001").sum())
-    assert page.inner_text("#count") == f"{found} of 60 subjects"
+    assert page.inner_text("#count") == f"{found} of 24 subjects"
     page.screenshot(path=pictures / "quality_cohort.png", full_page=True)
 
 
