@@ -67,7 +67,7 @@ COMPANIONS: Mapping[str, str] = {
     N: "sum of the region's weights over valid voxels (soft voxel count)",
     COVERAGE: "weight of valid voxels over the weight of all voxels of the cell",
 }
-SE_NATIVE = "standard error, likeness of neighbouring voxels counted"
+SE_NATIVE = "standard error: noise, what neighbouring voxels share, and how far the atlas may lie off"
 
 ESTIMATORS: Registry[Any] = Registry("estimator", "cohort_engine.reduce.estimators")
 """`reduce.estimators.base.Estimator` by SCT's name: each says which companions its tables have, and whether its values stay in the metric's range."""
