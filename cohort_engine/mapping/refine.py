@@ -8,8 +8,9 @@ them at zero and ties them along the cord. Where the image says nothing the map 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,9 @@ class Refinement:
 
     Attributes
     ----------
-    fitted : TemplateMap
-        Quality as of the map that was refined.
     before, after : Explained
         What the tissues explain of the image, slice by slice; values of tissues as parts of the cord's median.
-    tissues : (x, y, z, 3) array
+    tissues : (x, y, z, 3) float32 array
         Part of each voxel that is white matter, grey matter and CSF by the refined map; NaN away from the cord.
     amplitudes : (slice, mode) array
         Of the modes of `PRIOR`, in the image's slices `slices`.
@@ -57,9 +56,10 @@ class Refinement:
         Smallest and largest area change of the refinement inside the cord.
     shift : float
         Largest displacement inside the cord, mm of the template.
+    carry : callable
+        Makes `fitted`.
     """
 
-    fitted: TemplateMap
     before: Explained
     after: Explained
     tissues: FloatArray
@@ -67,6 +67,12 @@ class Refinement:
     slices: NDArray[np.int64]
     area: tuple[float, float]
     shift: float
+    carry: Callable[[], TemplateMap]
+
+    @cached_property
+    def fitted(self) -> TemplateMap:
+        """The refined map; quality as of the map that was refined."""
+        return self.carry()
 
 
 def refine_map(fitted: TemplateMap, template: Template, image: NDArray[Any], affine: FloatArray, cord: NDArray[Any]) -> Refinement | None:
@@ -111,9 +117,12 @@ def refine_map(fitted: TemplateMap, template: Template, image: NDArray[Any], aff
             break
         amplitudes[folded] *= 0.85
     image, region = points.spread(points.values), points.spread(np.ones(len(points.values))) == 1
-    before, tissues = (points.spread(section.fractions(points, at)) for at in (points.at, section.place(points, amplitudes)))
-    judged = explained(image, before, region), explained(image, tissues, region)
-    return Refinement(carrier.carried(move), *judged, tissues, amplitudes, points.slices, (float(area[0].min()), float(area[1].max())), shift)
+    before, after = (points.spread(section.fractions(points, at)) for at in (points.at, section.place(points, amplitudes)))
+    tissues = np.full((*points.shape, 3), np.nan, np.float32)
+    tissues[points.window] = after
+    extremes = float(area[0].min()), float(area[1].max())
+    judged = explained(image, before, region), explained(image, after, region)
+    return Refinement(*judged, tissues, amplitudes, points.slices, extremes, shift, partial(carrier.carried, move))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +150,17 @@ class _Points:
         pairs = ((np.delete(number, -1, axis), np.delete(number, 0, axis)) for axis in (0, 1))
         return tuple((one[both], other[both]) for one, other in pairs for both in [(one >= 0) & (other >= 0)])
 
+    @cached_property
+    def window(self) -> tuple[slice, slice]:
+        """The part of the image across that holds the voxels."""
+        low, high = self.voxel[:, :2].min(axis=0), self.voxel[:, :2].max(axis=0) + 1
+        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
     def spread(self, values: FloatArray) -> FloatArray:
-        """Put values (n, ...) of the voxels on the image's grid, NaN elsewhere."""
-        out = np.full((*self.shape, *values.shape[1:]), np.nan)
-        out[tuple(self.voxel.T)] = values
+        """Put values (n, ...) of the voxels on the image's grid in `window`, NaN elsewhere."""
+        x, y = self.window
+        out = np.full((x.stop - x.start, y.stop - y.start, self.shape[2], *values.shape[1:]), np.nan)
+        out[tuple((self.voxel - (x.start, y.start, 0)).T)] = values
         return out
 
 

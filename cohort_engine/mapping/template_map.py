@@ -142,52 +142,96 @@ def fit_template_map(
     LevelError
         The mask and the template have no slices in common.
     """
-    cord, slices = cord_slices(cord, affine=affine, what=what)
+    fit = MapFit.of(cord, affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    return fit.map(likely=likely)
+
+
+@dataclass(frozen=True, eq=False)
+class MapFit:
+    """All of a fit but how far it follows the border of the mask: see `fit_template_map`. Make it with `MapFit.of`."""
+
+    template: Template
+    levels: LevelAxis
+    straight: StraightCord
+    match: SectionMatch
+    affine: FloatArray
+    shape: tuple[int, ...]
+    slices: NDArray[np.int64]
+    grey: NDArray[Any] | None
+    first: int
+    arc: FloatArray
+    move: NDArray[np.float32] | None
+
+    @classmethod
+    def of(
+        cls, cord: NDArray[Any], affine: FloatArray, levels: LevelAxis, template: Template, *, grey: NDArray[Any] | None = None,
+        deformable: bool = True, seed: int = 1, what: str = "cord mask",
+    ) -> MapFit:  # fmt: skip
+        """Measure the sections of both cords, and run SyN; parameters and errors are those of `fit_template_map`."""
+        cord, slices = cord_slices(cord, affine=affine, what=what)
+        spacing = template.block_grid.spacing
+        x, y, z = template_lines(template)
+        arc = levels.arc(z)
+        seen = np.flatnonzero((arc >= 0) & (arc <= levels.centreline.length) & (template.cord >= 0.5).any(axis=(0, 1)))
+        if len(seen) < 2:
+            low, high = levels.z(np.array([0.0, levels.centreline.length]))
+            raise LevelError(
+                expected=f"a cord within the template, z {z[0]:.0f} to {z[-1]:.0f} mm", found=f"z {low:.0f} to {high:.0f} mm", where=what,
+                remedy="Check the numbers of the landmarks, and that template and image show the same part of the spine.",
+            )  # fmt: skip
+        first, last = int(seen[0]), int(seen[-1]) + 1
+        arc = arc[first:last]
+        straight = StraightCord.of_mask(cord, affine, slices, levels.centreline, reach=REACH, step=float(spacing[0]))
+        depth = template_depth(template, first, last)
+        match = _match_sections(straight, depth, x, y, arc, spacing)
+        move = None
+        if deformable:
+            a, b = match.place(x[:, None, None], y[None, :, None])
+            fixed, moving = occupancy(depth, RAMP), occupancy(straight.depth(a, b, arc), RAMP)
+            if grey is not None:
+                fixed, moving = fixed + GREY * template.gm[:, :, first:last], moving + GREY * straight.look(grey, a, b, arc)
+            move = _syn(fixed, moving, spacing, seed, *((ITERATIONS, ALONG) if grey is None else (GREY_ITERATIONS, GREY_ALONG)))
+        return cls(template, levels, straight, match, affine, cord.shape, slices, grey, first, arc, move)
+
+    def map(self, *, likely: bool) -> TemplateMap:
+        """Follow the border of the mask, `likely` or all the way."""
+        template, straight, match, arc, grey = self.template, self.straight, self.match, self.arc, self.grey
+        some, spacing = slice(self.first, self.first + len(arc)), template.block_grid.spacing
+        (x, y, _), solid = template_lines(template), template.cord[:, :, some] >= 0.5
+        a, b = match.place(x[:, None, None], y[None, :, None])
+        held = straight.supported(arc)
+        before = after = _dice((straight.depth(a, b, arc) > 0)[..., held], solid[..., held])
+        jacobian, inner, move = (np.nan, np.nan), np.nan, self.move
+        if move is not None:
+            if grey is None:
+                depth = template_depth(template, some.start, some.stop)
+                move = move * (_outline_share(depth, HOLD)[..., None] * np.float32(_credible(self.affine)))
+                if not likely:
+                    move = _followed(move, depth, lambda m: straight.depth(*_placed(match, x, y, m), arc), spacing)
+                move *= _bounded(move, spacing, solid)[:, None]
+            a, b = _placed(match, x, y, move)
+            after = _dice((straight.depth(a, b, arc) > 0)[..., held], solid[..., held])
+            if grey is not None:
+                inner = _dice((straight.look(grey, a, b, arc) >= 0.5)[..., held], (template.gm[:, :, some] >= 0.5)[..., held])
+            jacobian = _jacobian_extremes(move[:, :, held], spacing, solid[..., held])
+        block = np.full((*template.block_grid.shape, 3), np.nan, np.float32)
+        block[:, :, some] = np.where(held[:, None], straight.world(a, b, arc), np.nan)
+        inside = _inside(block[template.cord >= 0.5], _grid(self.shape, self.affine))
+        line = self.levels.centreline
+        quality = {
+            schema.DICE: after, schema.DICE_GEOMETRY: before, schema.RESIDUAL: self.levels.residual, schema.JACOBIAN_MIN: jacobian[0],
+            schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()), schema.GREY_DICE: inner,
+            schema.GAPS: float(self.slices[-1] - self.slices[0] + 1 - len(self.slices)),
+            schema.CENTRELINE_ERROR: float(np.max(line.standard_error(arc[~held]))) if not held.all() else np.nan,
+        }  # fmt: skip
+        return TemplateMap(block, quality)
+
+
+def template_lines(template: Template) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Position of the voxels of a template's block along x, y and z, mm."""
     grid = template.block_grid
-    spacing = grid.spacing
     x, y, z = (grid.affine[i, 3] + grid.affine[i, i] * np.arange(n) for i, n in enumerate(grid.shape))
-    arc = levels.arc(z)
-    seen = np.flatnonzero((arc >= 0) & (arc <= levels.centreline.length) & (template.cord >= 0.5).any(axis=(0, 1)))
-    if len(seen) < 2:
-        low, high = levels.z(np.array([0.0, levels.centreline.length]))
-        raise LevelError(
-            expected=f"a cord within the template, z {z[0]:.0f} to {z[-1]:.0f} mm", found=f"z {low:.0f} to {high:.0f} mm", where=what,
-            remedy="Check the numbers of the landmarks, and that template and image show the same part of the spine.",
-        )  # fmt: skip
-    first, last = int(seen[0]), int(seen[-1]) + 1
-    arc, target = arc[first:last], template.cord[:, :, first:last]
-    straight = StraightCord.of_mask(cord, affine, slices, levels.centreline, reach=REACH, step=float(spacing[0]))
-    depth = template_depth(template, first, last)
-    match = _match_sections(straight, depth, x, y, arc, spacing)
-    a, b = match.place(x[:, None, None], y[None, :, None])
-    held = straight.supported(arc)
-    before = after = _dice((straight.depth(a, b, arc) > 0)[..., held], (target >= 0.5)[..., held])
-    jacobian, inner = (np.nan, np.nan), np.nan
-    if deformable:
-        fixed, moving = occupancy(depth, RAMP), occupancy(straight.depth(a, b, arc), RAMP)
-        butterfly = template.gm[:, :, first:last]
-        if grey is not None:
-            fixed, moving = fixed + GREY * butterfly, moving + GREY * straight.look(grey, a, b, arc)
-        move = _syn(fixed, moving, spacing, seed, *((ITERATIONS, ALONG) if grey is None else (GREY_ITERATIONS, GREY_ALONG)))
-        if grey is None:
-            move *= _outline_share(depth, HOLD)[..., None] * _credible(affine)
-            if not likely:
-                move = _followed(move, depth, lambda m: straight.depth(*_placed(match, x, y, m), arc), spacing)
-            move *= _bounded(move, spacing, target >= 0.5)[:, None]
-        a, b = _placed(match, x, y, move)
-        after = _dice((straight.depth(a, b, arc) > 0)[..., held], (target >= 0.5)[..., held])
-        inner = np.nan if grey is None else _dice((straight.look(grey, a, b, arc) >= 0.5)[..., held], (butterfly >= 0.5)[..., held])
-        jacobian = _jacobian_extremes(move[:, :, held], spacing, (target >= 0.5)[..., held])
-    block = np.full((*grid.shape, 3), np.nan, np.float32)
-    block[:, :, first:last] = np.where(held[:, None], straight.world(a, b, arc), np.nan)
-    inside = _inside(block[template.cord >= 0.5], _grid(cord.shape, affine))
-    quality = {
-        schema.DICE: after, schema.DICE_GEOMETRY: before, schema.RESIDUAL: levels.residual, schema.JACOBIAN_MIN: jacobian[0],
-        schema.JACOBIAN_MAX: jacobian[1], schema.FIT_COVERAGE: float(inside.mean()), schema.GREY_DICE: inner,
-        schema.GAPS: float(slices[-1] - slices[0] + 1 - len(slices)),
-        schema.CENTRELINE_ERROR: float(np.max(levels.centreline.standard_error(arc[~held]))) if not held.all() else np.nan,
-    }  # fmt: skip
-    return TemplateMap(block, quality)
+    return x, y, z
 
 
 _DEPTHS: WeakKeyDictionary[Template, NDArray[np.float32]] = WeakKeyDictionary()

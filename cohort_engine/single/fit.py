@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from cohort_engine.io.volume import Volume
 from cohort_engine.mapping.fractions import tissue_fractions
 from cohort_engine.mapping.likelihood import around, explained
 from cohort_engine.mapping.rim import with_rim
-from cohort_engine.mapping.template_map import TemplateMap, fit_template_map
+from cohort_engine.mapping.template_map import MapFit, TemplateMap
 from cohort_engine.template.base import Template
 
 
@@ -41,7 +40,7 @@ def fit_cord(
         Follow the mask as far as its pixels can tell, even if the image does not refine the map: in images of thick slices, whose values are wanted,
         not their outline. Without it a map that nothing refines follows the mask to its border.
     grey, deformable, seed
-        See `mapping.template_map.fit_template_map`.
+        See `mapping.template_map.fit_template_map`; SyN runs once, however far the border is followed.
     what, labelled_what : str
         Words of the two masks, for messages.
 
@@ -55,13 +54,13 @@ def fit_cord(
         levels = level_axis(own, landmarks, template)
     else:
         levels = transfer(level_axis(centreline_from_mask(labelled.data, labelled.affine, what=labelled_what), landmarks, template), own)
-    fit = partial(fit_template_map, cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    fit = MapFit.of(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
     if image is None:
-        return fit(likely=likely)
-    refined = by_image(fit(likely=True), image, cord, template)
+        return fit.map(likely=likely)
+    refined = by_image(fit.map(likely=True), image, cord, template)
     if likely or np.isfinite(refined.quality.get(schema.REFINED_SHIFT, np.nan)):
         return refined
-    whole = fit()
+    whole = fit.map(likely=False)
     told = explained(image.data, tissue_fractions(with_rim(whole, template), template, image.affine, image.data.shape), around(cord.data))
     quality = {schema.EXPLAINED: told.mean, schema.EXPLAINED_BEFORE: told.mean, schema.WHITE_BELOW_GREY: told.white_darker}
     return TemplateMap(whole.block, refined.quality | whole.quality | quality)
