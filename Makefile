@@ -13,7 +13,7 @@ NUMERIC := $(addprefix tests/unit/,analysis/test_groups.py analysis/test_arrays.
 	cord/test_windows.py reduce template/test_atlas.py template/test_base.py template/test_parametric.py nn/test_infer.py mapping/test_shape.py \
 	mapping/test_straighten.py) $(addprefix cohort_engine/,analysis mapping qmri cord reduce template)
 
-.PHONY: install demo test test-all test-browser test-clusters test-processors lint bench clean
+.PHONY: install demo docs test test-all test-browser test-clusters test-processors lint bench clean
 
 install: $(READY)
 
@@ -36,11 +36,14 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile --durations 20 $(APART:%=--ignore %)
 	$(BIN)/python -m pytest tests/storage  # starts, kills and times processes: by itself
 
+docs: $(READY)  # the pages, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 test-browser: $(READY)  # pages in a real Chromium, where the system has one
 	$(BIN)/python -m pytest tests/browser
 
-test-all: test test-clusters test-browser test-processors
-	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist loadfile tests/real tests/distributed
+test-all: test docs test-clusters test-browser test-processors
+	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist loadfile tests/real tests/distributed tests/cli
 
 test-clusters: $(READY)  # builds on SLURM, which is installed first, by ssh, and on a scheduler of one's own
 	@deploy/slurm/up.sh || [ $$? = 3 ] || { echo "SLURM did not start"; exit 1; }

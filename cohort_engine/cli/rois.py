@@ -57,6 +57,23 @@ app.add_typer(reproduce_app, name="reproduce")
 reproduce_command = partial(reproduce_app.command, cls=Command)
 
 
+@reproduce_command("mtr-dcm")
+def reproduce_mtr_dcm(
+    out: Annotated[Path, typer.Argument(help="Folder; what is there is continued.", metavar="OUT")],
+    size: Annotated[str, typer.Option("--size", help="small (10 people), or full (45, as in the study).")] = "small",
+    template: TemplateName = "parametric",
+    template_path: TemplatePath = None,
+    workers: Annotated[int, typer.Option("--workers", help="Worker processes.", min=1)] = 2,
+) -> None:
+    """Repeat the MTR study: simulate its people, build their cohort from the images alone, and set its findings beside the published ones."""
+    from cohort_engine.report.mtr_dcm import reproduce
+    from cohort_engine.template import load_template
+
+    loaded = load_template(template, path=template_path)
+    show(reproduce(out, loaded, size=size, template_path=template_path, workers=workers, say=say))
+    say(f" {out / 'study_analysis' / 'report.html'}", head="Report")
+
+
 @reproduce_command("dti-csm")
 def reproduce_dti_csm(
     out: Annotated[Path, typer.Argument(help="Folder; what is there is continued.", metavar="OUT")],

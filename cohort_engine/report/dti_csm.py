@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,8 +12,9 @@ from pydantic import Field
 
 from cohort_engine.config import ComputeConfig, Section, merged, parse_section, read_yaml
 from cohort_engine.engine.clusters import make_pool
-from cohort_engine.errors import ConfigError, StoreError, unknown_name
-from cohort_engine.provenance import digest, versions
+from cohort_engine.errors import ConfigError, unknown_name
+from cohort_engine.provenance import digest
+from cohort_engine.report.reproduction import claim
 from cohort_engine.report.roi_page import Evaluation
 from cohort_engine.report.roi_study import evaluate_rois
 from cohort_engine.report.roi_tables import choices_of, read_results
@@ -26,7 +26,7 @@ from cohort_engine.study.format import NOTHING
 from cohort_engine.template.base import Template
 
 PLAN: Final = "dti_csm.yaml"
-RECORD, PATIENTS, TRAIN, TEST, TRAININGS = "reproduction.json", "patients", "train.npz", "test.npz", "trainings"
+PATIENTS, TRAIN, TEST, TRAININGS = "patients", "train.npz", "test.npz", "trainings"
 TRAIN_SEED, TEST_SEED = 1, 2
 FIRST_TEST: Final = 1000
 """Number of the first patient of the test: nobody is in both."""
@@ -153,7 +153,7 @@ def reproduce(
         "patients": chosen.patients, "patients of the test": chosen.test_patients, "seeds of patients": [TRAIN_SEED, TEST_SEED],
         "plan": digest(plan.model_dump(mode="json")),
     }  # fmt: skip
-    _claim(folder, record)
+    claim(folder, record)
     train = _patients(folder, TRAIN, template, chosen.patients, TRAIN_SEED, 0, workers, say)
     test = _patients(folder, TEST, template, chosen.test_patients, TEST_SEED, FIRST_TEST, workers, say)
     rows = _trained(sweep, train, test, folder / TRAININGS, workers, address, say)
@@ -175,20 +175,6 @@ def _without_idle(results: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         return results
     own = results[last] != next(iter(plan.choices[last]))
     return results.assign(**{c: results[c].where(~own, NOTHING) for c in choices_of(results) if c != last})
-
-
-def _claim(folder: Path, record: Mapping[str, Any]) -> None:
-    path = folder / RECORD
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if other := [k for k, v in record.items() if before.get(k) != v]:
-            raise StoreError(
-                expected="an empty folder, or a reproduction of the same plan, size and template", found=f"one that differs in {', '.join(other)}",
-                where="folder of the reproduction", remedy="Give another folder.",
-            )  # fmt: skip
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**record, "versions": versions()}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _patients(folder: Path, name: str, template: Template, patients: int, seed: int, first: int, workers: int, say: Say) -> Path:

@@ -13,13 +13,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, flags=re.DOTALL)
+TUTORIALS = ("mtr-study.md", "python.md")
+Block = tuple[str, str]
 
 
-def section(title: str) -> list[tuple[str, str]]:
+def blocks(text: str) -> list[Block]:
+    """Language and text of every block of commands or Python."""
+    return re.findall(r"```(console|python)\n(.*?)```", text, flags=re.DOTALL)
+
+
+def section(title: str) -> str:
     start = README.index(f"## {title}")
-    end = README.find("\n## ", start + 1)
-    return [b for b in BLOCKS if start <= README.index(b[1]) < end]
+    return README[start : README.find("\n## ", start + 1)]
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -29,16 +34,22 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+def run_all(text: str, folder: Path) -> dict[str, str]:
+    """Run what stands in a text, in its order; what each verb printed last."""
+    printed = {}
+    for language, block in blocks(text):
+        if language == "python":
+            printed["python"] = run([sys.executable, "-W", "error::FutureWarning", "-c", block], folder)
+        else:
+            for line in block.splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                printed[words[1]] = run(words, folder)
+    return printed
+
+
 @pytest.mark.distributed
 def test_a_study_of_your_own(tmp_path: Path) -> None:
-    printed = {}
-    for language, text in section("A study of your own"):
-        if language == "python":
-            printed["python"] = run([sys.executable, "-W", "error::FutureWarning", "-c", text], tmp_path)
-        else:
-            for line in text.splitlines():
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-                printed[words[1]] = run(words, tmp_path)
+    printed = run_all(section("A study of your own"), tmp_path)
     assert "4 subjects" in printed["simulate"]
     assert "4 people were analysed" in printed["analyse"]
     assert (tmp_path / "study_analysis" / "report.html").stat().st_size > 50_000
@@ -48,12 +59,26 @@ def test_a_study_of_your_own(tmp_path: Path) -> None:
     assert "white matter" in printed["python"]
 
 
-OTHERS = ("dask", "docker", "helm", "kubectl", "pip")
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_tutorials(tmp_path: Path) -> None:
+    printed = {}
+    for name in TUTORIALS:
+        printed |= run_all((ROOT / "docs" / "tutorials" / name).read_text(), tmp_path)
+    assert "6 subjects" in printed["index"]
+    assert re.search(r"^mtr +6$", printed["init"], flags=re.MULTILINE)
+    assert (tmp_path / "mine_analysis" / "report.html").exists()
+    assert (tmp_path / "dorsal.csv").read_text().count("\n") == 7
+    assert (tmp_path / "mean_mtr.nii.gz").exists()
+
+
+OTHERS = ("dask", "docker", "helm", "kubectl", "pip", "source", "uv")
 """Programs of others."""
 
 
 def test_every_command_exists() -> None:
-    lines = [line.removeprefix("$ ") for language, text in BLOCKS if language == "console" for line in text.splitlines()]
+    lines = [line.removeprefix("$ ") for language, text in blocks(README) if language == "console" for line in text.splitlines()]
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[0] in OTHERS:
