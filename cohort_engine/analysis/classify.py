@@ -304,7 +304,7 @@ def _number_of_folds(people: _People, folds: int | None, *, whole: bool) -> int:
         raise InputError(expected="a number of folds", found="None", where=f"{WHERE}: folds", remedy="Without fold_by, give 5 or 10.")
     if number < 2 or number > units or (not whole and number > smaller):
         have = f"{units} labels of fold_by" if whole else f"{smaller} subjects in the smaller group"
-        raise InputError(
+        raise (NotEnoughError if folds is None or folds >= 2 else InputError)(
             expected="two folds or more, and no more than there are subjects or labels to share out", found=f"{number} folds and {have}",
             where=f"{WHERE}: folds", remedy="Use folds=None for one a label, or fewer." if whole else "Use fewer folds, but two, or add people.",
         )  # fmt: skip

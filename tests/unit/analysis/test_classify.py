@@ -22,7 +22,7 @@ from cohort_engine.analysis.classify import LEFT_OUT, CrossValidated, _choose, _
 from cohort_engine.analysis.cluster import adjusted_rand, cluster
 from cohort_engine.analysis.harmonise import apply, learn
 from cohort_engine.analysis.roc import auc
-from cohort_engine.errors import InputError, MissingPackageError
+from cohort_engine.errors import InputError, MissingPackageError, NotEnoughError
 
 ONE = (0.1,)
 """A grid of one strength: no inner folds."""
@@ -334,3 +334,11 @@ def test_without_scikit_learn_the_extra_is_named(call: Any, monkeypatch: pytest.
     ) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("folds", "kind"), [(5, NotEnoughError), (1, InputError)])
+def test_more_folds_than_people_is_a_small_study_and_one_fold_a_mistake(folds: int, kind: type[InputError]) -> None:
+    values, group = np.arange(14.0).reshape(7, 2) % 5, np.array([0, 0, 0, 1, 1, 1, 1])
+    with pytest.raises(InputError) as raised:
+        cross_validate(values, group, folds=folds)
+    assert type(raised.value) is kind
