@@ -165,6 +165,10 @@ def shared(affine: Array, template: Template) -> float:
     return max(1.0, image / own)
 
 
+_PLACED: dict[str, tuple[tuple[Any, ...], WarpedAtlas]] = {}
+"""The atlas that this process brought into an image last, by contrast, and where: metrics of one image mostly follow one another."""
+
+
 # --- native space -------------------------------------------------------------------------------------------------------
 def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
     """Bring the atlas into an image through the template map of its contrast.
@@ -177,7 +181,12 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
     shape, how = image.volume.data.shape, inputs.params["reduce.native"]
     way = schema.INTEGRAL if how == schema.SIGNAL else how
     fit = inputs.load(schema.fit_spec(contrast).path)
-    atlas = native_atlas(fit, inputs.template, image.volume.affine, shape, how=way, shifts=image.shifts)
+    place = inputs.template, shape, way, *(None if a is None else a.tobytes() for a in (fit, image.volume.affine, image.shifts))
+    last, atlas = _PLACED.get(contrast, ((), None))
+    if atlas is None or last != place:
+        _PLACED.clear()
+        atlas = native_atlas(fit, inputs.template, image.volume.affine, shape, how=way, shifts=image.shifts)
+        _PLACED[contrast] = place, atlas
     if image.signal is None or how != schema.SIGNAL:
         return atlas
     signal = image.signal.reshape(-1)[atlas.voxel].astype(np.float64)
