@@ -54,7 +54,7 @@ class Cells:
     @property
     def coverage(self) -> FloatArray:
         """Share of the region's weight that has a value, 0 where there is nothing."""
-        return np.divide(self.n, self.size, out=np.zeros_like(self.n), where=self.size > 0)
+        return np.clip(np.divide(self.n, self.size, out=np.zeros_like(self.n), where=self.size > 0), 0.0, 1.0)
 
 
 def reduce_group(
@@ -102,7 +102,7 @@ def reduce_group(
     whole = indicator(regions, len(weights)).T @ weights
     valid = np.isfinite(values)
     y, w, target = values[valid], weights[:, valid], whole[:, valid]
-    size, n = whole.sum(axis=1), np.where(valid, whole, 0.0).sum(axis=1)  # added in one order: a whole region has coverage 1
+    size, n = whole.sum(axis=1), np.maximum(np.where(valid, whole, 0.0).sum(axis=1), 0.0)  # added in one order: a whole region has coverage 1
     std = deviation(y, target, average(y, target))
     kept_places, kept_moves = None if places is None else places[valid], None if moves is None else moves.of(valid)
     errors = {"se": None if se is None else se[valid], "precision": None if precision is None else precision[valid]}

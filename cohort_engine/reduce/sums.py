@@ -298,7 +298,8 @@ def pooled_cells(sums: LevelSums, regions: Members, clusters: Members, kernel: A
     """
     join = indicator(regions, sums.w.shape[-1])
     n, size, wy, wyy, seen, held = ((getattr(sums, k) @ join).sum(axis=-2) for k in ("w", "size", "wy", "wyy", "seen", "held"))
-    coverage = _divide(n, size) * _divide(seen, held)
+    n = np.maximum(n, 0.0)
+    coverage = np.minimum(_divide(n, size), 1.0) * _divide(seen, held)  # of interpolated weights some are below 0
     low = (coverage < min_coverage) | (coverage <= 0)
     found = kernel.of_sums(sums, regions, clusters)
     mean = _divide(wy, n)

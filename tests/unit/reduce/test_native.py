@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cohort_engine.reduce.estimators.median import weighted_median
-from cohort_engine.reduce.native import reduce_group, signal_weights, slice_levels
+from cohort_engine.reduce.native import level_tables, reduce_group, signal_weights, slice_levels
 from cohort_engine.reduce.neighbours import likeness
 from cohort_engine.schema import ESTIMATORS
 
@@ -239,3 +239,13 @@ def test_loud_voxels_do_not_decide_what_quiet_ones_are_like(loud: float) -> None
     likeness = (-19 + 17) / 38  # 38 pairs side by side
     assert likeness < 0  # and the error is not called smaller than that of independent voxels
     np.testing.assert_allclose(known, unknown)
+
+
+@pytest.mark.parametrize("estimator", ["wa", "bin", "map"])
+def test_a_weight_below_zero_that_is_missing_leaves_the_coverage_a_share(estimator):
+    """Weights of an interpolated image ring: where the voxel below 0 has no value, the others hold more than all of the region."""
+    weights, values = np.array([[1.0, 0.9, -0.05], [0.0, 0.1, 1.0]]), np.array([40.0, 41.0, np.nan])
+    rest = weights, np.full(3, 2), np.ones((2, 1, 2)), [2], [(0,), (1,)], [(0,), (1,)]
+    cells = level_tables(values, *rest, estimator=estimator, min_coverage=0.5)
+    assert cells["coverage"][0].tolist() == pytest.approx([1.0, 0.1 / 1.1], abs=1e-6)
+    assert 39 < cells["value"][0, 0] < 41
