@@ -152,7 +152,7 @@ def _write_html(store: str, folder: Path, group: Group, drawn: Mapping[int, Draw
         write_whole(folder / SUBJECTS / f"{row:06d}.html", fill("subject.html", folder=HERE, page=page))
     shown = {row: [(p.panel, p.name, p.title) for p in d.pictures] for row, d in drawn.items()}
     place = exclusions_url(store)
-    whole = IndexPage(store, group, shown, why, ratings, str(local_path(place) or place))
+    whole = IndexPage(store, group, shown, why, ratings, "/".join(place.split("/")[-2:]))
     write_whole(folder / INDEX, whole.render())
 
 

@@ -65,7 +65,7 @@ def places_of(url: str, config: Config | None = None) -> tuple[dict[int, Places]
     root = layout.open_root(url)
     files: dict[int, dict[str, str]] = {row: {} for row in range(layout.row_count(root))}
     kinds: dict[int, dict[str, str]] = {}
-    why = f"the images of the study are not known. {STUDY_FILE}"
+    why = f"The images of the study are not known. {STUDY_FILE}"
     if config is not None:
         try:
             study = Undertaking(config)
