@@ -26,6 +26,8 @@ EXACT = 1e-3
 """Least noise, as part of what usual moves change: of images without any."""
 LEVEL_END = float(1 / np.sqrt(24))
 """Standard deviation of the middle of a level that is made of whole slices, as part of the distance between slices: each end is off by up to half."""
+TOGETHER = 5.0
+"""Length of the cord, mm, over which thin slices move as one: a third of the distance at which amplitudes are alike."""
 LEAST = 5.0
 """Voxels' worth of cord that a section must hold to have a middle and a size."""
 
@@ -39,9 +41,9 @@ class Moves:
     field : (voxel, mode, 3) array
         Displacement of each voxel, in voxels of the image, by a usual amplitude (one standard deviation) of each mode.
     node : (voxel,) int array
-        Slice of each voxel, counted from 0.
-    alike : (slice, slice) array
-        Correlation of the amplitudes of slices.
+        Slices that move as one, of each voxel, counted from 0.
+    alike : (node, node) array
+        Correlation of their amplitudes.
     """
 
     field: FloatArray
@@ -68,7 +70,7 @@ def moves_of(places: NDArray[np.integer[Any]], cord: FloatArray, spacing: FloatA
     Returns
     -------
     Moves
-        The modes of `PRIOR`, and the place along the cord, off by `LEVEL_END`: a level takes whole slices.
+        The modes of `PRIOR`, and the place along the cord, off by `LEVEL_END`: a level takes whole slices. Slices within `TOGETHER` move as one.
 
     Examples
     --------
@@ -79,12 +81,12 @@ def moves_of(places: NDArray[np.integer[Any]], cord: FloatArray, spacing: FloatA
     """
     from scipy import ndimage
 
-    slices, node = np.unique(places[:, 2], return_inverse=True)
+    slices, row = np.unique(places[:, 2], return_inverse=True)
     size = places[:, :2].max(axis=0) + 2
     field = np.zeros((len(places), len(PRIOR) + 1, 3))
     field[:, -1, 2] = LEVEL_END
     for k in range(len(slices)):
-        here = np.flatnonzero(node == k)
+        here = np.flatnonzero(row == k)
         share, at = cord[here], places[here, :2]
         if share.sum() < LEAST:
             continue
@@ -97,7 +99,9 @@ def moves_of(places: NDArray[np.integer[Any]], cord: FloatArray, spacing: FloatA
         for mode, axis, values in displacements(xy[:, 0] - middle[0], xy[:, 1] - middle[1], half):
             field[here, mode, axis] += values * (inside if mode >= INNER else 1.0) / spacing[axis]
     field[:, :-1] *= np.array(list(PRIOR.values()))[:, None]
-    return Moves(field, node, np.exp(-np.abs(np.subtract.outer(slices, slices)) * spacing[2] / ALONG))
+    step = max(1, int(TOGETHER / spacing[2]))
+    nodes, node = np.unique(places[:, 2] // step, return_inverse=True)
+    return Moves(field, node, np.exp(-np.abs(np.subtract.outer(nodes, nodes)) * step * spacing[2] / ALONG))
 
 
 class Part(NamedTuple):
@@ -115,10 +119,6 @@ class Part(NamedTuple):
     def free(self) -> float:
         """Degrees of freedom of the residuals."""
         return self.residual.size - float((self.by * (self.weights @ self.weights.T).T).sum())
-
-    def unexplained(self, design: FloatArray) -> FloatArray:
-        """Return what the mixture leaves of columns (n, k): ``(1 - H) design``, ``H = W'BW``."""
-        return np.asarray(design - self.weights.T @ (self.by @ (self.weights @ design)))
 
 
 class Seen(NamedTuple):
@@ -157,35 +157,72 @@ def seen(moves: Moves, model: FloatArray, places: NDArray[np.integer[Any]], part
     if not parts:
         return []
     change = -np.einsum("vma,va->vm", moves.field, gradient(model, places))
-    modes = change.shape[1]
-    designs, priors, noises, floors = [], [], [], []
-    for part in parts:
-        slices, node = np.unique(moves.node[part.voxels], return_inverse=True)
-        design = np.zeros((len(node), len(slices), modes))
-        design[np.arange(len(node)), node] = change[part.voxels] * part.counted[:, None]
-        designs.append(design.reshape(len(node), -1))
-        priors.append(np.kron(np.linalg.inv(moves.alike[np.ix_(slices, slices)]), np.eye(modes)))
-        free = max(part.free, 1.0)
-        floor = EXACT * np.sqrt((design**2).sum(axis=(1, 2)).mean()) if len(node) else 0.0
-        floors.append(floor if floor > 0 else 1.0)
-        noises.append(np.maximum(linear.voxel_noise(part.residual, part.weights) * np.sqrt(len(node) / free), floors[-1]))
-    known = [part.unexplained(design) for design, part in zip(designs, parts, strict=True)]
+    designs = [_Design.of(change[part.voxels] * part.counted[:, None], moves, part) for part in parts]
+    noises = [d.noise(part.residual, part.free) for d, part in zip(designs, parts, strict=True)]
     out: list[Seen] = []
     for _ in range(ROUNDS):
-        weighted = [(d / s[:, None], part.residual / s) for d, s, part in zip(known, noises, parts, strict=True)]
-        squares = [(d.T @ d, d.T @ r) for d, r in weighted]
-        evidence = [sum(_evidence(*of, q, scale) for of, q in zip(squares, priors, strict=True)) for scale in SCALES]
+        squares = [d.squares(1 / noise**2) for d, noise in zip(designs, noises, strict=True)]
+        evidence = [sum(_evidence(*of, d.inverse, scale) for of, d in zip(squares, designs, strict=True)) for scale in SCALES]
         scale = SCALES[int(np.argmax(evidence))]
         out = []
-        for i, ((square, right), inverse, part) in enumerate(zip(squares, priors, parts, strict=True)):
-            covariance = np.linalg.inv(square + inverse / scale**2)
+        for i, ((square, right), design) in enumerate(zip(squares, designs, strict=True)):
+            covariance = np.linalg.inv(square + design.inverse / scale**2)
             mean = covariance @ right
-            left, used = part.residual - known[i] @ mean, float((covariance * square).sum())
-            free = max(part.free - used, 1.0)
-            noises[i] = np.maximum(linear.voxel_noise(left, part.weights) * np.sqrt(len(left) / free), floors[i])
-            reach = part.weights @ designs[i]
-            out.append(Seen(left, used, reach @ (covariance + np.outer(mean, mean)) @ reach.T))
+            left, used = design.part.residual - design.unexplained(mean), float((covariance * square).sum())
+            noises[i] = design.noise(left, design.part.free - used)
+            out.append(Seen(left, used, design.reach @ (covariance + np.outer(mean, mean)) @ design.reach.T))
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """The columns D of a level, an amplitude each, which are not zero in one node alone: `change` (n, mode) there, `node` (n,).
+
+    `reach` (label, column) is ``W D``, `inverse` that of the usual covariance of the amplitudes, `floor` the least noise.
+    """
+
+    part: Part
+    change: FloatArray
+    node: NDArray[np.intp]
+    reach: FloatArray
+    inverse: FloatArray
+    floor: float
+
+    @classmethod
+    def of(cls, change: FloatArray, moves: Moves, part: Part) -> _Design:
+        nodes, node = np.unique(moves.node[part.voxels], return_inverse=True)
+        inverse = np.kron(np.linalg.inv(moves.alike[np.ix_(nodes, nodes)]), np.eye(change.shape[1]))
+        size = float(np.sqrt((change**2).sum(axis=1).mean())) if len(change) else 0.0
+        return cls(part, change, node, _columns(part.weights, change, node), inverse, EXACT * size if size > 0 else 1.0)
+
+    def noise(self, residual: FloatArray, free: float) -> FloatArray:
+        """Noise (n,) of the voxels by what is left of them."""
+        return np.asarray(np.maximum(linear.voxel_noise(residual, self.part.weights) * np.sqrt(len(residual) / max(free, 1.0)), self.floor))
+
+    def unexplained(self, amplitudes: FloatArray) -> FloatArray:
+        """Return what the mixture leaves (n,) of ``D p``: ``(1 - H) D p``, ``H = W'BW``."""
+        moved = (self.change * amplitudes.reshape(-1, self.change.shape[1])[self.node]).sum(axis=1)
+        return np.asarray(moved - self.part.weights.T @ (self.part.by @ (self.reach @ amplitudes)))
+
+    def squares(self, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Products of ``(1 - H) D`` with itself and with the residuals, voxels weighted by `precision` (n,)."""
+        weights, residual, modes = self.part.weights, self.part.residual, self.change.shape[1]
+        counted = self.change * precision[:, None]
+        square = np.zeros((len(self.inverse),) * 2)
+        for k in range(len(square) // modes):
+            here, at = self.node == k, slice(k * modes, (k + 1) * modes)
+            square[at, at] = self.change[here].T @ counted[here]
+        back = self.part.by @ self.reach
+        cross = back.T @ _columns(weights, counted, self.node)
+        square += back.T @ ((weights * precision) @ weights.T) @ back - cross - cross.T
+        right = _columns(residual[None], counted, self.node)[0] - back.T @ (weights @ (precision * residual))
+        return square, right
+
+
+def _columns(rows: FloatArray, change: FloatArray, node: NDArray[np.intp]) -> FloatArray:
+    """Products (row, column) of rows (row, n) with the columns of a design."""
+    parts = [rows[:, node == k] @ change[node == k] for k in range(int(node.max(initial=-1)) + 1)]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 0))
 
 
 def _evidence(square: FloatArray, right: FloatArray, inverse: FloatArray, scale: float) -> float:
