@@ -86,7 +86,7 @@ def test_the_server_saves_what_a_query_then_leaves_out(page: Any, cohort: str, p
         page.locator("#people button").nth(1).click()
         who = page.locator("#who bdi").first.inner_text()
         page.keyboard.press("a")
-        page.wait_for_function("document.getElementById('told').textContent.includes('saved')")
+        page.locator("#told", has_text="saved").wait_for()
         assert [(r.subject, r.metric, r.rating, r.rater) for r in ratings_of(cohort)] == [(who, "all", "artifact", "CD")]
         page.reload()
         page.wait_for_load_state("networkidle")
