@@ -96,21 +96,26 @@ class Watch(Events):
 
     def __init__(self) -> None:
         self.process, self.ended = psutil.Process(), 0
-        self.memory: list[tuple[int, float, float]] = []
-        self.begun = self.cpu = self.finalise = float("nan")
+        self.samples: list[tuple[int, float, float, float]] = []
+        self.begun = self.cpu = self.finalise = self.finalise_cpu = float("nan")
 
     def on_start(self, names: Any) -> None:
-        self.begun, self.cpu_at, self.children_at = time.monotonic(), time.process_time(), time.monotonic()
+        self.begun, self.cpu_at = time.monotonic(), time.process_time()
 
     def on_subject_end(self, row: int) -> None:
         self.ended += 1
         self.cpu, self.at = time.process_time() - self.cpu_at, time.monotonic()
         if self.ended % EVERY == 0:
             workers = [w.memory_info().rss for w in self.process.children(recursive=True)]
-            self.memory.append((self.ended, self.process.memory_info().rss / 2**20, max(workers, default=0) / 2**20))
+            self.samples.append((self.ended, self.cpu, self.process.memory_info().rss / 2**20, max(workers, default=0) / 2**20))
+
+    def slope(self) -> float:
+        """Processor time a subject (ms) after the first look, when all is loaded and started."""
+        (first, cpu, *_), (last, end, *_) = self.samples[0], self.samples[-1]
+        return 1000 * (end - cpu) / max(1, last - first)
 
     def on_finish(self, report: Any) -> None:
-        self.finalise = time.monotonic() - self.at
+        self.finalise, self.finalise_cpu = time.monotonic() - self.at, time.process_time() - self.cpu_at - self.cpu
 
 
 READ = """
@@ -139,9 +144,9 @@ def main(folder: str, subjects: str, *more: str) -> int:
         make_images(root, n)
     config = config_of(root)
     stages = stages_for(config)
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     prepared = plan(config, stages=stages)
-    planned = time.perf_counter() - started
+    planned = {"plan_s": time.perf_counter() - started, "plan_cpu_s": time.process_time() - cpu}
     watch = Watch()
     report = build(config, stages=stages, events=watch)
     again = time.perf_counter()
@@ -151,13 +156,15 @@ def main(folder: str, subjects: str, *more: str) -> int:
         "subjects": n,
         "tasks": sum(prepared.tasks.values()),
         "exit": report.exit_code,
-        "plan_s": planned,
+        **planned,
         "driver_ms": 1000 * watch.cpu / n,
         "wall_s": watch.at - watch.begun,
         "finalise_s": watch.finalise,
+        "finalise_cpu_s": watch.finalise_cpu,
         "build_s": report.seconds,
         "again_s": again,
-        "memory": watch.memory[:: max(1, len(watch.memory) // 20)],
+        "driver_ms_later": watch.slope(),
+        "samples": watch.samples[:: max(1, len(watch.samples) // 20)],
     }
     out |= json.loads(subprocess.run([sys.executable, "-c", READ, config.data.store], stdout=subprocess.PIPE, check=True, text=True).stdout)
     print(json.dumps(out))
@@ -165,4 +172,6 @@ def main(folder: str, subjects: str, *more: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    import large  # by its name, as workers know it
+
+    sys.exit(large.main(*sys.argv[1:]))
