@@ -134,6 +134,9 @@ class ComputeConfig(Section):
     """Memory limit of one worker with a GPU (its main memory)."""
     patience: float | None = Field(default=None, gt=0)
     """Seconds that the first worker may take to come, in place of what the kind of cluster waits: a day in a queue, 10 s at an address."""
+    tls: bool | str = False
+    """Scheduler, workers and this process encrypt what they say to each other, and let nobody else in: ``true`` takes a key in
+    ``~/.cohort-engine/tls``, which is made if need be and which workers must see at the same path; a folder its ``cert.pem`` and ``key.pem``."""
     dashboard: str = "127.0.0.1:0"
     """Where the page that shows the cluster at work listens, if this process starts the scheduler; port 0 takes a free one."""
     window: int = Field(default=3, ge=1)

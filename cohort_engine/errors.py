@@ -6,6 +6,7 @@ through pickle. `where` names a *role* (``"MT-off image"``), never a file path: 
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -204,8 +205,21 @@ _ROOT = re.compile(r"(?:^|[=:(\[{<'\"`~.])[/\\]")
 _END = re.compile(r"\.[A-Za-z]\w*\W*$|[:,;)\]'\"`]$")
 
 
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|ACCESS_KEY|ACCOUNT_KEY|SAS|CREDENTIAL")
+"""Variables of the environment whose values are nobody's business."""
+
+
+def _without_secrets(text: str) -> str:
+    """Take out what the environment keeps secret."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and value in text and _SECRET.search(name):
+            text = text.replace(value, "...")
+    return text
+
+
 def scrub(text: str) -> str:
     r"""Take out of a foreign message whatever may name a person: paths, names of files, and BIDS entities. Rather too much than too little.
+    Credentials of the environment go, too.
 
     A path may hold blanks: in quotes it ends with them; else it reaches to the last slash of its line, and on to an extension or a sign.
     Only `LONGEST_TEXT` characters are looked at, in time proportional to their number.
@@ -217,7 +231,7 @@ def scrub(text: str) -> str:
     >>> scrub("No such file: '/data/Jane Roe/T2w.nii', as before"), scrub("disk of D:\\Jane Roe\\scans, full")
     ('No such file: ..., as before', 'disk of ..., full')
     """
-    cut = text[:LONGEST_TEXT]
+    cut = _without_secrets(text[:LONGEST_TEXT])
     lines = [_scrub_line(line) for line in _QUOTED.sub("...", cut).splitlines()]
     return "\n".join(lines) + (" ..." if len(text) > LONGEST_TEXT else "")
 

@@ -43,13 +43,14 @@ def people(
     """Say at which centile people lie, at a known site or at one that ten or more of its own controls place."""
     from cohort_engine import schema
     from cohort_engine.errors import ConfigError
+    from cohort_engine.io.cells import defused_table
     from cohort_engine.study.norms import place_people, read_levels, read_norms
 
     if site is not None and controls is not None:
         raise ConfigError(expected="a site of the norms, or controls of another", found="both", where="norms people", remedy="Leave one out.")
     names = [] if controls is None else controls.read_text().split()
     found = place_people(read_norms(norms), read_levels(tables), site=site, controls=names)
-    found.to_csv(out, sep="\t", index=False, float_format="%.6g", na_rep="n/a")
+    defused_table(found).to_csv(out, sep="\t", index=False, float_format="%.6g", na_rep="n/a")
     judged = found[~found["control"]] if names or site else found
     say(
         f" {judged[schema.PARTICIPANT].nunique()} people, {len(judged)} values; {int(found['control'].sum())} values placed the site", head="Centiles"

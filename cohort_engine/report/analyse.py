@@ -14,6 +14,7 @@ from cohort_engine import sections
 from cohort_engine.config import Config
 from cohort_engine.engine.status import stale
 from cohort_engine.errors import CohortError, ConfigError, NotEnoughError, StoreError, UnknownNameError, describe_error, optional
+from cohort_engine.io.cells import defused_table
 from cohort_engine.io.places import local_path
 from cohort_engine.provenance import digest, versions
 from cohort_engine.query.accessor import open_cohort
@@ -137,5 +138,5 @@ def write_files(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     for kind in (CSV, PARQUET):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        table.to_csv(folder / CSV / f"{name}.{CSV}", index=False, float_format=DIGITS)
+        defused_table(table).to_csv(folder / CSV / f"{name}.{CSV}", index=False, float_format=DIGITS)
         table.to_parquet(folder / PARQUET / f"{name}.{PARQUET}", index=False)

@@ -20,6 +20,7 @@ import yaml
 from cohort_engine import sections
 from cohort_engine.config import SECTION_KINDS
 from cohort_engine.errors import optional
+from cohort_engine.io.cells import defused_table
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import digest
 from cohort_engine.report.methods import Methods, software, write_methods
@@ -330,7 +331,7 @@ def link(work: Reference) -> str:
 
 
 def _csv(table: pd.DataFrame) -> str:
-    return unnamed(table).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return defused_table(unnamed(table)).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def render(page: Page) -> str:

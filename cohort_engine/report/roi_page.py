@@ -14,6 +14,7 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.figures.drawing import Drawn, settled
+from cohort_engine.io.cells import defused_table
 from cohort_engine.io.places import storage_errors
 from cohort_engine.provenance import versions
 from cohort_engine.report.page import FIGURES, Image, Picture, fill, save_figure
@@ -145,7 +146,7 @@ def write_evaluation(found: Evaluation, folder: str | Path) -> Path:
         for name in (FIGURES, TABLES):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
-            table.to_csv(folder / TABLES / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+            defused_table(table).to_csv(folder / TABLES / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
         images = {d.name: save_figure(d, folder / FIGURES) for d in drawn}
         record = {"made": made, **found.provenance, "versions": versions(), "methods": {m.name: dict(m.facts) for m in found.methods}}
         (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

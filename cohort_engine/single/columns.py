@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohort_engine.errors import StorageError
+from cohort_engine.io.cells import defused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +58,8 @@ class Columns:
     def _text(self, separator: str, missing: str) -> str:
         text = io.StringIO()
         writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([missing if v != v else v for v in row] for row in zip(*self.columns.values(), strict=True))
+        writer.writerow(map(defused, self.columns))
+        writer.writerows([missing if v != v else defused(v) for v in row] for row in zip(*self.columns.values(), strict=True))
         return text.getvalue()
 
     def write(self, path: str | Path) -> None:

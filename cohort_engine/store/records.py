@@ -38,6 +38,8 @@ READERS = 32
 """Objects in flight while many are read: 3,000 a second on one busy core, and enough to hide the way to a bucket."""
 ENTRY_BLOCK = 256
 """Subjects whose entries share an object."""
+LARGEST_BLOCK = 256 * 2**20
+"""Bytes of the entries of a block, at most: messages and traces of 256 subjects and all stages are a hundredth of it."""
 MAGIC = b"CEREC2\n"
 _HEAD = struct.Struct("<II")
 _RECORD = re.compile(r"^records/(\d{6,})-([\w.-]+)\.record$")
@@ -307,7 +309,7 @@ def read_block(url: str, first: int) -> list[Entry]:
         except FileNotFoundError:
             return []
     try:
-        columns = json.loads(zlib.decompress(_unseal(data)[1]))
+        columns = json.loads(_inflated(_unseal(data)[1]))
         for name in ("seconds", "peak_memory"):
             columns[name] = [float("nan") if v is None else v for v in columns[name]]
         columns.setdefault("notes", [""] * len(columns[schema.SUBJECT]))  # blocks of older versions have none
@@ -317,6 +319,15 @@ def read_block(url: str, first: int) -> list[Entry]:
             expected="the entries of a block of subjects", found="a damaged object", where=f"ledger, rows {first} to {first + ENTRY_BLOCK - 1}",
             remedy=f'Bring "{_block_name(first)}" back from a backup of the ledger, or delete it: the stages of these subjects then run again.',
         ) from error  # fmt: skip
+
+
+def _inflated(body: bytes) -> bytes:
+    """Undo the compression of a block, of `LARGEST_BLOCK` bytes at most."""
+    stream = zlib.decompressobj()
+    out = stream.decompress(body, LARGEST_BLOCK)
+    if not stream.eof:
+        raise ValueError("cut short, or larger than any block")
+    return out
 
 
 def _cell(value: Any) -> Any:

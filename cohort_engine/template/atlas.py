@@ -242,6 +242,8 @@ def _labels(sections: Mapping[str, list[tuple[int, list[str]]]]) -> dict[int, tu
         number, name, file = parts[0], ", ".join(parts[1:-1]), parts[-1]
         if len(parts) < 3 or not number.isdigit() or not name or not file:
             raise _unreadable("number, name, file", parts, line)
+        if "/" in file or "\\" in file or file == "..":
+            raise _unreadable("the name of a file in this folder", parts, line)
         if int(number) in found or name.casefold() in names:
             raise _unreadable("each number and name once", parts, line)
         found[int(number)] = name, file

@@ -7,6 +7,7 @@ from typing import Any
 
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters.base import CLUSTERS, ClusterKind, WorkerOffer
+from cohort_engine.engine.clusters.encryption import security_of
 from cohort_engine.engine.clusters.on_dask import DaskPool
 from cohort_engine.engine.events import Events
 from cohort_engine.errors import ConfigError, ResourceError
@@ -40,7 +41,7 @@ class AddressPool(DaskPool):
         client, found = None, "no scheduler"
         deadline = time.monotonic() + patience
         try:
-            client = Client(self.compute.address, timeout=patience)
+            client = Client(self.compute.address, timeout=patience, security=security_of(self.compute))
             found = "a scheduler without workers"
             client.wait_for_workers(1, timeout=max(0.1, deadline - time.monotonic()))
         except (OSError, ValueError) as error:  # TimeoutError is an OSError

@@ -11,6 +11,7 @@ from typing import Any
 from cohort_engine import schema
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters.base import SILENCE_SECONDS, WorkerOffer
+from cohort_engine.engine.clusters.encryption import SCHEME, security_of, settings_of
 from cohort_engine.engine.clusters.on_dask import CPU, DaskPool, settings
 from cohort_engine.engine.events import Events
 from cohort_engine.errors import ResourceError
@@ -53,10 +54,11 @@ class ElsewherePool(DaskPool):
         import dask
         from distributed import Client
 
+        security = security_of(self.compute)
         try:
-            with dask.config.set(settings(self.compute)):
+            with dask.config.set({**settings(self.compute), **settings_of(security)}):
                 self._start(max(1, min(self.compute.workers, at_most or self.compute.workers)))
-            client = Client(self.clusters[0])
+            client = Client(self.clusters[0], security=security)
             self._wait(client, events)
         except BaseException:
             self.close()
@@ -110,4 +112,5 @@ def scheduler_options(compute: ComputeConfig, interface: str | None) -> dict[str
     from importlib.util import find_spec
 
     page = {"dashboard": True, "dashboard_address": compute.dashboard} if find_spec("bokeh") else {"dashboard": False}
-    return {"port": 0, **page, **({"interface": interface} if interface else {})}
+    encrypted = {"protocol": SCHEME, "security": security_of(compute)} if compute.tls else {}
+    return {"port": 0, **page, **encrypted, **({"interface": interface} if interface else {})}

@@ -11,7 +11,7 @@ from cohort_engine.config import Section
 from cohort_engine.engine.clusters import manifests
 from cohort_engine.engine.clusters.base import CLUSTERS, ClusterKind
 from cohort_engine.engine.clusters.elsewhere import ElsewherePool
-from cohort_engine.errors import ResourceError, first_line, optional
+from cohort_engine.errors import ConfigError, ResourceError, first_line, optional
 
 
 class KubernetesConfig(Section):
@@ -44,6 +44,11 @@ class KubernetesPool(ElsewherePool):
         with optional("dask-kubernetes", "kubernetes", where="compute.cluster: kubernetes"):
             from dask_kubernetes.operator import KubeCluster
         compute, kubernetes = self.compute, self.compute.kubernetes
+        if compute.tls:
+            raise ConfigError(
+                expected="certificates that pods have", found="`tls` with a cluster of pods", where="compute.tls",
+                remedy="Keep pods apart by a network policy or the mesh of your site, or start a scheduler with certificates (cluster: address).",
+            )  # fmt: skip
         spec = manifests.cluster(kubernetes.name, compute.model_copy(update={"workers": max(1, compute.at_least)}))
         logging.getLogger("httpx").setLevel(logging.WARNING)
         try:

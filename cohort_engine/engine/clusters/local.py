@@ -15,6 +15,7 @@ from typing import Any
 
 from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters.base import CLUSTERS, ClusterKind, WorkerOffer
+from cohort_engine.engine.clusters.encryption import SCHEME, security_of
 from cohort_engine.engine.clusters.on_dask import DaskPool, settings
 from cohort_engine.engine.events import Events
 from cohort_engine.errors import ConfigError, ResourceError
@@ -50,14 +51,16 @@ class LocalPool(DaskPool):
                 where="compute.cluster", remedy='Put the call under `if __name__ == "__main__":`, or use cluster: synchronous.',
             )  # fmt: skip
         # Dask's own words about lost workers and raised errors are kept off the screen: the report has them, with a remedy.
+        security = security_of(self.compute)
+        encrypted = {"security": security, "protocol": SCHEME} if security else {}
         with dask.config.set(settings(self.compute)):
             self.cluster = LocalCluster(
                 n_workers=max(1, min(self.compute.workers, at_most or self.compute.workers)), threads_per_worker=1, worker_class=_nanny(),
                 memory_limit=self.compute.memory, dashboard_address=self.compute.dashboard if find_spec("bokeh") else None,
-                silence_logs=logging.CRITICAL,
+                silence_logs=logging.CRITICAL, **encrypted,
             )  # fmt: skip
         try:
-            client = Client(self.cluster, timeout=START_SECONDS)
+            client = Client(self.cluster, timeout=START_SECONDS, security=security)
             client.wait_for_workers(1, timeout=START_SECONDS)
         except OSError as error:  # TimeoutError is one
             self.close()

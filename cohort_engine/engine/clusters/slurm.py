@@ -19,6 +19,7 @@ from cohort_engine import schema
 from cohort_engine.config import Section
 from cohort_engine.engine.clusters.base import CLUSTERS, ClusterKind
 from cohort_engine.engine.clusters.elsewhere import QUIET, ElsewherePool, scheduler_options
+from cohort_engine.engine.clusters.encryption import SCHEME, security_of
 from cohort_engine.engine.clusters.on_dask import CPU
 from cohort_engine.errors import ConfigError, ResourceError, first_line, optional
 
@@ -75,7 +76,8 @@ class SlurmPool(ElsewherePool):
         _need("sbatch")
         compute, slurm = self.compute, self.compute.slurm
         plain = self._jobs(compute.memory, slurm.partition, slurm.directives, {CPU: 1} if compute.gpus else {})
-        cluster = SLURMCluster(scheduler_options=scheduler_options(compute, slurm.interface), silence_logs=QUIET, **plain)
+        encrypted = {"protocol": SCHEME, "security": security_of(compute)} if compute.tls else {}
+        cluster = SLURMCluster(scheduler_options=scheduler_options(compute, slurm.interface), silence_logs=QUIET, **encrypted, **plain)
         self.clusters.append(cluster)
         groups = [Group("cpu", cluster.new_spec, min(compute.at_least, workers), workers, partial(self.work, None))]
         if compute.gpus:

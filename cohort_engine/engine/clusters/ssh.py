@@ -12,6 +12,7 @@ from cohort_engine import schema
 from cohort_engine.config import Section
 from cohort_engine.engine.clusters.base import CLUSTERS, ClusterKind
 from cohort_engine.engine.clusters.elsewhere import QUIET, ElsewherePool, scheduler_options
+from cohort_engine.engine.clusters.encryption import security_of
 from cohort_engine.engine.clusters.on_dask import CPU
 from cohort_engine.errors import ConfigError, ResourceError, first_line, optional
 
@@ -66,7 +67,7 @@ class SshPool(ElsewherePool):
         }
         scheduler = {"cls": Scheduler, "options": scheduler_options(compute, ssh.interface)}
         try:
-            self.clusters.append(SpecCluster(specs, scheduler, name="cohort", silence_logs=QUIET))
+            self.clusters.append(SpecCluster(specs, scheduler, name="cohort", silence_logs=QUIET, security=security_of(compute)))
         except (OSError, asyncssh.Error) as error:
             raise ResourceError(
                 expected="machines that let us in", found=first_line(error), where="compute.ssh",
