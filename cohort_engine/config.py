@@ -252,6 +252,8 @@ class ClassifierConfig(Section):
     """Parts that the subjects are cut into."""
     by: str | None = None
     """Column whose values stay together in a fold (``site``); by default people."""
+    permutations: int = Field(default=199, ge=0)
+    """How often the groups are dealt out by chance and everything is learnt again, for p and the interval."""
 
 
 class CompressionConfig(Section):

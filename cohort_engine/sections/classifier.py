@@ -24,7 +24,7 @@ from cohort_engine.sections.base import (
     Table,
     Tables,
 )
-from cohort_engine.study.format import percent
+from cohort_engine.study.format import equals, percent
 from cohort_engine.study.material import (
     FUNICULI,
     METRIC,
@@ -60,11 +60,11 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     keep = m.people.covariates([n for n in config.harmonise.keep if n not in (schema.GROUP, config.groups.column)]) if inside else None
     found = cross_validate(
         m.raw[:, chosen], m.people.group, folds=settings.folds, fold_by=together, site=inside, covariates=keep, max_missing=config.max_missing,
-        confidence=config.confidence, seed=config.seed,
+        confidence=config.confidence, permutations=settings.permutations, seed=config.seed,
     )  # fmt: skip
     summary = pd.DataFrame([{
         "markers": len(chosen), "folds": found.fold_auc.shape[1], "kept_together": settings.by or "", "auc": found.auc, "auc_se": found.se,
-        "auc_low": found.low, "auc_high": found.high, "n_control": found.n[0], "n_case": found.n[1], "note": "; ".join(found.warnings),
+        "auc_low": found.low, "auc_high": found.high, "p": found.p, "n_control": found.n[0], "n_case": found.n[1], "note": "; ".join(found.warnings),
     }])  # fmt: skip
     names = pd.DataFrame({"marker": [m.label(int(i)) for i in chosen], "coefficient": found.mean_coefficient, "same_sign": found.sign_stability})
     who = m.people.table[list(IDENTITY)].assign(score=found.score, probability=found.probability, fold=found.fold[0])
@@ -81,8 +81,8 @@ def _sentence(found: Analysis) -> str:
         return ""
     r = table.iloc[0]
     area = f"area under the ROC curve of {r['auc']:.2f} (n = {int(r['n_control'])} + {int(r['n_case'])}; "
-    area += f"{percent(found.config.confidence)} confidence interval {r['auc_low']:.2f} to {r['auc_high']:.2f})"
-    if not r["auc_low"] > 0.5:
+    area += f"{percent(found.config.confidence)} confidence interval {r['auc_low']:.2f} to {r['auc_high']:.2f}; p {equals(r['p'])})"
+    if not r["p"] <= found.config.alpha:
         return f"{int(r['markers'])} markers together do not tell held-out cases from controls beyond chance: an {area}."
     return f"{int(r['markers'])} markers together tell held-out cases from controls with an {area}."
 
@@ -96,7 +96,9 @@ def _methods(s: Study) -> str:
         f"{int(row['markers'])} markers were combined by logistic regression with an L2 penalty, in {int(row['folds'])}-fold cross-validation"
         f"{together}. Within each training part alone, gaps were filled with the median,{inside} markers standardised, and the strength of the "
         "penalty chosen by inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's standard "
-        f"error [@delong]; its {s.interval} takes the scores as given, which cross-validated ones are not quite [@bates] (seed {s.config.seed})."
+        f"error [@delong]; its {s.interval}, which takes the scores as given though they were learnt [@bates], was widened by what "
+        f"{s.config.classifier.permutations} permutations of the groups, each with everything learnt anew, spread beyond that error; their "
+        f"share that reached the area is p (seed {s.config.seed})."
     )
 
 
@@ -111,7 +113,9 @@ SECTION = SECTION_KINDS.add(Section(
                 "kept_together": Column("column whose values are never split over parts; empty: people"),
                 "auc": Column("area under the ROC curve of the scores of held-out people"),
                 "auc_se": Column("standard error of the area, after DeLong"),
-                "auc_low": AUC_LOW, "auc_high": AUC_HIGH, "n_control": N_CONTROL, "n_case": N_CASE, "note": Column("what a reader must know"),
+                "auc_low": AUC_LOW, "auc_high": AUC_HIGH,
+                "p": Column("share of the deals of the groups by chance, each learnt anew, that reach the area"),
+                "n_control": N_CONTROL, "n_case": N_CASE, "note": Column("what a reader must know"),
             },
         ),
         "classifier_markers": Table(
