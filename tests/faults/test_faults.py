@@ -192,14 +192,14 @@ def test_a_worker_runs_out_of_memory(tmp_path: Path) -> None:
 
 
 def test_a_stage_hangs(tmp_path: Path) -> None:
-    """It is ended at its limit of time and told; whoever waits behind it on the same worker goes elsewhere. The next build does it."""
+    """It is ended at its limit of time and tried once more, alone; whoever waits behind it on the same worker goes elsewhere."""
     who = people(mtr="hang once")
     make_study(tmp_path, *who)
     config = study_config(tmp_path, cluster="local", workers=2)
     report = build(config, stages=[replace(s, timeout=15.0) if s.name == "mtr" else s for s in stages(config)])
-    assert [(e.subject, e.stage, e.kind, e.retryable) for e in report.entries] == [(UNLUCKY, "mtr", "TimeoutWorkerError", True)]
-    assert run(config).exit_code == 0
-    note("a stage hangs, and is ended", done_again(tmp_path), 1)
+    assert report.exit_code == 0
+    assert journal(tmp_path).count(("mtr", f"sub-{UNLUCKY:02d}")) == 2
+    note("a stage hangs, and is ended", done_again(tmp_path), 2)
     same_as_undisturbed(tmp_path, who)
 
 
