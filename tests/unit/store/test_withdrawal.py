@@ -60,7 +60,7 @@ def test_nothing_of_the_person_remains(build, tmp_path, state):
         assert after.keys() == before.keys()
         assert all(np.array_equal(after[p], before[p], equal_nan=before[p].dtype.kind == "f") for p in before)
     assert any("backups" in line for line in remaining)
-    assert any("freezes" in line for line in remaining)
+    assert any("copies made by compact" in line for line in remaining)
     assert {e.subject for e in read_entries(url)} == {0, 2}
     assert json.loads(layout.store_attributes(url).get("science") or "{}").get(MTR, [{"rows": 2}])[0]["rows"] == 2
     if state != "freeze":
