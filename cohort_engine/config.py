@@ -320,8 +320,13 @@ class AnalysisConfig(Section):
 
     out: str | None = None
     """Folder for tables, figures and report.html; by default beside the store, ``study_analysis``."""
+    title: str | None = None
+    """What the report is called; by default as the BIDS dataset is, or else the store."""
     groups: GroupsConfig = GroupsConfig()
     """Who is compared with whom."""
+    characteristics: tuple[str, ...] = ()
+    """Columns of the subject table that describe the groups (Table 1); by default age, sex, the site, and clinical scores that are known by their
+    names (``mjoa``, ``nurick`` ...). With others that the study file names they are all that goes into the page and its tables."""
     exclude: tuple[str, ...] = ()
     """Participants to leave out of the statistics."""
     quality: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)

@@ -146,6 +146,7 @@ def correlations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             f"The {len(scores)} of {every} scores with the strongest correlations are drawn." if len(scores) < every else "",
             f"A dot stands where q ≤ {alpha:g} ({n} of {len(drawn) - holes} cells); {drawing.discovery(found)}.",
             f"{holes} grey cells have too few values." if holes else "",
+            drawing.not_drawn(part[schema.LEVEL], levels),
             f"The strongest is {drawing.feature_labels(_named(rows, top))[0]} with {top['score']}: {strongest}.",
         )
         name = f"correlations{drawing.suffix(number, kind)}"
@@ -167,6 +168,7 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         share = counts.groupby(schema.LEVEL)[["outside", "n_case"]].sum()
         share = share[share["n_case"] > 0]
         level = level_order(share.index[share["outside"] / share["n_case"] == (share["outside"] / share["n_case"]).max()])[0]
+        levels = list(part[schema.LEVEL])
         part, counts = part[part[schema.LEVEL] == level], counts[counts[schema.LEVEL] == level].set_index(schema.REGION)
         z = part.pivot(index=schema.REGION, columns=schema.SUBJECT, values="z")
         z = z[z.mean().sort_values(kind="stable").index]
@@ -188,6 +190,7 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             f"Each column is one of {z.shape[1]} {people.case}, each row a region, at {where}: there most values are outside the healthy range.",
             f"Colours are the distance from the value expected of healthy people{same}, in SD of the reference ({reference}).",
             f"People are sorted by their mean{'; grey is missing' if z.isna().any(axis=None) else ''}.",
+            drawing.not_drawn(levels, [level]),
             f"Most are outside the {confidence:.0%} range in {worst}, {outside.max():.0f}%; {1 - confidence:.0%} are expected of healthy people.",
         )
         name = f"norm_deviations{drawing.suffix(number, kind)}"

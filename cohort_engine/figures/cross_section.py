@@ -340,6 +340,7 @@ def _effects(found: Analysis, ds: xr.Dataset, rows: pd.DataFrame, kind: tuple[st
         "Seen from below, as radiologists look: R is the right of the cord, its front is at the top.",
         f"{drawing.sample(found)}; {drawing.TEST_WORDS[str(rows['method'].iloc[0])]}, {drawing.discovery(found)}.",
         f"Regions with q ≤ {alpha:g}: {', '.join(counts)}.",
+        drawing.not_drawn(rows[schema.LEVEL], levels),
         f"The largest difference drawn is {drawing.measured(most['difference'], str(most['units']), difference=True)}, in "
         f"{most[schema.REGION]} at {most[schema.LEVEL]}.",
     )

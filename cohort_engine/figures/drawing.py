@@ -301,6 +301,18 @@ def level_order(levels: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(levels), key=place)
 
 
+def not_drawn(every: Iterable[str], shown: Iterable[str]) -> str:
+    """Say which levels are in the table alone; empty where all are drawn.
+
+    Examples
+    --------
+    >>> not_drawn(["C2", "C3", "C4", "compressed"], ["C3"]), not_drawn(["C2"], ["C2"])
+    ('C2, C4 and each own level of compression are not drawn; the table has them.', '')
+    """
+    left = ["each own level of compression" if n == COMPRESSED else n for n in level_order(every) if n not in set(shown)]
+    return f"{listed(left)} {'is' if len(left) == 1 else 'are'} not drawn; the table has {'it' if len(left) == 1 else 'them'}." if left else ""
+
+
 def remote_level(found: Analysis, levels: Iterable[str]) -> str | None:
     """Level away from the compression, if it is among these: the pool that the configuration names, or its first level."""
     wanted = str(found.config.compression.remote)

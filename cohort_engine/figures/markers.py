@@ -315,7 +315,7 @@ def cluster_profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     from matplotlib.colors import CenteredNorm
 
     profile = drawing.table(found, "cluster_profiles")
-    if profile is None:
+    if profile is None or profile["cluster"].nunique() < 2:
         return []
     z = standardised_means(profile)
     facts = profile.drop_duplicates("feature").set_index("feature")

@@ -15,7 +15,7 @@ from cohort_engine.figures import drawing
 from cohort_engine.figures.drawing import CASE_COLOUR, CONTROL_COLOUR, FAINT, INK, Drawn, level_order, quantity, scale
 from cohort_engine.study.format import equals
 from cohort_engine.study.material import ESTIMATOR, METRIC, WHITE_MATTER
-from cohort_engine.study.people import REASON
+from cohort_engine.study.people import reasons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,15 +33,14 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     subjects = drawing.table(found, "subjects")
     if subjects is None:
         return []
-    gone = found.tables.get("excluded", pd.DataFrame(columns=[REASON]))
     people = found.material.people
-    counts = gone[REASON].value_counts()
-    reasons = [f"{textwrap.fill(str(r), 52, subsequent_indent='   ')}: {n}" for r, n in counts.head(MOST_REASONS).items()]
+    gone, counts = people.excluded, reasons(people)
+    said = [f"{textwrap.fill(str(r), 52, subsequent_indent='   ')}: {n}" for r, n in counts.head(MOST_REASONS).items()]
     if len(counts) > MOST_REASONS:
-        reasons.append(f"{len(counts) - MOST_REASONS} other reasons: {int(counts.iloc[MOST_REASONS:].sum())}")
+        said.append(f"other reasons ({len(counts) - MOST_REASONS}): {int(counts.iloc[MOST_REASONS:].sum())}")
     cases, controls = int((people.group == 1).sum()), int((people.group == 0).sum())
     n = len(subjects) + len(gone)
-    lines = sum(r.count("\n") + 1 for r in reasons) + 1
+    lines = sum(r.count("\n") + 1 for r in said) + 1
     middle = max(10.0, 4.0 * lines + 6)
     height = 12 + middle + 12 + 8 + 14
     figure = drawing.page(height + 4, 140)
@@ -62,7 +61,7 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     box(2, low, 56, 10, f"people analysed: {len(subjects)}")
     arrow((30, top), (30, low + 10))
     at = (top + low + 10) / 2
-    box(66, at - middle / 2, 72, middle, "\n".join([f"left out: {len(gone)}", *reasons]), FAINT, "left")
+    box(66, at - middle / 2, 72, middle, "\n".join([f"left out: {len(gone)}", *said]), FAINT, "left")
     arrow((30, at), (66, at))
     box(2, 1, 26, 12, f"{people.case}\nn = {cases}", CASE_COLOUR)
     box(32, 1, 26, 12, f"{people.control}\nn = {controls}", CONTROL_COLOUR)
@@ -93,7 +92,7 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
             words = f"{people.control}, 5 to 95%"
             axis.fill_betweenx(z, part["control_low"], part["control_high"], color=CONTROL_COLOUR, alpha=0.2, linewidth=0, label=words)
         axis.plot(part["control_median"], z, color=CONTROL_COLOUR, label=f"{people.control}, median")
-        axis.plot(part["case_mean"], z, color=CASE_COLOUR, linestyle="--", label=f"{people.case}, mean")
+        axis.plot(part["case_median"], z, color=CASE_COLOUR, linestyle="--", label=f"{people.case}, median")
         axis.set_xlabel(drawing.with_unit(quantity(name, ""), scale(str(part["units"].iloc[0]))))
     for axis in panels:
         _level_axis(axis, middle, float(rows["z_mm"].min()), float(rows["z_mm"].max()))
@@ -109,8 +108,8 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     least = rows[["n_control", "n_case"]].min()
     reach = [f"{drawing.count_range(least[f'n_{g}'], n[f'n_{g}'])} {name}" for g, name in (("control", people.control), ("case", people.case))]
     caption = drawing.sentences(
-        f"Cord from top to bottom, slice by slice of the template: median{' and 5 to 95% band' if banded else ''} of {people.control}, mean of "
-        f"{people.case}.",
+        f"Cord from top to bottom, slice by slice of the template: median{' and 5 to 95% band' if banded else ''} of {people.control}, median "
+        f"of {people.case}.",
         "" if banded else f"For a 5 to 95% band there are too few {people.control}.",
         f"A slice has {drawing.listed(reach)}, as far as images reach.",
         where,

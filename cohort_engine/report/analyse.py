@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -27,6 +28,8 @@ from cohort_engine.study.result import Analysis
 
 CSV, PARQUET = "csv", "parquet"
 DIGITS = "%.9g"
+SIMULATOR = "cohort-engine simulate"
+"""What a simulated dataset says it was made by."""
 ENDING = "_analysis"
 
 
@@ -60,6 +63,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
         except Exception as error:  # the others are made all the same
             problems[section.name] = str(error) if isinstance(error, CohortError) else ": ".join(describe_error(error)[:2])
             failed += [] if isinstance(error, NotEnoughError) else [section.name]
+    described = description(config.data.bids)
     science = json.loads(ds.attrs[layout.ASKED])["science"]
     settings = chosen.model_dump(mode="json", exclude={"out", "exclude"})
     own = {s.name: settings_of(chosen, s.name, s.settings) for s in sections.every() if s.settings is not None}
@@ -67,6 +71,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
     settings["norms"]["reference"] = "another cohort" if chosen.norms.reference else None  # no path
     store = {k: ds.attrs.get(k, "") for k in (layout.TEMPLATE_NAME, layout.TEMPLATE_VERSION, layout.TEMPLATE_DIGEST, layout.ATLAS_DIGEST)}
     about = {
+        "study": {"name": chosen.title or described.get("Name") or local_stem(config.data.store), "simulated": simulated(described)},
         "config": settings,
         "science": science,
         "versions": versions(),
@@ -122,6 +127,39 @@ def analyse(
     tell("Drawing figures and the report")
     write_report(found, ds, folder)
     return replace(found, out=folder)
+
+
+def description(bids: str) -> dict[str, Any]:
+    """Read what a BIDS dataset says of itself; nothing where it is not at hand."""
+    folder = local_path(bids)
+    try:
+        said = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def simulated(described: Mapping[str, Any]) -> bool:
+    """Whether nobody was scanned.
+
+    Examples
+    --------
+    >>> simulated({"GeneratedBy": [{"Name": "cohort-engine simulate"}]}), simulated({"Name": "Study"})
+    (True, False)
+    """
+    made = described.get("GeneratedBy")
+    return any(isinstance(m, dict) and m.get("Name") == SIMULATOR for m in (made if isinstance(made, list) else ()))
+
+
+def local_stem(url: str) -> str:
+    """Name of a store without its ending.
+
+    Examples
+    --------
+    >>> local_stem("/data/my_study.zarr"), local_stem("s3://bucket/study.zarr")
+    ('my study', 'study')
+    """
+    return url.rstrip("/").rpartition("/")[2].removesuffix(".zarr").replace("_", " ")
 
 
 def _beside(url: str) -> Path:

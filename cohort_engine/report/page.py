@@ -27,7 +27,8 @@ from cohort_engine.report.methods import Methods, software, write_methods
 from cohort_engine.report.references import Reference
 from cohort_engine.report.show import ROWS, Shown, show, unnamed
 from cohort_engine.report.summary import summarise
-from cohort_engine.sections.people import Count, flow, quality_table, table_one
+from cohort_engine.sections.base import Laid
+from cohort_engine.sections.people import Count, flow
 from cohort_engine.store import layout
 from cohort_engine.study.format import number
 
@@ -47,6 +48,10 @@ FIGURE_BYTES = 400_000
 PIXELS_PER_INCH = 200
 CSS_PIXELS_PER_INCH = 96
 PATH = re.compile(r"(?:[a-z0-9]+://|(?<![\w.])[~.]{0,2}/|[A-Za-z]:\\)[^\s'\",;]+[^\s'\",;.:)]")
+MOST_FINDINGS = 5
+PARAMETRIC = "parametric"
+LARGER = 1.3
+"""How much larger than in print figures are on a screen, where there is room: letters of 7 points can be read there."""
 LONG = 25
 """Rows of a list of people that is shown whole."""
 
@@ -104,6 +109,8 @@ class Part:
     title: str
     pictures: tuple[Picture, ...]
     data: tuple[Data, ...]
+    laid: tuple[tuple[int, Laid], ...] = ()
+    """Tables in sight, with their numbers."""
 
 
 def write_report(found: Analysis, ds: xr.Dataset, folder: str | Path) -> Path:
@@ -181,16 +188,27 @@ class Page:
 
     @property
     def title(self) -> str:
-        people = self.found.material.people
-        return f"{people.case} against {people.control}"
+        people, name = self.found.material.people, self.found.about["study"]["name"]
+        return f"{name}: {people.case} against {people.control}" if name else f"{people.case} against {people.control}"
 
     @property
     def made(self) -> str:
         return str(self.found.about["made"])[:10]
 
     @property
-    def summary(self) -> str:
-        return " ".join(self.said.values())
+    def warnings(self) -> list[str]:
+        """What a reader must know before anything else."""
+        about = self.found.about
+        out = ["The data are simulated: nobody was scanned."] if about["study"]["simulated"] else []
+        if about["template"][layout.TEMPLATE_NAME] == PARAMETRIC:
+            out.append("Template: the parametric cord, a schematic one. Values by region are not those of the PAM50 template.")
+        return out
+
+    @property
+    def findings(self) -> list[tuple[str, str, str]]:
+        """Anchor, title and sentence of the findings at the top."""
+        said = [(s.name, s.title, self.said[s.name]) for s in sections.every() if s.finding and s.name in self.said]
+        return said[:MOST_FINDINGS]
 
     @cached_property
     def said(self) -> dict[str, str]:
@@ -221,8 +239,12 @@ class Page:
         return [without_paths(f"{n[:1].upper()}{n[1:]}{'' if n.endswith('.') else '.'}") for n in notes]
 
     @property
-    def problems(self) -> list[tuple[str, str]]:
-        return [(SECTION_KINDS[k].title, without_paths(v)) for k, v in self.found.problems.items()]
+    def problems(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Sections that are not there, with the reason: those that failed, and those that the study has not enough for."""
+        told = {k: (SECTION_KINDS[k].title, without_paths(v)) for k, v in self.found.problems.items()}
+        failed = [text for k, text in told.items() if k in self.found.failed]
+        rest = [text for k, text in told.items() if k not in self.found.failed]
+        return [(head, texts) for head, texts in (("Sections that failed", failed), ("Not in this study", rest)) if texts]
 
     @property
     def flow(self) -> list[Count]:
@@ -237,14 +259,6 @@ class Page:
         return tuple(h.replace("_id", "") for h in head), rows
 
     @property
-    def table_one(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        return table_one(self.found)
-
-    @property
-    def quality(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        return quality_table(self.found)
-
-    @property
     def _open(self) -> list[str]:
         """Tables that have rows, and no other place on the page."""
         return [n for n, t in self.found.tables.items() if len(t) and n != LEFT_OUT]
@@ -252,15 +266,17 @@ class Page:
     @cached_property
     def parts(self) -> list[Part]:
         """Sections in their order: figures with their data, then tables that no figure shows."""
-        out, count = [], 0
+        out, count, printed = [], 0, 0
         for section in sections.every():
             pictures = []
             for d in (d for d in self.drawn if d.section == section.name):
                 count += 1
                 pictures.append(self._picture(d, count))
             data = tuple(self.data(n) for n in self._open if n in section.tables and n not in self._data)
-            if pictures or data:
-                out.append(Part(section.name, section.title, tuple(pictures), data))
+            laid = [made for lay in section.laid if section.done(self.found) and (made := lay(self.found)) is not None and made.rows]
+            if pictures or data or laid:
+                out.append(Part(section.name, section.title, tuple(pictures), data, tuple(enumerate(laid, printed + 1))))
+            printed += len(laid)
         unknown = [n for n in self._open if n not in sections.tables()]
         if unknown:
             out.append(Part("others", "Further tables", (), tuple(self.data(n) for n in unknown)))
@@ -271,7 +287,7 @@ class Page:
         seen = tuple((n, sections.table(n).title) for n in there if n in self._data)
         data = tuple(self.data(n) for n in there if n not in self._data)
         image = self.images[d.name]
-        return Picture(d.name, d.title, d.caption, image.href, image.width, count, data, seen)
+        return Picture(d.name, d.title, d.caption, image.href, round(LARGER * image.width), count, data, seen)
 
     def data(self, name: str) -> Data:
         """Lay a table out; the page carries all of it while there is room."""

@@ -66,6 +66,15 @@ class Table:
     order: str = ""
 
 
+@dataclass(frozen=True)
+class Laid:
+    """A table in sight, as papers print it: title, heads, and rows of text whose first cell names the row."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
 def _silent(found: Any) -> str:
     return ""
 
@@ -91,6 +100,10 @@ class Section:
         How it was done: heading in the Methods, and what writes the paragraph.
     figures : tuple of callable
         Each draws from the tables, and returns nothing where they are absent or empty.
+    laid : tuple of callable
+        Tables that are in sight on the page; nothing where there is nothing to lay out.
+    finding : bool
+        Whether its sentence is one of the findings at the top of the page.
     settings : subclass of config.Section, optional
         Its own settings below ``analysis:``, by its name.
     """
@@ -103,6 +116,8 @@ class Section:
     heading: str = ""
     methods: Callable[[Study], str] = _silent
     figures: tuple[Callable[[Analysis, xr.Dataset], list[Drawn]], ...] = ()
+    laid: tuple[Callable[[Analysis], Laid | None], ...] = ()
+    finding: bool = False
     settings: type[study_file.Section] | None = None
 
     @property

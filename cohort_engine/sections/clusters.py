@@ -26,7 +26,7 @@ from cohort_engine.study.material import (
     FloatArray,
     Material,
 )
-from cohort_engine.study.people import IDENTITY
+from cohort_engine.study.people import IDENTITY, chosen_columns
 from cohort_engine.study.result import Analysis, Study
 
 
@@ -47,7 +47,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         {"component": c + 1, "explained": found.explained[c], "feature": name, "weight": found.weights[c, i]}
         for c in range(len(found.explained)) for i, name in enumerate(names)
     ])  # fmt: skip
-    others = [n for n in m.people.numeric() if n not in names]
+    others = [n for n in m.people.numeric() if n not in names and n in chosen_columns(m.people, config)]
     every = [*names, *others]
     table = np.column_stack([made_of, *(m.people.column(n)[rows] for n in others)])
     p = profiles(table, found.labels)

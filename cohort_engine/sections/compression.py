@@ -24,6 +24,7 @@ from cohort_engine.sections.base import (
     Table,
     Tables,
 )
+from cohort_engine.study.format import percent
 from cohort_engine.study.material import (
     Material,
 )
@@ -67,7 +68,13 @@ def _sentence(found: Analysis) -> str:
         parts.append(f"{int((~site.isin([NONE, UNKNOWN])).sum())} of {known} {name}")
     where = table.loc[~table["site_of_compression"].isin([NONE, UNKNOWN]) & (table[schema.GROUP] == people.case), "site_of_compression"]
     most = f", in cases most often at {where.mode().iloc[0]} ({int((where == where.mode().iloc[0]).sum())})" if len(where) else ""
-    return f"The cord is compressed in {' and '.join(parts)}{most}."
+    text = f"The cord is compressed in {' and '.join(parts)}{most}."
+    s = found.tables["compression_summary"].iloc[0]
+    if np.isnan(s["auc"]):
+        return text
+    level = percent(found.config.confidence)
+    text += f" The smallest ratio tells cases from controls with an area under the ROC curve of {s['auc']:.2f} (n = {int(s['n_control'])} + "
+    return f"{text}{int(s['n_case'])}; {level} confidence interval {s['auc_low']:.2f} to {s['auc_high']:.2f})."
 
 
 def _methods(s: Study) -> str:
@@ -84,7 +91,7 @@ def _methods(s: Study) -> str:
 
 
 SECTION = SECTION_KINDS.add(Section(
-    "compression", "Compression of the cord", compute=compute, sentence=_sentence, heading="Compression", methods=_methods,
+    "compression", "Compression of the cord", compute=compute, sentence=_sentence, heading="Compression", methods=_methods, finding=True,
     figures=(people_figures.compression,),
     tables={
         "compression": Table(

@@ -11,12 +11,13 @@ from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.groups import false_discovery
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
 from cohort_engine.errors import NotEnoughError
-from cohort_engine.figures import by_region
+from cohort_engine.figures import by_region, individual
 from cohort_engine.sections.base import (
     FEATURE,
     FEATURE_COLUMN,
     FEATURE_WORDS,
     Column,
+    Laid,
     P,
     Section,
     Table,
@@ -25,7 +26,7 @@ from cohort_engine.sections.base import (
     ends,
     family,
 )
-from cohort_engine.study.format import count, equals, features, listed, number, percent
+from cohort_engine.study.format import count, equals, features, listed, number, p_value, percent
 from cohort_engine.study.material import (
     COMPRESSED,
     Material,
@@ -76,6 +77,28 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     return {"correlations": pd.concat(parts, ignore_index=True)}
 
 
+MOST_LAID = 10
+"""Rows of the table in sight."""
+
+
+def strongest(found: Analysis) -> Laid | None:
+    """Lay out the strongest correlations with n, interval and q."""
+    table = found.tables["correlations"]
+    every = table[table["p"].notna()].sort_values("p", kind="stable")
+    fixed = every[every[schema.LEVEL] != COMPRESSED]  # a place that was selected is no strongest of all
+    known = fixed if len(fixed) else every
+    if not len(known):
+        return None
+    best, where = known.head(MOST_LAID), "" if len(known) == len(every) else " at fixed levels"
+    head = ("", "score", "n", f"r [{percent(found.config.confidence)}]", "p", "q")
+    rows: list[tuple[str, ...]] = [
+        (name, str(r["score"]).replace("_", " "), f"{int(r['n'])}", f"{number(r['r'])} [{number(r['low'])}, {number(r['high'])}]", p_value(r["p"]),
+         p_value(r["q"]))
+        for name, (_, r) in zip(features(best), best.iterrows(), strict=True)
+    ]  # fmt: skip
+    return Laid(f"The {len(best)} smallest p values of {len(known)} correlations{where}", head, rows)
+
+
 def _sentence(found: Analysis) -> str:
     table = found.tables.get("correlations")
     if table is None or table["p"].isna().all():
@@ -111,8 +134,8 @@ def _methods(s: Study) -> str:
 
 
 SECTION = SECTION_KINDS.add(Section(
-    "correlations", "Correlation with clinical scores", compute=compute, sentence=_sentence, heading="Correlations", methods=_methods,
-    figures=(by_region.correlations,),
+    "correlations", "Correlation with clinical scores", compute=compute, sentence=_sentence, heading="Correlations", methods=_methods, finding=True,
+    laid=(strongest,), figures=(individual.score_scatter, by_region.correlations),
     tables={
         "correlations": Table(
             "Features against scores", "Every feature correlated with every clinical score.",

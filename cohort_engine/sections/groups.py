@@ -12,7 +12,7 @@ from cohort_engine import schema
 from cohort_engine.analysis.groups import EFFECTS, LINEAR, MANN_WHITNEY, WELCH, Comparison, compare, false_discovery, inflation, widen
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
 from cohort_engine.errors import ConfigError
-from cohort_engine.figures import by_region, cross_section
+from cohort_engine.figures import by_region, cross_section, individual
 from cohort_engine.sections.base import (
     FEATURE,
     FEATURE_COLUMN,
@@ -21,6 +21,7 @@ from cohort_engine.sections.base import (
     N_CONTROL,
     OWN,
     Column,
+    Laid,
     P,
     Q,
     Section,
@@ -129,6 +130,34 @@ def top_findings(found: Analysis, most: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+MOST_LAID = 10
+"""Rows of the table in sight."""
+
+
+def largest(found: Analysis) -> Laid | None:
+    """Lay out the largest differences, or where none is one the smallest p values, with n of each group."""
+    table, people = found.tables["groups"], found.material.people
+    every = found.findings if len(found.findings) else table[table["p"].notna()].sort_values("p", kind="stable")
+    shown = every[every[schema.LEVEL] != COMPRESSED]  # a place that was selected is no largest of all
+    shown = shown if len(shown) else every
+    if not len(shown):
+        return None
+    best, tested, alpha = shown.head(MOST_LAID), int(table["p"].notna().sum()), found.config.alpha
+    fixed = "" if len(shown) == len(every) else " at fixed levels"
+    which = f"The {len(best)} largest of {len(shown)} differences{fixed} with q ≤ {alpha:g}" if len(found.findings) else "The smallest p values"
+    rank, level = bool((best["method"] == MANN_WHITNEY).all()), percent(found.config.confidence)
+    head: tuple[str, ...] = ("", "unit", "n", f"{people.control}, mean (SD)", f"{people.case}, mean (SD)")
+    head += (f"{'probability' if rank else 'difference'} [{level}]", str(best["size_kind"].iloc[0]), "q")
+    rows = []
+    for name, (_, r) in zip(features(best), best.iterrows(), strict=True):
+        digits = digits_of([r["effect"], r["low"], r["high"]])
+        effect = f"{number(r['effect'], digits)} [{number(r['low'], digits)}, {number(r['high'], digits)}]"
+        places = digits_of([r["mean_control"], r["mean_case"]])
+        means = [f"{number(r[f'mean_{g}'], places)} ({number(r[f'sd_{g}'], places)})" for g in ("control", "case")]
+        rows.append((name, str(r["units"]), f"{int(r['n_control'])} + {int(r['n_case'])}", *means, effect, number(r["size"]), p_value(r["q"])))
+    return Laid(f"{which}, of {tested} features tested", head, rows)
+
+
 def _sentence(found: Analysis) -> str:
     table = found.tables.get("groups")
     if table is None:
@@ -179,8 +208,8 @@ def _error(who: str) -> Column:
 
 
 SECTION = SECTION_KINDS.add(Section(
-    "groups", "Differences between the groups", compute=compute, sentence=_sentence, heading="Group comparison", methods=_methods,
-    figures=(cross_section.effects_on_cord, by_region.effect_sizes),
+    "groups", "Differences between the groups", compute=compute, sentence=_sentence, heading="Group comparison", methods=_methods, finding=True,
+    laid=(largest,), figures=(individual.group_values, cross_section.effects_on_cord, by_region.effect_sizes),
     tables={
         "groups": Table(
             "Cases against controls", "Every feature compared between the groups.",

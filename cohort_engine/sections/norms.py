@@ -149,9 +149,11 @@ def _bands(m: Material) -> pd.DataFrame:
     for measure, profile in m.profiles.items():
         healthy, cases = (profile.values[m.people.group == g] for g in (0, 1))
         low, middle, high = centile_curves(healthy, BAND)
+        (half,) = centile_curves(cases, (50.0,))
         parts.append(pd.DataFrame({
             "measure": measure, "units": profile.units, "z_mm": m.z, "level_number": m.z_level, "control_low": low, "control_median": middle,
-            "control_high": high, "control_mean": mean_of(healthy), "case_mean": mean_of(cases), "case_sd": sd_of(cases),
+            "control_high": high, "control_mean": mean_of(healthy), "case_median": half,
+            "case_mean": mean_of(cases), "case_sd": sd_of(cases),
             "n_control": np.isfinite(healthy).sum(axis=0), "n_case": np.isfinite(cases).sum(axis=0),
         }))  # fmt: skip
     out = pd.concat(parts, ignore_index=True)
@@ -222,6 +224,7 @@ SECTION = SECTION_KINDS.add(Section(
                 "level_number": Column("vertebral level, 1 = C1, 8 = T1, 0 = none"),
                 "control_low": Column("5th centile of the controls", OWN), "control_median": Column("median of the controls", OWN),
                 "control_high": Column("95th centile of the controls", OWN), "control_mean": Column("mean of the controls", OWN),
+                "case_median": Column("median of the cases", OWN),
                 "case_mean": Column("mean of the cases", OWN), "case_sd": Column("standard deviation of the cases", OWN),
                 "n_control": Column("controls with this slice", "people"), "n_case": Column("cases with this slice", "people"),
             },

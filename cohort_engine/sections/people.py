@@ -17,6 +17,7 @@ from cohort_engine.sections.base import (
     GROUP,
     PERSON,
     Column,
+    Laid,
     Section,
     Table,
     Tables,
@@ -25,14 +26,18 @@ from cohort_engine.study.format import NOTHING, count, digits_of, number, p_valu
 from cohort_engine.study.material import (
     Material,
 )
-from cohort_engine.study.people import many_words, text_among_numbers
+from cohort_engine.study.people import IDENTITY, chosen_columns, many_words, reasons, text_among_numbers
 from cohort_engine.study.result import Analysis, Study
 
 
 def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Who is analysed, who is left out, how the groups differ in what is known of them, and the quality numbers."""
-    table = m.people.table.copy()
+    table = m.people.table[[*IDENTITY, *chosen_columns(m.people, config)]].copy()
     return {"subjects": table, "excluded": m.people.excluded, "characteristics": characteristics(m, config), "quality": quality(m)}
+
+
+MOST_CATEGORIES = 8
+"""Words of a column that have a row each; of more the rarest are one."""
 
 
 def characteristics(m: Material, config: AnalysisConfig) -> pd.DataFrame:
@@ -40,13 +45,14 @@ def characteristics(m: Material, config: AnalysisConfig) -> pd.DataFrame:
     from scipy import stats
 
     rows: list[dict[str, Any]] = []
-    for name in m.people.columns:
+    for name in chosen_columns(m.people, config):
         column, group = m.people.column(name), m.people.group
         numeric = column.dtype.kind == "f"
         known = np.isfinite(column) if numeric else np.array([str(v) != "" for v in column])
         if not known.any() or set(column[known].tolist()) in ({m.people.control, m.people.case},):
             continue
         words = [""] if numeric else sorted({str(v) for v in column[known]})
+        shown = words
         if not numeric and (many_words(column) or text_among_numbers(column)):
             continue  # names, dates, numbers with a decimal comma: a note says so
         p = np.nan
@@ -58,7 +64,12 @@ def characteristics(m: Material, config: AnalysisConfig) -> pd.DataFrame:
             counts = np.array([[np.sum(known & (group == g) & (column == w)) for w in words] for g in (0, 1)])
             if (counts.sum(axis=1) >= config.least).all():
                 p = float(stats.fisher_exact(counts)[1] if counts.shape == (2, 2) else stats.chi2_contingency(counts, correction=False)[1])
-        for word in words:
+        if len(words) > MOST_CATEGORIES:
+            often = pd.Series(column[known]).astype(str).value_counts(sort=True)
+            kept = sorted(often.index[: MOST_CATEGORIES - 1])
+            rest = f"others ({len(words) - len(kept)})"
+            shown, column = [*kept, rest], np.where(known & ~np.isin(column.astype(str), kept), rest, column)
+        for word in shown:
             for code, group_name in ((0, m.people.control), (1, m.people.case)):
                 there = known & (group == code)
                 row: dict[str, Any] = {"variable": name, "category": word, schema.GROUP: group_name, "n": int(there.sum())}
@@ -96,9 +107,8 @@ class Count:
 def flow(found: Analysis) -> list[Count]:
     """Count everybody, those left out for each reason, and the groups."""
     people = found.material.people
-    reasons = people.excluded["reason"].map(lambda r: r if ", allowed " not in r else f"{r.split(' is ')[0]} outside its limits")
     steps = [Count("scans in the cohort", len(people.table) + len(people.excluded))]
-    steps += [Count(f"left out: {reason}", int(n)) for reason, n in reasons.value_counts().items()]
+    steps += [Count(f"left out: {reason}", int(n)) for reason, n in reasons(people).items()]
     steps.append(Count("people analysed", len(people.table)))
     return steps + [
         Count(f"{name} ({kind})", int((people.group == g).sum())) for g, name, kind in ((0, people.control, "controls"), (1, people.case, "cases"))
@@ -150,6 +160,14 @@ def quality_table(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...
     return ("median (range)", *groups), rows
 
 
+def _characteristics(found: Analysis) -> Laid:
+    return Laid("Characteristics", *table_one(found))
+
+
+def _quality(found: Analysis) -> Laid:
+    return Laid("Quality numbers", *quality_table(found))
+
+
 def _range(row: Mapping[Any, Any], digits: int) -> str:
     middle, low, high = (number(row[k], digits) for k in ("median", "smallest", "largest"))
     return f"{middle} ({low} to {high})"
@@ -192,7 +210,7 @@ def _methods(s: Study) -> str:
 
 SECTION = SECTION_KINDS.add(Section(
     "people", "People", compute=compute, sentence=_sentence, heading="Participants", methods=_methods,
-    figures=(people_figures.flow,),
+    figures=(people_figures.flow,), laid=(_characteristics, _quality),
     tables={
         "subjects": Table(
             "Who is analysed", "A row a person, with the columns of the study.", PERSON, open=True,

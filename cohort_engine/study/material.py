@@ -29,6 +29,7 @@ from cohort_engine.study.people import (
     FEW,
     People,
     choose_people,
+    chosen_columns,
     in_time,
     known_values,
     many_words,
@@ -476,7 +477,7 @@ NAMED = 12
 
 def _unused(people: People, config: AnalysisConfig) -> list[str]:
     """Name columns that are in no table of characteristics, correlation or cluster, and why."""
-    long = [n for n in people.columns if many_words(people.column(n)) and not text_among_numbers(people.column(n))]
+    long = [n for n in chosen_columns(people, config) if many_words(people.column(n)) and not text_among_numbers(people.column(n))]
     notes = [f"column {n} holds {len(known_values(people.column(n)))} different words and is not among the characteristics" for n in long]
     rows = people.group == 1 if config.correlate.who == "cases" else np.ones(len(people.group), bool)
     who = "cases" if config.correlate.who == "cases" else "people"

@@ -27,6 +27,12 @@ STARTS = frozenset({"baseline", "base", "bl", "pre", "preop", "screening", "init
 """Names of a first session, in small letters."""
 MOST_WORDS = 12
 """Different words up to which a column of text is one of categories, however few the people."""
+CLINICAL = frozenset({
+    "mjoa", "joa", "nurick", "ndi", "edss", "updrs", "sara", "moca", "mmse", "grassp", "sf36", "eq5d", "dash",
+    "quickdash", "nrs", "vas", "ais", "asia",
+    "grip", "msis", "msws", "9hpt", "t25fw",
+})  # fmt: skip
+"""Words of a column's name by which it is a clinical score."""
 FEW = 5
 """Different numbers up to which a column may be codes."""
 REASON = "reason"
@@ -120,6 +126,36 @@ class People:
     def numeric(self) -> list[str]:
         """Columns of numbers."""
         return [c for c in self.columns if self.table[c].dtype.kind == "f"]
+
+
+def is_clinical(name: str) -> bool:
+    """Whether a column is a clinical score that is known by its name.
+
+    Examples
+    --------
+    >>> is_clinical("mJOA_total"), is_clinical("weight"), is_clinical("SF-36")
+    (True, False, True)
+    """
+    words = re.split(r"[\s_.]+", name.casefold())
+    return any(w.replace("-", "") in CLINICAL for w in words)
+
+
+def chosen_columns(people: People, config: AnalysisConfig) -> list[str]:
+    """Columns of the subject table that go into tables and pages, in its order: the group, those that the study file names, and the characteristics.
+
+    Raises
+    ------
+    UnknownNameError
+        No such column.
+    """
+    for name in config.characteristics:
+        people.column(name)
+    site, sections = config.harmonise.site or schema.SITE, (config.correlate, config.norms, config.tests)
+    named: set[str | None] = {config.groups.column, config.classifier.by, config.harmonise.site}
+    named |= {*config.characteristics, *config.correlate.scores, *config.clusters.features}
+    named |= {name for s in sections if "covariates" in s.model_fields_set for name in s.covariates}
+    default = () if config.characteristics else (schema.AGE, schema.SEX, site)
+    return [c for c in people.columns if c in named or c in default or (not config.characteristics and is_clinical(c))]
 
 
 IDENTITY = (schema.SUBJECT, schema.PARTICIPANT, schema.SESSION)
@@ -323,6 +359,12 @@ def _columns(table: pd.DataFrame, config: AnalysisConfig) -> None:
 def words_of(table: pd.DataFrame, column: str) -> NDArray[Any]:
     """Column of groups as words (subject,)."""
     return table[column].map(_word).to_numpy()
+
+
+def reasons(people: People) -> pd.Series[int]:
+    """Count who is left out by reason, the most frequent first; limits of one quality number are one reason."""
+    plain = people.excluded[REASON].map(lambda r: r if ", allowed " not in r else f"{r.split(' is ')[0]} outside its limits")
+    return plain.value_counts()
 
 
 def _word(value: Any) -> str:

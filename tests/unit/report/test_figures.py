@@ -430,7 +430,8 @@ def shape_tables() -> dict[str, pd.DataFrame]:
     profile = pd.DataFrame(
         {"measure": "area", "units": "mm2", "z_mm": z, "level_number": [5] * 4 + [4] * 4, "control_low": 60 + z, "control_median": 70 + z}
     )
-    profile = profile.assign(control_high=80 + z, control_mean=70.0, case_mean=65 + z, case_sd=1.0, n_control=5, n_case=[2] + [3] * 7)
+    profile = profile.assign(control_high=80 + z, control_mean=70.0, case_median=65 + z, case_mean=66 + z, case_sd=1.0)
+    profile = profile.assign(n_control=5, n_case=[2] + [3] * 7)
     rows = pd.DataFrame({"group": ["HC"] * 5 + ["DCM"] * 3, "ratio": [0.97, 0.98, 0.99, 1, 1, 0.7, 0.8, NAN], "margin": [-0.1] * 5 + [0.2, 0.1, NAN]})
     counts = [
         {"group": g, "level": n, "people": k}

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
@@ -20,7 +21,7 @@ import pytest
 from cohort_engine.report import page as module
 from cohort_engine.report.page import Page, render, without_paths, write_report
 from cohort_engine.report.summary import summarise
-from cohort_engine.sections.groups import top_findings
+from cohort_engine.sections.groups import largest, top_findings
 from cohort_engine.sections.people import flow, quality_table, table_one
 
 
@@ -83,7 +84,7 @@ def test_large_drawing_is_shown_as_pixels(whole_study: Any, plain_figures: Any, 
     monkeypatch.setattr(module, "FIGURE_BYTES", 10)
     read = Reader(write_report(*whole_study, tmp_path).read_text(encoding="utf-8"))
     assert all(src.startswith("data:image/png;base64,") for src in read.all("img", "src"))
-    assert all(200 < int(w) <= 300 for w in read.all("img", "width"))  # 3 inches, less the empty rim
+    assert all(260 < int(w) <= 390 for w in read.all("img", "width"))  # 3 inches, larger on a screen, less the empty rim
 
 
 def test_quality_is_a_row_a_number(whole_study: Any) -> None:
@@ -195,6 +196,30 @@ def test_summary_is_read_from_the_tables(whole_study: Any) -> None:
     assert "0 differ between the groups" in summarise(quiet)["groups"]
     assert top_findings(quiet).empty
     assert set(summarise(replace(found, tables={"subjects": found.tables["subjects"]}))) == {"people"}
+
+
+def test_the_page_begins_with_the_study_and_five_findings(report: Any, whole_study: Any) -> None:
+    text, _, _ = report
+    assert "<h1>study: DCM against HC</h1>" in text
+    assert "Template: the parametric cord" in text
+    findings = Page(*whole_study, [], {}).findings
+    assert [name for name, _, _ in findings] == ["groups", "roc", "classifier", "compression", "correlations"]
+    assert all("(n = " in said and "95% confidence interval" in said for _, _, said in findings)
+    assert all(escape(said, quote=False).replace("'", "&#39;") in text for _, _, said in findings)
+
+
+def test_the_main_table_is_in_sight_with_n_and_q(whole_study: Any) -> None:
+    found = whole_study[0]
+    laid = largest(found)
+    assert laid is not None
+    best = found.findings[found.findings["level"] != "compressed"].iloc[0]
+    assert (laid.head[2], laid.head[-1]) == ("n", "q")
+    assert laid.rows[0][2] == f"{int(best['n_control'])} + {int(best['n_case'])}"
+    assert laid.rows[0][-1] == "<0.001"
+    assert len(laid.rows) == 10
+    assert not any("compression" in row[0] for row in laid.rows)
+    quiet = replace(found, tables={**found.tables, "groups": found.tables["groups"].assign(q=1.0)})
+    assert str(largest(quiet).title).startswith("The smallest p values, of")  # type: ignore[union-attr]
 
 
 def test_people_add_up(whole_study: Any) -> None:

@@ -58,7 +58,7 @@ WORDS = Table("The eldest", "How many are old.", {"above": Column("age", "years"
 @pytest.fixture
 def eldest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Section]:
     list(SECTION_KINDS)  # those of the package are there
-    section = Section("eldest", "The eldest", compute, {"eldest": WORDS}, sentence, "Age", methods, (draw,), EldestSettings)
+    section = Section("eldest", "The eldest", compute, {"eldest": WORDS}, sentence, "Age", methods, (draw,), settings=EldestSettings)
     monkeypatch.setitem(SECTION_KINDS._items, section.name, section)
     study_model.cache_clear()
     yield section

@@ -13,7 +13,7 @@ from cohort_engine.analysis import harmonise
 from cohort_engine.analysis.compression import find_compression
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.groups import compare
-from cohort_engine.errors import ConfigError, InputError, StoreError, UnknownNameError
+from cohort_engine.errors import ConfigError, InputError, NotEnoughError, UnknownNameError
 from cohort_engine.sections import classifier, clusters, compression, correlations, groups, norms, people, repeats, roc, sites
 from cohort_engine.sections.base import family
 from cohort_engine.sections.classifier import markers
@@ -292,6 +292,23 @@ def test_characteristics(material, settings) -> None:
     pd.testing.assert_frame_equal(tables["subjects"], material.people.table)
 
 
+def test_only_chosen_columns_are_in_a_table(make_material, settings) -> None:
+    words = [f"hand {i % 10}" for i in range(40)]
+    private = {"scan_date": [f"2024-01-{1 + i % 28:02d}" for i in range(40)], "weight": np.arange(40.0), "radiographer": ["Roe", "Doe"] * 20}
+    m = make_material(np.zeros((40, 1)), [0, 1] * 20, age=np.arange(40.0), nurick=np.arange(40.0) % 5, hand=words, **private)
+    identity = ["subject", "participant_id", "session_id", "group"]
+    tables = people.compute(m, settings())
+    assert list(tables["subjects"]) == [*identity, "age", "nurick"]
+    assert set(tables["characteristics"]["variable"]) == {"age", "nurick"}
+    chosen = people.compute(m, settings(characteristics=["hand"], correlate={"scores": ["weight"]}))
+    assert list(chosen["subjects"]) == [*identity, "hand", "weight"]
+    hands = chosen["characteristics"].query("variable == 'hand' and group == 'HC'")
+    assert hands["category"].tolist() == [*(f"hand {i}" for i in range(7)), "others (3)"]
+    assert hands["count"].tolist() == [4.0, 0.0] * 3 + [4.0, 4.0]
+    with pytest.raises(UnknownNameError, match="hend"):
+        people.compute(m, settings(characteristics=["hend"]))
+
+
 # --- compression ------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def squeezed(material, settings):
@@ -319,7 +336,7 @@ def test_where_cords_are_compressed(squeezed, settings) -> None:
 
 
 def test_without_a_profile_there_is_no_compression(material, settings) -> None:
-    with pytest.raises(StoreError, match="no morphometry"):
+    with pytest.raises(NotEnoughError, match="no morphometry"):
         compression.compute(material, settings())
 
 
