@@ -70,7 +70,7 @@ def white(table: pd.DataFrame, level: str = "C3") -> pd.DataFrame:
 
 
 def test_nothing_is_left_out_and_no_section_fails(found: Any) -> None:
-    assert set(found.problems) == {"sites", "repeats"}, "one site, and nobody came twice"
+    assert set(found.problems) == {"change", "sites", "repeats"}, "one site, and nobody came twice"
     assert set(found.material.features["metric"]) == {*PLANTED, "area", "diameter_ap"}
     assert found.material.rises == RAISED
 

@@ -317,7 +317,7 @@ QUICK = {"roc": {"resamples": 20}, "clusters": {"k": 2, "resamples": 2}, "compre
 def test_a_section_that_fails_stops_no_other(study, make_config) -> None:
     config = make_config(analysis={**QUICK, "features": ["area", "mtr tract='white matter'"], "correlate": {"scores": ["sex"]}})
     found = analyse_cohort(study[0], config)
-    assert sorted(found.problems) == ["clusters", "correlations"]
+    assert sorted(found.problems) == ["change", "clusters", "correlations"]
     assert "column sex: expected numbers, found text" in found.problems["correlations"]
     assert {"subjects", "groups", "roc", "compression", "norms", "sites", "repeats"} <= set(found.tables)
     assert (found.findings["q"] <= 0.05).all()

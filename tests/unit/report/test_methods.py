@@ -17,7 +17,7 @@ from cohort_engine.study.result import Analysis
 
 def changed(found: Analysis, *, without: tuple[str, ...] = (), science: dict[str, Any] | None = None, **config: Any) -> Analysis:
     """Copy of an analysis with another configuration, and without some tables."""
-    about = {**found.about, "science": found.about["science"] | (science or {})}
+    about = copy.deepcopy(dict(found.about)) | {"science": found.about["science"] | (science or {})}
     settings = AnalysisConfig(**merged(found.config.model_dump(mode="json"), config))
     return replace(found, about=about, config=settings, tables={n: t for n, t in found.tables.items() if n not in without})
 
@@ -75,7 +75,7 @@ def test_two_configurations_cite_what_each_used(whole_study: Any) -> None:
     } <= full
     assert not {"mann", "billot", "gros", "rabiner"} & full
     rank = changed(
-        found, without=("clusters", "compression", "repeats", "roc_pairs", "classifier"), tests={"method": "mann_whitney"}, harmonise={"site": None},
+        found, without=("change", "clusters", "compression", "repeats", "roc_pairs", "classifier"), tests={"method": "mann_whitney"}, harmonise={"site": None},
         correlate={"method": "pearson"}, roc={"resamples": 0},
     )  # fmt: skip
     other = cited(rank, ds)
