@@ -75,7 +75,8 @@ def test_two_configurations_cite_what_each_used(whole_study: Any) -> None:
     } <= full
     assert not {"mann", "billot", "gros", "rabiner"} & full
     rank = changed(
-        found, without=("change", "clusters", "compression", "repeats", "roc_pairs", "classifier"), tests={"method": "mann_whitney"}, harmonise={"site": None},
+        found, without=("change", "clusters", "compression", "repeats", "roc_pairs", "classifier"), tests={"method": "mann_whitney"},
+        harmonise={"site": None},
         correlate={"method": "pearson"}, roc={"resamples": 0},
     )  # fmt: skip
     other = cited(rank, ds)
