@@ -27,7 +27,7 @@ PUBLISHED = {"C2": 0.827, "C3": 0.820, "C4": 0.807, "C5": 0.802}
 TRACTS = {"WM left lateral corticospinal tract": 0.767, "WM right lateral corticospinal tract": 0.769}
 """Lateral corticospinal tracts there, all slices but the lowest two, estimator wa."""
 NEAR, NEAR_IN_TRACTS = 0.03, 0.04
-"""How near to SCT's. Tracts are further off since b0 is brought to the weighted volumes, 0.27 mm away: MD of the cord then varies least."""
+"""How near to SCT's. Tracts are further off since b0 is brought to the weighted volumes: MD of the cord then varies least."""
 LEVELS = ["C2", "C3", "C4", "C5"]
 
 
