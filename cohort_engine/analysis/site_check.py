@@ -195,7 +195,7 @@ def _without_sites(people: _People, site: IntArray, test: BoolArray) -> FloatArr
             model = learn(people.x[np.ix_(~test, block)], words[~test], learning).model
             done = apply(model, people.x[:, block], words, given) - model.coding.matrix(given, len(words)) @ model.effects
         except CohortError as error:
-            raise InputError(
+            raise NotEnoughError(
                 expected="covariates that every part of the cross-validation can tell from site", found=error.found, where=WHERE,
                 remedy="Keep fewer covariates in analysis.harmonise.keep, or join small sites.",
             ) from error  # fmt: skip
