@@ -12,7 +12,7 @@ from cohort_engine.phantom.study import simulate
 from cohort_engine.query.frame import run_query
 from cohort_engine.template import load_template
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_people_of_earlier_calls_stay(tmp_path: Path) -> None:
