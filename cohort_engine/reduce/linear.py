@@ -296,6 +296,7 @@ def voxel_noise(residual: FloatArray, weights: FloatArray) -> FloatArray:
     >>> voxel_noise(np.array([1.0, -1.0, 30.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
     [1.0, 1.0, 30.0]
     """
+    weights = weights.clip(min=0)  # an atlas that was blurred by splines rings a little
     weight, filled = weights.sum(axis=1), weights.sum(axis=0)
     square = np.divide(weights @ residual**2, weight, out=np.zeros_like(weight), where=weight > 0)
     out: FloatArray = np.sqrt(np.divide(square @ weights, filled, out=np.zeros_like(filled), where=filled > 0))

@@ -187,6 +187,7 @@ def test_a_subject_is_thirteen_objects_before_it_is_gathered(study: Path, tmp_pa
     wanted = {"fit": {"deformable": False}, "shape": {"source": "t2w"}}
     with monkeypatch.context() as patch:
         patch.setattr("cohort_engine.engine.build.close", lambda *_, **__: None)
+        patch.setattr("cohort_engine.engine.build.gather", lambda *_, **__: None)
         counts = []
         for people in (["sub-HC001"], []):
             report = build(config(tmp_path, stages=wanted, include=people))

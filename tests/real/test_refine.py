@@ -24,7 +24,7 @@ from cohort_engine.qmri.motion import apply_shifts, estimate_slicewise
 from cohort_engine.single.fit import by_image
 from cohort_engine.template.base import Template
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 DRAWN = {
     "HC003U T2*": "dcm_ou/sub-HC003U/ses-spinalcord/anat/T2star/sub-HC003U_ses-spinalcord_T2star_gmseg",
     **{

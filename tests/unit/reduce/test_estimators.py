@@ -55,7 +55,7 @@ def test_specs_are_what_the_estimator_says(name: str) -> None:
 def test_a_standard_error_says_which_voxels_it_counts() -> None:
     texts = {space: schema.table_specs("mtr", "map", space)["se"].long_name for space in schema.SPACES}
     assert texts["template"].endswith("standard error, template voxels counted as independent")
-    assert texts["native"].endswith("standard error, likeness of neighbouring voxels counted")
+    assert texts["native"].endswith("standard error: noise, what neighbouring voxels share, and how far the atlas may lie off")
 
 
 def test_tables_of_a_metric_that_nobody_has_registered() -> None:
