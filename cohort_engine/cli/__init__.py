@@ -27,7 +27,7 @@ for _name in (
     "explore",
     "quality",
     "images",
-    "rois",
+    "published",
     "installed",
 ):  # they add their verbs, which the help lists in this order
     import_module(f"cohort_engine.cli.{_name}")

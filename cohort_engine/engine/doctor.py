@@ -8,17 +8,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from shutil import disk_usage, which
 
 from cohort_engine.errors import CohortError
 
-EXTRAS = {
-    "register": "antspyx", "nn": "torch", "diffusion": "dipy", "analysis": "scikit-learn", "figures": "matplotlib", "explore": "panel",
-    "slurm": "dask-jobqueue", "kubernetes": "dask-kubernetes", "ssh": "asyncssh",
-}  # fmt: skip
-"""Extra -> the package that it is there for."""
+DISTRIBUTION = "cohort-engine"
+SUMS = {"all", "dev", "docs", "test"}
+"""Extras that bring others, or are for those who work on this software."""
 SCHEDULERS = {"slurm": "sbatch", "kubernetes": "kubectl", "ssh": "ssh"}
 """Cluster -> the program by which it is reached."""
 WRITTEN = 64 << 20
@@ -57,18 +55,30 @@ def examine(folder: str | Path = ".") -> list[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("cohort_engine", GOOD, version("cohort-engine"))
+    yield Finding("cohort_engine", GOOD, version(DISTRIBUTION))
     yield Finding("python", GOOD, sys.version.split()[0])
     core = ("dask", "distributed", "xarray", "zarr", "numpy", "nibabel")
     yield Finding("core packages", GOOD, ", ".join(f"{name} {version(name)}" for name in core))
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, package in EXTRAS.items():
-        try:
-            yield Finding(extra, GOOD, f"{package} {version(package)}")
-        except PackageNotFoundError:
-            yield Finding(extra, WANTING, f"{package} is not installed", f'pip install ".[{extra}]"')
+    from packaging.requirements import Requirement
+
+    needs = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
+    for extra in metadata(DISTRIBUTION).get_all("Provides-Extra") or ():
+        packages = [r.name for r in needs if r.marker is not None and r.marker.evaluate({"extra": extra})]
+        absent = [name for name in packages if not _installed(name)]
+        if extra not in SUMS:
+            found = ", ".join(f"{name} is not installed" for name in absent) or ", ".join(f"{name} {version(name)}" for name in packages)
+            yield Finding(extra, WANTING if absent else GOOD, found, f'pip install ".[{extra}]"' if absent else "")
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _processors() -> Iterator[Finding]:
@@ -87,9 +97,7 @@ def _processors() -> Iterator[Finding]:
 
 
 def _accelerator() -> Iterator[Finding]:
-    try:
-        version("torch")
-    except PackageNotFoundError:
+    if not _installed("torch"):
         return
     import torch
 

@@ -18,6 +18,7 @@ from cohort_engine.explore.numbers import Explored, Picked
 from cohort_engine.explore.pictures import DIVERGING, SEQUENTIAL, AgainstScore, AlongTheCord, GroupPoints, Heat, Roc, colour_of
 from cohort_engine.explore.view import View
 from cohort_engine.figures.cross_section import TISSUES
+from cohort_engine.figures.drawing import scale, with_unit
 from cohort_engine.single.columns import Columns
 
 NOBODY, NOTHING = "(nobody)", "(none)"
@@ -46,11 +47,12 @@ class Page:
 
     def __init__(self, explored: Explored, opened: Callable[[], xr.Dataset], search: str = "") -> None:
         self.explored, self.opened = explored, opened
-        self.view, self.trouble = explored.start(), ""
+        view, self.trouble = explored.start(), ""
         try:
-            self.view = explored.checked(View.of_address(search, self.view))
+            view = explored.checked(View.of_address(search, view))
         except CohortError as error:
             self.trouble = str(error)
+        self.picked = explored.pick(view)
         self._quiet = False
         self._drawings: dict[str, dict[str, Any]] = {}
         self._widgets()
@@ -61,7 +63,12 @@ class Page:
         self.source = ColumnDataSource({})
         self.table = DataTable(source=self.source, columns=[], width=860, height=260, index_position=None, reorderable=False)
         self.counts, self.notes, self.code = pn.pane.HTML(""), pn.pane.HTML("", width=860), pn.pane.HTML("", width=860)
-        self.show(self.view)
+        self.show(view)
+
+    @property
+    def view(self) -> View:
+        """What is shown."""
+        return self.picked.view
 
     # --- choices ---
     def _widgets(self) -> None:
@@ -83,11 +90,12 @@ class Page:
     def _changed(self, event: Any) -> None:
         if self._quiet:
             return
-        only = [(name, word) for name, widget in self.among.items() for word in widget.value]
+        only = [(name, text) for name, text in self.view.query.only if name not in self.among and name not in self.between]  # of the address alone
+        only += [(name, word) for name, widget in self.among.items() for word in widget.value]
         for name, slider in self.between.items():
-            low, high = slider.value
-            if (low, high) != (slider.start, slider.end):
-                only.append((name, f"{low:g}:{high:g}"))
+            low, high = (f"{end:g}" if end != whole else "" for end, whole in zip(slider.value, (slider.start, slider.end), strict=True))
+            if low or high:
+                only.append((name, f"{low}:{high}"))
         row = str(self.row.value).strip()
         view = self.view.at(metric=self.metric.value, tract=self.tract.value, level=self.level.value).showing(tuple(only))
         reference = self.reference.value if self.split.value == self.view.split else ""
@@ -104,17 +112,16 @@ class Page:
     def show(self, view: View) -> None:
         """Show another view; one that the cohort cannot answer leaves the page as it is, and is told."""
         try:
-            view = self.explored.checked(view)
-            picked = self.explored.pick(view)
+            picked = self.explored.pick(self.explored.checked(view))
         except CohortError as error:
             self.trouble = str(error)
             self._say()
             return
-        self.view = view
-        self._settle(view)
+        self.picked = picked
+        self._settle(self.view)
         self._draw(picked)
         if pn.state.location is not None:
-            pn.state.location.search = f"?{view.address()}"
+            pn.state.location.search = f"?{self.view.address()}"
         self._say()
         self.trouble = ""
 
@@ -133,9 +140,8 @@ class Page:
             self.reference.value, self.against.value = view.reference, view.score
             self.row.value = "" if view.row is None else str(view.row)
             for name, widget in self.among.items():
-                known = {n: t for n, t in view.query.only if n == name}
                 given = [t for n, t in view.query.only if n == name]
-                widget.value = [w for w in widget.options if w in given or any(w in t.split(",") for t in given)] if known else []
+                widget.value = [w for w in widget.options if w in given or any(w in t.split(",") for t in given)]
             for name, slider in self.between.items():
                 given = [t for n, t in view.query.only if n == name]
                 low, _, high = given[-1].partition(":") if given else ("", "", "")
@@ -147,8 +153,7 @@ class Page:
 
     def _draw(self, picked: Picked) -> None:
         view, one = picked.view, self.explored
-        unit = {"percent": "%", "1": ""}.get(one.units(view.metric), one.units(view.metric))
-        label = f"{one.metrics[view.metric]}{f' ({unit})' if unit else ''}"
+        label = with_unit(one.metrics[view.metric], scale(one.units(view.metric)))
         person = one.person(view)
         rows = one.cohort.rows[picked.at]
         value = group = score = None
@@ -188,7 +193,7 @@ class Page:
         self.cord.words = {name: "no value" if np.isnan(v) else f"{v:.2f}{' SD' if compared else ''}" for name, v in here.items()}
 
     def _say(self) -> None:
-        picked, one = self.explored.pick(self.view), self.explored
+        picked, one = self.picked, self.explored
         groups, colours = picked.groups(), colour_of(picked.names)
         parts = [
             f'<span style="color:{colours[name]}">■</span> {html.escape(name)}: {len(values)} with a value{f", {missing} without" if missing else ""}'
@@ -205,7 +210,7 @@ class Page:
 
     def saved(self) -> StringIO:
         """Write the table of everybody shown as CSV."""
-        table: Mapping[str, Any] = self.explored.rows(self.explored.pick(self.view))
+        table: Mapping[str, Any] = self.explored.rows(self.picked)
         return StringIO(Columns({n: v.tolist() for n, v in table.items()}).csv())
 
     def layout(self) -> Any:

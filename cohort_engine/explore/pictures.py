@@ -18,7 +18,7 @@ from bokeh.models import (
     Range1d,
     Span,
 )
-from bokeh.palettes import Viridis256
+from bokeh.palettes import RdBu11, Viridis256
 from bokeh.plotting import figure
 
 from cohort_engine import schema
@@ -33,13 +33,7 @@ MOST_POINTS = 3000
 ROW_HEIGHT = 15
 """Pixels of a row of the heat map."""
 TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
-DIVERGING = tuple(
-    f"#{r:02x}{g:02x}{b:02x}"
-    for r, g, b in (
-        *((round(33 + (247 - 33) * t), round(102 + (247 - 102) * t), round(172 + (247 - 172) * t)) for t in np.linspace(0, 1, 32)),
-        *((round(247 - (247 - 178) * t), round(247 - (247 - 24) * t), round(247 - (247 - 43) * t)) for t in np.linspace(0, 1, 32)),
-    )
-)
+DIVERGING = tuple(RdBu11)
 """From blue (lower) over white to red (higher)."""
 SEQUENTIAL = tuple(Viridis256)
 """From dark (low) to light (high)."""

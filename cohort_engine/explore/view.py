@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, urlencode
 
@@ -104,8 +105,15 @@ class View:
         --------
         >>> View(parse_query("fa tract='white matter' level=C3")).command("study.zarr")
         'cohort-engine query study.zarr "fa tract=\'white matter\' level=C3"'
+
+        A shell runs nothing of what a table says:
+
+        >>> print(View(parse_query("fa level=C3 site='$(reboot)'")).command("study.zarr"))
+        cohort-engine query study.zarr 'fa level=C3 site='"'"'$(reboot)'"'"''
         """
-        return f'cohort-engine query {store} "{self.query.text()}"'
+        text = self.query.text()
+        quoted = shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
+        return f"cohort-engine query {shlex.quote(store)} {quoted}"
 
     def python(self, store: str) -> str:
         """Write the program that returns what is on the screen as a data frame."""

@@ -151,18 +151,19 @@ def simulate(
     return Simulation(root, study_file, participants, truths)
 
 
-def give_landmark(study: Simulation, name: str, disc: int = 3) -> None:
-    """Label one disc of a subject of a study without labels, as a person would who was asked for a landmark.
+def give_landmark(bids: Path, name: str, disc: int = 3) -> None:
+    """Label one disc of a subject of a simulated study without labels, as a person would who was asked for a landmark.
 
     Parameters
     ----------
-    study : Simulation
+    bids : Path
+        The study.
     name : str
         Participant.
     disc : int
         Number of the vertebra below it; 3 is C2/C3.
     """
-    anat, labels, truth = (study.bids / part / name / "anat" for part in (".", LABELS, TRUTH))
+    anat, labels, truth = (bids / part / name / "anat" for part in (".", LABELS, TRUTH))
     discs = read_volume(str(truth / f"{name}_{TRUE_DISCS}"), what=schema.words(T2W_LANDMARKS))
     labels.mkdir(parents=True, exist_ok=True)
     image = next(anat.glob("*_T2w.nii.gz")).name.removesuffix(".nii.gz")

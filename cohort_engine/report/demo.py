@@ -12,17 +12,18 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.config import load_config
-from cohort_engine.engine.build import BuildReport, build
+from cohort_engine.engine.build import BuildReport
 from cohort_engine.engine.events import Events
 from cohort_engine.figures.cross_section import draw_groups
 from cohort_engine.figures.drawing import render
 from cohort_engine.phantom.dwi_files import DwiPlan
-from cohort_engine.phantom.study import Simulation, give_landmark, simulate
+from cohort_engine.phantom.study import Simulation, simulate
 from cohort_engine.query.accessor import SPACE, open_cohort
 from cohort_engine.query.choice import Choice
 from cohort_engine.query.frame import tidy
 from cohort_engine.report.analyse import ENDING, analyse
 from cohort_engine.report.page import REPORT
+from cohort_engine.report.reproduction import build_simulated
 from cohort_engine.study.result import Analysis
 from cohort_engine.template import load_template
 
@@ -128,13 +129,7 @@ def run_demo(
         settings={**SETTINGS, "stages": {**SETTINGS["stages"], "metrics": metrics}},
     )  # fmt: skip
     config = load_config(study.study_file)
-    config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": workers})})
-    report = build(config, events=events)
-    asking = [str(name) for name in report.failures.loc[report.failures["stage"] == schema.levels_stage(schema.T2W), "name"]]
-    if asking:
-        for name in asking:
-            give_landmark(study, name)
-        report = build(config, events=events)
+    report, asking = build_simulated(config, study.bids, workers=workers, events=events)
     cohort = open_cohort(report.url)
     cells = {metric: compare(cohort, study, metric) for metric in metrics}
     table = folder / "errors.csv"
@@ -143,7 +138,7 @@ def run_demo(
     for metric, figure in figures.items():
         figure.write_bytes(render(draw_groups(cohort, metric, FIGURE_LEVEL), "png"))
     analysis = analyse(config)
-    return Demo(report.url, report, cells, table, figures, analysis, tuple(asking), folder / f"study{ENDING}" / REPORT)
+    return Demo(report.url, report, cells, table, figures, analysis, asking, folder / f"study{ENDING}" / REPORT)
 
 
 def compare(cohort: xr.Dataset, study: Simulation, metric: str = schema.MTR) -> pd.DataFrame:

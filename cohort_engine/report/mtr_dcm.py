@@ -12,12 +12,11 @@ import pandas as pd
 
 from cohort_engine import schema
 from cohort_engine.config import load_config
-from cohort_engine.engine.build import build
 from cohort_engine.engine.events import Events
 from cohort_engine.errors import unknown_name
-from cohort_engine.phantom.study import give_landmark, simulate
+from cohort_engine.phantom.study import simulate
 from cohort_engine.report.analyse import analyse
-from cohort_engine.report.reproduction import claim
+from cohort_engine.report.reproduction import build_simulated, claim
 from cohort_engine.template.base import Template
 
 STUDY, FINDINGS = "study", "findings.csv"
@@ -102,24 +101,17 @@ def reproduce(
         "smaller": chosen.words, "settings": SETTINGS,
     }  # fmt: skip
     claim(folder, record)
-    yaml = folder / f"{STUDY}.yaml"
-    if not yaml.exists():  # it is written last
+    study_file = folder / f"{STUDY}.yaml"
+    if not study_file.exists():  # it is written last
         say(f"{chosen.patients} patients and {chosen.controls} controls are simulated")
-        study = simulate(
+        simulate(
             folder / STUDY, template=template, patients=chosen.patients, controls=chosen.controls, seed=SEED, template_path=template_path,
             labels=False, settings=SETTINGS,
         )  # fmt: skip
-    else:
-        study = None
-    config = load_config(yaml)
-    config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": workers})})
-    report = build(config, events=events)
-    asking = [str(name) for name in report.failures.loc[report.failures["stage"] == schema.levels_stage(schema.T2W), "name"]]
-    if asking and study is not None:
-        for name in asking:
-            give_landmark(study, name)
-        say(f"discs of {len(asking)} people could not be named: each got one landmark")
-        report = build(config, events=events)
+    config = load_config(study_file)
+    _, asked = build_simulated(config, folder / STUDY, workers=workers, events=events)
+    if asked:
+        say(f"discs of {len(asked)} people could not be named: each got one landmark")
     found = analyse(config)
     table = findings(found.tables)
     table.to_csv(folder / FINDINGS, index=False, float_format="%.3f")

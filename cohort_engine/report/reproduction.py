@@ -1,4 +1,4 @@
-"""The record of a reproduction: what it was made of. A folder holds one."""
+"""What studies that are simulated from nothing share: the record of what they were made of, and their build from images alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cohort_engine import schema
+from cohort_engine.config import Config
+from cohort_engine.engine.build import BuildReport, build
+from cohort_engine.engine.events import Events
 from cohort_engine.errors import StoreError
+from cohort_engine.phantom.study import give_landmark
 from cohort_engine.provenance import versions
 
 RECORD: Final = "reproduction.json"
@@ -33,3 +38,32 @@ def claim(folder: Path, record: Mapping[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**record, "versions": versions()}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def build_simulated(config: Config, bids: Path, *, workers: int, events: Events | None = None) -> tuple[BuildReport, tuple[str, ...]]:
+    """Build a simulated study; where discs cannot be named with certainty, answer with one landmark, as a person would, and build again.
+
+    Parameters
+    ----------
+    config : Config
+    bids : Path
+        The simulated study.
+    workers : int
+        Worker processes.
+    events : Events, optional
+        Who watches the build.
+
+    Returns
+    -------
+    BuildReport
+    tuple of str
+        Who was asked about.
+    """
+    config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": workers})})
+    report = build(config, events=events)
+    asking = tuple(map(str, report.failures.loc[report.failures["stage"] == schema.levels_stage(schema.T2W), "name"]))
+    if asking:
+        for name in asking:
+            give_landmark(bids, name)
+        report = build(config, events=events)
+    return report, asking

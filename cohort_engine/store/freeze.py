@@ -24,6 +24,23 @@ BLOCK_BYTES = 64 * 2**20
 """Data held at once."""
 
 
+def require_closed(root: zarr.Group, *, allow_mixed: bool) -> None:
+    """Refuse to freeze what still changes, or was made in two ways.
+
+    Raises
+    ------
+    IncompleteError
+        The store is open; rows were made with different settings, unless that is allowed.
+    """
+    if not root.attrs.get(layout.FINALISED):
+        raise IncompleteError(expected="a finalised store", found="an open one", where="store", remedy='Run "cohort-engine finalise" first.')
+    if root.attrs.get(layout.MIXED) and not allow_mixed:
+        raise IncompleteError(
+            expected="subjects made alike", found=str(root.attrs[layout.MIXED]), where="store",
+            remedy='Run "cohort-engine build" first, or freeze it as it is with --allow-mixed.',
+        )  # fmt: skip
+
+
 def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
     """Copy a closed store into a freeze: chunks of one subject go `SHARD` into an object, larger ones up to `SHARD_BYTES`; every block is read back.
 
@@ -48,13 +65,7 @@ def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
         A place failed.
     """
     root = layout.open_root(url)
-    if not root.attrs.get(layout.FINALISED):
-        raise IncompleteError(expected="a finalised store", found="an open one", where="store", remedy='Run "cohort-engine finalise" first.')
-    if root.attrs.get(layout.MIXED) and not allow_mixed:
-        raise IncompleteError(
-            expected="subjects made alike", found=str(root.attrs[layout.MIXED]), where="store",
-            remedy='Run "cohort-engine build" first, or freeze it as it is with --allow-mixed.',
-        )  # fmt: skip
+    require_closed(root, allow_mixed=allow_mixed)
     with lease(url, "compact"), lease(out_url, "compact"), storage_errors("making a freeze"):
         out, there = layout.claim(out_url)
         if there:

@@ -21,10 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cohort_engine.errors import ConfigError, IncompleteError, StoreError, unknown_name
+from cohort_engine.errors import ConfigError, StoreError, unknown_name
 from cohort_engine.io import objects
 from cohort_engine.io.places import clear, file_of, join, ledger_url, local_path, object_store, remove_leftovers, storage_errors
 from cohort_engine.store import layout
+from cohort_engine.store.freeze import require_closed
 from cohort_engine.store.lease import lease
 from cohort_engine.store.records import now
 
@@ -140,13 +141,7 @@ def freeze(url: str, tag: str, *, allow_mixed: bool = False) -> Freeze:
     root = layout.open_root(url)
     if words := layout.frozen(root):
         raise StoreError(expected="a store that grows", found=words, where="store", remedy="Freeze the store it was made from.")
-    if not root.attrs.get(layout.FINALISED):
-        raise IncompleteError(expected="a finalised store", found="an open one", where="store", remedy='Run "cohort-engine finalise" first.')
-    if root.attrs.get(layout.MIXED) and not allow_mixed:
-        raise IncompleteError(
-            expected="subjects made alike", found=str(root.attrs[layout.MIXED]), where="store",
-            remedy='Run "cohort-engine build" first, or freeze it as it is with --allow-mixed.',
-        )  # fmt: skip
+    require_closed(root, allow_mixed=allow_mixed)
     target = folder_of(url, tag)
     with lease(url, "freeze"), storage_errors("making a freeze"):
         earlier = freezes(url)

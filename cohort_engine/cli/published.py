@@ -1,4 +1,4 @@
-"""The DTI study: networks of the regions judged, and the study from nothing."""
+"""Published studies: networks of the DTI study judged, and both studies from nothing."""
 
 from __future__ import annotations
 
