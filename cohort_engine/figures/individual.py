@@ -18,6 +18,7 @@ from cohort_engine.study.people import chosen_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from cohort_engine.study.result import Analysis
 
@@ -42,9 +43,9 @@ def leading(rows: pd.DataFrame, strength: pd.Series[Any], most: int) -> list[int
     return sorted(chosen, key=fixed.index)
 
 
-def _panels(count: int, height: float) -> list[Axes]:
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     figure = drawing.page(height, min(drawing.WIDTH, 50.0 * max(count, 2)))
-    return list(figure.subplots(1, count, squeeze=False)[0])
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _titled(axis: Axes, name: str, said: str) -> None:
@@ -60,7 +61,7 @@ def group_values(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     if not chosen:
         return []
     people = m.people
-    panels = _panels(len(chosen), 72)
+    figure, panels = _panels(len(chosen), 72)
     for axis, i in zip(panels, chosen, strict=True):
         row, unit = rows.loc[[i]].iloc[0], str(rows.at[i, "units"])
         ticks = []
@@ -87,7 +88,7 @@ def group_values(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         else "",
         f"{drawing.sample(found)}; {drawing.discovery(found)}.",
     )
-    return [Drawn("group_values", "groups", "Values of everybody", caption, ("groups",), panels[0].figure)]  # type: ignore[arg-type]
+    return [Drawn("group_values", "groups", "Values of everybody", caption, ("groups",), figure)]
 
 
 def score_scatter(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
@@ -102,7 +103,7 @@ def score_scatter(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         return []
     cases = found.config.correlate.who == "cases"
     use: NDArray[np.bool_] = m.people.group == 1 if cases else np.ones(len(m.people.group), bool)
-    panels = _panels(len(chosen), 64)
+    figure, panels = _panels(len(chosen), 64)
     letter = "ρ" if str(rows["method"].iloc[0]) == "spearman" else "r"
     for axis, i in zip(panels, chosen, strict=True):
         row, unit = rows.loc[[i]].iloc[0], str(rows.at[i, "units"])
@@ -124,4 +125,4 @@ def score_scatter(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         f"Points are as they are, {letter} and q adjusted for {drawing.listed(adjust)}." if adjust else "",
         f"{drawing.discovery(found)[:1].upper()}{drawing.discovery(found)[1:]}.",
     )
-    return [Drawn("score_scatter", "correlations", "The strongest correlations", caption, ("correlations",), panels[0].figure)]  # type: ignore[arg-type]
+    return [Drawn("score_scatter", "correlations", "The strongest correlations", caption, ("correlations",), figure)]

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import obstore
@@ -54,8 +55,9 @@ def client_options(environment: Mapping[str, str]) -> ClientConfig:
     True
     """
     said = {k: v for k in FROM_ENVIRONMENT for p in ("AWS", "GOOGLE", "AZURE") if (v := environment.get(f"{p}_{k.upper()}"))}
-    found: dict[str, Any] = {**CLIENT, **{k: v.lower() in ("1", "true", "yes") if k.startswith("allow") else v for k, v in said.items()}}
-    return found  # type: ignore[return-value]
+    found: Any = {**CLIENT, **{k: v.lower() in ("1", "true", "yes") if k.startswith("allow") else v for k, v in said.items()}}
+    out: ClientConfig = found
+    return out
 
 
 def steadily(store: Backend, ask: Callable[[], T]) -> T:
@@ -123,11 +125,10 @@ def copy(store: Backend, source: str, target: str) -> None:
 def delete(store: Backend, names: str | Sequence[str]) -> None:
     """Delete objects; a bucket does not mind what is not there, a disk does (`FileNotFoundError`)."""
     if isinstance(names, str):
-        steadily(store, lambda: obstore.delete(store, names))
+        steadily(store, partial(obstore.delete, store, names))
         return
     for first in range(0, len(names), AT_ONCE):
-        part = list(names[first : first + AT_ONCE])
-        steadily(store, lambda part=part: obstore.delete(store, part))  # type: ignore[misc]
+        steadily(store, partial(obstore.delete, store, list(names[first : first + AT_ONCE])))
 
 
 def listing(store: Backend, prefix: str = "") -> list[Any]:

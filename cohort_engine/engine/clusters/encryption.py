@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def make_certificate(folder: Path) -> None:
         ``cryptography`` is not installed.
     """
     with optional("cryptography", "tls", where="compute.tls"):
-        import cryptography  # noqa: F401
+        import_module("cryptography")
     from distributed.security import Security
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
