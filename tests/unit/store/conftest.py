@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from cohort_engine import schema
 from cohort_engine.provenance import digest
@@ -121,3 +122,12 @@ def build(tmp_path: Path, small_template: Template) -> Callable[..., Cohort]:
         return made
 
     return call
+
+
+class Crash(Exception):
+    """As if the power went."""
+
+
+def group(url, name):
+    """Read a group of a store as xarray does that knows nothing of it."""
+    return xr.open_zarr(url, group=name, consolidated=False, zarr_format=3).load()
