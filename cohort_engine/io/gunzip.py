@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
+import numpy as np
+
 from cohort_engine.errors import InputError, first_line
 
 GZIP = b"\x1f\x8b"
 LARGEST_RATIO = 1032
 """Most that deflate can shrink: a header that announces more lacks voxels."""
 PIECE = 1 << 16
-"""Bytes that are unpacked at once: what they become stays in the processor's cache, and no more than `LARGEST_RATIO` times of it is held."""
+"""Bytes that are unpacked at once."""
+STEP = 1 << 18
+"""Bytes that they become at once: they stay in the processor's cache until they are copied."""
 PADDING = 1 << 16
 """Bytes behind the last voxel that are let pass: some tools fill up to whole blocks."""
 
@@ -41,18 +45,20 @@ def unpack(raw: bytes, size: int, *, what: str) -> memoryview:
         return memoryview(raw)
     if size > LARGEST_RATIO * len(raw):
         return memoryview(b"")  # fewer voxels than announced, whatever they are
-    whole, filled, source = memoryview(bytearray(size + PADDING)), 0, memoryview(raw)
+    whole, filled, source = np.empty(size + PADDING, np.uint8).data, 0, memoryview(raw)
     stream = None  # between members
     with _gzip_errors(what):
         for start in range(0, len(raw), PIECE):
             left: bytes | memoryview = source[start : start + PIECE]
-            while left:
+            held = False  # more has come in than went out
+            while left or held:
                 if stream is None:
                     left = bytes(left).lstrip(b"\0")  # zeros may fill up to the next member
                     if not left:
                         break
                     stream = zlib.decompressobj(wbits=31)
-                part = stream.decompress(left, len(whole) - filled + 1)
+                most = min(STEP, len(whole) - filled + 1)
+                part = stream.decompress(left, most)
                 if filled + len(part) > len(whole):
                     raise InputError(
                         expected=f"{size} bytes, as the header announces", found="more", where=what,
@@ -60,7 +66,7 @@ def unpack(raw: bytes, size: int, *, what: str) -> memoryview:
                     )  # fmt: skip
                 whole[filled : filled + len(part)] = part
                 filled += len(part)
-                left = stream.unused_data
+                left, held = (stream.unused_data, False) if stream.eof else (stream.unconsumed_tail, len(part) == most)
                 if stream.eof:
                     stream = None
         if stream is not None:
