@@ -52,6 +52,12 @@ def server(tmp_path: Path) -> Iterator[dict[str, Any]]:
         listener.close()
         await listener.wait_closed()
         await asyncio.wait_for(asyncio.gather(*(child.wait() for child in started)), 30)
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # handlers of connections whose other end has gone
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        for child in started:
+            child._transport.close()
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

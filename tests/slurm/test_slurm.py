@@ -142,15 +142,15 @@ def test_work_with_and_without_a_gpu_runs_in_jobs_of_their_own_on_one_scheduler(
 
 
 def test_jobs_that_reach_their_wall_time_hand_over_and_nothing_is_done_again(tmp_path: Path) -> None:
-    """Jobs of a minute whose workers leave after 16 to 38 seconds: 60 tasks of a second need more than the first two."""
+    """Jobs of a minute whose workers leave after 16 to 38 seconds: 90 tasks of a second need more than the first two."""
     pool = make_pool(compute(slurm={"hours": 60 / 3600, "handover": 44}))
     try:
         pool.open(WORKPLACE)
-        used = {job for _, job in run(pool, tmp_path, 60, 1.0)}
+        used = {job for _, job in run(pool, tmp_path, 90, 1.0)}
     finally:
         pool.close()
     starts = [line.split()[0] for line in (tmp_path / "starts").read_text().splitlines()]
-    assert sorted(starts, key=int) == [str(i) for i in range(60)]
+    assert sorted(starts, key=int) == [str(i) for i in range(90)]
     assert len(used) > 2
 
 
