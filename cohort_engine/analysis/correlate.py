@@ -14,6 +14,7 @@ from math import factorial
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainc, ndtri, stdtr
+from scipy.special import factorial as factorial_of
 
 from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, FloatArray, IntArray, basis, ranks, same_rows, share, table, varies
 from cohort_engine.analysis.covariates import by_pattern
@@ -24,7 +25,7 @@ SPEARMAN = "spearman"
 ALL_ORDERS = 7
 """Most subjects of a pair of which all orders are gone through."""
 NOTHING = 1e-12
-"""Correlations below it are rounding, which the beta distribution of a skewed pair, steep at 0, would show in p."""
+"""Correlations that are 0 or 1 but for it are 0 or 1: the beta distribution of a skewed pair, steep at both ends, would show rounding in p."""
 BY_MOMENTS = 25
 """Most subjects, beside the covariates, for which p is that of the permutations' moments; above, Student's t agrees."""
 
@@ -79,7 +80,8 @@ def correlate(
     since t takes the tails for too thin: at r = 1 it gives 0, and of four subjects one order in twelve has that. Up to `ALL_ORDERS` subjects all
     orders are gone through (those of the residuals with covariates: Freedman and Lane 1983, doi:10.1080/07350015.1983.10509354). Up to `BY_MOMENTS`
     r^2 has the beta distribution with the first two moments that it has over all orders (Pitman 1937, doi:10.2307/2983647), taken for ranks at half
-    of their smallest step ``6 / (m^3 - m)`` nearer to 0, ``m = n - k``; and p is at least ``2 / m!``.
+    of their smallest step ``6 / (m^3 - m)`` nearer to 0, ``m = n - k``; and p is at least ``2 / m!``, or the share of orders that exchange equal
+    values only: where one subject of eight differs from all others on both sides, one order in eight has that correlation.
 
     Intervals on Fisher's z with variance ``1 / (n - 3 - k)``, for Spearman ``(1 + r^2 / 2) / (n - 3 - k)`` (Bonett and Wright 2000,
     doi:10.1007/BF02294183). At a correlation of exactly one the far end is that of a correlation lower by half of the smallest step of ranks.
@@ -132,13 +134,14 @@ def _block(x: FloatArray, y: FloatArray, covariates: FloatArray, rank: bool) -> 
     columns, _ = basis(covariates, len(x), where="covariates")
     left, right = (_standard(v, columns) for v in (x, y))
     r, k = (left.T @ right).clip(-1, 1), columns.shape[1] - 1
-    r = np.where(np.abs(r) < NOTHING, 0.0, r)
+    r = np.where(np.abs(r) < NOTHING, 0.0, np.where(1 - np.abs(r) < NOTHING, np.sign(r), r))
     n = len(x)
     if n <= ALL_ORDERS:
         return r, k, _all_orders(r, left, right, columns)
     if 4 <= n - k <= BY_MOMENTS:
         step = 6 / ((n - k) ** 3 - (n - k)) if rank else 0.0
-        return r, k, np.maximum(_by_moments((np.abs(r) - step).clip(0), left, right, n - k), 2 / factorial(n - k)) + 0 * r
+        least = np.maximum(*np.ix_(*(_same_orders(v) for v in (x, y)))) / factorial(n) if not k else 2 / factorial(n - k)
+        return r, k, np.maximum(_by_moments((np.abs(r) - step).clip(0), left, right, n - k), least) + 0 * r
     return r, k, np.full(r.shape, np.nan)
 
 
@@ -160,6 +163,11 @@ def _all_orders(r: FloatArray, left: FloatArray, right: FloatArray, columns: Flo
         found = np.abs(np.nan_to_num(drawn[:, :, j] @ np.nan_to_num(left), nan=1.0))
         out[:, j] = (found >= np.abs(r[:, j]) - 1e-9).mean(axis=0)
     return out + 0 * r
+
+
+def _same_orders(values: FloatArray) -> FloatArray:
+    """Count the orders of the subjects that leave each column as it is, or turn it round: 2 without ties, more with equal values."""
+    return np.array([max(2.0, float(np.prod(factorial_of(np.unique(v, return_counts=True)[1])))) for v in values.T])
 
 
 def _by_moments(r: FloatArray, left: FloatArray, right: FloatArray, m: int) -> FloatArray:

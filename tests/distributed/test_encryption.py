@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_a_folder_without_a_certificate_and_a_key_that_all_may_read_are_refused(
 
 @pytest.mark.distributed
 def test_a_cluster_with_certificates_works_and_a_stranger_is_not_let_in(tmp_path: Path) -> None:
-    from distributed import Client
+    from distributed.comm import connect
     from distributed.security import Security
 
     make_certificate(tmp_path / "ours")
@@ -62,7 +63,7 @@ def test_a_cluster_with_certificates_works_and_a_stranger_is_not_let_in(tmp_path
         stranger = security_of(compute(tls=str(tmp_path / "theirs")))
         for security in (Security(), stranger):
             with pytest.raises((OSError, RuntimeError, TypeError)):
-                Client(address, security=security, timeout=2)
+                asyncio.run(connect(address, timeout=2, **security.get_connection_args("client")))
         beside = make_pool(compute(tls=str(tmp_path / "ours"), cluster="address", address=address))
         beside.open(Workplace(seed=int(os.environ.get("ANTS_RANDOM_SEED", "1"))))
         beside.close()

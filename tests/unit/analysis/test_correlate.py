@@ -145,6 +145,14 @@ def test_no_correlation_has_p_1_whatever_is_computed_beside_it(columns: int) -> 
     assert (found.r[0, -1], found.p[0, -1]) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("columns", [1, 4])
+def test_of_eight_the_one_that_differs_on_both_sides_is_the_same_by_chance_in_one_of_eight(columns: int) -> None:
+    one_differs = np.zeros(8)
+    one_differs[0] = -3.0  # r is 1, and 1 - 2e-16 as computed
+    found = correlate(1 + one_differs[:, None] / 3, np.outer(one_differs, np.eye(columns)[0]), method="pearson")
+    assert (found.r[0, 0], found.p[0, 0]) == (1.0, 1 / 8)
+
+
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="10 subjects as in the values, found 9"):
         correlate(np.zeros((10, 1)), np.zeros((9, 1)))
