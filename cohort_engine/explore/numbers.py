@@ -20,18 +20,15 @@ from cohort_engine.query.answer import chosen, notes
 from cohort_engine.query.choice import choose
 from cohort_engine.query.question import Query
 from cohort_engine.query.reader import CohortReader
+from cohort_engine.query.spread import FEW, healthy_word, mean_of, reference_range, spread_of
 
 FloatArray = NDArray[np.float64]
 
 MOST_WORDS = 12
 """Columns with more values than this are not offered as filters: they are names or free text."""
-FEW = 3
-"""Fewer people than this have no standard deviation to compare with."""
 EVERYBODY = "everybody"
 UNKNOWN = "not known"
 WHITE_MATTER = "white matter"
-REFERENCE_RANGE = 1.96
-"""Standard deviations around the mean that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +122,8 @@ class Picked:
         """Return the values along the cord in the view's region; `person` (level,) is marked."""
         along = self.table[:, :, self._region].astype(float)
         mean, n = (np.stack([f(along[self.group == name]) for name in self.names]) for f in (mean_of, lambda v: np.sum(~np.isnan(v), axis=0)))
-        middle, spread = mean_of(along[self.reference]), spread_of(along[self.reference])
         nobody = np.full(len(self.levels), np.nan)
-        ends = middle - REFERENCE_RANGE * spread, middle + REFERENCE_RANGE * spread
-        return Profiles(self.levels, self.names, mean, n, *ends, nobody if person is None else person)
+        return Profiles(self.levels, self.names, mean, n, *reference_range(along[self.reference]), nobody if person is None else person)
 
     def heat(self) -> tuple[FloatArray, bool]:
         """Map (level, region): the others minus the reference in its standard deviations, or, without either, the mean of all; and which it is."""
@@ -231,7 +226,7 @@ class Explored:
         regions = self.regions(metric)
         tract = WHITE_MATTER if WHITE_MATTER in regions else regions[0]
         split = schema.GROUP if schema.GROUP in self.words else next(iter(self.words), "")
-        reference = next((word for word in self.words.get(split, ()) if word.casefold() in schema.HEALTHY), "")
+        reference = healthy_word(self.words.get(split, ()))
         score = next((n for n in self.numbers if n != schema.AGE), next(iter(self.numbers), ""))
         return View(Query(metric, (tract,), (self.levels[len(self.levels) // 2],)), split, reference, score)
 
@@ -337,32 +332,3 @@ class Explored:
     def rows(self, picked: Picked) -> Mapping[str, NDArray[Any]]:
         """Return the table of the people shown: all columns of the subject table, then the cell."""
         return {name: values[picked.at] for name, values in self.people.items()} | {schema.VALUE: picked.values}
-
-
-def mean_of(values: NDArray[Any]) -> FloatArray:
-    """Take the mean over the first axis of what is not NaN; NaN without anything.
-
-    Examples
-    --------
-    >>> mean_of(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
-    [2.0, nan]
-    """
-    n = np.sum(~np.isnan(values), axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out: FloatArray = np.where(n > 0, np.nansum(values, axis=0, dtype=float) / n, np.nan)
-    return out
-
-
-def spread_of(values: NDArray[Any]) -> FloatArray:
-    """Take the standard deviation over the first axis of what is not NaN; NaN with fewer than three.
-
-    Examples
-    --------
-    >>> spread_of(np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 1.0]])).tolist()
-    [1.0, nan]
-    """
-    n = np.sum(~np.isnan(values), axis=0)
-    squares = np.nansum((values.astype(float) - mean_of(values)) ** 2, axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out: FloatArray = np.where(n >= FEW, np.sqrt(squares / (n - 1)), np.nan)
-    return out

@@ -23,9 +23,8 @@ from bokeh.plotting import figure
 
 from cohort_engine import schema
 from cohort_engine.explore.numbers import FloatArray, Groups, Picked, Profiles, Relation, Separation
+from cohort_engine.pictures.paint import GROUP_COLOURS as COLOURS
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555")
-"""Of groups, in their order; told apart by people with any kind of colour blindness (Okabe and Ito 2008), as are the marks."""
 MARKS = ("circle", "triangle", "square", "diamond", "inverted_triangle", "plus", "x", "asterisk")
 MARKED = "#000000"
 MOST_POINTS = 3000

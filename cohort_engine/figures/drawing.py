@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
+from cohort_engine.schema import scale as scale
+from cohort_engine.schema import with_unit as with_unit
 from cohort_engine.study.material import COMPRESSED, ESTIMATOR, KEYS, LEAST_BIASED_KIND, METRIC, label
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "hatch.linewidth": 0.4, "figure.dpi": 200, "savefig.dpi": 200,
     "svg.fonttype": "path", "svg.hashsalt": "cohort-engine", "mathtext.fontset": "dejavusans",
 }  # fmt: skip
-SCALE_WORDS = {"percent": "%", "mm2": "mm²", "1": "", "degree": "°", schema.DIFFUSIVITY: "µm²/ms"}
 TEST_WORDS = {"welch": "Welch's t-test", "mann_whitney": "the Mann-Whitney U test", "linear": "a linear model with covariates"}
 WHITE, GREY, WHOLE, CORD_SHAPE = "White matter tracts", "Grey matter", "Unions and other regions", "Shape of the cord"
 _SIDE = re.compile(r"^(WM|GM) (left|right) (.+)$")
@@ -121,22 +122,6 @@ def table(found: Analysis, *names: str) -> pd.DataFrame | None:
     """Table of an analysis, or None where it or one of the others named is absent or has no row."""
     tables = [found.tables.get(n) for n in names]
     return tables[0] if all(t is not None and len(t) for t in tables) else None
-
-
-def scale(units: str, *, difference: bool = False) -> str:
-    """Write a unit as figures do.
-
-    Examples
-    --------
-    >>> scale("percent"), scale("percent", difference=True), scale("mm2"), scale("1")
-    ('%', 'percentage points', 'mm²', '')
-    """
-    return "percentage points" if difference and units == "percent" else SCALE_WORDS.get(units, units)
-
-
-def with_unit(words: str, unit: str) -> str:
-    """``area (mm²)``, or the words alone where there is no unit."""
-    return f"{words} ({unit})" if unit else words
 
 
 def quantity(metric: str, estimator: str = LEAST_BIASED_KIND) -> str:

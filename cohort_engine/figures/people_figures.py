@@ -84,7 +84,7 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     wide = [1.0] * len(measures) + ([0.6] if sites is not None else [])
     figure = drawing.page(120, min(drawing.WIDTH, 30 + 55 * sum(wide)))
     panels = figure.subplots(1, len(wide), sharey=True, squeeze=False, width_ratios=wide)[0]
-    middle = rows[rows["level_number"] > 0].groupby("level_number")["z_mm"].agg(["min", "max", "mean"])
+    middle = rows[rows[schema.LEVEL_NUMBER] > 0].groupby(schema.LEVEL_NUMBER)["z_mm"].agg(["min", "max", "mean"])
     for axis, name in zip(panels, measures, strict=False):
         part = rows[rows["measure"] == name].sort_values("z_mm")
         z = part["z_mm"]

@@ -11,6 +11,8 @@ from scipy import ndimage
 Rgb = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Float = NDArray[np.floating]
+GROUP_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555")
+"""Of groups, in their order; told apart by people with any kind of colour blindness (Okabe and Ito 2008)."""
 HOLE: Colour = (58, 62, 70)
 """Where there is no value."""
 STOPS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from html import escape
@@ -31,6 +31,7 @@ from cohort_engine.template.atlas import Atlas, Naming
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cohort_engine.query.plot import CohortPlots
     from cohort_engine.query.question import Query
 
 EXCLUSIONS = "exclusions"
@@ -90,10 +91,10 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     -------
     Dataset
         Dimensions subject, voxel, level, region, z, stage. Coordinates: every column of the subject table and the row number along subject, index,
-        position and level along voxel, names along level, region and stage, mm along z and its level number (``z_level``). Variables: maps
-        (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``; in native space ``native_mtr_map`` ...), profiles
-        (``profile_area``) and their tables by level (``area``, ``area_std``, ``slices``), quality numbers (``mt_dice``), the stages
-        (``stages_status``) and the atlas (``atlas_weight``).
+        position and level along voxel, names along level, region and stage, the number of a level beside its name (``level_number``), mm along z and
+        its level number (``z_level``). Variables: maps (``mtr``), tables (``mtr_wa``, ``mtr_wa_std``, ``mtr_wa_n``, ``mtr_wa_coverage``; in native
+        space ``native_mtr_map`` ...), profiles (``profile_area``) and their tables by level (``area``, ``area_std``, ``slices``), quality numbers
+        (``mt_dice``), the stages (``stages_status``) and the atlas (``atlas_weight``).
         A subject column whose name is taken (or is that of a table cell, ``n``) is called ``subjects_<name>``. Attributes are the store's;
         ``finalised`` is empty until it is closed, ``mixed`` is empty unless rows were made with different settings. Rows of people who left the
         study or withdrew are left out; the others keep their number.
@@ -138,6 +139,8 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     words = {"long_name": "whether the stage is done as it is asked for now, and so is all that it took"}
     made = np.stack([reader.rows_made(n) for n in reader.stages], axis=1) if reader.stages else np.zeros((reader.total, 0), bool)
     data[f"{schema.STAGES}_{CURRENT}"] = xr.Variable((schema.SUBJECT, schema.STAGE), made, words)
+    if schema.LEVEL in data:
+        coords[schema.LEVEL_NUMBER] = _numbers(data[schema.LEVEL].to_numpy())
     for name, stored in reader.covariates.items():
         coords[name] = xr.Variable(schema.SUBJECT, reader.whole_column(stored), dict(reader.about(f"{schema.SUBJECTS}/{stored}")))
     unions, clusters = reader.parts
@@ -146,6 +149,12 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     extra |= {EXCLUSIONS: json.dumps([[row, metric, why] for (row, metric), why in reader.left_out.items()])} if reader.left_out else {}
     ds = xr.Dataset({n: v for n, v in data.items() if n not in coords}, coords, {layout.MIXED: "", **reader.attributes, **extra})
     return ds if everybody else ds.isel({schema.SUBJECT: reader.rows})
+
+
+def _numbers(levels: Iterable[Any]) -> xr.Variable:
+    """Numbers beside the names of levels, so that they can be an axis."""
+    words = {"long_name": "vertebral level number, 1 = C1, 8 = T1; of a range its middle"}
+    return xr.Variable(schema.LEVEL, np.array([schema.level_position(str(n)) for n in levels], float), words)
 
 
 def _unshaped(left_out: LeftOut) -> dict[str, list[int]]:
@@ -378,7 +387,7 @@ class CohortAccessor:
         shape = cells.values[schema.VALUE].shape
         values = {n: xr.Variable(dims, np.broadcast_to(v, shape), cells.about if n == schema.VALUE else {}) for n, v in cells.values.items()}
         coords = {n: c.variable for n, c in ds.coords.items() if c.dims in ((schema.SUBJECT,), ())}
-        axes = {schema.LEVEL: layout.text(cells.levels), schema.REGION: layout.text(cells.regions)}
+        axes = {schema.LEVEL: layout.text(cells.levels), schema.REGION: layout.text(cells.regions), schema.LEVEL_NUMBER: _numbers(cells.levels)}
         out = xr.Dataset(values, {**coords, **axes}, {**cells.about, layout.MIXED: ds.attrs.get(layout.MIXED, "")})
         return out if schema.SUBJECT in self._ds.dims else out.isel({schema.SUBJECT: 0})
 
@@ -435,6 +444,13 @@ class CohortAccessor:
         from cohort_engine.query.frame import run_query
 
         return run_query(self._ds, question, columns=columns)
+
+    @property
+    def plot(self) -> CohortPlots:
+        """Figures: ``ds.cohort.plot.profile``, ``.groups`` and ``.heat``."""
+        from cohort_engine.query.plot import CohortPlots
+
+        return CohortPlots(self._ds)
 
     # --- images ---
     def unpack(self, metric: str | xr.DataArray, subject: int | str | None = None, *, session: str | None = None) -> xr.DataArray:

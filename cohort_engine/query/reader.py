@@ -256,7 +256,7 @@ class CohortReader:
     def covariates(self) -> dict[str, str]:
         """Column as it is called here -> name in the subject table: one whose name is taken is ``subjects_<name>``. Identity first."""
         groups = [g for g in groups_of(self.space) if g != schema.SUBJECTS]
-        taken = {name_of(f"{g}/{n}", self.space) for g in groups for n in self.names(g)} | {schema.SUBJECT, *CELL}
+        taken = {name_of(f"{g}/{n}", self.space) for g in groups for n in self.names(g)} | {schema.SUBJECT, schema.LEVEL_NUMBER, *CELL}
         names = [n for n in self.names(schema.SUBJECTS) if n not in (*IDENTITY, LEFT)]
         return {f"{schema.SUBJECTS}_{n}" if n in taken else n: n for n in (*IDENTITY, *names)}
 

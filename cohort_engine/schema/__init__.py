@@ -11,6 +11,7 @@ from cohort_engine.schema.files import *
 from cohort_engine.schema.metrics import *
 from cohort_engine.schema.quality import *
 from cohort_engine.schema.rois import *
+from cohort_engine.schema.units import *
 from cohort_engine.schema.words import *
 from cohort_engine.variable import SUBJECT as SUBJECT
 from cohort_engine.variable import VariableSpec as VariableSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ FORMAT_VERSION = "2"
 VOXEL = "voxel"
 AXIS = "axis"
 LEVEL = "level"
+LEVEL_NUMBER = "level_number"
+"""Coordinate beside the names of levels."""
 REGION = "region"
 STAGE = "stage"
 SUM = "sum"
@@ -100,3 +103,16 @@ def level_number(name: str, *, where: str = "level") -> int:
     if upper not in LEVEL_NAMES:
         raise unknown_name("level", name, list(LEVEL_NAMES), where=where)
     return LEVEL_NAMES.index(upper) + 1
+
+
+def level_position(name: str) -> float:
+    """Return the number of a level, of a range that of its middle; NaN for what is neither, such as the whole cord.
+
+    Examples
+    --------
+    >>> level_position("C2"), level_position("C2:C5"), level_position("all")
+    (2.0, 3.5, nan)
+    """
+    first, _, last = name.partition(":")
+    ends = [LEVEL_NAMES.index(n) + 1 for n in (first, last or first) if n in LEVEL_NAMES]
+    return sum(ends) / 2 if len(ends) == 2 else math.nan

@@ -151,7 +151,7 @@ def _bands(m: Material) -> pd.DataFrame:
         low, middle, high = centile_curves(healthy, BAND)
         (half,) = centile_curves(cases, (50.0,))
         parts.append(pd.DataFrame({
-            "measure": measure, "units": profile.units, "z_mm": m.z, "level_number": m.z_level, "control_low": low, "control_median": middle,
+            "measure": measure, "units": profile.units, "z_mm": m.z, schema.LEVEL_NUMBER: m.z_level, "control_low": low, "control_median": middle,
             "control_high": high, "control_mean": mean_of(healthy), "case_median": half,
             "case_mean": mean_of(cases), "case_sd": sd_of(cases),
             "n_control": np.isfinite(healthy).sum(axis=0), "n_case": np.isfinite(cases).sum(axis=0),
@@ -221,7 +221,7 @@ SECTION = SECTION_KINDS.add(Section(
             "Along the cord", "Healthy band and cases, slice by slice of the template.",
             {
                 "measure": Column("measure of shape"), "units": Column("its unit"), "z_mm": Column("height in the template", "mm"),
-                "level_number": Column("vertebral level, 1 = C1, 8 = T1, 0 = none"),
+                schema.LEVEL_NUMBER: Column("vertebral level, 1 = C1, 8 = T1, 0 = none"),
                 "control_low": Column("5th centile of the controls", OWN), "control_median": Column("median of the controls", OWN),
                 "control_high": Column("95th centile of the controls", OWN), "control_mean": Column("mean of the controls", OWN),
                 "case_median": Column("median of the cases", OWN),

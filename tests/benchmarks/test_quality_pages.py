@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cohort_engine import schema
 from cohort_engine.config import load_config
 from cohort_engine.engine.build import build
@@ -29,6 +31,7 @@ SEEN = 0.02
 """Share of people without a failure who may be flagged."""
 
 
+@pytest.mark.timeout(7200)
 def test_planted_failures_are_flagged_for_the_right_reason(benchmark: Any, tmp_path: Path) -> None:
     people = len(PLANTS) + CLEAN
     study = simulate(tmp_path / "study", template=load_template("parametric"), patients=people // 2, controls=people - people // 2, seed=2026)

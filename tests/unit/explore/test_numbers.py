@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cohort_engine.errors import InputError, UnknownNameError
-from cohort_engine.explore.numbers import Explored, mean_of, spread_of
+from cohort_engine.explore.numbers import Explored
 from cohort_engine.explore.view import View
 from cohort_engine.query.frame import run_query
 from cohort_engine.query.question import parse_query
+from cohort_engine.query.spread import mean_of, spread_of
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
