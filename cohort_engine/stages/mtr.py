@@ -46,7 +46,7 @@ def mtr_stages(config: Config) -> Iterable[Stage]:
     """Its map and its native tables, where it is among the metrics."""
     if MTR.name in config.stages.metrics:
         roles = (schema.MT_ON, schema.MT_OFF, MT_MASK)
-        yield from metric_stages(config, MTR, mtr_image, version="2", roles=roles, params=mtr_params(config))
+        yield from metric_stages(config, MTR, mtr_image, version="3", roles=roles, params=mtr_params(config))
 
 
 COREGISTER = {

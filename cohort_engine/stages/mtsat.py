@@ -71,7 +71,7 @@ def mtsat_stages(config: Config) -> Iterable[Stage]:
     for metric in (MTSAT, T1):
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(saturated_image, metric=metric.name), version="2", roles=(*ROLES, *SIDECARS, MT_MASK), params=params,
+                config, metric, partial(saturated_image, metric=metric.name), version="3", roles=(*ROLES, *SIDECARS, MT_MASK), params=params,
                 alternatives=((schema.MT_B1,), ()) if chosen.b1 else ((),), section="mtsat",
             )  # fmt: skip
 
