@@ -35,6 +35,9 @@ POOLED = 10.0
 """Voxels' worth of noise that a slice borrows from the others."""
 HEAVY = 8.0
 """Degrees of freedom of the residuals (Student's t): vessels, roots and lesions count less."""
+UNEVEN = 0.1
+"""How much brighter an image may become from the middle of the cord to its border, as part of its value, by one standard deviation: receive coils
+lie to one side, and white matter is not the same in front and behind. Unknown, it passes for a shift of the cord and of its inside."""
 LEAST_AREA = 0.5
 """The refinement takes away no more than this part of any area inside the cord: amplitudes of a slice are scaled down until it does not."""
 
@@ -97,11 +100,12 @@ def refine_map(fitted: TemplateMap, template: Template, image: NDArray[Any], aff
     -----
     Tissue reaches beyond the outline that the map follows, as `mapping.rim` says; the refined map, too, brings outlines onto each other.
 
-    In each slice, with the gain (the median of the cord) taken out, ``y = F(p) b + e``: F the fractions of the tissues under the amplitudes p, b
-    their values. e is Student's t, its scale the slice's own, shrunk to the median of all. A voxel counts as ``n_eff / n`` of one, by the in-plane
-    correlation of the residuals: ``(1 - r) / (1 + r)`` for each axis. b is Gaussian about the values of the whole image, so that a slice of little
-    contrast keeps the sign and about the size of its contrast. p is Gaussian with `PRIOR`, its correlation along the cord ``exp(-d / ALONG)``. b is
-    eliminated (variable projection), p found by Gauss-Newton on all slices together.
+    In each slice, with the gain (the median of the cord) taken out, ``y = F(p) b (1 + g'u) + e``: F the fractions of the tissues under the amplitudes
+    p, b their values, u the place in the slice, 0 in the middle of the cord and about 1 at its border, and g Gaussian with `UNEVEN`. e is Student's
+    t, its scale the slice's own, shrunk to the median of all. A voxel counts as ``n_eff / n`` of one, by the in-plane correlation of the residuals:
+    ``(1 - r) / (1 + r)`` for each axis. b is Gaussian about the values of the whole image, so that a slice of little contrast keeps the sign and
+    about the size of its contrast. p is Gaussian with `PRIOR`, its correlation along the cord ``exp(-d / ALONG)``. b and g are eliminated (variable
+    projection), p found by Gauss-Newton on all slices together.
     """
     points = _look(with_rim(fitted, template), template, np.asarray(image), np.asarray(affine, float), np.nan_to_num(np.asarray(cord, float)))
     if points is None:
@@ -141,6 +145,18 @@ class _Points:
     arc: FloatArray
     at: FloatArray
     row: NDArray[np.int64]
+
+    @cached_property
+    def beside(self) -> FloatArray:
+        """Place (n, 2) of each voxel in its slice: 0 in the middle of the cord, 1 two standard deviations of the cord's voxels away along an axis."""
+        count = np.bincount(self.node, self.inside)
+
+        def mean(values: FloatArray) -> FloatArray:
+            return np.stack([np.bincount(self.node, self.inside * v) / count for v in values.T], axis=1)[self.node]
+
+        at = self.voxel[:, :2].astype(float)
+        away = at - mean(at)
+        return np.asarray(away / np.maximum(2 * np.sqrt(mean(away**2)), 1.0))
 
     @cached_property
     def neighbours(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
@@ -280,8 +296,9 @@ def _amplitudes(points: _Points, section: _Section) -> FloatArray:
     p: FloatArray = np.zeros((len(count), len(deviation)))
     weight: FloatArray = np.ones(len(points.values))
     noise: FloatArray = np.ones(len(count))
-    usual: FloatArray = np.zeros(4)
-    spread: FloatArray = np.full(4, np.inf)
+    usual: FloatArray = np.zeros(6)  # four tissues, and how uneven the image is along both axes
+    spread: FloatArray = np.r_[np.full(4, np.inf), [UNEVEN] * 2]
+    value: FloatArray = np.zeros((len(count), 6))
     effective = 1.0
 
     def total(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -290,19 +307,20 @@ def _amplitudes(points: _Points, section: _Section) -> FloatArray:
 
     for _ in range(STEPS):
         at = section.place(points, p)
-        design = with_rest(section.fractions(points, at))
-        squares: FloatArray = total(design * weight[:, None], design) + 1e-6 * np.eye(4)
+        tissues = with_rest(section.fractions(points, at))
+        design = np.concatenate([tissues, (tissues * value[node, :4]).sum(axis=1)[:, None] * points.beside], axis=1)
+        squares: FloatArray = total(design * weight[:, None], design) + 1e-6 * np.eye(6)
         held = (noise / effective)[:, None] / spread**2
         right = total(design * weight[:, None], points.values[:, None])[..., 0] + held * usual
-        value: FloatArray = np.linalg.solve(squares + held[:, None] * np.eye(4), right[..., None])[..., 0]
-        error = np.diagonal(np.linalg.inv(squares), axis1=1, axis2=2)
+        value = np.linalg.solve(squares + held[:, None] * np.eye(6), right[..., None])[..., 0]
+        error = np.diagonal(np.linalg.inv(squares[:, :4, :4]), axis1=1, axis2=2)
         left = points.values - (design * value[node]).sum(axis=1)
         own = np.add.reduceat(weight * left**2, first) / np.maximum(count - 4, 1)
         noise = np.maximum((own * count + np.median(own) * POOLED) / (count + POOLED), 1e-12)
         weight = (HEAVY + 1) / (HEAVY + left**2 / noise[node])
         effective = _effective(points, left * np.sqrt(weight / noise[node]))
-        usual, spread = _usual(value, error * noise[:, None] / effective)
-        by, w = section.pull(points, at, value[node]), (weight * effective / noise[node])[:, None]
+        usual[:4], spread[:4] = _usual(value[:, :4], error * noise[:, None] / effective)
+        by, w = section.pull(points, at, value[node, :4]), (weight * effective / noise[node])[:, None]
         cross = total(by * w, design)
         squares = total(design * w, design) + np.diag(1 / spread**2)
         block = total(by * w, by) - cross @ np.linalg.solve(squares, cross.transpose(0, 2, 1)) + within[:, None, None] * np.diag(deviation**-2)

@@ -143,7 +143,7 @@ def fit_stages(config: Config) -> Iterable[Stage]:
     for name in contrasts_of(config):
         c = schema.CONTRASTS[name]
         yield Stage(
-            name=schema.fit_stage(name), version="6", run=partial(run_fit, contrast=c), params=params,
+            name=schema.fit_stage(name), version="7", run=partial(run_fit, contrast=c), params=params,
             roles=(c.mask, c.image) if grey else (c.mask,),
             alternatives=levels_of(c), optional=(c.image,),
             writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),

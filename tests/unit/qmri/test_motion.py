@@ -86,7 +86,9 @@ def test_a_shift_does_not_blur():
     x = np.arange(60)
     stripes = np.cos(2 * np.pi * x / 3)[:, None, None] * np.ones((1, 20, 1))
     there, inside = np.array([[0.5, 0.0]]), np.s_[18:-18, 9:-9]
-    left = {o: apply_shifts(apply_shifts(stripes, there, (1.0, 1.0, 5.0), o), -there, (1.0, 1.0, 5.0), o)[inside] / stripes[inside] for o in (3, None)}
+    left = {
+        o: apply_shifts(apply_shifts(stripes, there, (1.0, 1.0, 5.0), o), -there, (1.0, 1.0, 5.0), o)[inside] / stripes[inside] for o in (3, None)
+    }
     assert left[None].min() > 0.98
     assert left[3].max() < 0.9
 
