@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, spline_filter
 
 from cohort_engine.errors import CordError, GeometryError
@@ -198,7 +199,7 @@ def apply_shifts(
         at = np.stack(np.meshgrid(*(np.arange(n) + d for n, d in zip(data.shape, steps[z], strict=True)), indexing="ij"))
         if order is None:
             x, y = (_shifted(n, d) for n, d in zip(data.shape, steps[z], strict=True))
-            value = x @ data.astype(np.float64) @ y.T
+            value = (y @ (x @ data.astype(np.float64)).T).T
         else:
             value = map_coordinates(data.astype(np.float64), at, order=order, mode="nearest")
         inside = np.logical_and.reduce([(a > -1e-6) & (a < n - 1 + 1e-6) for a, n in zip(at, data.shape, strict=True)])
@@ -208,21 +209,20 @@ def apply_shifts(
     return out
 
 
-def _shifted(size: int, step: float) -> NDArray[np.float64]:
+def _shifted(size: int, step: float) -> sparse.csr_array:
     """Matrix (size, size) that takes the samples of a line to its values `step` samples farther on; beyond its ends it goes on as it ends.
 
     Examples
     --------
-    >>> _shifted(3, 1.0).round(12).tolist()
+    >>> _shifted(3, 1.0).toarray().round(12).tolist()
     [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
     """
     place = np.arange(size) + step
     sample = np.floor(place).astype(int)[:, None] + np.arange(1 - REACH, REACH + 1)
     apart = place[:, None] - sample
     weights = np.sinc(apart) * np.sinc(apart / REACH)
-    out = np.zeros((size, size))
-    np.add.at(out, (np.arange(size)[:, None], np.clip(sample, 0, size - 1)), weights / weights.sum(axis=1, keepdims=True))
-    return out
+    weights /= weights.sum(axis=1, keepdims=True)
+    return sparse.csr_array((weights.ravel(), np.clip(sample, 0, size - 1).ravel(), np.arange(size + 1) * 2 * REACH), shape=(size, size))
 
 
 def _filled(image: FloatArray) -> tuple[FloatArray, BoolArray]:
