@@ -142,6 +142,9 @@ class RoiTraining(Section):
     wrong_side: float | None = Field(default=None, gt=0, lt=1)
     """Largest share of a region's pixels that may lie in regions drawn on the other side, on the validation slices. Heat of the other side counts
     against the region's own, by so much as it takes."""
+    midline: bool = False
+    """Heat is dealt to left and right by one midline for all slices of a person: the registered one, moved by what they say together. For losses of
+    shares."""
     mirror: bool = False
     """Predictions are the mean of those of the slice and of the mirrored one, sides exchanged."""
     fill: bool = False

@@ -19,7 +19,7 @@ GRID: Final[FloatArray] = np.arange(100, 1000) / 1000
 """0.100 to 0.999 in steps of 0.001, as the DTI study searched."""
 POOLED_IOU: Final = "pooled_iou"
 MEAN_DICE: Final = "mean_dice"
-WEIGHTS: Final[FloatArray] = np.arange(25) / 8
+WEIGHTS: Final[FloatArray] = np.concatenate([np.arange(24) / 8, 3 * 2 ** (np.arange(13) / 4)])
 """What heat of the other side may count against a region's own."""
 
 

@@ -24,6 +24,7 @@ from cohort_engine.provenance import digest
 from cohort_engine.rois.augment import draw_variation, mirror, take_varied, vary_values
 from cohort_engine.rois.config import DICE, HDL, HYBRID, PATIENT, PRIOR, SMALL, RoiTraining, check_apart, folds
 from cohort_engine.rois.inputs import channels_of, mirrored_channels, window_of
+from cohort_engine.rois.midline import sided
 from cohort_engine.rois.slices import RoiSlices, joined, marks
 from cohort_engine.rois.targets import heat_maps, with_background
 from cohort_engine.rois.thresholds import above, against, best_sides, best_thresholds
@@ -35,7 +36,7 @@ TASK: Final = weights.ROIS
 FILE: Final = f"{TASK}.safetensors"
 CHECKPOINT: Final = f"{TASK}.ckpt"
 _STRIDE = 1_000_003
-_NO_MATTER: Final = {"threads", "device", "members", "threshold", "wrong_side", "mirror", "fill"}
+_NO_MATTER: Final = {"threads", "device", "members", "threshold", "wrong_side", "midline", "mirror", "fill"}
 """What one network in training does not depend on."""
 BATCH: Final = 64
 """Slices at a time where nothing is learnt."""
@@ -394,7 +395,7 @@ class RoiNet:
         Raises
         ------
         UnknownNameError, InputError
-            The slices lack an image that the network sees, or one has no value.
+            The slices lack an image that the network sees, one has no value, or they have no prior where the midline counts.
         """
         import torch
 
@@ -409,7 +410,7 @@ class RoiNet:
                 if self.config.mirror:
                     maps = (maps + mirror(self._maps(mirror(seen, exchange)), list(schema.OTHER_SIDE))) / 2
                 out[chosen.numpy()] = frame.back(maps, plane).numpy()
-        return out
+        return sided(out, slices) if self.config.midline else out
 
     def _maps(self, image: Tensor) -> Tensor:
         import torch
