@@ -7,12 +7,13 @@ suspected, also the innocent ones.
 
 from __future__ import annotations
 
+import pickle
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -93,10 +94,27 @@ class Job:
     build: str = ""
     again: bool = False
 
-    @property
+    @cached_property
     def recipe(self) -> str:
         """Hash of the stage's recipe."""
         return self.stage.recipe(self.template.digest).hash
+
+    @cached_property
+    def packed(self) -> bytes:
+        """The bytes of the job: made once, however many tasks it travels with."""
+        import cloudpickle  # a stage may be a script's own function
+
+        packed: bytes = cloudpickle.dumps({f.name: getattr(self, f.name) for f in fields(self)})
+        return packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (self.packed,)
+
+
+@lru_cache(maxsize=64)
+def _unpacked(packed: bytes) -> Job:
+    """Return the job of these bytes, the same one for all tasks of a process."""
+    return Job(**pickle.loads(packed))
 
 
 @dataclass(frozen=True)

@@ -268,6 +268,13 @@ class OpenedCohort:
             variable = variable if inner is None else variable.isel({variable.dims[1]: inner})
         return variable.to_numpy()
 
+    def cut(self, path: str) -> bool:
+        del path
+        return False
+
+    def read_voxels(self, path: str, rows: NDArray[np.intp], voxels: NDArray[np.intp]) -> NDArray[Any]:
+        return self.read(path, rows)[:, voxels]
+
     def current(self, metric: str, estimator: str, space: str) -> NDArray[np.bool_]:
         if space == schema.SPACE_NATIVE:
             return self.made(schema.native_stage(metric))

@@ -32,6 +32,8 @@ CELL = (schema.VALUE, *schema.COMPANIONS, vocabulary.DOUBT)
 MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 """Measures of the cord that have a profile."""
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
+VOXEL_BLOCK = 1024
+"""Subjects of whom some voxels are read at once."""
 
 Names = str | Sequence[str]
 LeftOut = Mapping[tuple[int, str], str]
@@ -79,6 +81,12 @@ class Source(Protocol):
 
     def read(self, path: str, rows: NDArray[np.intp] | None = None, inner: slice | None = None) -> NDArray[Any]:
         """Values of a variable; of one with a subject axis these rows, by position among the people asked about, and `inner` of its next axis."""
+
+    def cut(self, path: str) -> bool:
+        """Whether single voxels of a map can be read without the others."""
+
+    def read_voxels(self, path: str, rows: NDArray[np.intp], voxels: NDArray[np.intp]) -> NDArray[Any]:
+        """Values (row, voxel) of some voxels of a map that is `cut`."""
 
     def atlas(self) -> Atlas:
         """Read the weights."""
@@ -362,24 +370,36 @@ def _from_table(
 def _from_maps(
     source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp]
 ) -> dict[str, NDArray[Any]]:
-    """Reduce maps, a block of subjects at a time: the memory is that of one block whatever the cohort's size."""
+    """Reduce maps, a block of subjects at a time: the memory is that of one block whatever the cohort's size. Where maps are cut by voxels, an
+    estimator that looks at nothing else is given those of the regions alone.
+    """
+    from scipy import sparse
+
     from cohort_engine.reduce.estimators import estimator as find_estimator
     from cohort_engine.reduce.operator import Operator
-    from cohort_engine.reduce.precision import errors_of
+    from cohort_engine.reduce.precision import NONE, errors_of
 
-    kernel = find_estimator(estimator)
-    operator = Operator.build(source.atlas(), source.read(VOXEL_LEVEL), ranges, regions)
+    kernel, atlas, level = find_estimator(estimator), source.atlas(), source.read(VOXEL_LEVEL)
     beside, weights = schema.error_paths(metric), own_weights(source)
     known = all(map(source.has, beside))
+    some: NDArray[np.intp] | None = None
+    size = schema.SUBJECT_BLOCK
+    if kernel.local and weights == NONE and source.cut(f"{schema.MAPS}/{metric}"):
+        some = atlas.voxels(regions, np.isin(level, sorted({n for r in ranges for n in r.numbers})))
+        atlas, level, size = replace(atlas, weights=sparse.csr_array(atlas.weights[:, some])), level[some], VOXEL_BLOCK
+    operator = Operator.build(atlas, level, ranges, regions)
 
-    def block(some: NDArray[np.intp]) -> Mapping[str, NDArray[Any]]:
-        maps = source.read(f"{schema.MAPS}/{metric}", some)
+    def read(path: str, at: NDArray[np.intp]) -> NDArray[Any]:
+        return source.read(path, at) if some is None or not source.cut(path) else source.read_voxels(path, at, some)
+
+    def block(at: NDArray[np.intp]) -> Mapping[str, NDArray[Any]]:
+        maps = read(f"{schema.MAPS}/{metric}", at)
         if not known:
             return kernel.of_maps(operator, maps, min_coverage=limit)
-        error, shared = (source.read(path, some) for path in beside)
+        error, shared = (read(path, at) for path in beside)
         return kernel.of_maps(operator, maps, min_coverage=limit, errors=errors_of(maps, error, shared, operator.atlas, weights=weights))
 
-    blocks = [block(rows[i : i + schema.SUBJECT_BLOCK]) for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK)]
+    blocks = [block(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
 
 

@@ -20,7 +20,7 @@ from cohort_engine.io.exclusions import NOBODY, Exclusions, exclusions_among, ex
 from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, MEASURES, LeftOut, own_limit, own_weights
-from cohort_engine.store import layout
+from cohort_engine.store import by_region, layout
 from cohort_engine.store.tables import old_blocks, stored_digests, table_digest, way_of
 from cohort_engine.store.tags import at_tag
 from cohort_engine.template.atlas import Atlas, Naming
@@ -210,6 +210,20 @@ class CohortReader:
     def about(self, path: str) -> Mapping[str, Any]:
         array = self.array(path)
         return {} if array is None else {k: v for k, v in array.attrs.items() if not k.startswith("_")}
+
+    def cut(self, path: str) -> bool:
+        return self.has(by_region.place_of(path))
+
+    def read_voxels(self, path: str, rows: NDArray[np.intp], voxels: NDArray[np.intp]) -> NDArray[Any]:
+        place = by_region.place_of(path)
+        array, at = layout.array_at(self.root, place), self.rows[rows]
+        whole = bool(len(at)) and at[-1] - at[0] + 1 == len(at)
+        with reading(place):
+            return by_region.read_voxels(array, self._position, slice(int(at[0]), int(at[-1]) + 1) if whole else at, voxels)
+
+    @cached_property
+    def _position(self) -> NDArray[Any]:
+        return self.read(by_region.POSITION.path)
 
     def read(self, path: str, rows: NDArray[np.intp] | None = None, inner: slice | None = None) -> NDArray[Any]:
         array = self.array(path) or layout.array_at(self.root, path)

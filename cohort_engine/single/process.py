@@ -14,7 +14,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cohort_engine.errors import ResourceError
 
@@ -163,6 +165,26 @@ def _lock(handle: int) -> None:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system. The C library keeps what a thread has freed for that thread: a process of many threads that lives for
+    hours grows and grows, although it holds no more (`tests/benchmarks/large.py`).
+
+    Examples
+    --------
+    >>> give_back()
+    """
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:
+    """Find the function of the C library, where it is glibc."""
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def peak_memory() -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.errors import IncompleteError, StoreError
 from cohort_engine.io.places import storage_errors
-from cohort_engine.store import layout
+from cohort_engine.store import by_region, layout
 from cohort_engine.store.lease import lease
 from cohort_engine.store.records import now
 
@@ -44,10 +44,11 @@ def require_closed(root: zarr.Group, *, allow_mixed: bool) -> None:
 def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
     """Copy a closed store into a freeze: chunks of one subject go `SHARD` into an object, larger ones up to `SHARD_BYTES`; every block is read back.
 
-    The chunk inside a shard stays as it was, so a freeze reads like the store it was made from, with a fraction of the objects. It is for
+    The chunk inside a shard stays as it was, so a freeze reads like the store it was made from, with a fraction of the objects; and it has the maps
+    once more, cut by voxels, for questions about single tracts and levels (`store.by_region`). It is for
     reading: tasks cannot write to it, and `withdraw` works on it. Of the ledger it keeps what is in ``stages/*``. The root's attributes are written
     last, so a copy that was cut short is no store, and the next try replaces it. Memory: twice `BLOCK_BYTES`, and three times the largest object,
-    which zarr puts together in memory (noisy PAM50 template maps, objects of 135 MB: 0.65 GiB).
+    which zarr puts together in memory (noisy PAM50 template maps, objects of 135 MB: 0.65 GiB), and the maps of `by_region.ROWS` subjects twice.
 
     Parameters
     ----------
@@ -71,10 +72,12 @@ def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
         if there:
             raise StoreError(expected="an empty place for the freeze", found="a cohort store", where="freeze", remedy="Choose another place.")
         for path, node in root.members(max_depth=None):
-            if isinstance(node, zarr.Group):
+            if isinstance(node, zarr.Group) and path != by_region.GROUP:
                 out.require_group(path).update_attributes(dict(node.attrs))
         for path, array in layout.arrays(root).items():
-            _copy(path, array, layout.like(out, path, array, shard=shard_rows(array)))
+            if not path.startswith(f"{by_region.GROUP}/"):
+                _copy(path, array, layout.like(out, path, array, shard=shard_rows(array)))
+        by_region.arrange(out, url)
         out.update_attributes({**dict(root.attrs), layout.COMPACTED: now()})
         layout.consolidate(out)
 

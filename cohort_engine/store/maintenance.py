@@ -102,7 +102,9 @@ def _fold(root: zarr.Group, records: list[Record]) -> None:
 def _row(record: Record, spec: VariableSpec, sizes: Mapping[str, int]) -> Any:
     """Row of an array, filled up along the axes that grow."""
     values = record.arrays.get(spec.path)
-    return spec.fill if values is None else layout.filled_up(values, tuple(sizes.get(d, n) for d, n in _lengths(spec, values)), spec.fill)
+    if values is None or schema.GROWN.keys().isdisjoint(spec.dims):
+        return spec.fill if values is None else values
+    return layout.filled_up(values, tuple(sizes.get(d, n) for d, n in _lengths(spec, values)), spec.fill)
 
 
 def _lengths(spec: VariableSpec, values: Any) -> list[tuple[str, int]]:
@@ -111,7 +113,8 @@ def _lengths(spec: VariableSpec, values: Any) -> list[tuple[str, int]]:
 
 def _grow(root: zarr.Group, records: list[Record]) -> None:
     """Make ragged axes as long as the longest row: every array that has them, each of its chunks written, and then what the store says of them."""
-    specs, sizes = layout.stored_specs(root), layout.record_of(root, layout.SIZES)
+    specs = {path: spec for path, spec in layout.stored_specs(root).items() if not schema.GROWN.keys().isdisjoint(spec.dims)}
+    sizes = layout.record_of(root, layout.SIZES)
     rows = [pair for r in records for path, values in r.arrays.items() if path in specs for pair in _lengths(specs[path], values)]
     longer = {d: max(n for dim, n in rows if dim == d) for d in schema.GROWN if any(dim == d and n > sizes.get(d, 1) for dim, n in rows)}
     if not longer:

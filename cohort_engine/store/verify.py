@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -17,7 +18,7 @@ from cohort_engine.errors import CohortError
 from cohort_engine.io import objects
 from cohort_engine.io.places import object_store, storage_errors
 from cohort_engine.schema import VariableSpec
-from cohort_engine.store import layout, tags
+from cohort_engine.store import by_region, layout, tags
 from cohort_engine.store.people import rows_of
 from cohort_engine.store.records import Entry, Record, list_ledger, read_records, scan_entries
 from cohort_engine.store.state import Rows
@@ -95,6 +96,7 @@ def verify(url: str, *, deep: Deep | None = None) -> list[Problem]:
         problems += _check_data(root, path, array, spec, ledger, rows)
     problems += _check_names(root)
     problems += _check_tables(root, ledger, deep)
+    problems += _check_by_region(root)
     if root.attrs.get(layout.TAG):
         problems += [Problem("freeze", f"{name}: {what}") for name, what in tags.check(url)]
     return problems
@@ -377,6 +379,12 @@ def _check_names(root: zarr.Group) -> Iterator[Problem]:
         if a.shape == b.shape:
             differs = np.flatnonzero(a != b)
             yield from (Problem(spec.path, f"is not that of {schema.SUBJECTS}/{spec.path}", int(row)) for row in differs)
+
+
+def _check_by_region(root: zarr.Group) -> Iterator[Problem]:
+    """Compare the maps of a freeze, which stand twice: by subject and by region."""
+    with suppress(Exception):  # what does not decode is told where the array is read
+        yield from (Problem(by_region.place_of(path), "is not what the map is") for path in by_region.differing(root))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cohort_engine.errors import InputError, unknown_name
 
@@ -156,6 +157,11 @@ class Atlas(Naming):
         for a, dtype in ((self.weights.indptr, np.int64), (self.weights.indices, np.int32), (self.weights.data, np.float32)):
             h.update(np.ascontiguousarray(a, dtype).tobytes())
         return h.hexdigest()[:16]
+
+    def voxels(self, regions: Iterable[Region], inside: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """List the voxels of which any of the regions has a share, among those `inside` (voxel,)."""
+        labels = sorted({label for region in regions for label in region.members})
+        return np.intersect1d(self.weights[labels].indices, np.flatnonzero(inside)).astype(np.intp)
 
     def region_weights(self, regions: tuple[Region, ...]) -> sparse.csr_array:
         """Sum label rows into (region, voxel) weights."""

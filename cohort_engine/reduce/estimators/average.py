@@ -17,6 +17,7 @@ class WeightedAverage(Estimator):
 
     name = schema.WA
     linear = True
+    local = True
     summed = True
 
     def describe(self) -> str:
@@ -45,6 +46,7 @@ class Binary(Estimator):
 
     name = schema.BIN
     linear = True
+    local = True
 
     def describe(self) -> str:
         return "Binary mean: the mean over voxels that the atlas gives to the region by at least one half."

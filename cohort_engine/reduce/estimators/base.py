@@ -109,6 +109,8 @@ class Estimator(ABC):
     summed : bool
         Whether what a store keeps of each level of an image (`reduce.sums`) is enough for it: its native cells of any levels and regions can then be
         asked for.
+    local : bool
+        Whether its values of a region in template space depend on the voxels of that region alone.
     """
 
     name: ClassVar[str]
@@ -117,6 +119,7 @@ class Estimator(ABC):
     references: ClassVar[tuple[str, ...]] = ("sct",)
     linear: ClassVar[bool] = False
     summed: ClassVar[bool] = False
+    local: ClassVar[bool] = False
 
     @abstractmethod
     def describe(self) -> str:
@@ -162,6 +165,7 @@ class CellEstimator(Estimator):
     """
 
     halves: ClassVar[bool] = False
+    local = True
 
     @abstractmethod
     def of_cell(self, values: FloatArray, weights: FloatArray) -> FloatArray:

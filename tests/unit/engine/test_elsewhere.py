@@ -170,7 +170,7 @@ def test_a_worker_whose_life_ends_finishes_its_task_and_nothing_runs_twice(tmp_p
 
     async def run() -> list[int]:
         async with (
-            Scheduler(port=0, dashboard=False, host="127.0.0.1") as scheduler,
+            Scheduler(port=0, dashboard_address=":0", dashboard=False, host="127.0.0.1") as scheduler,
             HandoverWorker(scheduler.address, nthreads=1, lifetime="1.2s") as leaving,
             Worker(scheduler.address, nthreads=1),
             Client(scheduler.address, asynchronous=True) as client,

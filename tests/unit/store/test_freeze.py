@@ -154,7 +154,7 @@ def test_a_damaged_and_a_lost_shard_are_found(build, tmp_path, few_in_a_shard):
     shard.write_bytes(bytes(data))
     assert [(p.path, p.row) for p in verify(out)] == [("maps/mtr", 4)]
     shard.unlink()
-    assert [str(p) for p in verify(out)] == ["maps/mtr: the chunk of rows 4 to 4 is lost"]
+    assert [str(p) for p in verify(out)] == ["maps/mtr: the chunk of rows 4 to 4 is lost", "by_region/mtr: is not what the map is"]
 
 
 def test_the_whole_life_of_a_store_behind_a_url(build, tmp_path):
