@@ -28,7 +28,7 @@ from cohort_engine.engine.study import index as index
 from cohort_engine.engine.study import inputs_of as inputs_of
 from cohort_engine.errors import IncompleteError, StorageError
 from cohort_engine.runlog import RunLog, configure
-from cohort_engine.single.process import Workplace, give_back
+from cohort_engine.single.process import Workplace
 from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
 from cohort_engine.store.lease import lease
@@ -192,7 +192,6 @@ class Gathering(Events):
         gather(self.url, written)
         self.left -= written
         self.ended.clear()
-        give_back()
 
 
 class Tally(Events):

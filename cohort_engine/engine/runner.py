@@ -34,6 +34,10 @@ from cohort_engine.store.writer import read_subject, write_subject
 
 UNFORESEEN = 'A stage met something unforeseen: please report it. "cohort-engine retry" runs it again.'
 
+UNREACHED = 4
+"""Subjects in a row, at least, whose storage fails before no more are begun: a full disk stays full, and what is computed for it is lost."""
+FULL = "Storage failed for one subject after the other: no more are begun. Build again when it answers and has room: what is done stays done."
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -378,6 +382,7 @@ class Run:
         left: dict[int, int] = {}
         errors: dict[int, dict[str, CohortError]] = {}
         suspects: list[Subject] = []
+        unreached, most = 0, max(window, UNREACHED)
 
         def launch(subject: Subject) -> None:
             futures: dict[str, Any] = {}
@@ -407,12 +412,16 @@ class Run:
             if left[subject.row]:
                 continue
             failed = errors.pop(subject.row)
+            unreached = unreached + 1 if any(isinstance(e, StorageError) for e in failed.values()) else 0
             if not last and any(isinstance(e, LostWorkerError) for e in failed.values()):
                 suspects.append(subject)
             else:
                 self._settle(subject, failed)
-            for following in islice(queue, 1):
-                launch(following)
+            if unreached < most:
+                for following in islice(queue, 1):
+                    launch(following)
+            elif unreached == most:
+                self.events.on_wait(FULL)
         return suspects
 
     def _settle(self, subject: Subject, failed: Mapping[str, BaseException]) -> None:

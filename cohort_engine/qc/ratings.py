@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import obstore
-
+from cohort_engine.io import objects
 from cohort_engine.io.exclusions import FILE, Rating, exclusions_url, latest, read_exclusions, write_exclusions
-from cohort_engine.io.places import local_path, object_store, storage_errors
+from cohort_engine.io.places import file_of, local_path, storage_errors
 
 
 def ratings_of(store: str) -> list[Rating]:
@@ -28,8 +27,7 @@ def save_ratings(store: str, ratings: Iterable[Rating]) -> None:
     path = local_path(place)
     with storage_errors(FILE):
         if path is None:
-            folder, _, name = place.rpartition("/")
-            obstore.put(object_store(folder), name, text)
+            objects.put(*file_of(place), text)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.new")

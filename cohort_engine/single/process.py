@@ -14,9 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from cohort_engine.errors import ResourceError
 
@@ -26,6 +24,8 @@ REQUESTS = 4
 """Storage requests in flight per worker: zarr's default of 10, times many workers, floods a bucket."""
 PREFIX, LOCK = "cohort-", ".lock"
 """Beginning of the names of temp folders, and end of the names of the files beside them that say whether they are used."""
+_ARENA_MAX = -8
+"""Number of glibc's setting."""
 _ONE_TASK = threading.RLock()
 """The temp folder and antspyx's state belong to the process, so one process runs one task at a time."""
 
@@ -167,24 +167,19 @@ def _lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def give_back() -> None:
-    """Give freed memory back to the system. The C library keeps what a thread has freed for that thread: a process of many threads that lives for
-    hours grows and grows, although it holds no more (`tests/benchmarks/large.py`).
+def one_arena() -> None:
+    """Let the threads of this process take memory from one place, where the C library is glibc, which else gives each of them its own: what one has
+    freed no other uses, and a process of many threads that lives for hours grows and grows, although it holds no more.
 
     Examples
     --------
-    >>> give_back()
+    >>> one_arena()
     """
-    if (trim := _trim()) is not None:
-        trim(0)
+    if sys.platform == "linux":
+        import ctypes
 
-
-@cache
-def _trim() -> Any:
-    """Find the function of the C library, where it is glibc."""
-    import ctypes
-
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+            mallopt(_ARENA_MAX, 1)
 
 
 def peak_memory() -> float:

@@ -19,7 +19,7 @@ from cohort_engine.store.records import now
 SHARD = 64
 """Subjects in one object of a freeze where a chunk is one subject."""
 SHARD_BYTES = 32 * 2**20
-"""Size (uncompressed) of an object of a freeze where a chunk has several subjects, at most."""
+"""Size (uncompressed) of a chunk of a freeze that has several subjects, at most."""
 BLOCK_BYTES = 64 * 2**20
 """Data held at once."""
 
@@ -42,9 +42,10 @@ def require_closed(root: zarr.Group, *, allow_mixed: bool) -> None:
 
 
 def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
-    """Copy a closed store into a freeze: chunks of one subject go `SHARD` into an object, larger ones up to `SHARD_BYTES`; every block is read back.
+    """Copy a closed store into a freeze: chunks of one subject go `SHARD` into an object, larger ones are joined up to `SHARD_BYTES`, so that a
+    table is read at once; every block is read back.
 
-    The chunk inside a shard stays as it was, so a freeze reads like the store it was made from, with a fraction of the objects; and it has the maps
+    A map of one subject stays a chunk, so a freeze reads like the store it was made from, with a fraction of the objects; and it has the maps
     once more, cut by voxels, for questions about single tracts and levels (`store.by_region`). It is for
     reading: tasks cannot write to it, and `withdraw` works on it. Of the ledger it keeps what is in ``stages/*``. The root's attributes are written
     last, so a copy that was cut short is no store, and the next try replaces it. Memory: twice `BLOCK_BYTES`, and three times the largest object,
@@ -76,33 +77,36 @@ def compact(url: str, out_url: str, *, allow_mixed: bool = False) -> None:
                 out.require_group(path).update_attributes(dict(node.attrs))
         for path, array in layout.arrays(root).items():
             if not path.startswith(f"{by_region.GROUP}/"):
-                _copy(path, array, layout.like(out, path, array, shard=shard_rows(array)))
+                _copy(path, array, layout.like(out, path, array, *rows_together(array)))
         by_region.arrange(out, url)
         out.update_attributes({**dict(root.attrs), layout.COMPACTED: now()})
         layout.consolidate(out)
 
 
-def shard_rows(array: zarr.Array[Any]) -> int:
-    """Subjects in one object: a multiple of those in a chunk; 0 where a chunk is an object already."""
-    chunk = array.chunks[0]
+def rows_together(array: zarr.Array[Any]) -> tuple[int, int]:
+    """Subjects in a chunk and in an object of the freeze (0: a chunk is an object): large arrays keep their chunks of one subject, and
+    what is cut along other axes too its chunks, many in an object; of a table, which is read whole, as many chunks as fit are one.
+    """
+    chunk = array.chunks[0] if array.ndim else 0
     fits = all(n and n % c == 0 for n, c in zip(array.shape[1:], array.chunks[1:], strict=True))
     if layout.dims_of(array)[:1] != (schema.SUBJECT,) or layout.is_text(array) or not fits:
-        return 0
+        return chunk, 0
     if chunk == 1 and array.shape[1:]:
-        return SHARD
+        return chunk, SHARD
     size = chunk * max(1, math.prod(array.shape[1:])) * array.dtype.itemsize
-    many = min(SHARD_BYTES // size, layout.COLUMN_BLOCK // chunk)
-    return chunk * many if many > 1 else 0
+    joined = chunk * max(1, min(SHARD_BYTES // size, layout.COLUMN_BLOCK // chunk))
+    if array.chunks[1:] == array.shape[1:]:
+        return joined, 0
+    return chunk, joined if joined > chunk else 0
 
 
 def _copy(path: str, source: zarr.Array[Any], target: zarr.Array[Any]) -> None:
     """Copy block by block; a shard of several blocks is written again with each of them, and is the same in the end."""
-    shard = (target.shards or source.shape)[0]
-    chunk = target.chunks[0]
-    row_bytes = max(1, math.prod(source.shape[1:]) * source.dtype.itemsize)
-    step = shard
+    by_subject = layout.dims_of(source)[:1] == (schema.SUBJECT,)
+    step = target.chunks[0] if by_subject else source.shape[0]
     if target.shards:
-        step = max(chunk, math.ceil(shard / math.ceil(shard * row_bytes / BLOCK_BYTES) / chunk) * chunk)
+        shard, row_bytes = target.shards[0], max(1, math.prod(source.shape[1:]) * source.dtype.itemsize)
+        step = max(step, math.ceil(shard / math.ceil(shard * row_bytes / BLOCK_BYTES) / step) * step)
     for first in range(0, source.shape[0], max(1, step)):
         block = slice(first, min(first + step, source.shape[0]))
         with layout.damage(path):

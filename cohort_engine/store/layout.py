@@ -276,12 +276,12 @@ def group_at(root: zarr.Group, path: str) -> zarr.Group:
     return node
 
 
-def like(root: zarr.Group, path: str, array: zarr.Array[Any], *, shard: int = 0) -> zarr.Array[Any]:
-    """Lay out an array as another one is, with `shard` subjects in one object (0: as it is)."""
+def like(root: zarr.Group, path: str, array: zarr.Array[Any], chunk: int, shard: int = 0) -> zarr.Array[Any]:
+    """Lay out an array as another one is, with `chunk` subjects in one chunk and `shard` in one object (0: a chunk each)."""
     group, _, name = path.rpartition("/")
     place = root.require_group(group) if group else root
     return place.create_array(
-        name, shape=array.shape, dtype="string" if is_text(array) else array.dtype, chunks=array.chunks,
+        name, shape=array.shape, dtype="string" if is_text(array) else array.dtype, chunks=(chunk, *array.chunks[1:]) if array.ndim else (),
         shards=(shard, *array.shape[1:]) if shard else None, compressors=TEXT if is_text(array) else NUMERIC, fill_value=array.fill_value,
         dimension_names=dims_of(array), attributes=dict(array.attrs),
     )  # fmt: skip

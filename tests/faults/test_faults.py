@@ -203,6 +203,43 @@ def test_a_stage_hangs(tmp_path: Path) -> None:
     same_as_undisturbed(tmp_path, who)
 
 
+# --- storage ------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 256 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if not (hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount")):
+        pytest.skip("only root mounts a disk")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(place: Path) -> None:
+    with suppress(OSError), place.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
+
+
+def test_the_disk_is_full(tmp_path: Path, small_disk: Path) -> None:
+    """Nobody is begun any more after a few in a row; with room again the build goes on where it was."""
+    make_study(tmp_path, *people())
+    ballast = small_disk / "ballast"
+    config = study_config(tmp_path, cluster="local", workers=2, window=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"store": str(small_disk / "study.zarr")})})
+    report = run(config, When(3, lambda: fill(ballast)))
+    assert report.exit_code == 1
+    assert {e.kind for e in report.entries} <= {"StorageError"}
+    begun = len({name for _, name in journal(tmp_path)})
+    assert begun < SUBJECTS
+    ballast.unlink()
+    assert run(config).exit_code == 0
+    note("the disk is full", done_again(tmp_path), 2 * begun)
+    same_as_undisturbed(tmp_path, people(), "disk/study.zarr")
+
+
 # --- scheduler and build ------------------------------------------------------------------------------------------------
 def test_the_scheduler_is_killed(tmp_path: Path, cluster: Cluster) -> None:
     make_study(tmp_path, *people())

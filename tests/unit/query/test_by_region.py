@@ -45,11 +45,14 @@ def test_a_question_reads_the_voxels_of_its_tract_alone(pair: tuple[str, str], e
     expected = answer(CohortReader(url), question)
     asked: list[int] = []
     read = by_region.read_voxels
-    monkeypatch.setattr(by_region, "read_voxels", lambda array, position, rows, voxels: asked.append(len(voxels)) or read(array, position, rows, voxels))
+    monkeypatch.setattr(
+        by_region, "read_voxels", lambda array, position, rows, voxels: asked.append(len(voxels)) or read(array, position, rows, voxels)
+    )
     monkeypatch.setattr(CohortReader, "read", lambda self, path, *a: pytest.fail(path) if path.startswith("maps/") else READ(self, path, *a))
     found = answer(reader, question)
     np.testing.assert_allclose(found.columns["value"], expected.columns["value"], rtol=1e-6)
-    assert asked and asked[0] < 8
+    assert asked
+    assert asked[0] < 8
 
 
 READ = CohortReader.read
