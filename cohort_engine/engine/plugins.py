@@ -29,7 +29,8 @@ def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
         idempotent = False
 
         def setup(self, worker: Any) -> None:
-            self.worker, self.timers = worker, {}
+            self.worker = worker
+            self.timers: dict[Any, Any] = {}
             workplace.apply()
             if own:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -106,9 +106,9 @@ class Job:
     @cached_property
     def packed(self) -> bytes:
         """The bytes of the job: made once, however many tasks it travels with."""
-        import cloudpickle  # a stage may be a script's own function
+        from distributed.protocol.pickle import dumps  # a stage may be a script's own function
 
-        packed: bytes = cloudpickle.dumps({f.name: getattr(self, f.name) for f in fields(self)})
+        packed: bytes = dumps({f.name: getattr(self, f.name) for f in fields(self)})
         return packed
 
     def __reduce__(self) -> tuple[Any, ...]:

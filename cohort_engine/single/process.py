@@ -169,7 +169,8 @@ def _lock(handle: int) -> None:
 
 def one_arena() -> None:
     """Let the threads of this process take memory from one place, where the C library is glibc, which else gives each of them its own: what one has
-    freed no other uses, and a process of many threads that lives for hours grows and grows, although it holds no more.
+    freed no other uses, and a process of many threads that lives for hours grows and grows, although it holds no more. To be called first: arenas
+    that are there stay.
 
     Examples
     --------

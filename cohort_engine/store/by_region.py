@@ -69,7 +69,8 @@ def order_of(atlas: Atlas, packing: Packing) -> NDArray[np.int32]:
         some = count > n
         labels[some] = by_voxel.indices[by_voxel.indptr[:-1][some] + n]
     i, j, k = packing.ijk.T
-    return np.lexsort((k, j, i, *reversed(nth), packing.level)).astype(np.int32)
+    order: NDArray[np.int32] = np.lexsort((k, j, i, *reversed(nth), packing.level)).astype(np.int32)
+    return order
 
 
 def arrange(out: zarr.Group, url: str) -> None:

@@ -188,7 +188,8 @@ def _stages(roots: list[zarr.Group], rows: list[NDArray[np.int64]]) -> Iterator[
 
 def _arrays(roots: list[zarr.Group], rows: list[NDArray[np.int64]], notes: list[str]) -> Iterator[ArrayDifference]:
     apart = {layout.ROW.path, *(s.path for s in layout.NAMES), *(f"{schema.SUBJECTS}/{s.path}" for s in layout.NAMES), layout.LEFT.path}
-    found = [{p: x for p, x in layout.subject_arrays(root).items() if p not in apart and x.path.partition("/")[0] != schema.STAGES} for root in roots]
+    beside = schema.STAGES, schema.BY_REGION  # the one is compared by itself, the other holds the maps once more
+    found = [{p: x for p, x in layout.subject_arrays(r).items() if p not in apart and p.partition("/")[0] not in beside} for r in roots]
     for path in dict.fromkeys((*found[0], *found[1])):
         if path not in found[0] or path not in found[1]:
             notes.append(f"{path}: only in {'A' if path in found[0] else 'B'}")

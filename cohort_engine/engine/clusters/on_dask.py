@@ -18,7 +18,7 @@ from cohort_engine.engine.clusters.synchronous import overtime
 from cohort_engine.engine.events import Events
 from cohort_engine.engine.plugins import BEGUN, BRIEF_SECONDS, TOPIC, worker_plugin
 from cohort_engine.errors import LostWorkerError, ResourceError
-from cohort_engine.single.process import Workplace, one_arena
+from cohort_engine.single.process import Workplace
 
 LOOK_SECONDS = 0.5
 """How often limits of time are looked at."""
@@ -120,7 +120,6 @@ class DaskPool(ABC):
     def open(self, workplace: Workplace, *, at_most: int | None = None, events: Events | None = None) -> None:
         events = events or Events()
         if self.client is None:
-            one_arena()
             self.client = self._join(at_most, events)
             if page := self._dashboard():
                 events.on_dashboard(page)
