@@ -28,7 +28,7 @@ from cohort_engine.engine.study import index as index
 from cohort_engine.engine.study import inputs_of as inputs_of
 from cohort_engine.errors import IncompleteError, StorageError
 from cohort_engine.runlog import RunLog, configure
-from cohort_engine.single.process import Workplace, one_arena
+from cohort_engine.single.process import Workplace
 from cohort_engine.stages.base import Stage
 from cohort_engine.store import layout
 from cohort_engine.store.lease import lease
@@ -213,7 +213,6 @@ class _Build:
     """A build, or a retry (`again`)."""
 
     def __init__(self, config: Config, stages: Sequence[Stage] | None, events: Events, log: RunLog, *, again: bool = False) -> None:
-        one_arena()
         self.study = Undertaking(config, stages)
         self.tally = Tally(self.study.stages)
         self.config, self.again, self.shown, self.log = config, again, Both(events, self.tally), LogEvents(log)

@@ -21,6 +21,7 @@ from cohort_engine.io.bids import Study
 from cohort_engine.io.choose import Selection
 from cohort_engine.io.header import judge_header
 from cohort_engine.io.places import local_path
+from cohort_engine.single.process import one_arena
 from cohort_engine.stages.base import SOURCES, Stage
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.stages.declare import Declaration, declare
@@ -106,6 +107,7 @@ class Undertaking:
     """
 
     def __init__(self, config: Config, stages: Sequence[Stage] | None = None) -> None:
+        one_arena()
         self.config = config
         self.url = config.data.store
         self.stages = stages_of(config) if stages is None else tuple(stages)
