@@ -28,7 +28,8 @@ def register(
     refine: Annotated[bool, typer.Option(help="Let the image refine the map, if it shows grey matter.")] = True,
     template: TemplateName = "PAM50",
     template_path: TemplatePath = None,
-    deformable: Annotated[bool, typer.Option(help="Run SyN after the geometric steps.")] = True,
+    deformable: Annotated[bool, typer.Option(help="Match the outlines after the geometric steps.")] = True,
+    engine: Annotated[str, typer.Option(help="What matches the outlines: ants (SyN), or torch (log-demons, a third of the time).")] = "ants",
     seed: int = 1,
 ) -> None:
     """Register one image to the template: atlas and masks in the image's space, warps both ways, quality numbers."""
@@ -37,7 +38,7 @@ def register(
 
     quality = register_image(
         image, mask=mask, levels=levels, out=out, kind=kind, grey=grey, refine=refine, template=load_template(template, path=template_path),
-        deformable=deformable, seed=seed,
+        deformable=deformable, engine=engine, seed=seed,
     )  # fmt: skip
     show(quality, str(out), digits=3)
 

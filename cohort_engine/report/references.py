@@ -39,6 +39,9 @@ REFERENCES: Mapping[str, Reference] = {
     "syn": Reference(
         "Avants BB, Epstein CL, Grossman M, Gee JC. Symmetric diffeomorphic image registration with cross-correlation. Medical Image Analysis "
         "2008;12:26-41.", "10.1016/j.media.2007.06.004"),
+    "demons": Reference(
+        "Vercauteren T, Pennec X, Perchant A, Ayache N. Symmetric log-domain diffeomorphic registration: a demons-based approach. Medical Image "
+        "Computing and Computer-Assisted Intervention 2008;11:754-761.", "10.1007/978-3-540-85988-8_90"),
     "henkelman": Reference(
         "Henkelman RM, Stanisz GJ, Graham SJ. Magnetization transfer in MRI: a review. NMR in Biomedicine 2001;14:57-64.", "10.1002/nbm.683"),
     "billot": Reference(

@@ -11,6 +11,7 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import Landmarks, level_axis, transfer
 from cohort_engine.io.volume import Volume
+from cohort_engine.mapping import ANTS
 from cohort_engine.mapping.fractions import tissue_fractions
 from cohort_engine.mapping.likelihood import around, explained
 from cohort_engine.mapping.rim import with_rim
@@ -20,7 +21,7 @@ from cohort_engine.template.base import Template
 
 def fit_cord(
     cord: Volume, landmarks: Landmarks, template: Template, *, labelled: Volume | None = None, grey: NDArray[Any] | None = None,
-    image: Volume | None = None, deformable: bool = True, likely: bool = False, seed: int = 1, what: str = "cord mask",
+    image: Volume | None = None, deformable: bool = True, likely: bool = False, engine: str = ANTS, seed: int = 1, what: str = "cord mask",
     labelled_what: str = "cord mask",
 ) -> TemplateMap:  # fmt: skip
     """Fit the template map of an image.
@@ -39,8 +40,8 @@ def fit_cord(
     likely : bool
         Follow the mask as far as its pixels can tell, even if the image does not refine the map: in images of thick slices, whose values are wanted,
         not their outline. Without it a map that nothing refines follows the mask to its border.
-    grey, deformable, seed
-        See `mapping.template_map.fit_template_map`; SyN runs once, however far the border is followed.
+    grey, deformable, engine, seed
+        See `mapping.template_map.fit_template_map`; the deformable step runs once, however far the border is followed.
     what, labelled_what : str
         Words of the two masks, for messages.
 
@@ -54,7 +55,7 @@ def fit_cord(
         levels = level_axis(own, landmarks, template)
     else:
         levels = transfer(level_axis(centreline_from_mask(labelled.data, labelled.affine, what=labelled_what), landmarks, template), own)
-    fit = MapFit.of(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, seed=seed, what=what)
+    fit = MapFit.of(cord.data, cord.affine, levels, template, grey=grey, deformable=deformable, engine=engine, seed=seed, what=what)
     if image is None:
         return fit.map(likely=likely)
     refined = by_image(fit.map(likely=True), image, cord, template)

@@ -13,6 +13,7 @@ from cohort_engine.cord.grey import grey_contrast
 from cohort_engine.io.export import write_label_folder
 from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume, write_volume
+from cohort_engine.mapping import ANTS
 from cohort_engine.single.fit import fit_cord
 from cohort_engine.single.process import Workplace, task_folder
 from cohort_engine.single.reading import AUTO, read_landmarks
@@ -30,7 +31,7 @@ MASK = "cord mask"
 
 def register_image(
     image: str | Path, *, mask: str | Path, levels: str | Path, out: str | Path, template: Template, kind: str = AUTO,
-    grey: str | Path | None = None, refine: bool = True, deformable: bool = True, seed: int = 1,
+    grey: str | Path | None = None, refine: bool = True, deformable: bool = True, engine: str = ANTS, seed: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Register one image to the template.
 
@@ -52,7 +53,9 @@ def register_image(
     refine : bool
         Let the image refine the map, if it shows grey matter; without it only its geometry is used.
     deformable : bool
-        Run SyN after the geometric steps.
+        Match the outlines after the geometric steps.
+    engine : {"ants", "torch"}
+        What does that.
     seed : int
         Of ANTs.
 
@@ -84,7 +87,7 @@ def register_image(
     with task_folder(0):
         fitted = fit_cord(
             cord, landmarks, template, grey=None if butterfly is None else butterfly.data, image=moving if refine else None, deformable=deformable,
-            seed=seed, what=MASK,
+            engine=engine, seed=seed, what=MASK,
         )  # fmt: skip
 
     folder = Path(out)

@@ -10,6 +10,7 @@ from cohort_engine import schema
 from cohort_engine.config import Config, Section
 from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, on_voxels_of
+from cohort_engine.mapping import ANTS, TORCH
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class FitConfig(Section):
     landmarks: Literal["auto", "disc", "body"] = "auto"
     """What the landmark numbers mean: disc n lies above vertebra n, body n is vertebra n; ``auto`` reads it from the file name."""
     deformable: bool = True
-    """Run SyN after the geometric steps."""
+    """Match the outlines after the geometric steps."""
+    engine: Literal["ants", "torch"] = "ants"
+    """What does that: SyN of antspyx, or symmetric log-demons in torch, a third of the time, on a GPU where there is one."""
     refine: bool = True
     """Let the image refine the map where it shows grey matter (MT, T2*, FA, mean diffusion-weighted images; never T2w): white matter, grey matter and
     CSF are to explain it best."""
@@ -92,8 +95,8 @@ def run_fit(inputs: StageInput, *, contrast: schema.Contrast) -> dict[str, Array
         image = None  # the mask was drawn on another grid: the map follows it alone
     fitted = fit_cord(
         cord, landmarks, inputs.template, labelled=labelled, grey=grey.soft if grey and grey.shown else None,
-        image=image, deformable=inputs.params["deformable"], likely=contrast.grey, seed=inputs.params["seed"], what=schema.words(contrast.mask),
-        labelled_what=schema.words(source.mask),
+        image=image, deformable=inputs.params["deformable"], engine=inputs.params.get("engine", ANTS), likely=contrast.grey,
+        seed=inputs.params["seed"], what=schema.words(contrast.mask), labelled_what=schema.words(source.mask),
     )  # fmt: skip
     quality = fitted.quality | ({schema.GREY_CONTRAST: grey.contrast} if grey else {})
     return {schema.fit_spec(contrast.name).path: fitted.packed(inputs.template)} | quality_arrays(fit_quality(contrast.name), quality)
@@ -124,11 +127,15 @@ def _grey_matter(inputs: StageInput, contrast: schema.Contrast) -> GreyMatter:
 
 
 def fit_params(config: Config) -> dict[str, Any]:
-    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here. And the network, if used."""
+    """All of ``stages.fit`` but the list of contrasts: that another contrast is fitted too changes nothing here. And the network, if used.
+
+    What came to the settings later stands there only where it is not what was done before.
+    """
     from cohort_engine.nn.weights import GREY, content
 
     chosen: FitConfig = config.stages.fit
-    return chosen.model_dump(mode="json", exclude={"contrasts"}) | ({"weights": content(GREY), "rule": GREY_RULE} if chosen.grey else {})
+    silent = {"contrasts"} | ({"engine"} if chosen.engine == ANTS else set())
+    return chosen.model_dump(mode="json", exclude=silent) | ({"weights": content(GREY), "rule": GREY_RULE} if chosen.grey else {})
 
 
 def levels_of(contrast: schema.Contrast) -> tuple[tuple[str, ...], ...]:
@@ -140,13 +147,14 @@ def levels_of(contrast: schema.Contrast) -> tuple[tuple[str, ...], ...]:
 def fit_stages(config: Config) -> Iterable[Stage]:
     """One stage a contrast."""
     params, grey = fit_params(config), config.stages.fit.grey
+    torch = grey or config.stages.fit.engine == TORCH
     for name in contrasts_of(config):
         c = schema.CONTRASTS[name]
         yield Stage(
             name=schema.fit_stage(name), version="7", run=partial(run_fit, contrast=c), params=params,
             roles=(c.mask, c.image) if grey else (c.mask,),
             alternatives=levels_of(c), optional=(c.image,),
-            writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if grey else 0.0),
+            writes=(schema.fit_spec(name), *fit_quality(name).values()), memory=FIT_MEMORY + (GREY_MEMORY if torch else 0.0),
         )  # fmt: skip
 
 
@@ -158,13 +166,16 @@ def fit_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
         "The template was brought to each image with its cord mask and vertebral landmarks: the centreline gave position and direction, the "
         "landmarks the place along the cord, and the second moments of the two cords shift, scale and rotation of each slice"
     )
-    syn = f"; the outline was then matched by symmetric diffeomorphic registration (SyN) of the straightened cords [@syn], seed {fit['seed']}"
+    outline = {
+        ANTS: f"symmetric diffeomorphic registration (SyN) of the straightened cords [@syn], seed {fit['seed']}",
+        TORCH: "symmetric log-domain demons on the straightened cords [@demons]",
+    }[fit.get("engine", ANTS)]
     refined = (
         " Where an image showed grey matter its map was then refined: shift, turn, scale and low-order bends of each slice, and of the inside "
         "against the outline, were those of greatest posterior probability under a mixture of white matter, grey matter, CSF and the rest, with a "
         "Gaussian prior that ties them along the cord."
     )
-    return text + (syn if fit["deformable"] else "") + "." + (refined if fit.get("refine") else "")
+    return text + (f"; the outline was then matched by {outline}" if fit["deformable"] else "") + "." + (refined if fit.get("refine") else "")
 
 
 register(StageKind(schema.FIT, FitConfig, fit_stages, fit_methods))

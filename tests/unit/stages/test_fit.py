@@ -11,7 +11,7 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.io.volume import Volume, write_volume
 from cohort_engine.stages.base import StageInput
-from cohort_engine.stages.fit import cord_of, landmarks_of
+from cohort_engine.stages.fit import FitConfig, cord_of, fit_methods, fit_params, landmarks_of
 
 ROLE = "t2w_landmarks"
 
@@ -57,3 +57,12 @@ def test_a_mask_lies_where_its_image_does(tmp_path: Path, shift: float, image: b
     cord = cord_of(StageInput(files, {}, {}, SimpleNamespace(), lambda path: np.zeros(0)), contrast)  # type: ignore[arg-type]
     assert cord.affine[0, 3] == pytest.approx(lies)
     np.testing.assert_array_equal(cord.data, data)
+
+
+def test_maps_are_made_anew_by_another_engine_only_and_the_methods_name_it() -> None:
+    before, other = (fit_params(SimpleNamespace(stages=SimpleNamespace(fit=FitConfig(engine=e)))) for e in ("ants", "torch"))  # type: ignore[arg-type]
+    assert "engine" not in before
+    assert other == before | {"engine": "torch"}
+    syn, demons = (fit_methods({"stages": {"fit": p}}, frozenset()) for p in (before, other))
+    assert ("@syn" in syn, "@demons" in syn) == (True, False)
+    assert ("@syn" in demons, "@demons" in demons) == (False, True)
