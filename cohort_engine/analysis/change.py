@@ -45,8 +45,10 @@ class Change:
         People with two times or more, and their sessions.
     own, error : (person, test)
         Slope of each person, and the variance of its error over that of a session; NaN where there is none.
-    variance : (test,)
-        Of a session.
+    variance, alone : (test,)
+        Of a session; and what it would be if all people had one slope.
+    free : (test,)
+        Degrees of freedom of these.
     people : (person,)
         Labels, sorted.
     """
@@ -65,6 +67,8 @@ class Change:
     own: FloatArray
     error: FloatArray
     variance: FloatArray
+    alone: FloatArray
+    free: FloatArray
     people: NDArray[np.str_]
 
 
@@ -148,7 +152,7 @@ def fit_change(values: ArrayLike, person: ArrayLike, time: ArrayLike, *, confide
     people, index = np.unique(who, return_inverse=True)
     size, tests = len(people), x.shape[1]
     own, error = np.full((size, tests), np.nan), np.full((size, tests), np.nan)
-    columns = {k: np.full(tests, np.nan) for k in ("slope", "se", "between", "sem", "follow_up", "variance")}
+    columns = {k: np.full(tests, np.nan) for k in ("slope", "se", "between", "sem", "follow_up", "variance", "alone", "free")}
     n, sessions, df = np.zeros(tests, np.int64), np.zeros(tests, np.int64), np.full(tests, np.nan)
     for test in range(tests):
         known = np.isfinite(x[:, test]) & np.isfinite(at)
@@ -159,11 +163,11 @@ def fit_change(values: ArrayLike, person: ArrayLike, time: ArrayLike, *, confide
         if n[test] < FEWEST:
             continue
         free = int((count[has] - 2).sum())
-        mean, variance_of_mean, apart, noise, df[test] = _pool(slope[has], 1 / spread[has], left[has].sum(), free)
+        mean, variance_of_mean, apart, noise, columns["alone"][test], df[test] = _pool(slope[has], 1 / spread[has], left[has].sum(), free)
         columns["slope"][test], columns["se"][test] = mean, np.sqrt(variance_of_mean)
         columns["between"][test], columns["variance"][test] = np.sqrt(apart), noise
         columns["sem"][test] = np.sqrt(noise) if free >= LONG else np.nan
-        columns["follow_up"][test] = np.median(length[has])
+        columns["follow_up"][test], columns["free"][test] = np.median(length[has]), n[test] - 1 + free
     step = stdtrit(df, (1 + confidence) / 2) * columns["se"]
     p = 2 * stdtr(df, -np.abs(share(columns["slope"], columns["se"])))
     return Change(
@@ -208,8 +212,9 @@ def changed(reference: Change, values: ArrayLike, person: ArrayLike, time: Array
 
     Formula
         ``d`` from first to last in time ``t`` has, for one more person of the reference, mean ``slope t`` and variance
-        ``2 s^2 + (T + se^2) t^2``; the limit is its root times Student's t with the reference's degrees of freedom. With ``T = 0`` and many people
-        it is the minimal detectable change ``1.96 sqrt(2) SEM``.
+        ``2 s^2 + (T + 1 / W) t^2``, W the sum of the weights; the limit is its root times Student's t with the degrees of freedom of s^2. With
+        ``T = 0`` and many people it is the minimal detectable change ``1.96 sqrt(2) SEM``. Two sessions a person hardly tell T from s^2: the variance
+        is no less than if people had one slope, lest short times seem sure.
     Reference
         Jacobson & Truax, J. Consult. Clin. Psychol. 59 (1991), doi:10.1037/0022-006X.59.1.12; Weir, J. Strength Cond. Res. 19 (2005),
         doi:10.1519/15184.1.
@@ -240,18 +245,20 @@ def changed(reference: Change, values: ArrayLike, person: ArrayLike, time: Array
         change[one, test], years[one, test] = x[rows[last], test] - x[rows[first], test], at[rows[last]] - at[rows[first]]
     change[~(years > 0)], years[~(years > 0)] = np.nan, np.nan
     apart = reference.between**2
-    slope, square = np.broadcast_to(reference.slope, shape).copy(), np.broadcast_to(reference.se**2, shape).copy()
+    slope = np.broadcast_to(reference.slope, shape).copy()
     at_home = np.searchsorted(reference.people, people).clip(0, max(len(reference.people) - 1, 0))
     inside = reference.people[at_home] == people
-    weight = share(1.0, apart + reference.variance * reference.error)[at_home] * inside[:, None]
-    total = share(1.0, reference.se**2)
+    weight = share(1.0, apart + reference.variance * reference.error)
+    total = np.nansum(weight, axis=0)
+    square = np.broadcast_to(share(1.0, total), shape).copy()
+    weight = weight[at_home] * inside[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         others = (total * reference.slope - weight * reference.own[at_home]) / (total - weight)
         mine = np.isfinite(others) & inside[:, None]
         slope[mine], square[mine] = others[mine], (1 / (total - weight))[mine]
     expected = slope * years
-    sd = np.sqrt(2 * reference.variance + (apart + square) * years**2)
-    u, df = share(change - expected, sd), np.broadcast_to(reference.df, shape)
+    sd = np.sqrt(np.maximum(2 * reference.variance + apart * years**2, 2 * reference.alone) + square * years**2)
+    u, df = share(change - expected, sd), np.broadcast_to(reference.free, shape)
     critical = stdtrit(df, (1 + confidence) / 2)
     if mine.any():  # their own change is in the variance, too: external studentisation
         u[mine] *= np.sqrt((df[mine] - 1) / np.maximum(df[mine] - u[mine] ** 2, 1e-12))
@@ -260,10 +267,12 @@ def changed(reference: Change, values: ArrayLike, person: ArrayLike, time: Array
         critical = np.where(mine, critical * np.sqrt((df + 1) / (df + critical**2)), critical)
     limit = critical * sd
     p = 2 * stdtr(df, -np.abs(u))
-    usual = np.sqrt(2 * reference.variance + (apart + reference.se**2) * reference.follow_up**2)
+    usual = np.sqrt(
+        np.maximum(2 * reference.variance + apart * reference.follow_up**2, 2 * reference.alone) + share(1.0, total) * reference.follow_up**2
+    )
     with np.errstate(invalid="ignore"):
         beyond = np.abs(change - expected) > limit
-    return Changed(people, change, expected, limit, p, years, beyond, stdtrit(reference.df, (1 + confidence) / 2) * usual)
+    return Changed(people, change, expected, limit, p, years, beyond, stdtrit(reference.free, (1 + confidence) / 2) * usual)
 
 
 def _sessions(values: ArrayLike, person: ArrayLike, time: ArrayLike) -> tuple[FloatArray, NDArray[np.str_], FloatArray]:
@@ -291,8 +300,8 @@ def _lines(y: FloatArray, at: FloatArray, who: IntArray, people: int) -> tuple[F
     return slope, spread, np.nan_to_num(left), count, np.where(count > 0, last, np.nan) - np.where(count > 0, first, np.nan)
 
 
-def _pool(slope: FloatArray, error: FloatArray, left: float, free: int) -> tuple[float, float, float, float, float]:
-    """Mean of slopes, its variance, variance between people, and of a session, and the degrees of freedom of the mean.
+def _pool(slope: FloatArray, error: FloatArray, left: float, free: int) -> tuple[float, float, float, float, float, float]:
+    """Mean of slopes, its variance, variance between people, of a session, of one if people had one slope, and degrees of freedom of the mean.
 
     `error` is the variance of each slope over that of a session; `left` the residual sum of squares on `free` degrees of freedom.
     """
@@ -315,4 +324,4 @@ def _pool(slope: FloatArray, error: FloatArray, left: float, free: int) -> tuple
     h = 1 / (best * middle + (1 - best) * error) / weight
     a = h**2 / (1 - h) ** 2 * (1 - 1 / len(h))
     expected, spread = float(a @ (1 / h - 1)), float(((a * (1 / h - 1)) ** 2).sum() + a.sum() ** 2 - a @ a)  # in units of the variance of the mean
-    return mean, float(a @ (slope - mean) ** 2), scale * best * middle, scale * (1 - best), expected**2 / spread
+    return mean, float(a @ (slope - mean) ** 2), scale * best * middle, scale * (1 - best), at(0.0)[1], expected**2 / spread

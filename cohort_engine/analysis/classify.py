@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, BoolArray, FloatArray, IntArray, basis, enough, tally, two_groups, varies
+from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, BoolArray, FloatArray, IntArray, basis, enough, medians, tally, two_groups, varies
 from cohort_engine.analysis.covariates import Coding, Covariates, as_table, as_words
 from cohort_engine.analysis.harmonise import SMALLEST, apply, learn
 from cohort_engine.analysis.roc import auc
@@ -377,7 +377,8 @@ def _strata(people: _People) -> BoolArray:
 def _deal(strata: BoolArray, unit: IntArray, folds: int, rng: np.random.Generator) -> IntArray:
     """Fold of each row (row): whole units, large ones first, each to the fold that has least of its strata (row, stratum).
 
-    Shares of strata are used, so that the rare ones weigh most; of equal folds the one with fewest rows, and of these one by chance.
+    Shares of strata are used, so that the rare ones weigh most; of equal folds the one with fewest rows, and of these one by chance. Where each row
+    is a unit, those of the same strata are dealt out in turn, and the next ones go on from there.
 
     Examples
     --------
@@ -388,10 +389,15 @@ def _deal(strata: BoolArray, unit: IntArray, folds: int, rng: np.random.Generato
     """
     names, unit = np.unique(unit, return_inverse=True)
     unit = unit.reshape(-1)
+    order = rng.permutation(len(names))
+    if len(names) == len(unit):
+        alike = np.unique(strata, axis=0, return_inverse=True)[1].reshape(-1)
+        out = np.empty(len(unit), np.int64)
+        out[order[np.argsort(alike[order], kind="stable")]] = rng.permutation(folds)[np.arange(len(unit)) % folds]
+        return out
     size = np.bincount(unit)
     content = np.zeros((len(names), strata.shape[1]))
     np.add.at(content, unit, strata / strata.sum(axis=0))
-    order = rng.permutation(len(names))
     held, rows, out = np.zeros((folds, strata.shape[1])), np.zeros(folds), np.empty(len(names), np.int64)
     for u in order[np.argsort(-size[order], kind="stable")]:
         crowded = (held @ content[u]).round(12)
@@ -477,10 +483,7 @@ def _choose(x: FloatArray, one: BoolArray, unit: IntArray, grid: list[float], in
 def _standardised(x: FloatArray, training: BoolArray) -> FloatArray:
     """Values (row, feature) of all rows with gaps filled by the median, then standardised, as the training rows have it."""
     known = x[training]
-    some = ~np.isnan(known).all(axis=0)
-    middle = np.zeros(x.shape[1])
-    middle[some] = np.nanmedian(known[:, some], axis=0)
-    filled = np.where(np.isnan(x), middle, x)
+    filled = np.where(np.isnan(x), np.nan_to_num(medians(known)), x)
     mean, sd = filled[training].mean(axis=0), filled[training].std(axis=0)
     out: FloatArray = (filled - mean) / np.where(sd > 10 * np.finfo(float).eps * np.abs(mean), sd, 1.0)
     return out

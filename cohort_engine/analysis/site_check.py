@@ -209,15 +209,13 @@ def _assign(x: FloatArray, sites: IntArray, test: BoolArray, count: int) -> IntA
     z = (x - centre) / np.where(spread > 0, spread, np.inf)
     train, held = z[~test], z[test]
     n, features = train.shape
-    if features <= n:
-        solved = np.linalg.solve(train.T @ train / n + np.eye(features), train.T)  # (feature, training subject)
-        near, own = held @ solved, train @ solved
-    else:
-        gram = train @ train.T
-        inverse = np.linalg.inv(gram / n + np.eye(n))
-        near, own = held @ train.T @ inverse, gram @ inverse
     member = (sites[:, ~test][..., None] == np.arange(count)).astype(float)
-    member /= np.maximum(member.sum(axis=1, keepdims=True), 1)
-    score = np.einsum("ht,atk->ahk", near, member, optimize=True) - np.einsum("atk,tu,auk->ak", member, own, member, optimize=True)[:, None] / 2
+    member = (member / np.maximum(member.sum(axis=1, keepdims=True), 1)).transpose(1, 0, 2).reshape(n, -1)  # (training subject, assignment and site)
+    means = train.T @ member
+    if features <= n:
+        solved = np.linalg.solve(train.T @ train / n + np.eye(features), means)
+    else:
+        solved = train.T @ np.linalg.solve(train @ train.T / n + np.eye(n), member)
+    score = (held @ solved - (means * solved).sum(axis=0) / 2).reshape(len(held), len(sites), count).transpose(1, 0, 2)
     out: IntArray = score.argmax(axis=2)
     return out

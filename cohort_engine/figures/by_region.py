@@ -163,6 +163,7 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     if rows is None or summary is None:
         return []
     out = []
+    judged = found.material.people.case or found.material.people.control
     for number, kind in enumerate(drawing.map_kinds(rows) or [("", "")]):
         part, counts = _shape(rows, kind, number), _shape(summary, kind, number)
         share = counts.groupby(schema.LEVEL)[["outside", "n_case"]].sum()
@@ -177,24 +178,23 @@ def norm_deviations(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         outside = 100 * counts["outside"] / counts["n_case"].where(counts["n_case"] > 0)
         figure = heat_map(
             blocks, [Panel("", z)], norm=CenteredNorm(0, Z_LIMIT), extend="both" if (z.abs() > Z_LIMIT).any(axis=None) else "neither",
-            label="z (SD of the reference)", column=4.0, bottom=f"{z.shape[1]} {found.material.people.case}, sorted by mean z",
+            label="z (SD of the reference)", column=4.0, bottom=f"{z.shape[1]} {judged}, sorted by mean z",
         )  # fmt: skip
         where = "at the compression" if level == COMPRESSED else level
         worst = str(outside.idxmax())
         confidence = found.config.confidence
         adjust = list(found.material.people.covariates(found.config.norms.covariates))
-        people = found.material.people
         same = f" of the same {drawing.listed(adjust)}" if adjust else ""
         reference = f"{counts['reference'].iloc[0]}, n = {int(counts['n_reference'].max())}"
         caption = drawing.sentences(
-            f"Each column is one of {z.shape[1]} {people.case}, each row a region, at {where}: there most values are outside the healthy range.",
+            f"Each column is one of {z.shape[1]} {judged}, each row a region, at {where}: there most values are outside the healthy range.",
             f"Colours are the distance from the value expected of healthy people{same}, in SD of the reference ({reference}).",
             f"People are sorted by their mean{'; grey is missing' if z.isna().any(axis=None) else ''}.",
             drawing.not_drawn(levels, [level]),
             f"Most are outside the {confidence:.0%} range in {worst}, {outside.max():.0f}%; {1 - confidence:.0%} are expected of healthy people.",
         )
         name = f"norm_deviations{drawing.suffix(number, kind)}"
-        title = f"Distance of {found.material.people.case} from the norm, {where}"
+        title = f"Distance of {judged} from the norm, {where}"
         out.append(Drawn(name, "norms", title, caption, ("norms", "norms_summary"), figure))
     return out
 

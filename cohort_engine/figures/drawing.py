@@ -138,7 +138,7 @@ def quantity(metric: str, estimator: str = LEAST_BIASED_KIND) -> str:
 def sample(found: Analysis) -> str:
     """Say how many people of each group are analysed."""
     people = found.material.people
-    return f"{int((people.group == 1).sum())} {people.case} and {int((people.group == 0).sum())} {people.control}"
+    return " and ".join(f"{int((people.group == code).sum())} {name}" for code, name in reversed(people.groups))
 
 
 def discovery(found: Analysis) -> str:

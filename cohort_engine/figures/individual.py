@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.figures import drawing
@@ -37,8 +36,9 @@ def leading(rows: pd.DataFrame, strength: pd.Series[Any], most: int) -> list[int
     [0, 2]
     """
     order = strength[strength.notna()].sort_values(ascending=False, kind="stable").index
-    fixed = [int(i) for i in order if rows.at[i, schema.LEVEL] != COMPRESSED] or [int(i) for i in order]
-    first = [i for k, i in enumerate(fixed) if rows.at[i, METRIC] not in {rows.at[j, METRIC] for j in fixed[:k]}]
+    ranked = rows.loc[order]
+    fixed = ranked[ranked[schema.LEVEL] != COMPRESSED].index.tolist() or order.tolist()
+    first = rows.loc[fixed].drop_duplicates(METRIC).index.tolist()
     chosen = list(dict.fromkeys([*first, *fixed]))[:most]
     return sorted(chosen, key=fixed.index)
 
@@ -101,8 +101,8 @@ def score_scatter(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     chosen = leading(shown, shown["r"].abs().where(shown["p"].notna()), MOST_SCORES)
     if not chosen:
         return []
-    cases = found.config.correlate.who == "cases"
-    use: NDArray[np.bool_] = m.people.group == 1 if cases else np.ones(len(m.people.group), bool)
+    rows_used = m.people.chosen(found.config.correlate.who)
+    cases, use = len(rows_used) < len(m.people.group), np.isin(np.arange(len(m.people.group)), rows_used)
     figure, panels = _panels(len(chosen), 64)
     letter = "ρ" if str(rows["method"].iloc[0]) == "spearman" else "r"
     for axis, i in zip(panels, chosen, strict=True):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cohort_engine.study.result import Analysis
 
 MOST_REASONS = 6
+MEDIANS = {0.0: ("control_median", CONTROL_COLOUR, "-"), 1.0: ("case_median", CASE_COLOUR, "--")}
+"""Column, colour and line of each group's median along the cord."""
 
 
 # --- who is analysed --------------------------------------------------------------------------------------------------
@@ -38,7 +40,6 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     said = [f"{textwrap.fill(str(r), 52, subsequent_indent='   ')}: {n}" for r, n in counts.head(MOST_REASONS).items()]
     if len(counts) > MOST_REASONS:
         said.append(f"other reasons ({len(counts) - MOST_REASONS}): {int(counts.iloc[MOST_REASONS:].sum())}")
-    cases, controls = int((people.group == 1).sum()), int((people.group == 0).sum())
     n = len(subjects) + len(gone)
     lines = sum(r.count("\n") + 1 for r in said) + 1
     middle = max(10.0, 4.0 * lines + 6)
@@ -63,10 +64,10 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     at = (top + low + 10) / 2
     box(66, at - middle / 2, 72, middle, "\n".join([f"left out: {len(gone)}", *said]), FAINT, "left")
     arrow((30, at), (66, at))
-    box(2, 1, 26, 12, f"{people.case}\nn = {cases}", CASE_COLOUR)
-    box(32, 1, 26, 12, f"{people.control}\nn = {controls}", CONTROL_COLOUR)
-    arrow((15, low), (15, 13))
-    arrow((45, low), (45, 13))
+    for code, name in people.groups:
+        x, colour = (32, CONTROL_COLOUR) if code == 0 else (2, CASE_COLOUR)
+        box(x, 1, 26, 12, f"{name}\nn = {int((people.group == code).sum())}", colour)
+        arrow((x + 13, low), (x + 13, 13))
     told = f"; {len(gone)} are left out for the reasons given" if len(gone) else "; nobody is left out"
     caption = f"Of {n} sessions in the store {len(subjects)} people are analysed, {drawing.sample(found)}{told}. A person counts once."
     return [Drawn("flow", "people", "Who is analysed", caption, ("subjects", "excluded"), figure)]
@@ -91,8 +92,9 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         if part["control_low"].notna().any():
             words = f"{people.control}, 5 to 95%"
             axis.fill_betweenx(z, part["control_low"], part["control_high"], color=CONTROL_COLOUR, alpha=0.2, linewidth=0, label=words)
-        axis.plot(part["control_median"], z, color=CONTROL_COLOUR, label=f"{people.control}, median")
-        axis.plot(part["case_median"], z, color=CASE_COLOUR, linestyle="--", label=f"{people.case}, median")
+        for code, name in people.groups:
+            key, colour, line = MEDIANS[code]
+            axis.plot(part[key], z, color=colour, linestyle=line, label=f"{name}, median")
         axis.set_xlabel(drawing.with_unit(quantity(name, ""), scale(str(part["units"].iloc[0]))))
     for axis in panels:
         _level_axis(axis, middle, float(rows["z_mm"].min()), float(rows["z_mm"].max()))
@@ -104,13 +106,13 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         rest = [f"{int(nobody.get(k, 0))} are {'not compressed' if k == NONE else 'unknown'}" for k in (NONE, UNKNOWN)]
         where = f"Right: people by the level of their narrowest place, if it is called compressed; {', '.join(rest)}."
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    n, banded = rows[["n_control", "n_case"]].max(), bool(rows["control_low"].notna().any())
-    least = rows[["n_control", "n_case"]].min()
-    reach = [f"{drawing.count_range(least[f'n_{g}'], n[f'n_{g}'])} {name}" for g, name in (("control", people.control), ("case", people.case))]
+    banded = bool(rows["control_low"].notna().any())
+    n, least = (rows[["n_control", "n_case"]].agg(f).to_numpy() for f in ("max", "min"))
+    reach = [f"{drawing.count_range(least[int(code)], n[int(code)])} {name}" for code, name in people.groups]
+    said = [f"median{' and 5 to 95% band' if banded and code == 0 else ''} of {name}" for code, name in people.groups]
     caption = drawing.sentences(
-        f"Cord from top to bottom, slice by slice of the template: median{' and 5 to 95% band' if banded else ''} of {people.control}, median "
-        f"of {people.case}.",
-        "" if banded else f"For a 5 to 95% band there are too few {people.control}.",
+        f"Cord from top to bottom, slice by slice of the template: {', '.join(said)}.",
+        "" if banded or not people.control else f"For a 5 to 95% band there are too few {people.control}.",
         f"A slice has {drawing.listed(reach)}, as far as images reach.",
         where,
     )
@@ -138,7 +140,8 @@ def _site_bars(axis: Axes, sites: pd.DataFrame, middle: pd.DataFrame, found: Ana
     known = [n for n in counts.index if n in numbers]
     at = middle.loc[[numbers[n] for n in known]]
     height = 0.36 * (at["max"] - at["min"]).to_numpy()
-    for group, colour, side in ((people.control, CONTROL_COLOUR, -1), (people.case, CASE_COLOUR, 1)):
+    for code, group in people.groups:
+        colour, side = ((CONTROL_COLOUR, -1), (CASE_COLOUR, 1))[int(code)]
         values = counts[group].reindex(known) if group in counts else pd.Series(0.0, known)
         axis.barh(at["mean"].to_numpy() + side * height / 2, values.to_numpy(float), height=height, color=colour)
     axis.set_xlabel("compressed there (people)")
@@ -153,7 +156,7 @@ def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     people, s = found.material.people, summary.iloc[0]
     figure = drawing.page(78)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
-    groups = [(people.control, CONTROL_COLOUR), (people.case, CASE_COLOUR)]
+    groups = [(name, (CONTROL_COLOUR, CASE_COLOUR)[int(code)]) for code, name in people.groups]
     dense = len(rows) > 500
     ticks = []
     for at, (name, colour) in enumerate(groups):
@@ -170,8 +173,8 @@ def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     left.annotate(
         "limit", (1.0, s["limit"]), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=drawing.SMALL
     )
-    left.set_xticks([0, 1], ticks)
-    left.set(xlim=(-0.6, 1.6), ylabel="smallest ratio (1 is healthy)")
+    left.set_xticks(range(len(ticks)), ticks)
+    left.set(xlim=(-0.6, len(ticks) - 0.4), ylabel="smallest ratio (1 is healthy)")
     _level_bars(right, counts, groups)
     measure = quantity(str(s["measure"]), "")
     specificity = found.config.compression.specificity
@@ -180,8 +183,8 @@ def compression(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         f"Left: smallest ratio of the {measure} to the slices above and below, after division by the mean of {people.control}; boxes are quartiles, "
         "whiskers reach at most 1.5 box lengths.",
         f"Below the limit of {s['limit']:.3f} (broken line; {specificity:.0%} of {int(s['n_limit'])} {people.control} lie above) a cord is called "
-        f"compressed: {called[people.case]} {people.case} and {called[people.control]} {people.control}.",
-        f"Area under the ROC curve {s['auc']:.2f}{drawing.between(s['auc_low'], s['auc_high'])}.",
+        f"compressed: {' and '.join(f'{k} {name}' for name, k in reversed(called.items()))}.",
+        f"Area under the ROC curve {s['auc']:.2f}{drawing.between(s['auc_low'], s['auc_high'])}." if len(groups) > 1 else "",
         "Right: people by the level of their compression.",
     )
     return [
@@ -193,7 +196,7 @@ def _level_bars(axis: Axes, counts: pd.DataFrame, groups: list[tuple[str, str]])
     from matplotlib.ticker import MaxNLocator
 
     names = [n for n in level_order(counts["level"]) if n not in (NONE, UNKNOWN)] + [n for n in (NONE, UNKNOWN) if n in set(counts["level"])]
-    for side, (group, colour) in zip((-0.2, 0.2), groups, strict=True):
+    for side, (group, colour) in zip((-0.2, 0.2) if len(groups) > 1 else (0.0,), groups, strict=True):
         values = counts[counts[schema.GROUP] == group].set_index("level")["people"].reindex(names).fillna(0)
         bars = axis.bar(np.arange(len(names)) + side, values, width=0.38, color=colour, label=group)
         axis.bar_label(bars, [f"{int(v)}" if v else "" for v in values], fontsize=drawing.SMALL, padding=1)
@@ -220,7 +223,8 @@ def sites(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     figure = drawing.page(80 + (1.3 * longest if turned else 0), min(drawing.WIDTH, 60 + (2 if done else 1) * max(38, 9 * len(places))))
     panels = figure.subplots(1, 2 if done else 1, sharey=True, squeeze=False)[0]
     for axis, (title, mean, sd) in zip(panels, (("before", "mean", "sd"), ("after harmonisation", "mean_harmonised", "sd_harmonised")), strict=False):
-        for side, name, colour, mark in ((-0.13, people.control, CONTROL_COLOUR, "o"), (0.13, people.case, CASE_COLOUR, "s")):
+        for code, name in people.groups:
+            side, colour, mark = ((-0.13, CONTROL_COLOUR, "o"), (0.13, CASE_COLOUR, "s"))[int(code)]
             here = part[part[schema.GROUP] == name].set_index("site").reindex(places)
             axis.errorbar(
                 np.arange(len(places)) + side, here[mean], yerr=here[sd].fillna(0), fmt=mark, ms=4, color=colour, elinewidth=0.9, label=name

@@ -57,7 +57,7 @@ def analyse_cohort(cohort: str | xr.Dataset, config: Config) -> Analysis:
     failed: list[str] = []
     for section in sections.every():
         try:
-            tables |= section.compute(material, chosen)
+            tables |= section.tables_of(material, chosen)
         except (ConfigError, UnknownNameError):
             raise
         except Exception as error:  # the others are made all the same

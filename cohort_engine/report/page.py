@@ -189,7 +189,8 @@ class Page:
     @property
     def title(self) -> str:
         people, name = self.found.material.people, self.found.about["study"]["name"]
-        return f"{name}: {people.case} against {people.control}" if name else f"{people.case} against {people.control}"
+        groups = " against ".join(word for _, word in reversed(people.groups))
+        return f"{name}: {groups}" if name else groups
 
     @property
     def made(self) -> str:

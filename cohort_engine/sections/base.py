@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cohort_engine import config as study_file
 from cohort_engine import schema
 from cohort_engine.analysis.covariates import Coding
+from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures.drawing import Drawn
 from cohort_engine.study.material import KEYS, FloatArray, Material
 from cohort_engine.study.result import Analysis, Study
@@ -102,6 +103,8 @@ class Section:
         Each draws from the tables, and returns nothing where they are absent or empty.
     laid : tuple of callable
         Tables that are in sight on the page; nothing where there is nothing to lay out.
+    both : bool
+        Whether it compares two groups, and a study of one cannot have it.
     finding : bool
         Whether its sentence is one of the findings at the top of the page.
     settings : subclass of config.Section, optional
@@ -117,8 +120,18 @@ class Section:
     methods: Callable[[Study], str] = _silent
     figures: tuple[Callable[[Analysis, xr.Dataset], list[Drawn]], ...] = ()
     laid: tuple[Callable[[Analysis], Laid | None], ...] = ()
+    both: bool = False
     finding: bool = False
     settings: type[study_file.Section] | None = None
+
+    def tables_of(self, m: Material, config: AnalysisConfig) -> Tables:
+        """Compute its tables, see `compute`."""
+        if self.both and len(m.people.groups) < 2:
+            raise NotEnoughError(
+                expected="two groups", found=f"one, {m.people.groups[0][1]!r}", where=f"column {config.groups.column}",
+                remedy="Add controls or patients, or name another column in analysis.groups.column.",
+            )  # fmt: skip
+        return self.compute(m, config)
 
     @property
     def words(self) -> str:

@@ -13,7 +13,7 @@ from cohort_engine.config import SECTION_KINDS, AnalysisConfig
 from cohort_engine.errors import NotEnoughError
 from cohort_engine.figures import drawing
 from cohort_engine.figures.drawing import Drawn
-from cohort_engine.sections.base import FEATURE, FEATURE_COLUMN, FEATURE_WORDS, GROUP, OWN, PERSON, Column, P, Q, Section, Table, Tables, ends
+from cohort_engine.sections.base import FEATURE, FEATURE_COLUMN, FEATURE_WORDS, GROUP, OWN, PERSON, Column, P, Section, Table, Tables, ends
 from cohort_engine.study.format import equals, number, percent
 from cohort_engine.study.material import KEYS, Material, label
 from cohort_engine.study.people import YEAR
@@ -29,7 +29,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         raise NotEnoughError(
             expected="people with several sessions", found="none", where="subject table", remedy="This section is for studies that scanned twice."
         )
-    names = {0.0: m.people.control, 1.0: m.people.case}
+    names = dict(m.people.groups)
     members = {name: s.group == code for code, name in names.items() if len(set(s.person[s.group == code].tolist())) >= config.least}
     if not members:  # too few of each, but perhaps not of all
         members = {ALL: np.ones(len(s.person), bool)}
@@ -43,21 +43,22 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     for name, fit in fits.items():
         p = np.where(fit.n >= config.least, fit.p, np.nan)
         part = m.features[FEATURE].assign(group=name, n=fit.n, sessions=fit.sessions, follow_up=fit.follow_up, slope=fit.slope, se=fit.se)
-        parts.append(part.assign(low=fit.low, high=fit.high, df=fit.df, p=p, q=false_discovery(p), between=fit.between, sem=fit.sem))
+        parts.append(part.assign(low=fit.low, high=fit.high, df=fit.df, p=p, between=fit.between, sem=fit.sem))
     if len(fits) == 2:
         both = compare_change(*fits.values(), confidence=config.confidence)
         n = np.min([fit.n for fit in fits.values()], axis=0)
         p = np.where(n >= config.least, both.p, np.nan)
         part = m.features[FEATURE].assign(group=DIFFERENCE, n=n, slope=both.effect, se=both.se, low=both.low, high=both.high, df=both.df)
-        parts.append(part.assign(p=p, q=false_discovery(p)))
+        parts.append(part.assign(p=p))
     slopes = pd.concat(parts, ignore_index=True).assign(per=s.unit)
+    slopes["q"] = false_discovery(slopes["p"])
     slopes = slopes[slopes["slope"].notna()].reset_index(drop=True)
 
-    reference = names[0.0] if names[0.0] in fits else ALL
+    reference = names[0.0] if names.get(0.0) in fits else ALL
     against = fits[reference] if reference in fits else fit_change(s.values, s.person, s.time, confidence=config.confidence)
     far = changed(against, s.values, s.person, s.time, confidence=config.confidence)
     p = np.where(against.n >= config.least, far.p, np.nan)
-    q = np.stack([false_discovery(row) for row in p]) if p.size else p  # each person's features are one family
+    q = false_discovery(p)  # of everybody: with a family a person one in twenty people would be a finding
     begins = pd.Series(s.person).astype(str).drop_duplicates()
     first = pd.Series(begins.index, begins).loc[list(far.people)].to_numpy()
     group = s.group[first]
@@ -73,7 +74,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     people = people.rename(columns={"years": "time"})
     known = np.isfinite(p)
     limits = m.features[FEATURE].assign(reference=reference, n_reference=against.n, follow_up=against.follow_up, mdc=far.mdc)
-    for code, name in ((0.0, "control"), (1.0, "case")):
+    for code, name in ((0.0, "control"), (1.0, "case")):  # a group that is not there has nobody
         own = group == code
         limits[f"n_{name}"] = known[own].sum(axis=0)
         limits[f"beyond_{name}"] = (far.beyond & known)[own].sum(axis=0)
@@ -110,7 +111,8 @@ def _methods(s: Study) -> str:
         "random slope of each person [@laird], with a robust error, and compared between groups with Satterthwaite's degrees of freedom. A person "
         f"changed more than noise where first to last session lay further from the change of the reference ({limits['reference'].iloc[0]}, up to "
         f"{int(limits['n_reference'].max())} people) than {percent(s.config.confidence)} of one more of its people would; the minimal detectable "
-        "change is that limit at the median time [@jacobson, @weir]. Each person's features were one family for the false discovery rate."
+        "change is that limit at the median time [@jacobson, @weir]. The slopes of all groups were one family for the false discovery rate, and "
+        "so were the changes of all people."
     )
 
 
@@ -155,7 +157,8 @@ SECTION = SECTION_KINDS.add(Section(
                 "n": Column("people with two times or more; of a difference, of the smaller group", "people"),
                 "sessions": Column("their sessions"), "follow_up": Column("median time from first to last session", "of the column per"),
                 "slope": Column("mean change of a person in one unit of time", OWN), "se": Column("standard error of the slope", OWN),
-                **ends("confidence interval of the slope", OWN), "df": Column("degrees of freedom"), "p": P, "q": Q,
+                **ends("confidence interval of the slope", OWN), "df": Column("degrees of freedom"), "p": P,
+                "q": Column("p value adjusted for the false discovery rate over the slopes of all groups and their difference"),
                 "between": Column("standard deviation of people's own slopes", OWN),
                 "sem": Column("standard deviation of a session about the person's line; missing with too few third sessions", OWN),
                 "per": Column("unit of time"),
@@ -181,7 +184,7 @@ SECTION = SECTION_KINDS.add(Section(
                 "time": Column("time from first to last session"), "change": Column("last minus first value", OWN),
                 "expected": Column("change of the reference in that time", OWN),
                 "limit": Column("distance from the expected change that is still noise", OWN), "p": P,
-                "q": Column("p value adjusted for the false discovery rate over the features of the person"),
+                "q": Column("p value adjusted for the false discovery rate over all people and features"),
                 "beyond": Column("whether the change is further from the expected one than the limit"),
             },
             shown=(schema.SUBJECT, "group", FEATURE_COLUMN, "units", "time", "change", "expected", "limit", "q"), order="p",

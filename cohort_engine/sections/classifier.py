@@ -103,7 +103,7 @@ def _methods(s: Study) -> str:
 
 
 SECTION = SECTION_KINDS.add(Section(
-    "classifier", "Several markers together", compute=compute, sentence=_sentence, heading="Classifier", methods=_methods, finding=True,
+    "classifier", "Several markers together", compute=compute, sentence=_sentence, heading="Classifier", methods=_methods, both=True, finding=True,
     figures=(drawn_markers.classifier,),
     tables={
         "classifier": Table(

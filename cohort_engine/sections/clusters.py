@@ -33,7 +33,7 @@ from cohort_engine.study.result import Analysis, Study
 def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Subgroups of people, what they were made of, and what else differs between them."""
     chosen = config.clusters
-    rows = np.flatnonzero(m.people.group == 1) if chosen.who == "cases" else np.arange(len(m.people.group))
+    rows = m.people.chosen(chosen.who)
     names, columns, lost = _cluster_features(m, config, rows)
     made_of = np.stack(columns, axis=1)[rows]
     found = cluster(made_of, k=chosen.k, largest=chosen.largest, least=config.least, resamples=chosen.resamples, seed=config.seed)

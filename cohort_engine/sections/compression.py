@@ -44,15 +44,18 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     out["z_mm"] = np.where(c.z >= 0, m.z[c.z], np.nan)
     out["ratio"], out["mscc"], out["margin"] = c.smallest, 100 * (1 - c.smallest), c.margin
     out["remote"], out["against_remote"] = c.remote, c.against_remote
-    found = auc(-c.smallest[:, None], m.people.group, confidence=config.confidence, max_missing=config.max_missing)
     counts = pd.DataFrame([
         {schema.GROUP: name, "level": level, "people": int(np.sum((m.people.group == code) & (np.array(c.site) == level)))}
-        for code, name in ((0, m.people.control), (1, m.people.case)) for level in dict.fromkeys(sorted(c.site))
+        for code, name in m.people.groups for level in dict.fromkeys(sorted(c.site))
     ])  # fmt: skip
+    known = np.isfinite(c.smallest)
     summary = pd.DataFrame([{
-        "measure": config.compression.measure, "limit": c.limit, "n_limit": c.n_limit, "auc": found.auc[0], "auc_low": found.low[0],
-        "auc_high": found.high[0], "n_control": found.n[0, 0], "n_case": found.n[1, 0],
+        "measure": config.compression.measure, "limit": c.limit, "n_limit": c.n_limit, "auc": np.nan, "auc_low": np.nan, "auc_high": np.nan,
+        **{f"n_{word}": int((known & (m.people.group == code)).sum()) for code, word in ((0, "control"), (1, "case"))},
     }])  # fmt: skip
+    if len(m.people.groups) > 1:
+        found = auc(-c.smallest[:, None], m.people.group, confidence=config.confidence, max_missing=config.max_missing)
+        summary[["auc", "auc_low", "auc_high"]] = found.auc[0], found.low[0], found.high[0]
     return {"compression": out, "compression_levels": counts, "compression_summary": summary}
 
 
@@ -62,7 +65,7 @@ def _sentence(found: Analysis) -> str:
         return ""
     people = found.material.people
     parts = []
-    for name in (people.case, people.control):
+    for _, name in reversed(people.groups):
         site = table.loc[table[schema.GROUP] == name, "site_of_compression"]
         known = int((site != UNKNOWN).sum())
         parts.append(f"{int((~site.isin([NONE, UNKNOWN])).sum())} of {known} {name}")

@@ -48,7 +48,7 @@ def scores(m: Material, config: AnalysisConfig, rows: NDArray[np.intp]) -> list[
 def compute(m: Material, config: AnalysisConfig) -> Tables:
     """Every feature with every clinical score."""
     chosen = config.correlate
-    rows = np.flatnonzero(m.people.group == 1) if chosen.who == "cases" else np.arange(len(m.people.group))
+    rows = m.people.chosen(chosen.who)
     names = scores(m, config, rows)
     if not names:
         raise NotEnoughError(

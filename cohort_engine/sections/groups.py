@@ -208,8 +208,8 @@ def _error(who: str) -> Column:
 
 
 SECTION = SECTION_KINDS.add(Section(
-    "groups", "Differences between the groups", compute=compute, sentence=_sentence, heading="Group comparison", methods=_methods, finding=True,
-    laid=(largest,), figures=(individual.group_values, cross_section.effects_on_cord, by_region.effect_sizes),
+    "groups", "Differences between the groups", compute=compute, sentence=_sentence, heading="Group comparison", methods=_methods, both=True,
+    finding=True, laid=(largest,), figures=(individual.group_values, cross_section.effects_on_cord, by_region.effect_sizes),
     tables={
         "groups": Table(
             "Cases against controls", "Every feature compared between the groups.",

@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort_engine import schema
+from cohort_engine.analysis.arrays import BoolArray
 from cohort_engine.analysis.norms import Deviation, centile_curves, deviation, fit_norm
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
-from cohort_engine.errors import StoreError
+from cohort_engine.errors import NotEnoughError, StoreError
 from cohort_engine.figures import by_region, people_figures
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.choice import Choice
@@ -51,11 +52,20 @@ BAND = (5.0, 50.0, 95.0)
 """Centiles of the healthy band along the cord."""
 OWN_CONTROLS, CURVES = "own controls", "centile curves"
 """What the healthy people of a feature are."""
+PARTS = 20
+"""Parts in which healthy people are held out and judged by the others, where there is nobody else to judge."""
+DEVIATION = ("expected", "lower", "upper", "z", "centile")
+"""What `Deviation` has of each person."""
 
 
 def compute(m: Material, config: AnalysisConfig) -> Tables:
     """How far each case is from healthy people, and the healthy band along the cord."""
     controls = m.people.group == 0
+    if not controls.any() and not config.norms.reference:
+        raise NotEnoughError(
+            expected="healthy people", found="none", where="analysis.norms", remedy="Name others in analysis.norms.reference: a cohort, or norms."
+        )
+    judged = np.full(len(controls), True) if controls.all() else ~controls
     wanted = config.norms.covariates
     curves = read_norms(config.norms.reference) if config.norms.reference and is_norms(config.norms.reference) else None
     if config.norms.reference and curves is None:
@@ -64,21 +74,23 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         healthy, where = m.values[controls], OWN_CONTROLS
         given = {n: v[controls] for n, v in m.people.covariates(wanted).items()}
     given = {n: v for n, v in given.items() if n in m.people.table and len(set(map(str, v))) > 1}
-    norm = fit_norm(healthy, given)
-    cases = m.values[~controls]
-    found = deviation(norm, cases, {n: m.people.column(n)[~controls] for n in given}, level=config.confidence)
+    cases = m.values[judged]
+    if where == OWN_CONTROLS and controls.all():
+        found = _among_themselves(healthy, given, config)
+    else:
+        found = deviation(fit_norm(healthy, given), cases, {n: m.people.column(n)[judged] for n in given}, level=config.confidence)
     source, n_reference = np.full(len(m.features), where, dtype=object), found.n.copy()
     if curves is not None:
-        _by_curves(m, config, curves, found, source, n_reference)
-    who = m.people.table.loc[~controls, list(IDENTITY)].reset_index(drop=True)
+        _by_curves(m, config, curves, found, source, n_reference, judged)
+    who = m.people.table.loc[judged, list(IDENTITY)].reset_index(drop=True)
     at = np.argwhere(np.isfinite(found.z))
     table = who.iloc[at[:, 0]].reset_index(drop=True)
     for key in FEATURE:
         table[key] = m.features[key].to_numpy()[at[:, 1]]
     cells = tuple(at.T)
     table["value"] = cases[cells]
-    table["se"] = m.errors[~controls][cells] if m.errors.size else np.nan
-    for key in ("expected", "lower", "upper", "z", "centile"):
+    table["se"] = m.errors[judged][cells] if m.errors.size else np.nan
+    for key in DEVIATION:
         table[key] = getattr(found, key)[cells]
     outside = (cases < found.lower) | (cases > found.upper)
     known = np.isfinite(found.z)
@@ -89,7 +101,22 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     return out | {"profiles": _bands(m)} if m.profiles else out
 
 
-def _by_curves(m: Material, config: AnalysisConfig, norms: Norms, found: Deviation, source: NDArray[Any], n_reference: FloatArray) -> None:
+def _among_themselves(values: FloatArray, given: dict[str, NDArray[Any]], config: AnalysisConfig) -> Deviation:
+    """Healthy people alone: each part of them against all others."""
+    part = np.random.default_rng(config.seed).permutation(len(values)) % min(PARTS, len(values))
+    out: dict[str, FloatArray] = {key: np.full(values.shape, np.nan) for key in DEVIATION}
+    for k in range(int(part.max()) + 1):
+        mine = part == k
+        norm = fit_norm(values[~mine], {n: v[~mine] for n, v in given.items()})
+        found = deviation(norm, values[mine], {n: v[mine] for n, v in given.items()}, level=config.confidence)
+        for key in DEVIATION:
+            out[key][mine] = getattr(found, key)
+    return Deviation(n=np.isfinite(values).sum(axis=0).astype(float), **out)
+
+
+def _by_curves(
+    m: Material, config: AnalysisConfig, norms: Norms, found: Deviation, source: NDArray[Any], n_reference: FloatArray, judged: BoolArray
+) -> None:
     """Put what norms say in the place of the own controls, for the features that they have."""
     measured = [(str(f[METRIC]), str(f[schema.LEVEL])) for f in m.features.to_dict("records")]
     at = [i for i, feature in enumerate(measured) if norms.find(*feature) is not None]
@@ -100,8 +127,8 @@ def _by_curves(m: Material, config: AnalysisConfig, norms: Norms, found: Deviati
         )  # fmt: skip
     controls = m.people.group == 0
     far = against(norms, [measured[i] for i in at], m.values[:, at], m.people.table, controls, config.confidence)
-    for key in ("z", "centile", "expected", "lower", "upper"):
-        getattr(found, key)[:, at] = getattr(far, key)[~controls]
+    for key in DEVIATION:
+        getattr(found, key)[:, at] = getattr(far, key)[judged]
     people = sum(norms.made_of.values())
     for i in at:
         source[i] = f"{CURVES} of {people} people, placed by {int(np.isfinite(m.values[controls, i]).sum())} controls"
@@ -143,13 +170,18 @@ def _has_level(levels: list[str], name: str) -> bool:
     return name == WHOLE_CORD or (name != COMPRESSED and set(name.split(":")) <= set(levels))
 
 
+def _centiles(profiles: FloatArray, levels: tuple[float, ...]) -> FloatArray:
+    """Centiles (level, z) of profiles (subject, z); NaN where there are no people."""
+    return centile_curves(profiles, levels) if len(profiles) else np.full((len(levels), profiles.shape[1]), np.nan)
+
+
 def _bands(m: Material) -> pd.DataFrame:
     """Centiles of the controls and mean of the cases along the cord, slice by slice."""
     parts = []
     for measure, profile in m.profiles.items():
         healthy, cases = (profile.values[m.people.group == g] for g in (0, 1))
-        low, middle, high = centile_curves(healthy, BAND)
-        (half,) = centile_curves(cases, (50.0,))
+        low, middle, high = _centiles(healthy, BAND)
+        (half,) = _centiles(cases, (50.0,))
         parts.append(pd.DataFrame({
             "measure": measure, "units": profile.units, "z_mm": m.z, schema.LEVEL_NUMBER: m.z_level, "control_low": low, "control_median": middle,
             "control_high": high, "control_mean": mean_of(healthy), "case_median": half,
@@ -165,7 +197,8 @@ def _sentence(found: Analysis) -> str:
     if table is None or not table["n_case"].sum():
         return ""
     level = found.config.confidence
-    text = f"{percent(table['outside'].sum() / table['n_case'].sum())} of the cases' values lie outside the {percent(level)} range of healthy people"
+    whose = "cases'" if found.material.people.case else "held-out people's"
+    text = f"{percent(table['outside'].sum() / table['n_case'].sum())} of the {whose} values lie outside the {percent(level)} range of healthy people"
     return f"{text}, where {percent(1 - level)} of healthy people's do."
 
 
@@ -176,8 +209,9 @@ def _methods(s: Study) -> str:
     reference = sources.drop(curves.index).iloc[0] if len(curves) < len(sources) else OWN_CONTROLS
     people = "the controls" if reference == OWN_CONTROLS else f"healthy people ({reference})"
     given = f", regressed on {listed(covariates)}," if covariates else ""
+    who = "Each case" if s.people.case else f"Each twentieth of the people, held out in turn (seed {s.config.seed}),"
     text = (
-        f"Each case was compared with {people}{given} by Student's t for one more healthy person [@crawford], with {100 * s.config.confidence:g}% "
+        f"{who} was compared with {people}{given} by Student's t for one more healthy person [@crawford], with {100 * s.config.confidence:g}% "
         "prediction intervals."
     )
     if len(curves):

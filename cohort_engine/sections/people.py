@@ -26,7 +26,7 @@ from cohort_engine.study.format import NOTHING, count, digits_of, number, p_valu
 from cohort_engine.study.material import (
     Material,
 )
-from cohort_engine.study.people import IDENTITY, chosen_columns, many_words, reasons, text_among_numbers
+from cohort_engine.study.people import IDENTITY, People, chosen_columns, many_words, reasons, text_among_numbers
 from cohort_engine.study.result import Analysis, Study
 
 
@@ -49,7 +49,7 @@ def characteristics(m: Material, config: AnalysisConfig) -> pd.DataFrame:
         column, group = m.people.column(name), m.people.group
         numeric = column.dtype.kind == "f"
         known = np.isfinite(column) if numeric else np.array([str(v) != "" for v in column])
-        if not known.any() or set(column[known].tolist()) in ({m.people.control, m.people.case},):
+        if not known.any() or set(column[known].tolist()) == {name for _, name in m.people.groups}:
             continue
         words = [""] if numeric else sorted({str(v) for v in column[known]})
         shown = words
@@ -70,7 +70,7 @@ def characteristics(m: Material, config: AnalysisConfig) -> pd.DataFrame:
             rest = f"others ({len(words) - len(kept)})"
             shown, column = [*kept, rest], np.where(known & ~np.isin(column.astype(str), kept), rest, column)
         for word in shown:
-            for code, group_name in ((0, m.people.control), (1, m.people.case)):
+            for code, group_name in m.people.groups:
                 there = known & (group == code)
                 row: dict[str, Any] = {"variable": name, "category": word, schema.GROUP: group_name, "n": int(there.sum())}
                 if numeric:
@@ -87,13 +87,16 @@ def quality(m: Material) -> pd.DataFrame:
     """Describe the quality numbers, group by group."""
     rows = []
     for name, column in m.quality.items():
-        for code, group_name in ((0, m.people.control), (1, m.people.case)):
+        for code, group_name in m.people.groups:
             values = column.to_numpy()[m.people.group == code]
             values = values[np.isfinite(values)]
             if len(values):
                 low, middle, high = np.percentile(values, [0, 50, 100])
                 rows.append({"quantity": name, schema.GROUP: group_name, "n": len(values), "smallest": low, "median": middle, "largest": high})
     return pd.DataFrame(rows, columns=["quantity", schema.GROUP, "n", "smallest", "median", "largest"])
+
+
+KINDS = {0.0: "controls", 1.0: "cases"}
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,7 @@ def flow(found: Analysis) -> list[Count]:
     steps = [Count("scans in the cohort", len(people.table) + len(people.excluded))]
     steps += [Count(f"left out: {reason}", int(n)) for reason, n in reasons(people).items()]
     steps.append(Count("people analysed", len(people.table)))
-    return steps + [
-        Count(f"{name} ({kind})", int((people.group == g).sum())) for g, name, kind in ((0, people.control, "controls"), (1, people.case, "cases"))
-    ]
+    return steps + [Count(f"{name} ({KINDS[g]})", int((people.group == g).sum())) for g, name in people.groups]
 
 
 def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -124,8 +125,8 @@ def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows : list of tuple of str
     """
     people = found.material.people
-    n = [int((people.group == g).sum()) for g in (0, 1)]
-    head = ("", f"{people.control} (n = {n[0]})", f"{people.case} (n = {n[1]})", "p")
+    n, names = [int((people.group == g).sum()) for g, _ in people.groups], [name for _, name in people.groups]
+    head = ("", *(f"{name} (n = {k})" for name, k in zip(names, n, strict=True)), "p")
     table = found.tables["characteristics"]
     rows: list[tuple[str, ...]] = []
     for name, part in table.groupby("variable", sort=False):
@@ -135,22 +136,22 @@ def table_one(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         by = {(r["category"], r[schema.GROUP]): r for r in part.to_dict("records")}
         if not words:
             digits = min(digits_of(part["sd"]), digits_of(part["mean"]), 2) or 1
-            cells = [_mean(by[("", g)], digits, total) for g, total in zip((people.control, people.case), n, strict=True)]
+            cells = [_mean(by[("", g)], digits, total) for g, total in zip(names, n, strict=True)]
             rows.append((f"{title}, mean (SD)", *cells, p))
             continue
         if len(words) == 2 and not any(len(w) > 12 for w in words):
             words, title = words[:1], f"{title}, {words[0]}"
-            rows.append((f"{title}, n (%)", *(_share(by[(words[0], g)]) for g in (people.control, people.case)), p))
+            rows.append((f"{title}, n (%)", *(_share(by[(words[0], g)]) for g in names), p))
             continue
-        rows.append((f"{title}, n (%)", "", "", p))
-        rows += [(f"\u2003{w}", *(_share(by[(w, g)]) for g in (people.control, people.case)), "") for w in words]
+        rows.append((f"{title}, n (%)", *("" for _ in names), p))
+        rows += [(f"\u2003{w}", *(_share(by[(w, g)]) for g in names), "") for w in words]
     return head, rows
 
 
 def quality_table(found: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Lay out the quality numbers, a row each: median and range of each group; head and rows."""
     people = found.material.people
-    groups = (people.control, people.case)
+    groups = tuple(name for _, name in people.groups)
     rows = []
     for name, part in found.tables["quality"].groupby("quantity", sort=False):
         by = {r[schema.GROUP]: r for r in part.to_dict("records")}
@@ -185,17 +186,21 @@ def _share(row: Mapping[Any, Any]) -> str:
     return f"{int(row['count'])} ({100 * row['count'] / known:.0f}%)" if known else NOTHING
 
 
+def _counts(people: People) -> str:
+    """Count the groups, in words."""
+    said = " and ".join(f"{int((people.group == g).sum())} {KINDS[g]} ({name})" for g, name in people.groups)
+    return said if len(people.groups) > 1 else f"{said}, one group"
+
+
 def _sentence(found: Analysis) -> str:
     people = found.material.people
-    n = [int((people.group == g).sum()) for g in (0, 1)]
     out = len(people.excluded)
-    text = f"{sum(n)} people were analysed: {n[0]} controls ({people.control}) and {n[1]} cases ({people.case})"
+    text = f"{len(people.group)} people were analysed: {_counts(people)}"
     return f"{text}; {count(out, 'scan was', 'scans were')} left out." if out else f"{text}."
 
 
 def _methods(s: Study) -> str:
-    n = [int((s.people.group == g).sum()) for g in (0, 1)]
-    text = f"The analysis included {sum(n)} participants: {n[0]} controls ({s.people.control}) and {n[1]} cases ({s.people.case})."
+    text = f"The analysis included {len(s.people.group)} participants: {_counts(s.people)}."
     if len(s.people.excluded):
         counts = s.people.excluded["reason"].map(lambda r: "outside the limits of quality" if ", allowed " in r else r).value_counts(sort=False)
         reasons = "; ".join(f"{reason}, {count}" for reason, count in counts.items())

@@ -182,7 +182,7 @@ def _methods(s: Study) -> str:
 
 
 SECTION = SECTION_KINDS.add(Section(
-    "roc", "Telling cases from controls", compute=compute, sentence=_sentence, heading="ROC analysis", methods=_methods, finding=True,
+    "roc", "Telling cases from controls", compute=compute, sentence=_sentence, heading="ROC analysis", methods=_methods, both=True, finding=True,
     figures=(drawn_markers.roc_curves, drawn_markers.roc_areas),
     tables={
         "roc": Table(

@@ -45,7 +45,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     place = np.array([str(v) for v in m.people.column(name)])
     parts = []
     for where in sorted(set(place) - {""}):
-        for code, group in ((0, m.people.control), (1, m.people.case)):
+        for code, group in m.people.groups:
             rows = (place == where) & (m.people.group == code)
             part = m.features[FEATURE].assign(site=where, group=group, n=np.isfinite(m.raw[rows]).sum(axis=0), mean=mean_of(m.raw[rows]))
             part["sd"], part["mean_harmonised"], part["sd_harmonised"] = sd_of(m.raw[rows]), mean_of(m.values[rows]), sd_of(m.values[rows])

@@ -272,7 +272,7 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
         chosen = ds.isel({schema.SUBJECT: people.at})
         found, problem = _find_compression(chosen, people.group == 0, config.compression)
         features, values, errors = read_features(chosen, asked, found)
-    keep = _with_values(values, people.group, config)
+    keep = _with_values(values, people, config)
     dropped = int((~keep).sum())
     features, values, errors = features.loc[np.flatnonzero(keep)].reset_index(drop=True), values[:, keep], errors[:, keep]
     notes = [f"{schema.label_of(m)} {choice.note}" for (m, *named), choice in choices.items() if choice.note and not any(named)]
@@ -382,7 +382,9 @@ def _sessions(
     rows = table.index.to_numpy()
     found, values, _ = read_features(ds.isel({schema.SUBJECT: rows}), questions, None)
     words = words_of(table, config.groups.column)
-    group = np.select([words == people.control, words == people.case], [0.0, 1.0], np.nan)
+    group = np.full(len(words), np.nan)
+    for code, name in people.groups:
+        group[words == name] = code
     at, unit = times(table)
     subject = table[schema.SUBJECT].to_numpy().astype(np.int64)
     return Sessions(in_order(found, values, features), subject, table[schema.PARTICIPANT].to_numpy(), group, at, unit)
@@ -456,12 +458,12 @@ def _why_empty(ds: xr.Dataset, at: int) -> str:
     return "no values"
 
 
-def _with_values(values: FloatArray, group: FloatArray, config: AnalysisConfig) -> NDArray[np.bool_]:
+def _with_values(values: FloatArray, people: People, config: AnalysisConfig) -> NDArray[np.bool_]:
     """Which features (feature,) stay: not those that a test could not use, unless the study file names its features."""
     if config.features:
         keep = np.isfinite(values).any(axis=0)
     else:
-        share = np.stack([np.isnan(values[group == g]).mean(axis=0) for g in (0, 1)])
+        share = np.stack([np.isnan(values[people.group == g]).mean(axis=0) for g, _ in people.groups])
         keep = (share <= config.max_missing).all(axis=0)
     if not keep.any():
         raise StoreError(
@@ -479,8 +481,9 @@ def _unused(people: People, config: AnalysisConfig) -> list[str]:
     """Name columns that are in no table of characteristics, correlation or cluster, and why."""
     long = [n for n in chosen_columns(people, config) if many_words(people.column(n)) and not text_among_numbers(people.column(n))]
     notes = [f"column {n} holds {len(known_values(people.column(n)))} different words and is not among the characteristics" for n in long]
-    rows = people.group == 1 if config.correlate.who == "cases" else np.ones(len(people.group), bool)
-    who = "cases" if config.correlate.who == "cases" else "people"
+    chosen = people.chosen(config.correlate.who)
+    rows = np.isin(np.arange(len(people.group)), chosen)
+    who = "cases" if len(chosen) < len(people.group) else "people"
     if not config.correlate.scores:
         for name in people.numeric():
             different = len(known_values(people.column(name)[rows]))
@@ -540,7 +543,7 @@ def _doubtful(ds: xr.Dataset, people: People) -> list[str]:
 def harmonise_keeps(people: People, config: AnalysisConfig) -> dict[str, Any]:
     """Columns whose effects harmonisation keeps, the group as 0 and 1."""
     keep: dict[str, Any] = people.covariates([n for n in config.harmonise.keep if n != schema.GROUP])
-    return {schema.GROUP: people.group, **keep} if schema.GROUP in config.harmonise.keep else keep
+    return {schema.GROUP: people.group, **keep} if schema.GROUP in config.harmonise.keep and len(people.groups) > 1 else keep
 
 
 def _harmonised(material: Material, config: AnalysisConfig) -> Material:
@@ -572,7 +575,7 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         out[:, block] = done.values
         models[str(metric)] = done.model
         notes += [f"{metric}: {w}" for w in done.model.warnings]
-    together = inflation(people.group, where)
+    together = inflation(people.group, where) if len(people.groups) > 1 else 1.0
     if together > UNEVEN:
         notes.append(
             f"cases and controls are spread unevenly over {site}: the variance of a harmonised difference is {together:.2f} times what it seems. The "

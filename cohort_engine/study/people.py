@@ -52,7 +52,7 @@ class People:
     group : (n,) float
         0 for a control, 1 for a case.
     control, case : str
-        What the study calls them.
+        What the study calls them; a study of one group has no word for the other.
     excluded : DataFrame
         subject, participant_id, session_id, reason: one row for each of the others.
     """
@@ -80,6 +80,15 @@ class People:
         )  # fmt: skip
         _enough(rest)
         return rest
+
+    @property
+    def groups(self) -> list[tuple[float, str]]:
+        """Code and name of each group that has members: both, or the only one of the study."""
+        return [(code, name) for code, name in ((0.0, self.control), (1.0, self.case)) if name]
+
+    def chosen(self, who: str) -> NDArray[np.intp]:
+        """Rows of ``cases`` or of ``all``; a study of one group has no others."""
+        return np.flatnonzero(self.group == 1) if who == "cases" and len(self.groups) > 1 else np.arange(len(self.group))
 
     @property
     def columns(self) -> list[str]:
@@ -299,10 +308,12 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
         From `open_cohort`.
     config : AnalysisConfig
 
+    Of one group only, people are controls where its word says that they are healthy, and else cases.
+
     Raises
     ------
     InputError
-        One group only, a group of one, no word that says who is healthy, one group or site under two spellings.
+        Nobody with a group, a group of one, no word that says who is healthy, one group or site under two spellings.
     UnknownNameError
         A column, group, participant or quality number that does not exist.
     """
@@ -324,7 +335,7 @@ def choose_people(ds: xr.Dataset, config: AnalysisConfig) -> People:
     for i in in_time(table):
         participant, word = table[schema.PARTICIPANT].iloc[i], words[i]
         outside = next((f"{n} is {v[i]:.3g}, allowed {_range(*config.quality[n])}" for n, (v, bad) in limits.items() if bad[i]), None)
-        if word not in (control, case):
+        if not word or word not in (control, case):
             reasons[i] = f"{column} is {word!r}" if word else f"no {column}"
         elif participant in config.exclude:
             reasons[i] = "excluded by the study file"
@@ -393,11 +404,16 @@ def _groups(words: Sequence[str], config: GroupsConfig) -> tuple[str, str]:
     for key in ("control", "case"):
         if (name := getattr(config, key)) is not None and name not in known:
             raise unknown_name("group", name, known, where=f"{where}.{key}")
-    if len(known) < 2:
+    if not known:
         raise InputError(
-            expected="two groups", found=f"one, {known[0]!r}" if known else "nobody with a group", where=f"column {config.column}",
-            remedy="Add controls or patients, or name another column in analysis.groups.column; a cohort of one group can be queried and exported.",
-        )  # fmt: skip
+            expected="people with a group",
+            found="nobody with a group",
+            where=f"column {config.column}",
+            remedy="Name another column in analysis.groups.column.",
+        )
+    if len(known) == 1:
+        (only,) = known
+        return (only, "") if config.control == only or (only.casefold() in schema.HEALTHY and config.case is None) else ("", only)
     healthy = [w for w in known if w.casefold() in schema.HEALTHY and w != config.case]
     control = config.control or (healthy[0] if len(healthy) == 1 else None)
     others = [w for w in known if w != control]
@@ -442,7 +458,7 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _enough(people: People) -> None:
-    for name, code in ((people.control, 0.0), (people.case, 1.0)):
+    for code, name in people.groups:
         count = int((people.group == code).sum())
         if count < FEWEST:
             reasons = people.excluded[REASON].value_counts()

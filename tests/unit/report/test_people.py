@@ -89,10 +89,18 @@ def test_without_more_people(settings) -> None:
         people.without({4: "no values"})
 
 
+@pytest.mark.parametrize(("word", "groups"), [("HC", [(0.0, "HC")]), ("DCM", [(1.0, "DCM")])])
+def test_one_group_is_healthy_if_its_word_says_so(settings, word, groups) -> None:
+    people = choose_people(cohort([word] * 3), settings())
+    assert people.groups == groups
+    assert set(people.group.tolist()) == {groups[0][0]}
+    assert people.chosen("cases").tolist() == [0, 1, 2]
+    assert choose_people(cohort(FOUR), settings()).chosen("cases").tolist() == [i for i, name in enumerate(FOUR) if name == "DCM"]
+
+
 @pytest.mark.parametrize(
     ("ds", "sections", "error", "match"),
     [
-        (cohort(["HC", "HC"]), {}, InputError, "two groups, found one, 'HC'.*Add controls or patients"),
         (cohort(["", ""]), {}, InputError, "nobody with a group"),
         (cohort(["HC", "HC", "DCM"]), {}, InputError, "at least 2 people in each group, found 1 in 'DCM'.*add people"),
         (cohort(FOUR, site=["Bonn", "bonn", "Köln", "Köln"]), {}, InputError, "column site: .*'Bonn' and 'bonn'.*write them alike"),
