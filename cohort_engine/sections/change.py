@@ -43,7 +43,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     for name, fit in fits.items():
         p = np.where(fit.n >= config.least, fit.p, np.nan)
         part = m.features[FEATURE].assign(group=name, n=fit.n, sessions=fit.sessions, follow_up=fit.follow_up, slope=fit.slope, se=fit.se)
-        parts.append(part.assign(low=fit.low, high=fit.high, df=fit.df, p=p, between=fit.between, sem=fit.sem))
+        parts.append(part.assign(low=fit.low, high=fit.high, df=fit.df, p=p, q=np.nan, between=fit.between, sem=fit.sem))
     if len(fits) == 2:
         both = compare_change(*fits.values(), confidence=config.confidence)
         n = np.min([fit.n for fit in fits.values()], axis=0)
