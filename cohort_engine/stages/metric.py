@@ -27,7 +27,7 @@ SAMPLE_MEMORY = 250.0
 """Two images and their moved copy, MiB."""
 NATIVE_MEMORY = 600.0
 """Shares of the template's voxels in the image's, and the reduction's operator, MiB."""
-NATIVE_VERSION = "6"
+NATIVE_VERSION = "7"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from cohort_engine.reduce.moved import Moves, Part, gradient, moves_of, seen
+from cohort_engine.reduce.moved import Moves, Part, _Design, gradient, moves_of, seen
 from cohort_engine.reduce.native import atlas_moves, reduce_group
 from cohort_engine.reduce.neighbours import likeness
 
@@ -72,6 +74,23 @@ def test_amplitudes_that_the_image_shows_are_found() -> None:
     assert np.abs(found.left).max() < 0.5
     assert found.used == pytest.approx(1, abs=0.05)
     assert np.sqrt(found.second.item()) == pytest.approx(80, rel=0.05)
+
+
+def test_what_no_image_shows_widens_all_slices_alike() -> None:
+    """Two slices whose sums a move shifts by 3 and 4: apart their second moments add up to 25, alike in both they are 49."""
+    change, node = np.array([3.0, 4.0]), np.array([0, 1])
+    part = Part(np.arange(2), np.ones((1, 2)), np.zeros(2), np.zeros((1, 1)), np.ones(2))
+    design = _Design.of(change[:, None], Moves(np.zeros((2, 1, 3)), node, np.eye(2)), part)
+    assert ((design.reach @ design.reach.T).item(), design.together(None).item()) == (25, 0)
+    assert (design.together(np.array([0.5])) ** 2).item() == pytest.approx(49 / 4)
+    w = weights(np.zeros((3, 2)))
+    y, clusters = TRUE @ w + np.random.default_rng(6).normal(0, 0.5, w.shape[1]), tuple(CLUSTERS.values())
+    moves = atlas_moves(w, CLUSTERS, PLACES, AFFINE)
+    known, all_seen = (
+        reduce_group(y, w, REGIONS, clusters, estimator="map", places=PLACES, moves=m).se for m in (moves, replace(moves, unseen=None))
+    )
+    assert (known > all_seen).all()
+    assert known[2] > 1.3 * all_seen[2]  # of grey matter, whose size it is
 
 
 def test_sections_without_a_cord_have_no_moves_but_along_it() -> None:

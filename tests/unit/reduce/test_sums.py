@@ -7,7 +7,7 @@ import pytest
 
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.native import level_tables, reduce_group
-from cohort_engine.reduce.sums import LevelSums, combine, pooled_cells
+from cohort_engine.reduce.sums import NEXT, LevelSums, combine, pooled_cells
 
 LEVELS = [2, 3, 4]
 CLUSTERS = [(0, 1, 2), (3, 4), (5,)]
@@ -46,12 +46,12 @@ def test_two_levels_are_their_mean_by_volume() -> None:
 
 
 def test_the_error_of_the_mean_of_two_levels() -> None:
-    """Noise of its own halves its variance over two equal levels; what neighbours share, levels share by 1/e."""
+    """Noise of its own halves its variance over two equal levels; what neighbours share, levels share in part."""
     y, w, level = np.tile([41.0, 41.0, 39.0, 39.0], 2), np.ones((1, 8)), np.repeat([2, 3], 4)
     row = np.stack([np.tile([0, 1, 5, 6], 2), np.zeros(8, int), np.repeat([0, 9], 4)], axis=-1)
     reach = np.ones((2, 2, 1))
     noise = 4 / 3  # mean square 1, and one value fitted to four voxels
-    for places, one, both in ((None, noise / 4, noise / 8), (row, noise / 4 * 2, noise / 8 * (2 + np.exp(-1)))):
+    for places, one, both in ((None, noise / 4, noise / 8), (row, noise / 4 * 2, noise / 8 * (2 + NEXT))):
         sums = LevelSums.of(y, w, level, reach, [2, 3], [(0,)], places=places, prior=False)
         assert combine(sums.at([0]), [(0,)], [(0,)], prior=False)[2].item() ** 2 == pytest.approx(one)
         assert combine(sums, [(0,)], [(0,)], prior=False)[2].item() ** 2 == pytest.approx(both)
