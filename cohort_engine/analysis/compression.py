@@ -33,6 +33,8 @@ class Compression:
         Slice over the healthy mean.
     smallest : (subject)
         Smallest `ratio` of the levels that were searched; NaN where none is known. ``100 (1 - smallest)`` is the MSCC in percent.
+    plain : (subject)
+        The same slice against those above and below without any healthy people, as Miyanji has it: ``100 (1 - plain)`` is his MSCC.
     z : (subject)
         Index of that slice, -1 where `smallest` is NaN.
     level : (subject)
@@ -54,6 +56,7 @@ class Compression:
     ratio: FloatArray
     healthy: FloatArray
     smallest: FloatArray
+    plain: FloatArray
     z: NDArray[np.int64]
     level: NDArray[np.int64]
     margin: FloatArray
@@ -117,10 +120,10 @@ def find_compression(
         A level that does not exist.
 
     Formula
-        ``ratio = (p / m) / mean(sum p / sum m above, sum p / sum m below)``, m the healthy mean, the sums over known slices. A side counts where
-        half of it is known; where only one side counts it stands alone (the ends of a field of view). A healthy person's own ratio is taken
-        against the mean of the others. `limit` is the ``1 - specificity`` quantile (type 6) of the healthy people's `smallest`, so that looking
-        at many slices is allowed for.
+        ``ratio = (p / m) / mean(sum p / sum m above, sum p / sum m below)``, m the healthy mean, the sums over known slices; `plain` has m = 1. A
+        side counts where half of it is known; where only one side counts it stands alone (the ends of a field of view). A healthy person's own ratio
+        is taken against the mean of the others. No canal is needed. `limit` is the ``1 - specificity`` quantile (type 6) of the healthy people's
+        `smallest`, so that looking at many slices is allowed for.
     Reference
         Miyanji et al., Radiology 243 (2007), doi:10.1148/radiol.2433060583; Valosek et al., Imaging Neuroscience 2 (2024),
         doi:10.1162/imag_a_00075.
@@ -175,7 +178,9 @@ def find_compression(
     there = np.where(z >= 0, numbers[z], 0).astype(np.int64)
     remote = _against(people, mean, remote_slices)
     at_site = np.where((z >= 0) & ~remote_slices[z], (people / mean)[rows, z], np.nan)
-    return Compression(ratio, people / mean, smallest, z, there, limit - smallest, remote, at_site / remote, limit, n.astype(float), n_limit)
+    alone = _ratio(people, np.ones((1, people.shape[1])), away, length)
+    plain = np.where(z >= 0, alone[rows, z], np.nan)
+    return Compression(ratio, people / mean, smallest, plain, z, there, limit - smallest, remote, at_site / remote, limit, n.astype(float), n_limit)
 
 
 def _positive(values: ArrayLike, where: str) -> FloatArray:

@@ -42,7 +42,7 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
     out["site_of_compression"] = c.site
     out["narrowest_level"] = [schema.LEVEL_NAMES[n - 1] if n else "" for n in c.level]
     out["z_mm"] = np.where(c.z >= 0, m.z[c.z], np.nan)
-    out["ratio"], out["mscc"], out["margin"] = c.smallest, 100 * (1 - c.smallest), c.margin
+    out["ratio"], out["mscc"], out["mscc_plain"], out["margin"] = c.smallest, 100 * (1 - c.smallest), 100 * (1 - c.plain), c.margin
     out["remote"], out["against_remote"] = c.remote, c.against_remote
     counts = pd.DataFrame([
         {schema.GROUP: name, "level": level, "people": int(np.sum((m.people.group == code) & (np.array(c.site) == level)))}
@@ -106,6 +106,7 @@ SECTION = SECTION_KINDS.add(Section(
                 "z_mm": Column("height of that slice in the template", "mm"),
                 "ratio": Column("smallest ratio of a slice to the slices above and below, after division by the healthy mean; 1 is healthy"),
                 "mscc": Column("maximal spinal cord compression, 100 (1 - ratio)", "percent"),
+                "mscc_plain": Column("the same of that slice without division by the healthy mean", "percent"),
                 "margin": Column("limit minus ratio: above 0 the cord counts as compressed"),
                 "remote": Column("mean of the profile at the remote levels over that of healthy people"),
                 "against_remote": Column("slice over the healthy mean, over remote; missing where the slice lies in the remote levels"),

@@ -50,6 +50,15 @@ def test_the_formula_at_one_slice() -> None:
     np.testing.assert_allclose(out.against_remote, np.where(out.level > 3, at_site, np.nan))
 
 
+def test_as_it_is_the_slice_stands_over_the_mean_above_and_below() -> None:
+    """6 mm between 8 and 10 mm: Miyanji's compression is 100 (1 - 6 / 9) percent, whoever is healthy."""
+    person = np.repeat([8.0, 10.0], [110, Z - 110])
+    person[110] = 6.0
+    out = find_compression(person[None], cohort(30, 4), LEVEL)
+    assert (out.z.item(), out.site) == (110, ["C5"])
+    assert 100 * (1 - out.plain.item()) == pytest.approx(100 / 3)
+
+
 def test_size_of_the_person_does_not_matter() -> None:
     people, healthy = cohort(3, 5), cohort(40, 6)
     out, larger = (find_compression(people * factor, healthy, LEVEL) for factor in (1, 1.3))
