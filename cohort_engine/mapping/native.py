@@ -36,12 +36,15 @@ class WarpedAtlas:
         Vertebral level of the voxel's slice, 0 outside the levels: a level takes whole slices, by the middle of the cord in each.
     reach : (2, template level, label) float64
         Template weight of the label in the level that lies in the image, and all of it; levels as in ``template.levels``.
+    excess : (n,) float64, optional
+        What a voxel's value has beyond the mean of its labels' by `weights`, to be taken off (`reduce.tensors`).
     """
 
     voxel: NDArray[np.int64]
     weights: FloatArray
     level: NDArray[np.int64]
     reach: FloatArray
+    excess: FloatArray | None = None
 
     def filled(self) -> WarpedAtlas:
         """Leave out voxels that labels do not fill to `WHOLE`, or in which the edge of what lies beyond them rings.
@@ -53,7 +56,8 @@ class WarpedAtlas:
         [4]
         """
         kept = np.abs(self.weights.sum(axis=0) - 1) <= 1 - WHOLE
-        return replace(self, voxel=self.voxel[kept], weights=self.weights[:, kept], level=self.level[kept])
+        excess = None if self.excess is None else self.excess[kept]
+        return replace(self, voxel=self.voxel[kept], weights=self.weights[:, kept], level=self.level[kept], excess=excess)
 
 
 def native_atlas(

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, spline_filter1d
+from scipy.ndimage import distance_transform_edt, shift, spline_filter1d
 
 from cohort_engine.errors import GeometryError
 
 FloatArray = NDArray[Any]
 EDGE = 1e-4
 """Part of a voxel by which a place may lie outside the outermost voxel centres."""
+REACH, STEPS = 16, 32
+"""Voxels to either side at which a spline's answer to one voxel has faded, and places between two voxels at which its noise is told."""
 
 
 def resample_series(
@@ -100,6 +102,63 @@ def resample_series(
     if axis == 0:
         out = out.swapaxes(1, 2)
     return np.ascontiguousarray(np.moveaxis(out.reshape(nt, nz, nx, ny), (0, 1), (3, 2)))
+
+
+def noise_left(shifts: FloatArray, spacing: FloatArray | tuple[float, float, float]) -> FloatArray:
+    """Part (t, z) of the variance of white noise that `resample_series` leaves when it moves slices by `shifts` (t, z, 2), mm.
+
+    A cubic spline half way between voxels averages; at the voxels it keeps what is there.
+
+    Examples
+    --------
+    >>> noise_left(np.array([[[0.0, 2.0]], [[0.5, 0.0]], [[0.5, 0.5]]]), (1, 1, 1)).round(2).ravel().tolist()
+    [1.0, 0.76, 0.57]
+    """
+    impulse = np.zeros(2 * REACH + 1)
+    impulse[REACH] = 1.0
+    places = np.arange(STEPS + 1) / STEPS
+    left = np.array([(shift(impulse, place, order=3, mode="constant") ** 2).sum() for place in places])
+    steps = np.asarray(shifts, float) / np.asarray(spacing, float)[:2]
+    return np.asarray(np.interp(np.abs(steps - np.rint(steps)), places, left).prod(axis=-1))
+
+
+def without_floor(series: FloatArray, left: FloatArray, variance: float) -> NDArray[np.float32]:
+    """Take off what interpolated magnitudes keep of the noise floor, so that their logarithms are those of the signal.
+
+    Parameters
+    ----------
+    series : (x, y, z, t) array
+        Interpolated magnitudes.
+    left : (t, z) array
+        Of `noise_left`.
+    variance : float
+        Of the noise in one voxel of the scan, as of either channel.
+
+    Returns
+    -------
+    (x, y, z, t) float32 array
+        At least half of what was given: at the floor itself nothing is known.
+
+    Formula
+        A magnitude is high by ``sigma^2 / 2A`` on average; its logarithm is not, as the logarithm of noisy numbers is low by ``variance / 2A^2``, and
+        the two cancel. Interpolation lowers the variance to a part g, and not the mean: ``S^2 - (1 - g) sigma^2`` brings the balance back. Without it
+        MD of white matter comes out half a percent low at SNR 20.
+
+    References
+    ----------
+    Gudbjartsson H, Patz S. The Rician distribution of noisy MRI data. Magn Reson Med 1995;34:910-914. doi:10.1002/mrm.1910340618
+
+    Examples
+    --------
+    >>> rng, scan = np.random.default_rng(0), np.full(200_000, 4.0)
+    >>> one, two = (np.hypot(scan + rng.normal(size=scan.size), rng.normal(size=scan.size)) for _ in range(2))
+    >>> mean = ((one + two) / 2)[:, None, None, None]
+    >>> [round(float(np.log(v).mean() - np.log(4)), 3) for v in (one, mean, without_floor(mean, np.array([[0.5]]), 1.0))]
+    [0.0, 0.017, 0.001]
+    """
+    off = (variance * (1 - left)).T
+    square = np.asarray(series, np.float64) ** 2
+    return np.asarray(np.sqrt(np.maximum(square - off, square / 4)), np.float32)
 
 
 def spline(planes: FloatArray) -> NDArray[np.float32]:

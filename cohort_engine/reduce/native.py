@@ -206,23 +206,35 @@ def signal_weights(weights: FloatArray, signal: FloatArray, slices: NDArray[np.i
     >>> signal_weights(w, np.array([100.0, 100.0, 200.0, 300.0]), np.zeros(4, int), [(0,), (1,)]).round(3).tolist()
     [[1.0, 1.0, 0.25, 0.0], [0.0, 0.0, 0.75, 1.0]]
     """
-    tissues = [tuple(c) for c in clusters]
-    parts = np.stack([weights[list(c)].sum(axis=0) for c in tissues])
+    found = relative_signals(weights, signal, slices, clusters)
+    if found is None:
+        return weights
+    relative = np.ones(len(weights))
+    for members, value in zip(clusters, found, strict=True):
+        relative[list(members)] = value
+    mixed = weights * relative[:, None]
+    total = mixed.sum(axis=0)
+    return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
+
+
+def relative_signals(weights: FloatArray, signal: FloatArray, slices: NDArray[np.integer[Any]], clusters: Members) -> FloatArray | None:
+    """Signal (cluster,) of tissues relative to the first one's, see `signal_weights`; None where they cannot be told apart.
+
+    Examples
+    --------
+    >>> w = np.array([[1.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.5, 1.0]])
+    >>> relative_signals(w, np.array([100.0, 100.0, 200.0, 300.0]), np.zeros(4, int), [(0,), (1,)]).round(3).tolist()
+    [1.0, 3.0]
+    """
+    parts = np.stack([weights[list(c)].sum(axis=0) for c in clusters])
     usable = np.isfinite(signal) & (weights.sum(axis=0) >= WHOLE)
     found = []
     for k in np.unique(slices[usable]):
         some = usable & (slices == k)
         values, _, rank, _ = np.linalg.lstsq(parts[:, some].T, signal[some], rcond=None)
-        if rank == len(tissues) and (values > 0).all():
+        if rank == len(parts) and (values > 0).all():
             found.append(values / values[0])
-    if not found:
-        return weights
-    relative = np.ones(len(weights))
-    for members, value in zip(tissues, np.median(found, axis=0), strict=True):
-        relative[list(members)] = value
-    mixed = weights * relative[:, None]
-    total = mixed.sum(axis=0)
-    return np.asarray(mixed * np.divide(weights.sum(axis=0), total, out=np.ones_like(total), where=total > 0))
+    return np.median(found, axis=0) if found else None
 
 
 def atlas_moves(weights: FloatArray, clusters: Mapping[str, Sequence[int]], places: NDArray[np.integer[Any]], affine: FloatArray) -> Moves:

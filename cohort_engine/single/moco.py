@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort_engine import schema
-from cohort_engine.errors import CordError, GeometryError
+from cohort_engine.errors import CordError, GeometryError, InputError
 from cohort_engine.io.gradients import Gradients
 from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
 from cohort_engine.qmri.moco import MAX_SHIFT, Motion, estimate_motion
-from cohort_engine.qmri.series import resample_series
-from cohort_engine.qmri.tensor import cut_off
+from cohort_engine.qmri.series import noise_left, resample_series, without_floor
+from cohort_engine.qmri.tensor import cut_off, fit
 from cohort_engine.single.undistort import checked_reverse, displaced_mask, displacement_of, region
 
 FloatArray = NDArray[Any]
 SERIES = "diffusion series"
 CORD = "cord mask of the diffusion series"
+SAME_SHELL = 50.0
+"""Spread of the b-values of one shell about their middle, s/mm2."""
 THICKEST_PLANE = 0.7
 """A series whose slices are thinner than this part of its in-plane voxels was not scanned across the cord."""
 
@@ -55,7 +57,8 @@ class Corrected(NamedTuple):
     Attributes
     ----------
     series : Volume
-        (x, y, z, t) float32 on the voxels of the scan. Missing: NaN in lost slices of volumes, outside the image, and at signals that were cut off.
+        (x, y, z, t) float32 on the voxels of the scan, without what interpolation keeps of the noise floor (`qmri.series.without_floor`). Missing:
+        NaN in lost slices of volumes, outside the image, and at signals that were cut off.
     mean : Volume
         (x, y, z) float32, mean of its diffusion-weighted volumes over what is not missing; NaN where all are.
     motion : Motion
@@ -129,10 +132,28 @@ def correct(
         displacement = displacement_of(plain, reverse, mask, phase_axis=settings.phase_axis, falloff=settings.falloff)
         corrected = resampled(displacement)
         there = displaced_mask(mask, spacing, displacement, settings.phase_axis)
+    left = noise_left(motion.shifts, spacing)
+    variance = noise_variance(corrected[there], gradients)
+    if np.isfinite(variance):
+        corrected = without_floor(corrected, left, variance / float(left[:, there.any((0, 1))].mean()))
     quality = _quality(data, corrected, gradients, motion, mask, there)
     if displacement is not None:
         quality["largest_displacement"] = float(np.abs(displacement[there]).max(initial=0))
     return Corrected(series.with_data(corrected), series.with_data(mean_of(corrected, use)), motion, displacement, quality, series.with_data(there))
+
+
+def noise_variance(signals: FloatArray, gradients: Gradients) -> float:
+    """Variance of the noise in signals (voxel, t) of the cord, by what a tensor leaves of the lowest shell; NaN where no tensor can be told.
+
+    The median of voxels: where tissue moves or pulses, a tensor leaves more than noise.
+    """
+    used = gradients.b0 | (gradients.bvals <= min((b for b, _ in gradients.shells), default=0.0) + SAME_SHELL)
+    try:
+        residual = fit(signals[:, used], gradients.bvals[used], gradients.directions[used]).channels["residual"]
+    except InputError:
+        return float("nan")
+    known = residual[np.isfinite(residual)]
+    return float(np.median(known)) ** 2 if len(known) else float("nan")
 
 
 def mean_of(data: FloatArray, use: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -18,7 +18,18 @@ from cohort_engine.io.volume import Volume, read_mask, read_raw, read_volume, wr
 from cohort_engine.mapping.template_map import sample
 from cohort_engine.provenance import versions
 from cohort_engine.qmri.mt import check_not_swapped, cord_floor, mtr
-from cohort_engine.qmri.mtsat import LONGEST_TR, Protocol, Triplet, check_protocols, check_relaxation, relaxation_signal, saturation
+from cohort_engine.qmri.mtsat import (
+    LONGEST_TR,
+    Protocol,
+    Saturation,
+    Triplet,
+    check_protocols,
+    check_relaxation,
+    relaxation_signal,
+    saturation,
+    saturation_error,
+)
+from cohort_engine.qmri.noise import noise_near
 from cohort_engine.single.mtr import LOW_SIGNAL, MT_MASK, Array, bring_onto, check_coregister, cord_of, on_one_grid, sidecar
 
 ROLES = Triplet(schema.MT_ON, schema.MT_OFF, schema.MT_T1W)
@@ -90,6 +101,9 @@ class Saturated(NamedTuple):
         Median of the transmit field over the cord, as a fraction of the nominal; NaN without a map.
     weight : (x, y, z) array
         With which tissues that share a voxel enter its T1, see `qmri.mtsat.relaxation_signal`.
+    error : Saturation
+        Standard errors of both by the noise of the images around the cord (`qmri.noise`), NaN where it cannot be told. What interpolation took off
+        the noise of MT-off and T1w is not heeded.
     """
 
     mtsat: NDArray[np.float32]
@@ -99,6 +113,7 @@ class Saturated(NamedTuple):
     cord: NDArray[np.bool_]
     b1: float
     weight: Array
+    error: Saturation
 
 
 def saturate(
@@ -145,7 +160,9 @@ def saturate(
     check_relaxation(found.t1, mask)
     median = np.nan if field is None else float(np.nanmedian(field[mask]))
     weight = relaxation_signal(moved, weighted, protocols)
-    return Saturated(found.mtsat, found.t1, Triplet(0.0, shift_off, shift_t1w), floor, mask, median, weight)
+    noise = Triplet(*(noise_near(image.data, mask, on.grid.spacing) for image in (on, off, t1w)))
+    error = saturation_error(Triplet(on.data, moved, weighted), noise, protocols, b1=field)
+    return Saturated(found.mtsat, found.t1, Triplet(0.0, shift_off, shift_t1w), floor, mask, median, weight, error)
 
 
 def transmit_field(b1: Volume, image: Volume, mask: NDArray[np.bool_]) -> Array:

@@ -185,7 +185,7 @@ def dwi_stages(config: Config) -> Iterable[Stage]:
     chosen: DwiConfig = config.stages.dwi
     reverse = (schema.DWI_REVERSE, schema.DWI_REVERSE_BVAL) if chosen.moco and chosen.distortion == "auto" else ()
     yield Stage(
-        name=MOCO_STAGE, version="4", run=run_moco, params=dwi_params(config), roles=GIVEN,
+        name=MOCO_STAGE, version="5", run=run_moco, params=dwi_params(config), roles=GIVEN,
         optional=(*((schema.DWI_JSON,) if chosen.moco else ()), *reverse), makes=schema.DWI_MOCO,
         writes=(*schema.MOTION_SPECS.values(), *moco_quality().values()), memory=MOCO_MEMORY, gpu=chosen.moco or chosen.denoise,
     )  # fmt: skip
@@ -217,10 +217,14 @@ def dwi_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
             ". Where an image of opposite phase encoding was available, distortion was estimated from the pair and corrected with the signal it "
             "had spread"
         )
-    return f"{text}. Each series was interpolated once."
+    return f"{text}. Each series was interpolated once, and what that leaves of the noise floor was taken off [@gudbjartsson]."
 
 
 REFERENCES = {
+    "gudbjartsson": (
+        "Gudbjartsson H, Patz S. The Rician distribution of noisy MRI data. Magnetic Resonance in Medicine 1995;34:910-914.",
+        "10.1002/mrm.1910340618",
+    ),
     "mohammadi": (
         "Mohammadi S, Freund P, Feiweier T, Curt A, Weiskopf N. The impact of post-processing on spinal cord diffusion tensor imaging. NeuroImage "
         "2013;70:377-385.", "10.1016/j.neuroimage.2012.12.058",

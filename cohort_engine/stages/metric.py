@@ -21,6 +21,7 @@ from cohort_engine.stages.base import Array, Stage, StageInput, quality_arrays
 if TYPE_CHECKING:
     from cohort_engine.mapping.native import WarpedAtlas
     from cohort_engine.reduce.sums import LevelSums
+    from cohort_engine.reduce.tensors import Mixture
     from cohort_engine.template.base import Template
 
 SAMPLE_MEMORY = 250.0
@@ -47,6 +48,8 @@ class MetricImage:
         not known well enough to be used: its value is taken for NaN as well.
     shifts : (t, z, 2) array, optional
         Of an image that was put together of displaced ones, see `mapping.displaced`, mm.
+    mixture : callable of weights (label, voxel) and voxels (voxel,) to `Mixture`, optional
+        How labels mix in a voxel, where that is neither by volume nor by `signal` alone.
     """
 
     volume: Volume
@@ -54,6 +57,7 @@ class MetricImage:
     signal: Array | None = None
     se: Array | None = None
     shifts: Array | None = None
+    mixture: Callable[[Array, Array], Mixture] | None = None
 
     @property
     def known(self) -> Array:
@@ -173,7 +177,8 @@ _PLACED: dict[str, tuple[tuple[Any, ...], WarpedAtlas]] = {}
 def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
     """Bring the atlas into an image through the template map of its contrast.
 
-    With `schema.SIGNAL`, its integral over each voxel becomes shares of the signal (`reduce.native.signal_weights`) if the metric is a ratio.
+    With `schema.SIGNAL`, its integral over each voxel becomes shares of the signal (`reduce.native.signal_weights`) if the metric is a ratio, and
+    what else the metric says of how tissues mix is heeded.
     """
     from cohort_engine.mapping.native import native_atlas
     from cohort_engine.reduce.native import signal_weights
@@ -187,6 +192,9 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
         _PLACED.clear()
         atlas = native_atlas(fit, inputs.template, image.volume.affine, shape, how=way, shifts=image.shifts)
         _PLACED[contrast] = place, atlas
+    if how == schema.SIGNAL and image.mixture is not None:
+        weights, excess = image.mixture(atlas.weights, atlas.voxel)
+        return replace(atlas, weights=weights, excess=excess)
     if image.signal is None or how != schema.SIGNAL:
         return atlas
     signal = image.signal.reshape(-1)[atlas.voxel].astype(np.float64)
@@ -199,6 +207,7 @@ def voxels_of(inputs: StageInput, metric: schema.Metric, image: MetricImage, war
     from cohort_engine.reduce.precision import PRECISION, precision
 
     values = image.known.reshape(-1)[warped.voxel].astype(np.float64)
+    values = values if warped.excess is None else values - warped.excess
     if not metric.error:
         return values, {}
     se = error_image(image).reshape(-1)[warped.voxel].astype(np.float64)

@@ -19,8 +19,10 @@ from cohort_engine.single.mtsat import ROLES, Saturated, protocol_of, saturate
 from cohort_engine.stages.base import Stage, StageInput, StageKind, register
 from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
 
-MTSAT = schema.METRICS.add(schema.Metric(schema.MTSAT, "MTsat", "magnetization transfer saturation", "percent", (-SATURATION, SATURATION), schema.MT))
-T1 = schema.METRICS.add(schema.Metric(schema.T1, "T1", "longitudinal relaxation time", "s", (0.0, LONGEST_T1), schema.MT, rises=True))
+MTSAT = schema.METRICS.add(
+    schema.Metric(schema.MTSAT, "MTsat", "magnetization transfer saturation", "percent", (-SATURATION, SATURATION), schema.MT, error=True)
+)
+T1 = schema.METRICS.add(schema.Metric(schema.T1, "T1", "longitudinal relaxation time", "s", (0.0, LONGEST_T1), schema.MT, rises=True, error=True))
 SIDECARS = Triplet(*(schema.role(role, schema.SIDECAR) for role in ROLES))
 
 
@@ -60,8 +62,9 @@ def saturated_image(inputs: StageInput, *, metric: str) -> MetricImage:
     Signals mix in a voxel, not these numbers: T1 is divided by `Saturated.weight`, exactly; MTsat is, for the most part, divided by MT-on.
     """
     found, on = saturated(inputs), inputs.volume(schema.MT_ON)
-    values, signal = {schema.MTSAT: (found.mtsat, on.data), schema.T1: (found.t1, found.weight)}[metric]
-    return MetricImage(on.with_data(values), metric_quality(values, found.cord, max(found.shifts)), np.where(np.isnan(values), np.nan, signal))
+    values, signal, se = {schema.MTSAT: (found.mtsat, on.data, found.error.mtsat), schema.T1: (found.t1, found.weight, found.error.t1)}[metric]
+    quality = metric_quality(values, found.cord, max(found.shifts))
+    return MetricImage(on.with_data(values), quality, np.where(np.isnan(values), np.nan, signal), se if np.isfinite(se).any() else None)
 
 
 def mtsat_stages(config: Config) -> Iterable[Stage]:
@@ -84,7 +87,8 @@ def mtsat_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
     b1 = " Where a map of the transmit field was available, both were corrected by it [@weiskopf]." if science["stages"]["mtsat"]["b1"] else ""
     return (
         f"{' and '.join(made)} {'were' if len(made) > 1 else 'was'} computed from the MT-on, MT-off and T1w images by the rational approximation of "
-        f"the spoiled gradient-echo signal for small flip angles [@helms].{b1}"
+        f"the spoiled gradient-echo signal for small flip angles [@helms].{b1} Their standard errors follow from the noise of the images around the "
+        "cord [@immerkaer]."
     )
 
 
@@ -92,6 +96,9 @@ REFERENCES = {
     "helms": (
         "Helms G, Dathe H, Kallenberg K, Dechent P. High-resolution maps of magnetization transfer with inherent correction for RF inhomogeneity and "
         "T1 relaxation obtained from 3D FLASH MRI. Magnetic Resonance in Medicine 2008;60:1396-1407.", "10.1002/mrm.21732",
+    ),
+    "immerkaer": (
+        "Immerkaer J. Fast noise variance estimation. Computer Vision and Image Understanding 1996;64:300-302.", "10.1006/cviu.1996.0060",
     ),
     "weiskopf": (
         "Weiskopf N, Suckling J, Williams G, et al. Quantitative multi-parameter mapping of R1, PD*, MT, and R2* at 3T: a multi-center validation. "

@@ -67,10 +67,12 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
     """Read a metric off the tensor image (x, y, z), with its standard error; NaN where there is no tensor, or none to rely on.
 
     A diffusivity is a slope of the logarithm of the signal: where tissues share a voxel, the mean of theirs weighted by what each shows half way from
-    no weighting to full, for which the geometric mean of the two stands. Little is left of fluid then: half a voxel of it takes two fifths of its MD.
-    FA is no such slope, and nearer to the mean by volume.
+    no weighting to full, but for a little. Little is left of fluid then: half a voxel of it takes two fifths of its MD. FA is no such slope, and
+    nearer to the mean by volume. What either has beyond its mean is told by the tensors of the tissues (`reduce.tensors`).
     """
+    from cohort_engine.qmri.mixed import weighting
     from cohort_engine.qmri.tensor import CHANNELS
+    from cohort_engine.reduce.tensors import Mixture, tensor_mixture
 
     tensor = inputs.series(schema.DWI_TENSOR)
     values, se, reliable = (tensor.data[..., CHANNELS.index(name)] for name in (metric.name, f"{metric.name}_se", "reliable"))
@@ -78,13 +80,18 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
     cord = on_voxels_of(frame, inputs.mask(schema.DWI_MASK), what=schema.words(schema.DWI_MASK), like=f"the {schema.words(schema.DWI)}").data > 0.5
     if inputs.params["mask_unreliable"]:
         values, se = (np.where(reliable > 0, v, np.float32(np.nan)) for v in (values, se))
-    signal = None
-    if metric.name != schema.FA:
-        weighted = on_voxels_of(frame, inputs.volume(schema.DWI_MEAN), what=schema.words(schema.DWI_MEAN), like=f"the {schema.words(schema.DWI)}")
-        with np.errstate(invalid="ignore"):
-            signal = np.sqrt(tensor.data[..., CHANNELS.index("s0")] * weighted.data)
+    fitted = {name: np.where(reliable > 0, tensor.data[..., CHANNELS.index(name)], np.nan) for name in (schema.AD, schema.RD, "s0")}
+
+    def mixture(weights: Array, voxel: Array) -> Mixture:
+        mean = on_voxels_of(frame, inputs.volume(schema.DWI_MEAN), what=schema.words(schema.DWI_MEAN), like=f"the {schema.words(schema.DWI)}")
+        b = weighting(*(a[cord].astype(np.float64) for a in (fitted["s0"], mean.data, fitted[schema.AD], fitted[schema.RD])))
+        channels = {name: image.reshape(-1)[voxel].astype(np.float64) for name, image in fitted.items()}
+        clusters = tuple(inputs.template.atlas.clusters.values())
+        return tensor_mixture(metric.name, weights, channels, voxel % frame.data.shape[2], clusters, b)
+
     told = np.isfinite(se).any()  # as many volumes as unknowns tell no error
-    return MetricImage(frame.with_data(values), metric_quality(values, cord), signal, se if told else None, displaced(inputs))
+    quality = metric_quality(values, cord)
+    return MetricImage(frame.with_data(values), quality, se=se if told else None, shifts=displaced(inputs), mixture=mixture)
 
 
 def filled_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
@@ -108,7 +115,7 @@ def tensor_stages(config: Config) -> Iterable[Stage]:
     for metric in METRICS.values():
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(channel_image, metric=metric), version="3", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
+                config, metric, partial(channel_image, metric=metric), version="4", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
                 optional=(schema.DWI_MOCO,), atlas=filled_atlas, params={"mask_unreliable": chosen.mask_unreliable}, section="tensor",
             )  # fmt: skip
 
@@ -133,8 +140,9 @@ def tensor_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
         text += " In native space, the atlas was blurred as motion correction had blurred the series, by the displacements of each slice" * moved
         text += ("; " if moved else " In native space, ") + "voxels at the atlas' border that its labels do not fill were left out"
         slopes = [m.label for m in METRICS.values() if m.name in metrics and m.name != schema.FA]
-        shared = f", and {', '.join(slopes)} weighed the tissues of a voxel by their signal half way to full diffusion weighting" if slopes else ""
-        text += f"{shared if reduce['native'] == schema.SIGNAL else ''}."
+        by = f", {', '.join(slopes)} weighed the tissues of a voxel by their signal half way to full diffusion weighting" if slopes else ""
+        by += ", and what a tensor of mixed signals has beyond the mean of its tissues was taken off"
+        text += f"{by if reduce['native'] == schema.SIGNAL else ''}."
     return text + " Directions were checked against the course of the cord in all 24 flips and permutations."
 
 

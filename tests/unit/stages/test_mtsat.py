@@ -53,7 +53,8 @@ def make(tmp_path: Path):
             write_volume(files["mt_b1"], b1)
         places = np.array([[12.0, 12.0, 1.0]], np.float32)
         params = stages()["mtsat"].params | {"coregister": "none"}
-        return StageInput(files, {}, params, SimpleNamespace(), lambda path: {"fit/mt": places}[path])  # type: ignore[arg-type]
+        template = SimpleNamespace(packing=SimpleNamespace(grid=SimpleNamespace(affine=np.eye(4))))
+        return StageInput(files, {}, params, template, lambda path: {"fit/mt": places}[path])  # type: ignore[arg-type]
 
     return inputs
 
@@ -64,8 +65,11 @@ def run(name: str, inputs: StageInput) -> dict[str, Any]:
 
 def test_both_metrics_are_those_of_the_formula(make) -> None:
     inputs = make()
-    assert run("mtsat", inputs)["maps/mtsat"] == pytest.approx(TRUE.mtsat, rel=1e-5)
+    one = run("mtsat", inputs)
+    assert one["maps/mtsat"] == pytest.approx(TRUE.mtsat, rel=1e-5)
     found = run("t1", inputs)
+    assert one["maps/mtsat_se"] > 0  # the texture of the images is their noise here
+    assert found["maps/t1_se"] > 0
     assert found["maps/t1"] == pytest.approx(TRUE.t1, rel=1e-5)
     assert float(found["qc/t1_cord_median"]) == pytest.approx(TRUE.t1[0], rel=1e-5)
     specs = {spec.path: spec for stage in stages().values() for spec in stage.writes}
