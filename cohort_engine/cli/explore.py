@@ -20,11 +20,13 @@ def explore(
 ) -> None:
     """Look at a cohort in the browser: choose people, regions and levels; groups, norms, scores, ROC; until Ctrl-C."""
     from cohort_engine.errors import optional
+    from cohort_engine.progress import hush
 
     with optional("panel", "explore", where="explore"):
         from cohort_engine.explore.serve import serve
 
     def ready(page: str) -> None:
+        hush()  # the page shows itself
         say(page)
         sys.stdout.flush()  # who started this may wait for it
         if browser:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cohort_engine.cli.say import note, require_values, say, show
+from cohort_engine.cli.say import note, plain, require_values, say, show
 from cohort_engine.cli.words import WORDS, Device, Half, TemplateName, TemplatePath, command
 
 PhaseEncoding = Annotated[
@@ -399,6 +399,6 @@ def shape(
 def _table(table: Any, out: Path | None) -> None:
     """Print a table as CSV, or write it."""
     if out is None:
-        typer.echo(table.csv(), nl=False)
+        plain(table.csv())
     else:
         table.write(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cohort_engine.cli.say import note, say, show
-from cohort_engine.cli.words import Store, command, is_study, store_of, study_of
+from cohort_engine.cli.words import Quiet, Store, command, is_study, store_of, study_of
 
 if TYPE_CHECKING:
     from cohort_engine.config import Config
+    from cohort_engine.io.dicom import Series
 
 
 @command()
@@ -28,9 +30,10 @@ def qc(
 ) -> None:
     """Draw the quality pages of a cohort, to look through and rate. Images are read where a study file says where they are."""
     from cohort_engine.io.exclusions import agreement
+    from cohort_engine.progress import hush
     from cohort_engine.qc.pages import write_pages
-    from cohort_engine.qc.ratings import merge_ratings
     from cohort_engine.qc.serve import serve as run
+    from cohort_engine.store.ratings import merge_ratings
 
     url = store_of(store)
     if ratings:
@@ -50,6 +53,7 @@ def qc(
     )
     say(f" {made.index}", head="Pages")
     if serve:
+        hush()  # it shows itself
         run(url, made.index.parent, port=port, say=partial(say, head=""))
 
 
@@ -68,6 +72,42 @@ def subject(
     config = study_of(store) if is_study(store) else None
     for path in write_patient(store_of(store), participant, session, out=out, config=config, reference=reference, pdf=pdf):
         say(f" {path}", head="Page")
+
+
+@command()
+def patient(
+    dicom: Annotated[Path, typer.Argument(help="Folder of DICOM files, as the scanner sent it.", metavar="DICOM")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, with the page, the study and its store.")] = Path("patient"),
+    series: Annotated[list[str] | None, typer.Option("--series", help="Which series is what: 5=T2w; MTon, MToff, T1w, dwi; repeat it.")] = None,
+    age: Annotated[float | None, typer.Option("--age", help="Years, for the norms; nothing is taken from the DICOM files.")] = None,
+    sex: Annotated[str, typer.Option("--sex", help="As in the subject table of the healthy people.")] = "",
+    reference: Annotated[str | None, typer.Option("--reference", help="Store of the healthy people; without, the page has values alone.")] = None,
+    template: Annotated[str, typer.Option(help="PAM50, or the built-in parametric cord.")] = "PAM50",
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print the page as well, with a browser of this machine.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """From a DICOM folder to one person's page: find the T2w, MT and diffusion series, convert, build, draw. Research, not for diagnosis."""
+    from cohort_engine.engine.events import Events, RichProgress
+    from cohort_engine.qc.dicom_page import page_of_dicom
+
+    pairs = [text.partition("=") for text in series or ()]
+    given = {kind.strip(): number.strip() for number, _, kind in pairs}
+    written = page_of_dicom(
+        dicom, out, given=given, ask=_which if sys.stdin.isatty() else None, age=age, sex=sex, reference=reference, template=template, pdf=pdf,
+        events=Events() if quiet else RichProgress(), say=say,
+    )  # fmt: skip
+    for path in written:
+        say(f" {path}", head="Page")
+
+
+def _which(kind: str, some: list[Series]) -> str:
+    """Ask which of several series is meant."""
+    from cohort_engine.progress import hush
+
+    for one in some:
+        say(one.text)
+    hush()  # who is asked may take long
+    return str(typer.prompt(f"Which is {kind}"))
 
 
 def pages_of(config: Config, *, quiet: bool = False) -> None:

@@ -8,18 +8,27 @@ from typing import Any
 
 import typer
 
+from cohort_engine import progress
+
 GAP = "  "
 """Between two columns of a table that goes to a file or pipe."""
 
 
 def say(text: str, *, head: str = "", colour: str | None = None, error: bool = False) -> None:
     """Print a line, begun by a bold word; colours reach a terminal only."""
+    progress.clear()
     typer.echo((typer.style(head, fg=colour, bold=colour is None) if head else "") + text, err=error)
 
 
 def note(text: str) -> None:
     """Print on standard error what a reader of the answer must know."""
     say(f" {text}", head="note", colour="yellow", error=True)
+
+
+def plain(text: str) -> None:
+    """Print text that is whole with its line ends."""
+    progress.clear()
+    typer.echo(text, nl=False)
 
 
 def require_values(table: Mapping[str, Sequence[Any]], *columns: str, why: str) -> None:
@@ -45,6 +54,7 @@ def show(table: Any, title: str = "", *, digits: int = 2) -> None:
     digits : int
         Of numbers that are not whole.
     """
+    progress.clear()
     columns = {str(name): list(table[name]) for name in table}
     words = {name: [_word(v, digits) for v in values] for name, values in columns.items()}
     right = {name for name, values in columns.items() if values and not any(isinstance(v, str) for v in values)}

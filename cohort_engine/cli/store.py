@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cohort_engine.cli.say import note, require_values, say, show
+from cohort_engine.cli.say import note, plain, require_values, say, show
 from cohort_engine.cli.words import WORDS, Space, Store, command, is_study, store_of, study_of
 
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on although rows were made with different settings.")]
@@ -43,7 +43,7 @@ def query(
     for line in (*found.notes, *_stale(store)):
         note(line)
     if csv == Path("-"):
-        typer.echo(Columns(table).csv(), nl=False)
+        plain(Columns(table).csv())
     else:
         show({name: values for name, values in table.items() if name != SESSION or any(values)})
     if csv not in (None, Path("-")):
@@ -202,7 +202,7 @@ def withdraw(
         raise typer.Exit(1)
     remaining = list(dict.fromkeys(line for row in rows for line in run(url, row)))
     from cohort_engine.qc.pages import remove_pages
-    from cohort_engine.qc.ratings import forget_ratings
+    from cohort_engine.store.ratings import forget_ratings
 
     gone = forget_ratings(url, [participant]) if session is None else 0
     remove_pages(url, rows)

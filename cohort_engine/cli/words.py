@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from cohort_engine.errors import ConfigError
+from cohort_engine.progress import working
 
 if TYPE_CHECKING:
     from cohort_engine.config import Config
@@ -67,7 +68,12 @@ WORDS: Mapping[str, Callable[[], list[str]]] = {
 
 
 class Command(TyperCommand):
-    """A verb whose help lists words of `WORDS` in place of their name in braces."""
+    """A verb that shows when it takes long, and whose help lists words of `WORDS` in place of their name in braces."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, with a line that says so where it takes long."""
+        with working(str(ctx.command_path)):
+            return super().invoke(ctx)
 
     def format_help(self, *arguments: Any) -> None:
         """Fill in the words, and show the help."""

@@ -15,7 +15,7 @@ import zarr
 from cohort_engine import schema
 from cohort_engine.config import Config
 from cohort_engine.engine.clusters import Pool, interruptible, make_pool
-from cohort_engine.engine.events import Both, Events, LogEvents
+from cohort_engine.engine.events import Both, Events, LogEvents, Steps
 from cohort_engine.engine.plan import Plan
 from cohort_engine.engine.plugins import TemplateRef
 from cohort_engine.engine.runner import Job, Run, StageResult, check_resources
@@ -27,6 +27,7 @@ from cohort_engine.engine.study import Undertaking, open_store
 from cohort_engine.engine.study import index as index
 from cohort_engine.engine.study import inputs_of as inputs_of
 from cohort_engine.errors import IncompleteError, StorageError
+from cohort_engine.progress import working
 from cohort_engine.runlog import RunLog, configure
 from cohort_engine.single.process import Workplace
 from cohort_engine.stages.base import Stage
@@ -146,7 +147,8 @@ def build(config: Config, *, events: Events | None = None, stages: Sequence[Stag
     Interrupted
         SIGINT or SIGTERM: what is done stays done.
     """
-    return _Build(config, stages, events or Events(), log or configure(config.data.store)).run()
+    with working("build"):
+        return _Build(config, stages, events or Steps(), log or configure(config.data.store)).run()
 
 
 def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stage] | None = None, log: RunLog | None = None) -> BuildReport:
@@ -161,7 +163,8 @@ def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stag
         As of `build`.
     """
     layout.open_root(config.data.store)
-    return _Build(config, stages, events or Events(), log or configure(config.data.store), again=True).run()
+    with working("retry"):
+        return _Build(config, stages, events or Steps(), log or configure(config.data.store), again=True).run()
 
 
 GATHER_AFTER = 64

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cohort_engine import schema
 from cohort_engine.errors import StorageError
+from cohort_engine.progress import clear, hush, step
 from cohort_engine.runlog import RunLog
 
 if TYPE_CHECKING:
@@ -164,6 +165,23 @@ def _finite(value: float) -> float | None:
     return round(value, 2) if math.isfinite(value) else None
 
 
+class Steps(Events):
+    """How many stages have ended, in the line of `progress.working`: what a notebook shows of a build."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    def on_plan(self, plan: Plan) -> None:
+        self.total = sum(plan.tasks.values())
+
+    def on_stage_end(self, result: StageResult) -> None:
+        self.done += 1
+        step(f"{self.done} of {self.total} stages")
+
+    def on_wait(self, text: str) -> None:
+        step(text)
+
+
 class RichProgress(Events):
     """A bar for each stage, and a line for each failure as it happens."""
 
@@ -180,11 +198,13 @@ class RichProgress(Events):
         self.troubles: dict[str, int] = {}
 
     def on_plan(self, plan: Plan) -> None:
+        clear()
         self.progress.console.print(plan.table())
         self.bars = {stage: self.progress.add_task(stage, total=count, note="") for stage, count in plan.tasks.items()}
 
     def on_start(self, names: Mapping[int, str]) -> None:
         self.names = names
+        hush()
         self.progress.start()
 
     def on_stage_end(self, result: StageResult) -> None:

@@ -182,6 +182,12 @@ class Explored:
         self.tables = lru_cache(maxsize=8)(self._table)
         self.cell = lru_cache(maxsize=256)(self._cell)
 
+    def reload(self) -> None:
+        """Read the cohort again: who is left out by ratings has changed."""
+        self.cohort = CohortReader(self.url)
+        self.tables.cache_clear()
+        self.cell.cache_clear()
+
     # --- what there is ---
     @cached_property
     def metrics(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -15,6 +16,7 @@ from bokeh.models import ColumnDataSource, DataTable, NumberFormatter, StringFor
 from cohort_engine.errors import CohortError
 from cohort_engine.explore.cord import Cord, filled, paths
 from cohort_engine.explore.numbers import Explored, Picked
+from cohort_engine.explore.person import Person
 from cohort_engine.explore.pictures import DIVERGING, SEQUENTIAL, AgainstScore, AlongTheCord, GroupPoints, Heat, Roc, colour_of
 from cohort_engine.explore.view import View
 from cohort_engine.figures.cross_section import TISSUES
@@ -43,9 +45,11 @@ class Page:
         Returns the opened Dataset, which the drawing of the cord is made from.
     search : str
         The address behind ``?``.
+    may_rate : bool
+        Whether ratings may be saved.
     """
 
-    def __init__(self, explored: Explored, opened: Callable[[], xr.Dataset], search: str = "") -> None:
+    def __init__(self, explored: Explored, opened: Callable[[], xr.Dataset], search: str = "", *, may_rate: bool = True) -> None:
         self.explored, self.opened = explored, opened
         view, self.trouble = explored.start(), ""
         try:
@@ -60,7 +64,9 @@ class Page:
         self.heat = Heat(explored.levels, self._look)
         self.cord = Cord(width=310, height=280)
         self.cord.param.watch(self._cord_chosen, "chosen")
+        self.person = Person(explored, opened, self._rated, may_rate=may_rate)
         self.source = ColumnDataSource({})
+        self.source.selected.on_change("indices", self._row_chosen)
         self.table = DataTable(source=self.source, columns=[], width=860, height=260, index_position=None, reorderable=False)
         self.counts, self.notes, self.code = pn.pane.HTML(""), pn.pane.HTML("", width=860), pn.pane.HTML("", width=860)
         self.show(view)
@@ -107,6 +113,15 @@ class Page:
     def _cord_chosen(self, event: Any) -> None:
         if not self._quiet and event.new and event.new != self.view.tract:
             self.show(self.view.at(tract=event.new))
+
+    def _row_chosen(self, attribute: str, old: list[int], new: list[int]) -> None:
+        """Mark the person whose line of the table was clicked."""
+        if new and new[0] < len(self.picked.at):
+            self.show(replace(self.view, row=int(self.explored.cohort.rows[self.picked.at[new[0]]])))
+
+    def _rated(self) -> None:
+        """Show the values without whom the rating leaves out."""
+        self.show(self.view)
 
     # --- what is shown ---
     def show(self, view: View) -> None:
@@ -167,6 +182,7 @@ class Page:
         self.score.show(picked, one.relation(picked), rows, label, None if value is None or score is None else (score, value))
         self.roc.show(picked, one.separation(picked), rises=one.rises(view.metric))
         self._colour(picked)
+        self.person.show(picked, None if person is None else person[0])
         table = one.rows(picked)
         if [c.field for c in self.table.columns] != list(table):
             self.table.columns = [
@@ -227,7 +243,8 @@ class Page:
             pn.Row(pn.pane.Bokeh(self.points.figure), pn.pane.Bokeh(self.along.figure)),
             pn.pane.Bokeh(self.heat.figure),
             pn.Row(pn.pane.Bokeh(self.score.figure), pn.pane.Bokeh(self.roc.figure)),
-            pn.pane.HTML(f"<b>The people shown</b> (at most {MOST_ROWS} here, all in the file)"),
+            self.person.card,
+            pn.pane.HTML(f"<b>The people shown</b> (at most {MOST_ROWS} here, all in the file; a click on a line marks the person)"),
             pn.pane.Bokeh(self.table),
             self.code,
         )

@@ -22,7 +22,7 @@ def serve(url: str, *, port: int = 0, address: str = LOOPBACK, ready: Callable[[
     port : int
         0: a free one.
     address : str
-        By default nobody but this machine reaches it: whoever reaches it sees the table of people.
+        By default nobody but this machine reaches it: whoever reaches it sees the table of people. Ratings are saved at that address alone.
     ready : callable
         Is given the address of the page.
 
@@ -44,18 +44,20 @@ def make_server(url: str, *, port: int = 0, address: str = LOOPBACK) -> Any:
     import panel as pn
 
     from cohort_engine.explore.page import STYLE, Page
+    from cohort_engine.explore.viewer import SLUG, VENDOR
     from cohort_engine.query.accessor import open_cohort
 
     opened = cache(lambda: open_cohort(url))
 
     def window() -> Any:
         search = pn.state.location.search if pn.state.location is not None else ""
-        page = Page(explored, opened, search or "")
+        page = Page(explored, opened, search or "", may_rate=address == LOOPBACK)
         pn.config.raw_css.append(STYLE)
         return page.layout()
 
+    files = {SLUG: str(VENDOR)}
     try:
-        return pn.io.server.get_server(window, port=port, address=address, title="Cohort explorer", show=False, start=False)
+        return pn.io.server.get_server(window, port=port, address=address, title="Cohort explorer", static_dirs=files, show=False, start=False)
     except OSError as error:
         raise InputError(
             expected="a free port", found=f"port {port} is taken", where="explorer", remedy="Give another --port, or none for a free one."

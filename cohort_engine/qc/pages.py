@@ -20,11 +20,11 @@ from cohort_engine.provenance import digest
 from cohort_engine.qc.group import Group, cut, look
 from cohort_engine.qc.group_page import IndexPage
 from cohort_engine.qc.panels import PANELS, Picture, encoded, picture_file
-from cohort_engine.qc.ratings import ratings_of
 from cohort_engine.qc.scene import Places, Scene, places_of, template_of
 from cohort_engine.qc.subject_page import SubjectPage
 from cohort_engine.report.page import fill, without_paths
 from cohort_engine.store import layout
+from cohort_engine.store.ratings import ratings_of
 
 INDEX, MANIFEST, IMAGES, SUBJECTS = "index.html", "manifest.json", "images", "subjects"
 VERSION = "1"

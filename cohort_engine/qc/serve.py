@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from cohort_engine.errors import CohortError, StorageError
 from cohort_engine.io.exclusions import Rating, rating_of
 from cohort_engine.qc.pages import IMAGES, INDEX, SUBJECTS
-from cohort_engine.qc.ratings import ratings_of, take_ratings
+from cohort_engine.store.ratings import ratings_of, take_ratings
 
 LOOPBACK = "127.0.0.1"
 TYPES = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}

@@ -19,6 +19,7 @@ from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.exclusions import ALL
 from cohort_engine.io.volume import Volume, write_volume
+from cohort_engine.progress import working
 from cohort_engine.query import cells as kernel
 from cohort_engine.query.answer import IDENTITY
 from cohort_engine.query.cells import CELL, Cells, LeftOut, Names
@@ -386,7 +387,8 @@ class CohortAccessor:
         Dataset of float32, NaN where the coverage is below the limit. Its attributes say which ``estimator`` and ``space`` the values are of, and
         ``why`` if they are not the least biased that there can be.
         """
-        return self._dataset(kernel.table(self.source, metric, regions, levels, estimator=estimator, space=space, min_coverage=min_coverage))
+        with working(f"{metric}: reading maps or tables"):
+            return self._dataset(kernel.table(self.source, metric, regions, levels, estimator=estimator, space=space, min_coverage=min_coverage))
 
     def _dataset(self, cells: Cells) -> xr.Dataset:
         dims = (schema.SUBJECT, schema.LEVEL, schema.REGION)

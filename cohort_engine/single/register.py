@@ -14,6 +14,7 @@ from cohort_engine.io.export import write_label_folder
 from cohort_engine.io.places import storage_errors
 from cohort_engine.io.volume import Volume, on_voxels_of, read_mask, read_volume, write_volume
 from cohort_engine.mapping import ANTS
+from cohort_engine.progress import step
 from cohort_engine.single.fit import fit_cord
 from cohort_engine.single.process import Workplace, task_folder
 from cohort_engine.single.reading import AUTO, read_landmarks
@@ -75,6 +76,7 @@ def register_image(
 
     from cohort_engine.mapping import template_map as mapping
 
+    step("reading the image")
     moving = read_volume(image, what="image")
 
     def mask_of(place: str | Path, what: str) -> Volume:
@@ -83,6 +85,7 @@ def register_image(
     cord = mask_of(mask, MASK)
     butterfly = None if grey is None else mask_of(grey, "grey matter")
     landmarks = read_landmarks(levels, kind)
+    step("fitting the template to the cord: the first fit of a process loads what it needs")
     Workplace(seed=seed).apply()
     with task_folder(0):
         fitted = fit_cord(
@@ -90,6 +93,7 @@ def register_image(
             engine=engine, seed=seed, what=MASK,
         )  # fmt: skip
 
+    step("writing the template on the image")
     folder = Path(out)
     with storage_errors("output folder"):
         folder.mkdir(parents=True, exist_ok=True)

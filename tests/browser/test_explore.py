@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cohort_engine.query.frame import run_query
 from cohort_engine.reduce.cohort import tabulate
 from cohort_engine.store.maintenance import finalise
+from cohort_engine.store.ratings import ratings_of
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
@@ -118,3 +120,44 @@ def test_the_file_is_what_the_store_holds(page: Any, store: str) -> None:
     expected = run_query(store, CELL)
     assert table["participant_id"].tolist() == expected["participant_id"].tolist()
     assert np.allclose(table["value"], expected["value"], rtol=1e-6)
+
+
+PERSON = "?q=mtr+tract%3D%27dorsal+columns%27+level%3DC4&split=group&reference=HC&row=3"
+
+
+def test_the_map_of_the_person_is_shown_in_the_template(watched: Any, address: str, pictures: Path) -> None:
+    watched.page.add_init_script(DEEP)
+    page = opened(watched, address, PERSON)
+    page.get_by_role("button", name="Show the map in the template").press("Enter")
+    viewer = page.locator("div.viewer[data-drawn], div.viewer[data-error]")
+    viewer.wait_for(timeout=200_000)
+    assert viewer.get_attribute("data-error") is None
+    page.wait_for_timeout(500)
+    drawn = Image.open(io.BytesIO(viewer.locator("canvas").screenshot())).convert("RGB")
+    drawn.save(pictures / "person_map.png")
+    colours = np.asarray(drawn, int).reshape(-1, 3)
+    grey = np.ptp(colours, axis=1) < 10
+    assert len(np.unique(colours[grey & (colours[:, 0] > 40)], axis=0)) > 20
+    assert np.sum(colours[:, 0] - colours[:, 1:].max(axis=1) > 60) > 20  # the region, in red
+    page.screenshot(path=pictures / "person.png", full_page=True)
+
+
+def test_a_rating_is_saved_and_honoured(watched: Any, address: str, store: str, pictures: Path) -> None:
+    watched.page.add_init_script(DEEP)
+    page = opened(watched, address, PERSON)
+    page.get_by_role("radio", name="artifact").or_(page.get_by_role("button", name="artifact")).first.click()
+    assert page.get_by_label("Of", exact=True).input_value() == "MTR alone"
+    page.get_by_label("Comment").fill("moved: <b>much</b>")
+    page.get_by_label("Rater").fill("AB")
+    page.get_by_label("Rater").press("Tab")
+    page.get_by_role("button", name="Save the rating").press("Enter")
+    counts(page, "mtr: artifact moved: <b>much</b> AB")
+    counts(page, "rated artifact: moved: <b>much</b>")
+    page.screenshot(path=pictures / "rated.png", full_page=True)
+    [rating] = ratings_of(store)
+    assert (rating.metric, rating.rating, rating.reason, rating.rater) == ("mtr", "artifact", "moved: <b>much</b>", "AB")
+    frame = run_query(store, "mtr tract='dorsal columns' level=C4").set_index("participant_id")["value"]
+    assert frame.index[frame.isna()].tolist() == [rating.subject]
+    ill = run_query(store, "mtr tract='dorsal columns' level=C4").groupby("group")["value"].count()
+    for group, n in ill.items():
+        counts(page, f"{group}: {n} with a value")

@@ -12,10 +12,10 @@ from cohort_engine import schema
 from cohort_engine.io.exclusions import exclusions_url, parse_exclusions
 from cohort_engine.qc.group_page import IndexPage
 from cohort_engine.qc.pages import Pages, write_pages
-from cohort_engine.qc.ratings import ratings_of
 from cohort_engine.qc.serve import PageServer
 from cohort_engine.qc.simulated import simulate_group
 from cohort_engine.query.frame import run_query
+from cohort_engine.store.ratings import ratings_of
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 

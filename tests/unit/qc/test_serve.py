@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from cohort_engine.io.exclusions import Rating
-from cohort_engine.qc.ratings import forget_ratings, merge_ratings, ratings_of, save_ratings
 from cohort_engine.qc.serve import PageServer
+from cohort_engine.store.ratings import forget_ratings, merge_ratings, ratings_of, save_ratings
 
 GIVEN = {"metric": "mtr", "subject": "sub-1", "session": "", "rating": "fail", "reason": "moved", "rater": "AB", "date": "2026-01-31"}
 
