@@ -10,6 +10,8 @@ from cohort_engine.errors import InputError
 from cohort_engine.explore.numbers import Explored
 
 LOOPBACK = "127.0.0.1"
+SLOWEST_MS = 600_000
+"""How long a browser may take from the page to its connection: with less, a slow one comes back to another session than that of its address."""
 
 
 def serve(url: str, *, port: int = 0, address: str = LOOPBACK, ready: Callable[[str], None] = print) -> None:
@@ -42,6 +44,7 @@ def make_server(url: str, *, port: int = 0, address: str = LOOPBACK) -> Any:
     explored = Explored(url)
     explored.pick(explored.checked(explored.start()))
     import panel as pn
+    from panel.io.resources import LOCAL_DIST
 
     from cohort_engine.explore.page import STYLE, Page
     from cohort_engine.explore.viewer import SLUG, VENDOR
@@ -51,13 +54,17 @@ def make_server(url: str, *, port: int = 0, address: str = LOOPBACK) -> Any:
 
     def window() -> Any:
         search = pn.state.location.search if pn.state.location is not None else ""
+        if pn.state.curdoc is not None:  # a page whose session was made anew must ask nobody else for its styles
+            pn.state.curdoc.template_variables.setdefault("dist_url", LOCAL_DIST)
         page = Page(explored, opened, search or "", may_rate=address == LOOPBACK)
         pn.config.raw_css.append(STYLE)
         return page.layout()
 
-    files = {SLUG: str(VENDOR)}
     try:
-        return pn.io.server.get_server(window, port=port, address=address, title="Cohort explorer", static_dirs=files, show=False, start=False)
+        return pn.io.server.get_server(
+            window, port=port, address=address, title="Cohort explorer", static_dirs={SLUG: str(VENDOR)}, show=False, start=False,
+            unused_session_lifetime_milliseconds=SLOWEST_MS,
+        )  # fmt: skip
     except OSError as error:
         raise InputError(
             expected="a free port", found=f"port {port} is taken", where="explorer", remedy="Give another --port, or none for a free one."

@@ -125,7 +125,8 @@ class Viewer(JSComponent):  # type: ignore[misc]
         await load();
         if (!viewer) {
           viewer = new niivue.Niivue({
-            backColor: [0, 0, 0, 1], multiplanarShowRender: 0, loadingText: "", dragAndDropEnabled: false, isRadiologicalConvention: true,
+            backColor: [0, 0, 0, 1], multiplanarShowRender: 0, crosshairWidth: 0.15, loadingText: "", dragAndDropEnabled: false,
+            isRadiologicalConvention: true,
           });
           await viewer.attachToCanvas(canvas, false);
         }
