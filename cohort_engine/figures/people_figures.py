@@ -92,9 +92,9 @@ def profiles(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         if part["control_low"].notna().any():
             words = f"{people.control}, 5 to 95%"
             axis.fill_betweenx(z, part["control_low"], part["control_high"], color=CONTROL_COLOUR, alpha=0.2, linewidth=0, label=words)
-        for code, name in people.groups:
+        for code, group in people.groups:
             key, colour, line = MEDIANS[code]
-            axis.plot(part[key], z, color=colour, linestyle=line, label=f"{name}, median")
+            axis.plot(part[key], z, color=colour, linestyle=line, label=f"{group}, median")
         axis.set_xlabel(drawing.with_unit(quantity(name, ""), scale(str(part["units"].iloc[0]))))
     for axis in panels:
         _level_axis(axis, middle, float(rows["z_mm"].min()), float(rows["z_mm"].max()))
