@@ -64,7 +64,7 @@ def flow(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
     at = (top + low + 10) / 2
     box(66, at - middle / 2, 72, middle, "\n".join([f"left out: {len(gone)}", *said]), FAINT, "left")
     arrow((30, at), (66, at))
-    for code, name in people.groups:
+    for code, name in reversed(people.groups):
         x, colour = (32, CONTROL_COLOUR) if code == 0 else (2, CASE_COLOUR)
         box(x, 1, 26, 12, f"{name}\nn = {int((people.group == code).sum())}", colour)
         arrow((x + 13, low), (x + 13, 13))
