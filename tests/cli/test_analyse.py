@@ -89,10 +89,6 @@ def test_the_folder_lies_beside_the_store_and_quiet_says_only_findings(make_fini
     assert "people come from 3 sites and nothing is harmonised: set analysis.harmonise.site" in words(result)
 
 
-def one_group(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(group="DCM")
-
-
 def group_of_one(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(group=["HC", *["DCM"] * (len(table) - 1)])
 
@@ -110,8 +106,7 @@ def nobody_has_a_group(table: pd.DataFrame) -> pd.DataFrame:
 
 
 BAD: dict[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, str]] = {
-    one_group: ("two groups, found one, 'DCM'", "Add controls or patients"),
-    nobody_has_a_group: ("two groups, found nobody with a group", "Add controls or patients"),
+    nobody_has_a_group: ("people with a group, found nobody with a group", "Name another column"),
     group_of_one: ("at least 2 people in each group, found 1 in 'HC'", "add people"),
     unknown_words: ("a word for controls and one for cases, found 'one', 'two'", "analysis.groups.control"),
     site_in_two_cases: ("one spelling of each value, found 'siteA' and 'sitea'", "write them alike in participants.tsv"),
