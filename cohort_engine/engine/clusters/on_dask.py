@@ -293,12 +293,12 @@ def settings(compute: ComputeConfig) -> dict[str, Any]:
     """Give what a scheduler in this process is to do otherwise than dask has it.
 
     Every task on a dying worker is suspected, also the innocent ones queued there: the runner tries suspects again alone. And each part looks every
-    20 ms whether it is held up, which is most of what an idle driver does (26 of 41 ms a second measured with two workers), draws its curves twice a
-    second, and looks for results that lie on two workers, which are small here.
+    20 ms whether it is held up, which is most of what an idle driver does (26 of 41 ms a second measured with two workers), and draws its
+    curves twice a second.
     """
     return {
         "distributed.scheduler.allowed-failures": compute.retries, "distributed.admin.tick.interval": "1s",
-        "distributed.admin.system-monitor.interval": "5s", "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.admin.system-monitor.interval": "5s",
     }  # fmt: skip
 
 
