@@ -12,13 +12,11 @@ from cohort_engine.template.base import Template
 
 TOPIC, BEGUN, ENDED = "cohort-engine", "begun", "ended"
 """Where workers tell what they do, and what they say."""
-BRIEF_SECONDS = 0.5
-"""A task that ends sooner is not told of: nobody waits for it, and of many thousands each message counts."""
 
 
 def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
-    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too, and tells when a task has run for
-    `BRIEF_SECONDS`, and when one ends otherwise than well.
+    """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too, and tells when a task begins, and
+    when one ends otherwise than well.
 
     `own` workers were started by this build: Ctrl-C in its terminal reaches them as well, and is left to the build, which closes them.
     """
@@ -30,23 +28,16 @@ def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
 
         def setup(self, worker: Any) -> None:
             self.worker = worker
-            self.timers: dict[Any, Any] = {}
             workplace.apply()
             if own:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def transition(self, key: Any, start: str, finish: str, **more: Any) -> None:
             del more
-            loop = self.worker.loop
-            if finish == "executing":
-                self.timers[key] = loop.call_later(BRIEF_SECONDS, self.tell, BEGUN, key)
-            elif start == "executing":
-                loop.remove_timeout(self.timers.pop(key))
-                if finish != "memory":  # that it has ended well, the client hears anyhow
-                    self.tell(ENDED, key)
-
-        def tell(self, what: str, key: Any) -> None:
-            self.worker.log_event(TOPIC, {"what": what, "key": str(key), "worker": self.worker.address})
+            # that it has ended well, the client hears anyhow
+            what = BEGUN if finish == "executing" else ENDED if start == "executing" and finish != "memory" else None
+            if what is not None:
+                self.worker.log_event(TOPIC, {"what": what, "key": str(key), "worker": self.worker.address})
 
     return Prepare()
 

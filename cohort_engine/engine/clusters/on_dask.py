@@ -16,7 +16,7 @@ from cohort_engine.config import ComputeConfig
 from cohort_engine.engine.clusters.base import SILENCE_SECONDS, OnSilence, WorkerOffer
 from cohort_engine.engine.clusters.synchronous import overtime
 from cohort_engine.engine.events import Events
-from cohort_engine.engine.plugins import BEGUN, BRIEF_SECONDS, TOPIC, worker_plugin
+from cohort_engine.engine.plugins import BEGUN, TOPIC, worker_plugin
 from cohort_engine.errors import LostWorkerError, ResourceError
 from cohort_engine.single.process import Workplace
 
@@ -219,7 +219,7 @@ class DaskPool(ABC):
         """Note what a worker says: in the client's thread."""
         key, worker = event[1]["key"], event[1]["worker"]
         if event[1]["what"] == BEGUN:
-            self.running[key] = Running(worker, time.monotonic() - BRIEF_SECONDS)
+            self.running[key] = Running(worker, time.monotonic())
             return
         self._end(key)
 
@@ -293,13 +293,9 @@ def settings(compute: ComputeConfig) -> dict[str, Any]:
     """Give what a scheduler in this process is to do otherwise than dask has it.
 
     Every task on a dying worker is suspected, also the innocent ones queued there: the runner tries suspects again alone. And each part looks every
-    20 ms whether it is held up, which is most of what an idle driver does (26 of 41 ms a second measured with two workers), and draws its
-    curves twice a second.
+    20 ms whether it is held up, which is most of what an idle driver does (26 of 41 ms a second measured with two workers).
     """
-    return {
-        "distributed.scheduler.allowed-failures": compute.retries, "distributed.admin.tick.interval": "1s",
-        "distributed.admin.system-monitor.interval": "5s",
-    }  # fmt: skip
+    return {"distributed.scheduler.allowed-failures": compute.retries, "distributed.admin.tick.interval": "1s"}
 
 
 def _leave() -> None:

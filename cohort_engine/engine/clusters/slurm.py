@@ -87,7 +87,7 @@ class SlurmPool(ElsewherePool):
             groups.append(Group("gpu", spec, 0, compute.gpus, partial(self.work, schema.GPU)))
         for group in groups:
             _try(group.spec["cls"](cluster.scheduler_address, name=group.name, **group.spec["options"]).job_script())
-        cluster.loop.add_callback(Keeper(cluster, groups, partial(at_work, cluster)).run)
+        cluster.loop.add_callback(Keeper(cluster, groups, self._busy).run)
 
     def _jobs(self, memory: str, partition: str | None, directives: tuple[str, ...], resources: dict[str, int]) -> dict[str, Any]:
         """Give what dask-jobqueue wants to know of the jobs of one pool."""
@@ -114,10 +114,9 @@ class SlurmPool(ElsewherePool):
         told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.replace(" (None)", "").splitlines()
         return ", ".join(f"{n} x {state}" for state, n in sorted(Counter(told).items()))
 
-
-def at_work(cluster: Any) -> set[str]:
-    """Give the addresses of workers that have calls; its scheduler is of this process."""
-    return {worker.address for worker in cluster.scheduler.workers.values() if worker.processing}
+    def _busy(self) -> set[str]:
+        """Addresses of workers that are at work."""
+        return {r.worker for r in list(self.running.values())}
 
 
 def walltime(seconds: float) -> str:
