@@ -10,6 +10,8 @@ from distributed.core import Status
 
 LOOK_SECONDS = 0.2
 """How often it is looked whether the last task has ended."""
+AGAIN_SECONDS = 1.0
+"""How often it is tried to hand results over while nobody is there to take them."""
 
 
 class HandoverWorker(Worker):  # type: ignore[misc]
@@ -21,14 +23,20 @@ class HandoverWorker(Worker):  # type: ignore[misc]
     status: Any
 
     async def close_gracefully(self, restart: bool | None = None, reason: str = "worker-close-gracefully") -> None:
-        """Leave after the task that runs; what waits here goes to other workers."""
+        """Leave after the task that runs and once somebody has its results; what waits here goes to other workers.
+
+        Where all workers leave at once, those who follow are awaited: what one takes along would be done again.
+        """
         if self.status != Status.running:
             await super().close_gracefully(restart=restart, reason=reason)
             return
-        self.status = Status.closing_gracefully  # the scheduler is told, and sends nothing more
-        while self.state.executing:
-            await asyncio.sleep(LOOK_SECONDS)
-        await self.scheduler.retire_workers(workers=[self.address], close_workers=False, remove=True)
+        while self.status in (Status.running, Status.closing_gracefully):  # a scheduler that finds nobody for the results says: run on
+            self.status = Status.closing_gracefully  # the scheduler is told, and sends nothing more
+            while self.state.executing:
+                await asyncio.sleep(LOOK_SECONDS)
+            if await self.scheduler.retire_workers(workers=[self.address], close_workers=False, remove=True):
+                break
+            await asyncio.sleep(AGAIN_SECONDS)
         await self.close(nanny=not (self.lifetime_restart if restart is None else restart), reason=reason)
 
 

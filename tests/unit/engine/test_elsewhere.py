@@ -185,6 +185,32 @@ def test_a_worker_whose_life_ends_finishes_its_task_and_nothing_runs_twice(tmp_p
     assert sorted((tmp_path / "starts").read_text().split()) == [str(i) for i in range(8)]
 
 
+def test_the_last_worker_waits_for_somebody_to_take_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client, Scheduler, Worker, wait
+
+    from cohort_engine.engine import handover
+
+    monkeypatch.setattr(handover, "AGAIN_SECONDS", 0.05)
+
+    async def run() -> tuple[int, set[str], str]:
+        async with (
+            Scheduler(port=0, dashboard_address=":0", dashboard=False, host="127.0.0.1") as scheduler,
+            handover.HandoverWorker(scheduler.address, nthreads=1) as leaving,
+            Client(scheduler.address, asynchronous=True) as client,
+        ):
+            future = client.submit(abs, -3, pure=False)
+            await wait(future)
+            going = asyncio.create_task(leaving.close_gracefully())
+            await asyncio.sleep(0.5)
+            assert not going.done()
+            async with Worker(scheduler.address, nthreads=1) as next_one:
+                await going
+                return await future, set(scheduler.workers), next_one.address
+
+    value, left, next_one = asyncio.run(run())
+    assert (value, left) == (3, {next_one})
+
+
 # --- what cannot be -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("package", "extra", "options"),
