@@ -214,7 +214,7 @@ def _shifted(size: int, step: float) -> sparse.csr_array:
 
     Examples
     --------
-    >>> _shifted(3, 1.0).toarray().round(12).tolist()
+    >>> (_shifted(3, 1.0).toarray().round(12) + 0.0).tolist()
     [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
     """
     place = np.arange(size) + step
