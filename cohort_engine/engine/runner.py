@@ -117,7 +117,10 @@ class Job:
 
 @lru_cache(maxsize=64)
 def _unpacked(packed: bytes) -> Job:
-    """Return the job of these bytes, the same one for all tasks of a process."""
+    """Return the job of these bytes, the same one for all tasks of a process.
+
+    They come in dask's own message, which is a pickle as well, and never from a disk.
+    """
     return Job(**pickle.loads(packed))
 
 

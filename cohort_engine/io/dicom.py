@@ -184,7 +184,8 @@ def convert(folder: str | Path, out: Path) -> list[Series]:
         import dcm2niix
     if not Path(folder).is_dir():
         raise MissingInputError(expected="a folder of DICOM files", found="nothing there", where=WHERE, remedy="Correct the name.")
-    asked = [dcm2niix.bin, "-g", "i", "-b", "y", "-ba", "y", "-z", "n", "-f", "%s", "-o", str(out), str(folder)]
+    source = str(Path(folder).absolute())  # a name that begins with a dash is no option
+    asked = [dcm2niix.bin, "-g", "i", "-b", "y", "-ba", "y", "-z", "n", "-f", "%s", "-o", str(out), source]
     subprocess.run(asked, capture_output=True, check=False)  # what it says names the person, and its exit code is not 0 for one odd series
     found = [_series(path) for path in sorted(out.glob("*.nii"), key=lambda p: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", p.stem)])]
     if not found:

@@ -7,6 +7,7 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,12 +26,12 @@ MR = "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 
-def element(tag: int, kind: str, value: object) -> bytes:
+def element(tag: int, kind: str, value: Any) -> bytes:
     """An element in explicit VR, little endian."""
     if kind == "US":
         raw = struct.pack("<H", value)
     elif kind in ("OW", "OB"):
-        raw = bytes(value)  # type: ignore[arg-type]
+        raw = bytes(value)
     else:
         raw = str(value).encode()
         raw += (b"\0" if kind == "UI" else b" ") * (len(raw) % 2)

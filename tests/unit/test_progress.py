@@ -48,9 +48,9 @@ def test_what_is_quick_shows_nothing_and_what_fails_leaves_nothing() -> None:
     def fail() -> None:
         with progress.working("query", where=board, patience=0.01):
             assert board.seen.wait(20)
-            raise ValueError
+            raise ValueError("broken")
 
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="broken"):
         fail()
     assert board.cleared == 1
     shown = len(board.lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,8 @@ def test_a_mask_lies_where_its_image_does(tmp_path: Path, shift: float, image: b
 
 
 def test_maps_are_made_anew_by_another_engine_only_and_the_methods_name_it() -> None:
-    before, other = (fit_params(SimpleNamespace(stages=SimpleNamespace(fit=FitConfig(engine=e)))) for e in ("ants", "torch"))  # type: ignore[arg-type]
+    studies: list[Any] = [SimpleNamespace(stages=SimpleNamespace(fit=fit)) for fit in (FitConfig(engine="ants"), FitConfig(engine="torch"))]
+    before, other = (fit_params(study) for study in studies)
     assert "engine" not in before
     assert other == before | {"engine": "torch"}
     syn, demons = (fit_methods({"stages": {"fit": p}}, frozenset()) for p in (before, other))

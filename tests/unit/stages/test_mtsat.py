@@ -53,8 +53,8 @@ def make(tmp_path: Path):
             write_volume(files["mt_b1"], b1)
         places = np.array([[12.0, 12.0, 1.0]], np.float32)
         params = stages()["mtsat"].params | {"coregister": "none"}
-        template = SimpleNamespace(packing=SimpleNamespace(grid=SimpleNamespace(affine=np.eye(4))))
-        return StageInput(files, {}, params, template, lambda path: {"fit/mt": places}[path])  # type: ignore[arg-type]
+        template: Any = SimpleNamespace(packing=SimpleNamespace(grid=SimpleNamespace(affine=np.eye(4))))
+        return StageInput(files, {}, params, template, lambda path: {"fit/mt": places}[path])
 
     return inputs
 
