@@ -7,7 +7,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -166,7 +166,7 @@ class DaskPool(ABC):
         future = future.future
         found = "its result gone"
         if future.status == "finished":
-            with suppress(CancelledError, CommClosedError, KilledWorker):
+            with self._reaching(), suppress(CancelledError, CommClosedError, KilledWorker):
                 return future.result()
         elif future.status == "error":
             error = future.exception()
@@ -174,10 +174,7 @@ class DaskPool(ABC):
                 return error.with_traceback(future.traceback())
             found = type(error).__name__
         if self.client.status != "running":
-            raise ResourceError(
-                expected="a running scheduler", found=self.client.status, where="compute",
-                remedy="Start the cluster again and build again: what is done stays done.",
-            )  # fmt: skip
+            raise no_scheduler(self.client.status)
         return LostWorkerError(
             expected="a worker that survives the task", found=found if future.status in ("finished", "error") else future.status, where="compute",
             remedy="The process died: most often its memory was too small (compute.memory). Build again to try again.",
@@ -195,6 +192,16 @@ class DaskPool(ABC):
         asked = list(self.asked.values())
         return sum(a.ready for a in asked if (resource in a.resources if resource else a.resources == self.plain))
 
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say that the scheduler is gone, however dask says it: a connection that times out, or a client that gave up."""
+        from distributed.client import ClosedClientError
+
+        try:
+            yield
+        except (OSError, ClosedClientError) as error:
+            raise no_scheduler(str(error)) from error
+
     def _dashboard(self) -> str:
         """Address of the page that shows the cluster at work; empty where there is none."""
         try:
@@ -207,7 +214,8 @@ class DaskPool(ABC):
         wish = frozenset(resources.items())
         if wish in self.offered:
             return
-        offers = self.offers()
+        with self._reaching():
+            offers = self.offers()
         if not any(o.has(resources) for o in offers):
             raise ResourceError(
                 expected=f"a worker that offers {dict(resources)}", found=f"none among {len(offers)}", where="compute",
@@ -240,10 +248,11 @@ class DaskPool(ABC):
             return
         graph = {c.key: Task(c.key, c.function, *(TaskRef(a.key) if isinstance(a, Asked) else a for a in c.args)) for c in calls}
         # a graph is hashed by its content unless it has a name
-        futures = self.client.get(
-            LLGExpr(graph, _determ_token=uuid.uuid4().hex), [c.key for c in calls], sync=False, fifo_timeout="0s",
-            resources=ByKey((c.key, dict(c.resources)) for c in calls), retries=ByKey((c.key, c.retries) for c in calls),
-        )  # fmt: skip
+        with self._reaching():
+            futures = self.client.get(
+                LLGExpr(graph, _determ_token=uuid.uuid4().hex), [c.key for c in calls], sync=False, fifo_timeout="0s",
+                resources=ByKey((c.key, dict(c.resources)) for c in calls), retries=ByKey((c.key, c.retries) for c in calls),
+            )  # fmt: skip
         for call, future in zip(calls, futures, strict=True):
             call.future = future
             future.add_done_callback(lambda f: self.ended.put(f.key))
@@ -265,7 +274,7 @@ class DaskPool(ABC):
         from distributed.comm import CommClosedError
 
         done = {c.key: c.future for c in calls if c.future.status == "finished" and c.key not in self.overdue}
-        with suppress(CancelledError, CommClosedError, KilledWorker):
+        with self._reaching(), suppress(CancelledError, CommClosedError, KilledWorker):
             found = self.client.gather(done, errors="skip")
             self.values |= {key: value for key, value in found.items() if done[key].status == "finished"}
 
@@ -277,7 +286,8 @@ class DaskPool(ABC):
             if asked is not None and asked.timeout is not None and now - run.since > asked.timeout and key not in self.overdue:
                 self.overdue[key] = asked.timeout
                 del self.running[key]
-                self.client.cancel([asked.future], force=True)
+                with self._reaching():
+                    self.client.cancel([asked.future], force=True)
                 threading.Thread(target=self._restart, args=(self.client, run.worker), daemon=True).start()
 
     def _restart(self, client: Any, worker: str) -> None:
@@ -287,6 +297,13 @@ class DaskPool(ABC):
                 client.restart_workers([worker], timeout=RESTART_SECONDS, raise_for_error=False)
             else:
                 client.run(_leave, workers=[worker], nanny=False)
+
+
+def no_scheduler(found: str) -> ResourceError:
+    """Say that the scheduler is gone."""
+    return ResourceError(
+        expected="a running scheduler", found=found, where="compute", remedy="Start the cluster again and build again: what is done stays done."
+    )
 
 
 def settings(compute: ComputeConfig) -> dict[str, Any]:
