@@ -376,7 +376,7 @@ def _from_maps(
     from scipy import sparse
 
     from cohort_engine.reduce.estimators import estimator as find_estimator
-    from cohort_engine.reduce.operator import Operator
+    from cohort_engine.reduce.operator import Maps, Operator
     from cohort_engine.reduce.precision import NONE, errors_of
 
     kernel, atlas, level = find_estimator(estimator), source.atlas(), source.read(VOXEL_LEVEL)
@@ -395,9 +395,9 @@ def _from_maps(
     def block(at: NDArray[np.intp]) -> Mapping[str, NDArray[Any]]:
         maps = read(f"{schema.MAPS}/{metric}", at)
         if not known:
-            return kernel.of_maps(operator, maps, min_coverage=limit)
+            return kernel.of_maps(operator, Maps(maps), min_coverage=limit)
         error, shared = (read(path, at) for path in beside)
-        return kernel.of_maps(operator, maps, min_coverage=limit, errors=errors_of(maps, error, shared, operator.atlas, weights=weights))
+        return kernel.of_maps(operator, Maps(maps, errors_of(maps, error, shared, operator.atlas, weights=weights)), min_coverage=limit)
 
     blocks = [block(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}

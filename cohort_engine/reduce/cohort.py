@@ -23,7 +23,7 @@ from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.places import storage_errors
 from cohort_engine.reduce.estimators import estimator as find_estimator
-from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.operator import Maps, Operator
 from cohort_engine.reduce.precision import NONE, errors_of
 from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
@@ -127,13 +127,12 @@ def table_block(
     tables: dict[str, NDArray[np.float32]] = {}
     for metric in tuple(metric_of(root, n) for n in metrics_of(root)) if metrics is None else metrics:
         with storage_errors(metric.path):
-            maps = np.asarray(layout.array_at(root, metric.path)[rows])
-            more: dict[str, Any] = {}
+            maps = Maps(np.asarray(layout.array_at(root, metric.path)[rows]))
             if schema.has_error(metric):
                 error, alike = (np.asarray(layout.array_at(root, path)[rows]) for path in schema.error_paths(metric.name))
-                more = {"errors": errors_of(maps, error, alike, operator.atlas, weights=str(asked.get("weights", NONE)))}
+                maps = Maps(maps.values, errors_of(maps.values, error, alike, operator.atlas, weights=str(asked.get("weights", NONE))))
         for name in asked["estimators"] if estimators is None else estimators:
-            cells = find_estimator(name).of_maps(operator, maps, min_coverage=limit, **more)
+            cells = find_estimator(name).of_maps(operator, maps, min_coverage=limit)
             tables |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name).items()}
     return tables
 
@@ -276,7 +275,7 @@ def tract_table(
     specs = schema.table_specs(quantity_of(metric, ds[metric].attrs), estimator)
 
     def cells(maps: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        out = kernel.of_maps(operator, maps.reshape(-1, maps.shape[-1]), min_coverage=min_coverage)
+        out = kernel.of_maps(operator, Maps(maps.reshape(-1, maps.shape[-1])), min_coverage=min_coverage)
         return tuple(out[key].reshape(*maps.shape[:-1], *out[key].shape[1:]) for key in specs)
 
     sizes = {schema.LEVEL: len(ranges), schema.REGION: len(chosen)}

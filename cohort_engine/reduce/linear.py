@@ -30,7 +30,7 @@ class Moments:
     Attributes
     ----------
     w, wy, wyy : (..., label)
-        Sums of ``w``, ``w y`` and ``w y^2``.
+        Sums of ``w``, ``w y`` and ``w y^2``; w may lack the leading axes, where it is the same for all of them.
     gram : (..., label, label)
         Sums of ``w_k w_l``.
     yy, count : (...)
@@ -205,12 +205,39 @@ def _inverse(normal: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     return inverse, known > 1 - ESTIMABLE
 
 
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a fit needs of the products of labels alone: kept where many share them.
+
+    Attributes
+    ----------
+    coefficients : (..., label and region, label)
+        `coefficients` of `with_labels`.
+    tissues : (..., label, label)
+        Makes the least-squares value of each label's cluster of ``wy``.
+    """
+
+    coefficients: FloatArray
+    tissues: FloatArray
+
+
+def solve(gram: FloatArray, regions: Members, clusters: Members, *, prior: bool) -> Solution:
+    """Solve the normal equations of a `gram` (..., label, label) for every label and region, parameters as of `coefficients`.
+
+    Examples
+    --------
+    >>> solve(np.diag([2.0, 2.0]), [(0, 1)], [(0, 1)], prior=False).coefficients.round(6).tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.25, 0.25]]
+    """
+    return Solution(coefficients(gram, with_labels(regions, gram), clusters, prior=prior), _tissue_projection(gram, clusters))
+
+
 def with_labels(regions: Members, gram: FloatArray) -> list[tuple[int, ...]]:
     """Every single label, then the regions."""
     return [*((k,) for k in range(gram.shape[-1])), *regions]
 
 
-def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, solution: FloatArray | None = None) -> Fit:
+def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, solution: Solution | None = None) -> Fit:
     """Estimate regions from sums.
 
     Parameters
@@ -218,8 +245,8 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     moments : Moments
         A `gram` without the leading axes of `wy` is solved once for all of them.
     regions, clusters, prior : as in `coefficients`
-    solution : (..., label and region, label), optional
-        `coefficients` of `with_labels` for this gram, where they are at hand.
+    solution : Solution, optional
+        `solve` for this gram, where it is at hand.
 
     Returns
     -------
@@ -240,7 +267,8 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     """
     gram, wy = moments.gram, moments.wy
     n_labels = gram.shape[-1]
-    every = coefficients(gram, with_labels(regions, gram), clusters, prior=prior) if solution is None else solution
+    solution = solution or solve(gram, regions, clusters, prior=prior)
+    every, project = solution.coefficients, solution.tissues
     known = np.nan_to_num(every[..., :n_labels, :])
     chosen = every[..., n_labels:, :]
     beta, value = _apply(known, wy), _apply(chosen, wy)
@@ -249,7 +277,6 @@ def fit(moments: Moments, regions: Members, clusters: Members, *, prior: bool, s
     noise = np.divide(np.maximum(rss, 0), free, out=np.full(np.broadcast_shapes(rss.shape, free.shape), np.nan), where=free > 0.5)
     inflation = np.divide(moments.count, free, out=np.full_like(noise, np.nan), where=free > 0.5)
 
-    project = _tissue_projection(gram, clusters)
     by_tissue = _apply(project, wy)
     rss0 = moments.yy - (wy * by_tissue).sum(axis=-1)
     left = np.trace(gram, axis1=-2, axis2=-1) - np.einsum("...ij,...jk,...ki->...", project, gram, gram)
@@ -332,7 +359,7 @@ def standard_error(moments: Moments, fitted: Fit, regions: Members, noise: Float
     target = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
     through = (reached * fitted.coefficients).sum(axis=-1)
     astray = reached - target
-    known = (astray * fitted.tissues[..., None, :]).sum(axis=-1)
+    known = _apply(astray, fitted.tissues)
     variance = noise * through + known**2 + np.asarray(fitted.spread)[..., None] * (astray**2).sum(axis=-1)
     error: FloatArray = np.sqrt(np.maximum(variance, 0))
     return error

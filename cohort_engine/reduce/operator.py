@@ -2,7 +2,7 @@
 
 Plain arrays in, plain arrays out. The non-zero weights are visited once; each visit adds to three sums of a *part* (one level, one label):
 sum w y, sum w y^2 and sum w. Level ranges, unions and sums of tracts are then small linear combinations of parts, so that they cost nothing and
-a pooled cell is exactly the pool of its parts.
+a pooled cell is exactly the pool of its parts. `Maps` keeps the parts: estimators that need the same ones share one visit.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Tile:
         Which packed voxels.
     weights : (label, tile) float64 CSC
         A column a voxel, so that the values are streamed once and in order.
+    squares : (label + 1, tile) float64 CSC
+        The same and a row of ones: the voxels that any label touches.
     total : (label,) float64
         Sum of the weights, added in the same order as the products: a complete subject has coverage 1, not nearly 1.
     """
@@ -54,7 +56,25 @@ class Tile:
     level: int
     voxels: slice | NDArray[np.intp]
     weights: sparse.csc_array
+    squares: sparse.csc_array
     total: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Sums of maps over the parts of an operator.
+
+    Attributes
+    ----------
+    sums : (3, level, label, subject) float64
+        ``sum w y``, ``sum w y^2`` and ``sum w`` over the voxels with a value.
+    square, count : (level, subject) float64
+        ``sum y^2`` and number of the voxels with a value that any label touches.
+    """
+
+    sums: FloatArray
+    square: FloatArray
+    count: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +134,12 @@ class Operator:
         labels = sorted({m for r in regions for m in r.members})
         weights = sparse.csc_array(atlas.weights[labels].astype(np.float64))
         weights.sum_duplicates()
+        weights.eliminate_zeros()
         used = np.diff(weights.indptr) > 0
         per_level = (np.flatnonzero(used & (voxel_level == n)) for n in numbers)
         tiles = tuple(tile for position, voxels in enumerate(per_level) for tile in _tiles(position, voxels, weights))
-        pool_levels = _membership([r.numbers for r in levels], numbers)
-        pool_labels = _membership([r.members for r in regions], labels)
+        pool_levels = membership([r.numbers for r in levels], numbers)
+        pool_labels = membership([r.members for r in regions], labels)
         cells = sparse.csr_array(sparse.kron(pool_levels, pool_labels, format="csr"))
         return cls(tuple(levels), tuple(regions), n_voxels, (len(numbers), len(labels)), tiles, cells, atlas, voxel_level)
 
@@ -155,11 +176,16 @@ class Operator:
     @cached_property
     def total(self) -> FloatArray:
         """Sum of all weights of each cell (level range, region), float64, in soft voxels."""
+        total: FloatArray = (self.cells @ self.part_total.reshape(-1, 1)).reshape(len(self.levels), len(self.regions))
+        return total
+
+    @cached_property
+    def part_total(self) -> FloatArray:
+        """Sum of all weights of each part (level, label), float64, in soft voxels."""
         parts = np.zeros(self.shape)
         for tile in self.tiles:
             parts[tile.level] += tile.total
-        total: FloatArray = (self.cells @ parts.reshape(-1, 1)).reshape(len(self.levels), len(self.regions))
-        return total
+        return parts
 
     def sums(self, values: FloatArray) -> FloatArray:
         """Weighted sums of each cell.
@@ -180,17 +206,54 @@ class Operator:
         AlignmentError
             The values lie on another voxel axis.
         """
+        return self.pool(self.parts(values))
+
+    def pool(self, parts: Parts) -> FloatArray:
+        """Put parts together to cells: the (3, subject, level, region) of `sums`."""
+        n = parts.sums.shape[-1]
+        cells = (self.cells @ kind.reshape(self.cells.shape[1], n) for kind in parts.sums)
+        return np.stack([c.T.reshape(n, len(self.levels), len(self.regions)) for c in cells])
+
+    def parts(self, values: FloatArray) -> Parts:
+        """Sum each part over its voxels, see `sums`."""
         if values.ndim != 2 or values.shape[1] != self.n_voxels:
             raise AlignmentError(
                 expected=f"maps of shape (subject, {self.n_voxels})", found=f"shape {values.shape}", where="tract operator",
                 remedy="Use the atlas of the template the maps were sampled with, and all of its voxels.",
             )  # fmt: skip
-        out = np.empty((3, len(values), len(self.levels), len(self.regions)))
+        sums, square, count = (np.zeros((*shape, len(values))) for shape in ((3, *self.shape), self.shape[:1], self.shape[:1]))
+        room = np.empty(TILE_VOXELS * min(TILE_SUBJECTS, len(values)))
         for first in range(0, len(values), TILE_SUBJECTS):
             rows = slice(first, first + TILE_SUBJECTS)
-            for kind, parts in enumerate(self._parts(values[rows])):
-                cells = self.cells @ parts.reshape(self.cells.shape[1], -1)
-                out[kind, rows] = cells.T.reshape(-1, *out.shape[2:])
+            for tile in self.tiles:
+                block = values[rows, tile.voxels]
+                y = room[: block.size].reshape(block.shape[1], block.shape[0])
+                np.copyto(y, block.T)
+                wy, w, n = tile.weights @ y, tile.total[:, None], np.full(y.shape[1], float(len(y)))
+                if (holed := np.isnan(wy).any(axis=0)).any():  # a label touches each voxel: no gap stays unseen
+                    absent = np.isnan(y[:, holed])
+                    if absent.all() and holed.all():
+                        continue
+                    filled = np.where(absent, 0.0, y[:, holed])
+                    y[:, holed], wy[:, holed], n[holed] = filled, tile.weights @ filled, len(y) - absent.sum(axis=0)
+                    w = np.repeat(w, y.shape[1], axis=1)
+                    w[:, holed] = tile.weights @ (~absent).astype(np.float64)
+                np.multiply(y, y, out=y)  # in place: the tile is still in the cache
+                squares = tile.squares @ y
+                into = sums[:, tile.level, :, rows]
+                into[0] += wy
+                into[1] += squares[:-1]
+                into[2] += w
+                square[tile.level, rows] += squares[-1]
+                count[tile.level, rows] += n
+        return Parts(sums, square, count)
+
+    @cached_property
+    def count(self) -> FloatArray:
+        """Voxels of each level (level,) that any label touches."""
+        out = np.zeros(self.shape[0])
+        for tile in self.tiles:
+            out[tile.level] += tile.weights.shape[1]
         return out
 
     def valid_weight(self, values: FloatArray) -> FloatArray:
@@ -205,33 +268,6 @@ class Operator:
         cells = self.cells @ parts.reshape(self.cells.shape[1], -1)
         return np.asarray(cells.T.reshape(len(values), len(self.levels), len(self.regions)))
 
-    def _parts(self, values: FloatArray) -> FloatArray:
-        """Sum each part over its voxels: (3, level, label, subject) float64."""
-        out = np.zeros((3, *self.shape, len(values)))
-        room = np.empty((2, TILE_VOXELS * len(values)))
-        for tile in self.tiles:
-            block = values[:, tile.voxels]
-            hole = np.isnan(block)
-            present = ~hole.all(axis=1)
-            if not present.any():
-                continue
-            rows: Any = slice(None) if present.all() else np.flatnonzero(present)
-            block, hole = block[rows], hole[rows]
-            y, valid = (r[: block.size].reshape(block.shape[::-1]) for r in room)
-            wy, wyy, w = out[:, tile.level]
-            np.copyto(y, block.T)
-            if hole.any():
-                absent = np.isnan(y)  # asked again: transposing the mask costs five times as much
-                np.copyto(y, 0.0, where=absent)
-                np.logical_not(absent, out=valid)
-                w[:, rows] += tile.weights @ valid
-            else:
-                w[:, rows] += tile.total[:, None]
-            wy[:, rows] += tile.weights @ y
-            np.multiply(y, y, out=y)  # in place: the tile is still in the cache
-            wyy[:, rows] += tile.weights @ y
-        return out
-
 
 def _tiles(level: int, voxels: NDArray[np.intp], weights: sparse.csc_array) -> Iterator[Tile]:
     """Cut the voxels of a level into tiles; a run of voxels becomes a slice, which numpy reads without a copy."""
@@ -239,14 +275,38 @@ def _tiles(level: int, voxels: NDArray[np.intp], weights: sparse.csc_array) -> I
         some = voxels[a:b]
         run = some[-1] - some[0] + 1 == len(some)
         columns = sparse.csc_array(weights[:, some])
-        yield Tile(level, slice(int(some[0]), int(some[-1]) + 1) if run else some, columns, columns @ np.ones(len(some)))
+        squares = sparse.csc_array(sparse.vstack([columns, sparse.csc_array(np.ones((1, len(some))))], format="csc"))
+        yield Tile(level, slice(int(some[0]), int(some[-1]) + 1) if run else some, columns, squares, columns @ np.ones(len(some)))
 
 
-def _membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> sparse.csr_array:
+def membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> sparse.csr_array:
     """(group, item) matrix of ones."""
     rows = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     columns = np.searchsorted(items, [m for g in groups for m in g])
     return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(groups), len(items)))
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Maps of some subjects, as estimators take them: what several need of the voxels is summed once.
+
+    Attributes
+    ----------
+    values : (subject, voxel) float
+        NaN where a subject has no value.
+    errors : Errors, optional
+        Of a metric whose voxels have standard errors.
+    """
+
+    values: FloatArray
+    errors: Errors | None = None
+    _parts: dict[Operator, Parts] = field(default_factory=dict)
+
+    def parts(self, operator: Operator) -> Parts:
+        """Return ``operator.parts(values)``, made when it is first asked for."""
+        if operator not in self._parts:
+            self._parts[operator] = operator.parts(self.values)
+        return self._parts[operator]
 
 
 @lru_cache(maxsize=2)
@@ -295,7 +355,13 @@ def weighted_average(
     >>> out["value"].ravel().tolist(), out["coverage"].ravel().tolist()
     ([33.33333206176758, nan, 0.0], [0.75, 0.5, 1.0])
     """
-    sums = operator.sums(values)
+    return average_maps(operator, Maps(values, errors), min_coverage=min_coverage)
+
+
+def average_maps(operator: Operator, maps: Maps, *, min_coverage: float) -> dict[str, NDArray[np.float32]]:
+    """See `weighted_average`."""
+    values, errors = maps.values, maps.errors
+    sums = operator.pool(maps.parts(operator))
     if errors is None:
         return summarise(sums, operator.total, min_coverage=min_coverage)
     q = np.where(np.isnan(values), np.nan, 1.0 if errors.precision is None else errors.precision)
@@ -308,8 +374,13 @@ def weighted_average(
 
 def weighted_sums(operator: Operator, values: FloatArray, q: FloatArray) -> FloatArray:
     """Sum as `Operator.sums`, but each voxel counts q (subject, voxel) times; NaN where `values` is."""
-    wy, wyy, w = (operator.sums(part)[0] for part in (q * values, q * np.square(values, dtype=float), q))
-    return np.stack([wy, wyy, w])
+    return operator.pool(weighted_parts(operator, values, q))
+
+
+def weighted_parts(operator: Operator, values: FloatArray, q: FloatArray) -> Parts:
+    """Sum as `Operator.parts`, but each voxel counts q (subject, voxel) times in the sums and the square; NaN where `values` is."""
+    mean, square, weight = (operator.parts(part) for part in (q * values, np.sqrt(q) * values, q))
+    return Parts(np.stack([mean.sums[0], square.sums[1], weight.sums[0]]), square.square, weight.count)
 
 
 def summarise(sums: FloatArray, total: FloatArray, *, min_coverage: float, counted: FloatArray | None = None) -> dict[str, NDArray[np.float32]]:

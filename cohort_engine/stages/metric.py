@@ -244,7 +244,7 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
     The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
     """
     from cohort_engine.reduce.native import atlas_moves, level_tables
-    from cohort_engine.reduce.operator import template_operator
+    from cohort_engine.reduce.operator import Maps, template_operator
     from cohort_engine.reduce.sums import LevelSums
 
     template, estimators, least = inputs.template, inputs.params["reduce.estimators"], inputs.params["reduce.min_coverage"]
@@ -269,7 +269,7 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
         out |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name, schema.SPACE_NATIVE).items()}
     packed = inputs.load(metric.map.path)
     first = schema.ESTIMATORS[estimators[0]]
-    there = first.of_maps(template_operator(template), packed[None], min_coverage=least)[schema.VALUE][0]
+    there = first.of_maps(template_operator(template), Maps(packed[None]), min_coverage=least)[schema.VALUE][0]
     apart = np.abs(there - out[schema.table_specs(metric, first.name, schema.SPACE_NATIVE)[schema.VALUE].path])
     apart = apart[np.isfinite(apart)]
     difference = float(np.median(apart)) if len(apart) else np.nan

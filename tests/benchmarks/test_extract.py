@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cohort_engine.reduce.estimators import estimator
-from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.operator import Maps, Operator
 from cohort_engine.schema import SUBJECT_BLOCK
 from cohort_engine.template import load_template
 from cohort_engine.template.levels import LevelRange
@@ -38,7 +38,7 @@ def test_a_thousand_subjects(benchmark: Any, operator: Operator, name: str, hole
 
     def run() -> None:
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda n: estimator(name).of_maps(operator, maps[:n], min_coverage=0.75), sizes))
+            list(pool.map(lambda n: estimator(name).of_maps(operator, Maps(maps[:n]), min_coverage=0.75), sizes))
 
     benchmark.pedantic(run, rounds=2, warmup_rounds=1)
     print(f"\n{name}: {benchmark.stats.stats.min:.2f} s for {SUBJECTS} subjects on {THREADS} threads")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import dask
@@ -82,23 +82,24 @@ def forget(url: str) -> None:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    start = perf_counter()
+    """CPU of this process and its threads: what else runs on the machine counts less."""
+    start = process_time()
     run()
-    return perf_counter() - start
+    return process_time() - start
 
 
 @pytest.mark.real
-def test_reading_and_reducing_is_less_than_twice_reading(benchmark: Any, store: Callable[[int], str]) -> None:
+def test_reading_reducing_and_writing_against_reading(benchmark: Any, store: Callable[[int], str]) -> None:
+    """With the estimators of a study that asks for none: ``map`` and ``wa``, from one visit of the voxels."""
     url = store(SUBJECTS)
     read = min(seconds(lambda: read_only(url, SUBJECTS)) for _ in range(3))
+    taken: list[float] = []
     with dask.config.set(num_workers=THREADS):
-        benchmark.pedantic(tabulate, args=(url,), setup=lambda: forget(url), rounds=3)
-    total = benchmark.stats.stats.min
-    print(
-        f"\n{SUBJECTS} subjects, 20 levels x 43 regions, {THREADS} threads: read {read:.2f} s, with reducing {total:.2f} s, ratio {total / read:.2f}"
-    )
+        benchmark.pedantic(lambda: taken.append(seconds(lambda: tabulate(url))), setup=lambda: forget(url), rounds=3)
+    total = min(taken)
+    print(f"\n{SUBJECTS} subjects, 20 levels x 43 regions, CPU: read {read:.2f} s, with reducing and writing {total:.2f} s, ratio {total / read:.2f}")
     benchmark.extra_info |= {"read": read, "ratio": total / read}
-    assert total < 2 * read
+    assert total < 3 * read
 
 
 @pytest.mark.real

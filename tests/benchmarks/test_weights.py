@@ -15,7 +15,7 @@ import pytest
 from cohort_engine.mapping.native import native_atlas
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.native import level_tables
-from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.operator import Maps, Operator
 from cohort_engine.reduce.precision import errors_of, precision
 from cohort_engine.reduce.sums import LevelSums
 from cohort_engine.schema import level_number
@@ -130,7 +130,7 @@ def test_noise_is_the_scatter_of_repeated_scans(benchmark: Any, space: str) -> N
                 image.reshape(-1)[warped.voxel], error.reshape(-1)[warped.voxel] = values, one["se"]
                 maps, se = (sample(a, s["affine"], template.packing.xyz)[None] for a in (image, error))
                 errors = errors_of(maps, se, np.array([np.prod(SPACING) / 0.5**3]), template.atlas)
-                tables = {k: estimator(k).of_maps(operator, maps, min_coverage=0.5, errors=errors) for k in ESTIMATORS}
+                tables = {k: estimator(k).of_maps(operator, Maps(maps, errors), min_coverage=0.5) for k in ESTIMATORS}
                 tables = {k: {key: v[0] for key, v in cells.items()} for k, cells in tables.items()}
             else:
                 tables = native_cells(s, values, one["se"], False)

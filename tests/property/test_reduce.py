@@ -11,7 +11,7 @@ from cohort_engine.reduce import operator as kernel
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.linear import Moments, fit
 from cohort_engine.reduce.native import reduce_group
-from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.reduce.operator import Maps, Operator, weighted_average
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.levels import LevelRange
 
@@ -127,7 +127,7 @@ def test_mixture_equals_one_image_at_a_time(cohort: tuple, prior: bool, data: st
     clusters = [c for c in (tuple(range(cut)), tuple(range(cut, len(weights)))) if c]
     atlas = Atlas(tuple(f"label {i}" for i in range(len(weights))), {}, {str(c): c for c in clusters}, sparse.csr_array(weights))
     op = Operator.build(atlas, level, ranges, regions)
-    out = estimator("map" if prior else "ml").of_maps(op, values, min_coverage=0)
+    out = estimator("map" if prior else "ml").of_maps(op, Maps(values), min_coverage=0)
     for s, y in enumerate(values):
         for i, r in enumerate(ranges):
             some = np.isin(level, r.numbers) & np.isfinite(y)
@@ -144,7 +144,7 @@ def test_binary_median_and_maximum_equal_those_of_one_image(cohort: tuple) -> No
     weights = weights / np.maximum(weights.sum(axis=0), 1)
     op = build(weights, level, ranges, regions)
     for name in ("bin", "median", "max"):
-        out = estimator(name).of_maps(op, values, min_coverage=0)["value"]
+        out = estimator(name).of_maps(op, Maps(values), min_coverage=0)["value"]
         for s, y in enumerate(values):
             for i, r in enumerate(ranges):
                 some = np.isin(level, r.numbers)

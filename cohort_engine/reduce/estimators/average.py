@@ -7,8 +7,8 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result, absent, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members, indicator
-from cohort_engine.reduce.operator import HALF, Operator, weighted_average
-from cohort_engine.reduce.precision import Errors, noise_of
+from cohort_engine.reduce.operator import HALF, Maps, Operator, average_maps
+from cohort_engine.reduce.precision import noise_of
 from cohort_engine.reduce.sums import LevelSums
 
 
@@ -23,8 +23,8 @@ class WeightedAverage(Estimator):
     def describe(self) -> str:
         return "Weighted average: each voxel counts by the fraction of it that the atlas gives to the region."
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
-        return weighted_average(operator, values, min_coverage=min_coverage, errors=errors)
+    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
+        return average_maps(operator, maps, min_coverage=min_coverage)
 
     def of_group(self, group: Group) -> Result:
         return _about_the_mean(group, group.target)
@@ -51,8 +51,8 @@ class Binary(Estimator):
     def describe(self) -> str:
         return "Binary mean: the mean over voxels that the atlas gives to the region by at least one half."
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
-        return weighted_average(operator.binary, values, min_coverage=min_coverage, errors=errors)
+    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
+        return average_maps(operator.binary, maps, min_coverage=min_coverage)
 
     def of_group(self, group: Group) -> Result:
         return _about_the_mean(group, (group.target >= HALF).astype(np.float64))

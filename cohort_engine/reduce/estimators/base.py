@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from cohort_engine import schema
 from cohort_engine.reduce.linear import FloatArray, Members
 from cohort_engine.reduce.moved import Moves
-from cohort_engine.reduce.operator import HALF, Operator, weighted_average
-from cohort_engine.reduce.precision import Errors
+from cohort_engine.reduce.operator import HALF, Maps, Operator, average_maps
 from cohort_engine.reduce.sums import LevelSums
 
 Cells = dict[str, NDArray[np.float32]]
@@ -126,23 +125,21 @@ class Estimator(ABC):
         """One sentence for the Methods text of a report."""
 
     @abstractmethod
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
+    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
         """Reduce maps in template space.
 
         Parameters
         ----------
         operator : Operator
-        values : (subject, voxel) float
-            NaN where a subject has no value.
+        maps : Maps
+            Of some subjects, and their errors where the metric has any.
         min_coverage : float
             A cell with less of its weight inside the data is NaN, 0 to 1.
-        errors : Errors, optional
-            Of a metric whose voxels have standard errors.
 
         Returns
         -------
         dict of (subject, level, region) float32 arrays
-            ``value`` and the `companions`; ``noise`` of a linear one, where there are `errors`.
+            ``value`` and the `companions`; ``noise`` of a linear one, where the maps have errors.
         """
 
     @abstractmethod
@@ -183,10 +180,11 @@ class CellEstimator(Estimator):
         (subject,) float
         """
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
+    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
         """See `Estimator.of_maps`. ``std`` is about the weighted average, ``n`` and coverage are of the voxels that count."""
+        values, errors = maps.values, maps.errors
         operator = operator.binary if self.halves else operator
-        cells = weighted_average(operator, values, min_coverage=min_coverage, errors=errors)
+        cells = average_maps(operator, maps, min_coverage=min_coverage)
         value = cells[schema.VALUE]
         for level in range(len(operator.levels)):
             for region in range(len(operator.regions)):

@@ -1,8 +1,8 @@
 """The atlas' mixture model: ``ml`` and ``map``.
 
-For a cohort, the sums that `linear` needs are those of an ordinary tract operator with one more label ("any label touches this voxel"). The
-products of labels are fixed numbers of (atlas, level) as long as no voxel is missing: their solution is then one small matrix for all subjects.
-Where voxels are missing, the products are summed over the valid ones and solved for that subject.
+For a cohort, the sums that `linear` needs are the parts of a tract operator whose labels are all of the atlas. The products of labels are fixed
+numbers of (atlas, level) as long as no voxel is missing: their solution is then one small matrix for all subjects. Where voxels are missing, the
+products are summed over the valid ones and solved for that subject.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cohort_engine import schema
 from cohort_engine.reduce import linear
 from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result
 from cohort_engine.reduce.linear import FloatArray, Members, Moments
-from cohort_engine.reduce.operator import Operator, summarise, weighted_sums
-from cohort_engine.reduce.precision import Errors, noise_of
+from cohort_engine.reduce.operator import Maps, Operator, membership, summarise, weighted_parts
+from cohort_engine.reduce.precision import noise_of
 from cohort_engine.reduce.sums import LevelSums, combine
 from cohort_engine.template.atlas import Atlas, Region
 
@@ -40,8 +40,8 @@ class MixtureEstimator(Estimator):
     prior: ClassVar[bool]
     """Whether each label is pulled towards its tissue."""
 
-    def of_maps(self, operator: Operator, values: FloatArray, *, min_coverage: float, errors: Errors | None = None) -> Cells:
-        return operator.once(Mixture.of).estimate(values, prior=self.prior, min_coverage=min_coverage, errors=errors)
+    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
+        return operator.once(Mixture.of).estimate(maps, prior=self.prior, min_coverage=min_coverage)
 
     def of_group(self, group: Group) -> Result:
         here = np.zeros(group.values.shape, np.int64)
@@ -86,8 +86,10 @@ class Mixture:
     Attributes
     ----------
     regions, clusters : sequences of tuples of labels
+    levels : (level range, level) CSR of ones
+        Which levels of the operator make a range.
     labels : Operator
-        Its regions are all labels of the atlas, and the voxels that any label touches.
+        Its parts are of all labels of the atlas.
     pairs : Operator
         Its regions are the products of labels that occur.
     rows, columns : (pair,) int arrays
@@ -96,11 +98,12 @@ class Mixture:
 
     regions: Members
     clusters: Members
+    levels: sparse.csr_array
     labels: Operator
     pairs: Operator
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
-    _solved: dict[tuple[int, bool], FloatArray] = field(default_factory=dict)
+    _solved: dict[tuple[int, bool], linear.Solution] = field(default_factory=dict)
 
     @classmethod
     def of(cls, operator: Operator) -> Mixture:
@@ -110,13 +113,14 @@ class Mixture:
         here = np.isin(operator.voxel_level, [n for r in operator.levels for n in r.numbers])
         weights = sparse.csr_array(weights @ sparse.diags_array(here.astype(np.float64)))
         weights.eliminate_zeros()
-        touched = sparse.csr_array((np.diff(sparse.csc_array(weights).indptr) > 0).astype(np.float64)[None])
         products = [(k, j, weights[[k]].multiply(weights[[j]])) for k in range(len(atlas.labels)) for j in range(k, len(atlas.labels))]
         kept = [(k, j, sparse.csr_array(p)) for k, j, p in products if p.nnz or k == j]
-        labels = _operator(sparse.vstack([weights, touched], format="csr"), operator)
+        labels = operator if operator.shape[1] == len(atlas.labels) else _operator(weights, operator)
         pairs = _operator(sparse.vstack([p for *_, p in kept], format="csr"), operator)
         rows, columns = (np.array([pair[i] for pair in kept], np.intp) for i in (0, 1))
-        return cls([r.members for r in operator.regions], tuple(atlas.clusters.values()), labels, pairs, rows, columns)
+        numbers = sorted({n for r in operator.levels for n in r.numbers})
+        levels = membership([r.numbers for r in operator.levels], numbers)
+        return cls([r.members for r in operator.regions], tuple(atlas.clusters.values()), levels, labels, pairs, rows, columns)
 
     @cached_property
     def gram(self) -> FloatArray:
@@ -124,52 +128,58 @@ class Mixture:
         return self._square(self.pairs.total)
 
     def _square(self, pairs: FloatArray) -> FloatArray:
-        n_labels = len(self.labels.regions) - 1
+        n_labels = len(self.labels.atlas.labels)
         out = np.zeros((*pairs.shape[:-1], n_labels, n_labels))
         out[..., self.rows, self.columns] = pairs
         out[..., self.columns, self.rows] = pairs
         return out
 
-    def _coefficients(self, level: int, prior: bool) -> FloatArray:
+    def _ranges(self, parts: FloatArray) -> FloatArray:
+        """Put levels (level, ...) together to level ranges (level range, ...)."""
+        return np.asarray((self.levels @ parts.reshape(len(parts), -1)).reshape(-1, *parts.shape[1:]))
+
+    def _by_subject(self, sums: FloatArray) -> FloatArray:
+        """(3, level, label, subject) to (3, subject, level range, label)."""
+        return np.stack([np.moveaxis(self._ranges(kind), -1, 0) for kind in sums])
+
+    def _solution(self, level: int, prior: bool) -> linear.Solution:
         """Solution for complete subjects: kept, since it depends on the atlas alone."""
         if (level, prior) not in self._solved:
-            self._solved[level, prior] = linear.coefficients(
-                self.gram[level], linear.with_labels(self.regions, self.gram), self.clusters, prior=prior
-            )
+            self._solved[level, prior] = linear.solve(self.gram[level], self.regions, self.clusters, prior=prior)
         return self._solved[level, prior]
 
-    def estimate(self, values: FloatArray, *, prior: bool, min_coverage: float, errors: Errors | None = None) -> Cells:
+    def estimate(self, maps: Maps, *, prior: bool, min_coverage: float) -> Cells:
         """Estimate each region of each subject.
 
         Parameters
         ----------
-        values : (subject, voxel) float
-            NaN where a subject has no value.
+        maps : Maps
+            With weights among their errors, the fit is that of weighted least squares.
         prior : bool
             ``map`` rather than ``ml``.
         min_coverage : float
             As in `weighted_average`.
-        errors : Errors, optional
-            Of the maps. With weights, the fit is that of weighted least squares.
 
         Returns
         -------
         dict with float32 arrays (subject, level, region)
-            ``value``, ``std`` (about the weighted average), ``se``, ``n``, ``coverage``; with `errors` also ``noise``. Missing: as
-            in `weighted_average`, and where the valid
-            voxels do not determine a region.
+            ``value``, ``std`` (about the weighted average), ``se``, ``n``, ``coverage``; of maps with errors also ``noise``. Missing: as
+            in `weighted_average`, and where the valid voxels do not determine a region.
 
         Formula
             `linear.fit` and `linear.standard_error`, a voxel's variance being that of all residuals of the level.
         """
-        sums, total = self.labels.sums(values), self.labels.total
+        values, errors = maps.values, maps.errors
+        parts, total = maps.parts(self.labels), self._ranges(self.labels.part_total)
         join = linear.indicator(self.regions, self.gram.shape[-1])
         q = None if errors is None or errors.precision is None else np.where(np.isnan(values), np.nan, errors.precision)
-        counted = sums if q is None else weighted_sums(self.labels, values, q)
-        out = summarise(sums[..., :-1] @ join, total[:, :-1] @ join, min_coverage=min_coverage, counted=counted[..., :-1] @ join)
+        weighed = parts if q is None else weighted_parts(self.labels, values, q)
+        sums = self._by_subject(parts.sums)
+        counted = sums if q is None else self._by_subject(weighed.sums)
+        out = summarise(sums @ join, total @ join, min_coverage=min_coverage, counted=counted @ join)
         value, error, noise = np.full((3, *out[schema.VALUE].shape), np.nan)
-        count = sums[2, ..., -1]
-        complete = (count == total[:, -1]) & (q is None)
+        count, square = (self._ranges(a).T for a in (parts.count, weighed.square))
+        complete = (count == self._ranges(self.labels.count)) & (q is None)
         holes = np.flatnonzero(((count > 0) & ~complete).any(axis=1))
         squares: FloatArray = np.empty((0, len(total), len(self.rows)))
         if len(holes):
@@ -179,12 +189,12 @@ class Mixture:
         for level in range(len(total)):
             whole = np.flatnonzero(complete[:, level] & (count[:, level] > 0))
             part = np.flatnonzero(~complete[holes, level] & (count[holes, level] > 0))
-            some: list[tuple[NDArray[np.intp], FloatArray, FloatArray | None]] = []
-            some += [(whole, self.gram[level], self._coefficients(level, prior))] if len(whole) else []
-            some += [(holes[part], self._square(squares[part, level]), None)] if len(part) else []
-            for who, gram, solution in some:
-                wy, wyy, w = counted[:, who, level]
-                moments = Moments(w[:, :-1], wy[:, :-1], wyy[:, :-1], gram, wyy[:, -1], count[who, level])
+            some: list[tuple[NDArray[np.intp], FloatArray, FloatArray, linear.Solution | None]] = []
+            some += [(whole, total[level], self.gram[level], self._solution(level, prior))] if len(whole) else []
+            some += [(holes[part], counted[2, holes[part], level], self._square(squares[part, level]), None)] if len(part) else []
+            for who, w, gram, solution in some:
+                wy, wyy, _ = counted[:, who, level]
+                moments = Moments(w, wy, wyy, gram, square[who, level], count[who, level])
                 fitted = linear.fit(moments, self.regions, self.clusters, prior=prior, solution=solution)
                 value[who, level] = fitted.value
                 error[who, level] = linear.standard_error(moments, fitted, self.regions, fitted.noise[..., None])

@@ -21,7 +21,7 @@ from cohort_engine.reduce.cohort import metric_of, metrics_of, quantity_of, tabu
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.estimators.base import CellEstimator
 from cohort_engine.reduce.native import level_tables, reduce_group
-from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.operator import Maps, Operator
 from cohort_engine.single.extract import extract
 from cohort_engine.store import layout
 from cohort_engine.store.maintenance import finalise
@@ -128,7 +128,7 @@ VALUES = np.array([10.0, 99.0, 20.0, 30.0, NAN])
 def test_a_new_one_reduces_maps() -> None:
     atlas = Atlas(("tract",), {}, {}, sparse.csr_array(np.full((1, 5), 0.5, np.float32)))
     operator = Operator.build(atlas, np.full(5, 2), [LevelRange.parse("C2")], atlas.regions)
-    cells = estimator("trimmed").of_maps(operator, np.stack([VALUES, VALUES * NAN]), min_coverage=0.5)
+    cells = estimator("trimmed").of_maps(operator, Maps(np.stack([VALUES, VALUES * NAN])), min_coverage=0.5)
     assert set(cells) == {"value", "std", "coverage"}
     np.testing.assert_allclose(cells["value"].ravel(), [25, NAN])
     np.testing.assert_allclose(cells["coverage"].ravel(), [0.8, 0])

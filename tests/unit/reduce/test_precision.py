@@ -9,7 +9,7 @@ from scipy import sparse
 from cohort_engine import schema
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.native import level_tables
-from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.operator import Maps, Operator
 from cohort_engine.reduce.precision import Errors, precision
 from cohort_engine.reduce.sums import LevelSums, pooled_cells
 from cohort_engine.template.atlas import Atlas
@@ -55,7 +55,7 @@ def template(image: dict[str, np.ndarray], values: np.ndarray, name: str, weight
     operator = Operator.build(atlas, LEVEL, [LevelRange.parse(n) for n in ("C2", "C3")], atlas.regions)
     q = image["precision"][None] if weighted else None
     errors = Errors(image["se"][None], np.ones(1), q) if with_se or weighted else None
-    return {k: v[0] for k, v in estimator(name).of_maps(operator, values[None], min_coverage=0.1, errors=errors).items()}
+    return {k: v[0] for k, v in estimator(name).of_maps(operator, Maps(values[None], errors), min_coverage=0.1).items()}
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -138,7 +138,7 @@ def test_voxels_of_a_template_that_share_one_of_the_image_share_its_error(image)
     operator = Operator.build(atlas, np.full(8, 2), [LevelRange.parse("C2")], atlas.regions)
     errors = Errors(np.full((1, 8), 0.3), np.array([4.0]))
     for name in ("wa", "bin", "ml"):
-        cells = estimator(name).of_maps(operator, np.full((1, 8), 5.0), min_coverage=0.5, errors=errors)
+        cells = estimator(name).of_maps(operator, Maps(np.full((1, 8), 5.0), errors), min_coverage=0.5)
         assert cells["noise"].item() == pytest.approx(0.3 / np.sqrt(2), rel=1e-6), "eight voxels that are two of the image"
 
 
