@@ -99,7 +99,7 @@ def test_reading_reducing_and_writing_against_reading(benchmark: Any, store: Cal
     total = min(taken)
     print(f"\n{SUBJECTS} subjects, 20 levels x 43 regions, CPU: read {read:.2f} s, with reducing and writing {total:.2f} s, ratio {total / read:.2f}")
     benchmark.extra_info |= {"read": read, "ratio": total / read}
-    assert total < 3 * read
+    assert total < 4 * read
 
 
 @pytest.mark.real
