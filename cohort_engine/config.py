@@ -225,6 +225,9 @@ class TestsConfig(Section):
     family: tuple[str, ...] = ()
     """Features that agree in these (metric, region, level, estimator) are one family of tests for the false discovery rate; by default all are one,
     so that the rate holds for the findings of the study as a whole."""
+    weigh: bool = True
+    """Whether values count by their standard errors, and people by the probability that their values are usable, where the cohort has these; not with
+    ``mann_whitney``."""
     resamples: int = Field(default=0, ge=0)
     """Bootstrap resamples for the intervals; 0 takes analytic ones."""
 

@@ -36,12 +36,15 @@ from cohort_engine.analysis.arrays import (
     two_groups,
     varies,
 )
+from cohort_engine.analysis.precision import weigh, weights_of
 from cohort_engine.analysis.roc import auc
 from cohort_engine.errors import InputError, unknown_name
 
 WELCH = "welch"
 MANN_WHITNEY = "mann_whitney"
 LINEAR = "linear"
+WEIGHED = (WELCH, LINEAR)
+"""Methods that compare means, so that values may count differently."""
 
 EXACT = 100
 """Most subjects of a test without ties for which all their orders are counted."""
@@ -58,6 +61,7 @@ class Comparison:
     Attributes
     ----------
     effect, se, low, high : difference in the unit of the values (`mann_whitney`: probability that a member of group 1 exceeds one of group 0)
+    se_even : the error if all values counted alike; the same as `se` where they do
     statistic, df, p : t and its degrees of freedom, or U of group 1 (df NaN); p is two-sided
     size, size_low, size_high : Hedges' g, rank-biserial correlation or partial correlation, see `EFFECTS`
     """
@@ -74,16 +78,18 @@ class Comparison:
     size_low: FloatArray
     size_high: FloatArray
     n: IntArray
+    se_even: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Values (subject, test) with NaN, group membership (2, subject), covariates' basis (subject, rank)."""
+    """Values (subject, test) with NaN, group membership (2, subject), covariates' basis (subject, rank), weights (subject, test) or none."""
 
     x: FloatArray
     groups: BoolArray
     basis: FloatArray
     n: IntArray
+    precision: FloatArray | None = None
 
 
 Draws = tuple[FloatArray, FloatArray]
@@ -91,7 +97,7 @@ Draws = tuple[FloatArray, FloatArray]
 
 def compare(
     values: ArrayLike, group: ArrayLike, *, method: str = WELCH, covariates: ArrayLike | None = None, confidence: float = 0.95,
-    max_missing: float = MAX_MISSING, resamples: int = 0, seed: int = 1,
+    max_missing: float = MAX_MISSING, resamples: int = 0, seed: int = 1, errors: ArrayLike | None = None, trust: ArrayLike | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare two groups in every test.
 
@@ -110,6 +116,10 @@ def compare(
         Largest share of either group that may be missing.
     resamples, seed : int
         With resamples, the intervals of effect and size are percentiles of a bootstrap within the groups; `se`, statistic and p stay as they are.
+    errors : (subject, test), optional
+        Standard error of each value, by which values count, see `precision.weights_of`; NaN is not known. `mann_whitney` takes none.
+    trust : (subject,), optional
+        Probability that a subject's values are usable: who is usable with 0.5 counts half.
 
     Returns
     -------
@@ -135,6 +145,9 @@ def compare(
     DeLong's error and logit interval, and the rank-biserial correlation is twice that minus one.
     ``linear``: least squares of the values on group, constant and covariates; the partial correlation has Fisher's interval with variance
     ``1 / (df - 1)``, which is ``1 / (n - 3)`` without covariates.
+    Errors: the effect is of weighted least squares. Its standard error is that of the method times the root of the ratio of the variances that the
+    residuals of the subjects show (HC3) of the weighted to the plain effect, and the degrees of freedom fall with the number of subjects that the
+    weights leave; so equal weights change nothing, and wrong ones cost width, not truth. Hedges' g has the standard deviation as observed.
 
     Sums over a resample are a product of draw counts (resample, subject) with the values, so a bootstrap of a thousand tests is a few matrix
     products. Hence the missing values of a test are drawn as well, as they were in the study.
@@ -159,6 +172,8 @@ def compare(
     n = tally(x, groups)
     x[:, ~enough(groups, n, max_missing)] = np.nan
     data = _Data(x, groups, columns, n)
+    if method in WEIGHED and (errors is not None or trust is not None):
+        data = replace(data, precision=_precision(data, errors, trust))
     found = test(data, confidence)
     if not resamples:
         return found
@@ -166,6 +181,35 @@ def compare(
     low, high = (v + 0 * found.effect for v in percentiles(effect, confidence))
     size_low, size_high = (v + 0 * found.size for v in percentiles(size, confidence))
     return replace(found, low=low, high=high, size_low=size_low, size_high=size_high)
+
+
+def _precision(data: _Data, errors: ArrayLike | None, trust: ArrayLike | None) -> FloatArray:
+    """How much each value counts, (subject, test)."""
+    given = np.full(data.x.shape, np.nan) if errors is None else table(errors, where="errors of values")
+    if given.shape != data.x.shape:
+        raise InputError(
+            expected=f"errors of shape {data.x.shape}", found=f"{given.shape}", where="errors of values",
+            remedy="Give one for each value; NaN is not known.",
+        )  # fmt: skip
+    usable = None if trust is None else numbers(trust, where="usable")
+    if usable is not None:
+        same_rows(len(data.x), len(usable), where="usable")
+    residual = np.where(np.isnan(data.x), np.nan, weigh(_centred(data.x), _columns(data)).residual)
+    return weights_of(residual, given, data.groups, usable)
+
+
+def _centred(x: FloatArray) -> FloatArray:
+    return x - share(np.nansum(x, axis=0), (~np.isnan(x)).sum(axis=0))
+
+
+def _weighed(data: _Data, effect: FloatArray, se: FloatArray, df: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Effect, its error and degrees of freedom when values count by their weights."""
+    if data.precision is None:
+        return effect, se, df
+    x, columns = _centred(data.x), _columns(data)
+    even, uneven = weigh(x, columns), weigh(x, columns, data.precision)
+    ratio = np.where(se > 0, np.sqrt(share(uneven.variance, even.variance)), 1.0)
+    return effect + (uneven.effect - even.effect), se * ratio, df * share(uneven.people, even.people)
 
 
 def _t_test(effect: FloatArray, se: FloatArray, df: FloatArray, confidence: float) -> dict[str, FloatArray]:
@@ -179,7 +223,7 @@ def _t_test(effect: FloatArray, se: FloatArray, df: FloatArray, confidence: floa
 
 
 def _sums(data: _Data, weights: FloatArray) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
-    """Count, mean and sample variance of each group under weights (draw, subject), each (draw, test)."""
+    """Count, mean and sample variance of each group under weights (draw, subject), each (draw, test); the mean by what values count."""
     counts, means, variances = [], [], []
     for members, n in zip(data.groups, data.n, strict=True):
         x = data.x[members]
@@ -193,6 +237,9 @@ def _sums(data: _Data, weights: FloatArray) -> tuple[list[FloatArray], list[Floa
         rest = total - count * shift**2
         variance = share(np.where(rest > NO_RESIDUAL * total, rest, 0.0), count - 1)
         counts.append(count)
+        if data.precision is not None:
+            heavy = np.where(known, data.precision[members], 0.0)
+            shift = share(w @ (heavy * y), w @ heavy)
         means.append(centre + shift)
         variances.append(np.where(varies(x) | np.isnan(variance), variance, 0.0))
     return counts, means, variances
@@ -205,14 +252,16 @@ def _hedges(counts: list[FloatArray], means: list[FloatArray], variances: list[F
 
 
 def _welch(data: _Data, confidence: float) -> Comparison:
-    counts, means, variances = ([v[0] for v in s] for s in _sums(data, np.ones((1, len(data.x)))))
+    counts, means, variances = ([v[0] for v in s] for s in _sums(replace(data, precision=None), np.ones((1, len(data.x)))))
     errors = [share(v, k) for v, k in zip(variances, counts, strict=True)]
     df = share((errors[0] + errors[1]) ** 2, sum(e**2 * share(1.0, k - 1) for e, k in zip(errors, counts, strict=True)))
-    size = _hedges(counts, means, variances)
-    total = counts[0] + counts[1]
-    step = ndtri((1 + confidence) / 2) * np.sqrt(share(total, counts[0] * counts[1]) + share(size**2, 2 * (total - 3.94)))
-    found = _t_test(means[1] - means[0], np.sqrt(errors[0] + errors[1]), df, confidence)
-    return Comparison(WELCH, **found, size=size, size_low=size - step, size_high=size + step, n=data.n)
+    even = np.sqrt(errors[0] + errors[1])
+    effect, se, df = _weighed(data, means[1] - means[0], even, df)
+    size = _hedges(counts, [0 * effect, effect], variances)
+    total, narrower = counts[0] + counts[1], np.where(even > 0, share(se, even), 1.0)
+    step = ndtri((1 + confidence) / 2) * np.sqrt(share(total, counts[0] * counts[1]) * narrower**2 + share(size**2, 2 * (total - 3.94)))
+    found = _t_test(effect, se, df, confidence)
+    return Comparison(WELCH, **found, size=size, size_low=size - step, size_high=size + step, n=data.n, se_even=even)
 
 
 def _welch_draws(data: _Data, weights: FloatArray) -> Draws:
@@ -235,7 +284,7 @@ def _mann_whitney(data: _Data, confidence: float) -> Comparison:
     area = auc(data.x, np.where(data.groups.any(axis=0), data.groups[1], np.nan), confidence=confidence, max_missing=1.0)
     return Comparison(
         MANN_WHITNEY, effect=area.auc, se=area.se, low=area.low, high=area.high, statistic=u, df=u * np.nan, p=p,
-        size=2 * area.auc - 1 + spread, size_low=2 * area.low - 1, size_high=2 * area.high - 1, n=data.n,
+        size=2 * area.auc - 1 + spread, size_low=2 * area.low - 1, size_high=2 * area.high - 1, n=data.n, se_even=area.se,
     )  # fmt: skip
 
 
@@ -299,15 +348,16 @@ def _fit(data: _Data, weights: FloatArray, tests: slice) -> _Fit:
     """Fit under weights (draw, subject): the normal equations are solved column by column, and a column that earlier ones explain is skipped."""
     x = data.x[:, tests]
     known = ~np.isnan(x)
-    y = np.where(known, x - share(np.nansum(x, axis=0), known.sum(axis=0)), 0.0)
+    heavy = known if data.precision is None else np.where(known, data.precision[:, tests], 0.0)
+    y = np.where(known, _centred(x), 0.0)
     columns = _columns(data)
     k = columns.shape[1]
     gram = np.empty((len(weights), x.shape[1], k + 1, k + 1))
     for i in range(k):
         for j in range(i + 1):
-            gram[..., i, j] = gram[..., j, i] = (weights * (columns[:, i] * columns[:, j])) @ known
-        gram[..., i, k] = gram[..., k, i] = (weights * columns[:, i]) @ y
-    total = weights @ y**2
+            gram[..., i, j] = gram[..., j, i] = (weights * (columns[:, i] * columns[:, j])) @ heavy
+        gram[..., i, k] = gram[..., k, i] = (weights * columns[:, i]) @ (heavy * y)
+    total = weights @ (heavy * y**2)
     gram[..., k, k] = total
     size = np.diagonal(gram, axis1=-2, axis2=-1).copy()
     rank = np.zeros(total.shape)
@@ -323,8 +373,8 @@ def _fit(data: _Data, weights: FloatArray, tests: slice) -> _Fit:
         kept = gram[..., i, i] > np.maximum(COLLINEAR * size[..., i], ROUNDING)
         rank += kept
         solve(i, kept)
-    count, in_one = weights @ known, weights[:, data.groups[1]] @ known[data.groups[1]]
-    before = share(in_one * (count - in_one), count)
+    count, mass, in_one = weights @ known, weights @ heavy, weights[:, data.groups[1]] @ heavy[data.groups[1]]
+    before = share(in_one * (mass - in_one), mass)
     left, values = gram[..., k - 1, k - 1].copy(), gram[..., k, k].copy()
     decided = ~((before > 0) & (left > COLLINEAR * before))
     left[decided] = np.nan
@@ -338,19 +388,20 @@ def _fit(data: _Data, weights: FloatArray, tests: slice) -> _Fit:
 
 def _linear(data: _Data, confidence: float) -> Comparison:
     _check_design(data)
-    once = np.ones((1, len(data.x)))
-    first = _fit(data, once, slice(None))
-    centred = data.x - share(np.nansum(data.x, axis=0), data.n.sum(axis=0))
-    rest = _fit(replace(data, x=centred - _columns(data) @ first.coefficients[0].T), once, slice(None))  # again, for what little is left
+    once, even = np.ones((1, len(data.x))), replace(data, precision=None)
+    first = _fit(even, once, slice(None))
+    rest = _fit(replace(even, x=_centred(data.x) - _columns(data) @ first.coefficients[0].T), once, slice(None))  # again, for what little is left
     exact = (rest.residual > ROUNDING * first.total)[0] & varies(data.x)
     residual = np.where(exact, rest.residual[0], 0 * rest.residual[0])
     df = np.where(first.df[0] > 0, first.df[0], np.nan)
-    found = _t_test((first.effect + rest.effect)[0], np.sqrt(share(residual, df) / first.left[0]), df, confidence)
+    se_even = np.sqrt(share(residual, df) / first.left[0])
+    effect, se, df = _weighed(data, (first.effect + rest.effect)[0], se_even, df)
+    found = _t_test(effect, se, df, confidence)
     size = share(found["statistic"], np.sqrt(found["statistic"] ** 2 + df))
     step = ndtri((1 + confidence) / 2) * np.sqrt(share(1.0, df - 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.tanh(np.arctanh(size) - step), np.tanh(np.arctanh(size) + step)
-    return Comparison(LINEAR, **found, size=size, size_low=low, size_high=high, n=data.n)
+    return Comparison(LINEAR, **found, size=size, size_low=low, size_high=high, n=data.n, se_even=se_even)
 
 
 def _check_design(data: _Data) -> None:
@@ -429,12 +480,13 @@ def widen(found: Comparison, variance: float) -> Comparison:
     if found.method == MANN_WHITNEY:
         low, high = (expit(logit(found.effect) + k * (logit(v) - logit(found.effect))) for v in (found.low, found.high))
         p = np.minimum(2 * ndtr(ndtri(found.p / 2) / k), 1)
-        return replace(found, se=k * found.se, low=low, high=high, p=p, size_low=2 * low - 1, size_high=2 * high - 1)
+        return replace(found, se=k * found.se, se_even=k * found.se_even, low=low, high=high, p=p, size_low=2 * low - 1, size_high=2 * high - 1)
     low, high = (found.effect + k * (v - found.effect) for v in (found.low, found.high))
     size_low, size_high = (found.size + k * (v - found.size) for v in (found.size_low, found.size_high))
     statistic = found.statistic / k
     p = 2 * stdtr(found.df, -np.abs(statistic))
-    return replace(found, se=k * found.se, low=low, high=high, statistic=statistic, p=p, size_low=size_low, size_high=size_high)
+    wide = replace(found, se=k * found.se, se_even=k * found.se_even, low=low, high=high, statistic=statistic, p=p)
+    return replace(wide, size_low=size_low, size_high=size_high)
 
 
 METHODS: Mapping[str, tuple[Callable[[_Data, float], Comparison], Callable[[_Data, FloatArray], Draws], bool]] = {

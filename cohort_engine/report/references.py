@@ -65,6 +65,12 @@ REFERENCES: Mapping[str, Reference] = {
     "hedges": Reference(
         "Hedges LV. Distribution theory for Glass's estimator of effect size and related estimators. Journal of Educational Statistics "
         "1981;6:107-128.", "10.3102/10769986006002107"),
+    "viechtbauer": Reference(
+        "Viechtbauer W. Bias and efficiency of meta-analytic variance estimators in the random-effects model. Journal of Educational and Behavioral "
+        "Statistics 2005;30:261-293.", "10.3102/10769986030003261"),
+    "mackinnon": Reference(
+        "MacKinnon JG, White H. Some heteroskedasticity-consistent covariance matrix estimators with improved finite sample properties. Journal of "
+        "Econometrics 1985;29:305-325.", "10.1016/0304-4076(85)90158-7"),
     "mann": Reference(
         "Mann HB, Whitney DR. On a test of whether one of two random variables is stochastically larger than the other. Annals of Mathematical "
         "Statistics 1947;18:50-60.", "10.1214/aoms/1177730491"),

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from cohort_engine import schema
-from cohort_engine.analysis.groups import EFFECTS, LINEAR, MANN_WHITNEY, WELCH, Comparison, compare, false_discovery, inflation, widen
+from cohort_engine.analysis.groups import EFFECTS, LINEAR, MANN_WHITNEY, WEIGHED, WELCH, Comparison, compare, false_discovery, inflation, widen
 from cohort_engine.config import SECTION_KINDS, AnalysisConfig
 from cohort_engine.errors import ConfigError
 from cohort_engine.figures import by_region, cross_section, individual
+from cohort_engine.quality.vocabulary import USABLE
 from cohort_engine.sections.base import (
     FEATURE,
     FEATURE_COLUMN,
@@ -55,9 +56,10 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         )
     site = config.harmonise.site if m.models else None
     adjust = (*tests.covariates, *([site] if site and tests.method == LINEAR else []))
+    errors, trust = counts = _uncertainty(m, config)
     found = compare(
         m.values, m.people.group, method=tests.method, covariates=design(m, adjust), confidence=config.confidence,
-        max_missing=config.max_missing, resamples=tests.resamples, seed=config.seed,
+        max_missing=config.max_missing, resamples=tests.resamples, seed=config.seed, errors=errors, trust=trust,
     )  # fmt: skip
     found = _counting_sites(m, config, found)
     found = replace(found, p=np.where(found.n.min(axis=0) >= config.least, found.p, np.nan))
@@ -68,21 +70,31 @@ def compute(m: Material, config: AnalysisConfig) -> Tables:
         out[f"n_{name}"] = found.n[code]
         out[f"mean_{name}"], out[f"sd_{name}"] = mean_of(part), sd_of(part)
         out[f"error_{name}"] = np.sqrt(mean_of(m.errors[m.people.group == code] ** 2)) if m.errors.size else np.nan
-    for key in ("effect", "se", "low", "high", "statistic", "df", "p"):
+    for key in ("effect", "se", "se_even", "low", "high", "statistic", "df", "p"):
         out[key] = getattr(found, key)
     out["q"] = false_discovery(found.p, families)
-    out["low_all"], out["high_all"] = _all_at_once(m, config, adjust, found)
+    out["low_all"], out["high_all"] = _all_at_once(m, config, adjust, found, counts)
     out["size"], out["size_low"], out["size_high"] = found.size, found.size_low, found.size_high
     out["size_kind"] = EFFECTS[tests.method][1]
     return {"groups": out}
 
 
-def _all_at_once(m: Material, config: AnalysisConfig, adjust: tuple[str, ...], found: Comparison) -> tuple[FloatArray, FloatArray]:
+def _uncertainty(m: Material, config: AnalysisConfig) -> tuple[FloatArray | None, FloatArray | None]:
+    """How uncertain each value is, and how surely each person's are usable; nothing where it is not known, or the method cannot use it."""
+    if not config.tests.weigh or config.tests.method not in WEIGHED:
+        return None, None
+    errors = m.errors if np.isfinite(m.errors).any() else None
+    return errors, m.quality[USABLE].to_numpy().astype(float) if USABLE in m.quality else None
+
+
+def _all_at_once(
+    m: Material, config: AnalysisConfig, adjust: tuple[str, ...], found: Comparison, counts: tuple[FloatArray | None, FloatArray | None]
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
     """Intervals of which all hold at once (Bonferroni): what is largest of all was chosen among them."""
     tested = max(int(np.isfinite(found.p).sum()), 1)
     wide = compare(
         m.values, m.people.group, method=config.tests.method, covariates=design(m, adjust), confidence=1 - (1 - config.confidence) / tested,
-        max_missing=config.max_missing,
+        max_missing=config.max_missing, errors=counts[0], trust=counts[1],
     )  # fmt: skip
     wide = _counting_sites(m, config, wide)
     return wide.low, wide.high
@@ -147,7 +159,8 @@ def largest(found: Analysis) -> Laid | None:
     which = f"The {len(best)} largest of {len(shown)} differences{fixed} with q ≤ {alpha:g}" if len(found.findings) else "The smallest p values"
     rank, level = bool((best["method"] == MANN_WHITNEY).all()), percent(found.config.confidence)
     head: tuple[str, ...] = ("", "unit", "n", f"{people.control}, mean (SD)", f"{people.case}, mean (SD)")
-    head += (f"{'probability' if rank else 'difference'} [{level}]", str(best["size_kind"].iloc[0]), "q")
+    kind = "probability" if rank else "weighted difference" if len(_weighed(table)) else "difference"
+    head += (f"{kind} [{level}]", str(best["size_kind"].iloc[0]), "q")
     rows = []
     for name, (_, r) in zip(features(best), best.iterrows(), strict=True):
         digits = digits_of([r["effect"], r["low"], r["high"]])
@@ -177,7 +190,23 @@ def _sentence(found: Analysis) -> str:
         fixed = best[best[schema.LEVEL] != COMPRESSED]
         first = (fixed if len(fixed) else best).head(1)
         text += f" The largest difference: {features(first)[0]}, {finding(first.iloc[0], config.confidence)}."
-    return text
+    return text + _gain(table)
+
+
+def _weighed(table: pd.DataFrame) -> FloatArray:
+    """By how much, in percent, weights make the intervals narrower of those features (feature,) where they change anything; negative: wider."""
+    known = table[table["p"].notna()]
+    part: FloatArray = 100 * (1 - known["se"] / known["se_even"]).to_numpy(float)
+    return part[np.abs(part) > SAME]
+
+
+def _gain(table: pd.DataFrame) -> str:
+    gain = _weighed(table)
+    if not len(gain):
+        return ""
+    middle, low, high = (f"{abs(v):.1f}% {'narrower' if v >= 0 else 'wider'}" for v in np.percentile(gain, [50, 5, 95]))
+    which = count(len(gain), "feature", "features")
+    return f" Values count by their uncertainty, which makes the intervals of {which} {middle} (median; 5th to 95th centile {low} to {high})."
 
 
 TESTS = {
@@ -195,6 +224,12 @@ def _methods(s: Study) -> str:
     text = TESTS[tests.method]
     if covariates := s.varying(tests.covariates):
         text = text.replace("a linear model;", f"a linear model adjusted for {listed(covariates)};")
+    if len(_weighed(s.found.tables["groups"])):
+        text += (
+            " Values were weighted by the inverse of their variance, which is that between people, estimated by restricted maximum likelihood "
+            "[@viechtbauer], plus their squared standard error, and by the probability that the values of the person are usable; standard errors of "
+            "effects were robust (HC3) [@mackinnon]."
+        )
     how = f"percentiles of {tests.resamples} bootstrap resamples within the groups (seed {s.config.seed})" if tests.resamples else "analytic"
     text += f" The {s.interval}s of effects were {how}."
     text += " Where the largest effect is named, its interval is one of a set that holds for all features at once (Bonferroni)."
@@ -221,7 +256,9 @@ SECTION = SECTION_KINDS.add(Section(
                 "n_case": N_CASE, "mean_case": Column("mean of the cases", OWN), "sd_case": Column("standard deviation of the cases", OWN),
                 "error_case": _error("cases"),
                 "effect": Column("cases minus controls; with mann_whitney the probability that a case is above a control, without unit", OWN),
-                "se": Column("standard error of the effect", OWN), **ends("confidence interval of the effect", OWN),
+                "se": Column("standard error of the effect", OWN),
+                "se_even": Column("the same if all values counted alike; se is smaller where weights make the comparison more precise", OWN),
+                **ends("confidence interval of the effect", OWN),
                 "statistic": Column("t, or U of the cases with mann_whitney"), "df": Column("degrees of freedom of t; missing with mann_whitney"),
                 "p": P, "q": Q, **ends("interval of the effect such that those of all features hold at once", OWN, end="_all"),
                 "size": Column("effect size: Hedges' g, rank-biserial or partial correlation, see size_kind"),

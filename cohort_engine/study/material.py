@@ -122,7 +122,7 @@ class Material:
     raw : (subject, feature) float64
         As measured.
     errors : (subject, feature) float64
-        Standard error of each measured value, NaN where its estimator has none.
+        Standard error of each value as measured, on the scale of the value; NaN where its estimator has none.
     z, z_level : (z,)
         Height in the template, mm, and level number of each slice; empty without morphometry.
     profiles : mapping of measure to Profile
@@ -559,7 +559,7 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         return material
     where = [str(v) for v in people.column(site)]
     keep = harmonise_keeps(people, config)
-    out, models = material.values.copy(), {}
+    out, errors, models = material.values.copy(), material.errors.copy(), {}
     lost = people.lacking((site, *keep))
     there = [w if w and who not in lost else "" for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]
     alone = {str(who): w for who, w in zip(people.table[schema.PARTICIPANT], there, strict=True) if w and there.count(w) < harmonise.SMALLEST}
@@ -573,6 +573,9 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         block = np.flatnonzero(material.features[METRIC] == metric)
         done = harmonise.learn(material.values[:, block], where, keep)
         out[:, block] = done.values
+        for name, scale in zip(done.model.sites, done.model.scale, strict=True):
+            here = np.ix_(np.array(where) == name, block)
+            errors[here] /= scale
         models[str(metric)] = done.model
         notes += [f"{metric}: {w}" for w in done.model.warnings]
     together = inflation(people.group, where) if len(people.groups) > 1 else 1.0
@@ -581,4 +584,4 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
             f"cases and controls are spread unevenly over {site}: the variance of a harmonised difference is {together:.2f} times what it seems. The "
             "group tests count that; ROC curves, norms and clusters cannot"
         )
-    return replace(material, values=out, models=models, notes=(*material.notes, *notes))
+    return replace(material, values=out, errors=errors, models=models, notes=(*material.notes, *notes))

@@ -2,7 +2,7 @@
 
 Each study is analysed section by section as ``analyse`` does, and asked what its page would print as a finding. ``STUDIES`` and ``SIZES`` in the
 environment choose how many studies and which groups (``10+10,15+30,60+60``), ``LEARNT`` in how many of them what is learnt anew for each permutation
-is computed as well: subgroups, classifier and sites. Everybody comes twice.
+is computed as well: subgroups, classifier and sites. Everybody comes twice. ``-k uncertainty`` is of values with standard errors alone.
 """
 
 from __future__ import annotations
@@ -148,3 +148,46 @@ def test_people_who_do_not_differ(benchmark: Any, make_material: Any, make_confi
         more = ", ".join(f"{name} {np.mean(v):.3f} (± {np.std(v) / np.sqrt(len(v)):.3f})" for (s, name), v in held.items() if s == section)
         print(f"| {section} | {100 * np.mean(found):.1f} % of {len(found)} | {more} |")
     assert {s: np.mean(f) for s, f in count.items() if np.mean(f) > 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / len(f))} == {}
+
+
+SHARES = (0.2, 0.5, 0.8)
+"""Part of the variance of a group that is error of measurement."""
+SPREAD = 0.5
+"""Standard deviation of the logarithm of the standard errors."""
+EFFECT = 0.5
+"""Planted, standard deviations of a group."""
+
+
+@pytest.mark.parametrize("method", ["welch", "linear"])
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda s: "+".join(map(str, s)))
+def test_weights_by_uncertainty(benchmark: Any, make_material: Any, make_config: Any, sizes: tuple[int, int], method: str) -> None:
+    """Weights find no more where nothing is, also where the errors are those of somebody else, and more where something is."""
+    adjust = {"covariates": ["age"]} if method == "linear" else {}
+    weighed, even = (make_config(analysis={"tests": {"method": method, "weigh": w, **adjust}}).analysis for w in (True, False))
+    tests, group = 50 * STUDIES, np.repeat([0.0, 1.0], sizes)
+    names = [("mtr", f"tract {i}", "C3") for i in range(tests)]
+    rows = []
+
+    def table(effect: float, share: float, right: bool) -> Any:
+        rng = np.random.default_rng([*sizes, int(10 * share), right])
+        square = share * np.exp(2 * SPREAD * rng.standard_normal((len(group), tests)) - 2 * SPREAD**2)
+        own = square if right else rng.permuted(square, axis=0)
+        values = effect * group[:, None] + np.sqrt(1 - share + own) * rng.standard_normal(own.shape)
+        m = replace(make_material(values, group, names, age=rng.normal(50, 10, len(group))), errors=np.sqrt(square))
+        return [groups.compute(m, c)["groups"] for c in (weighed, even)]
+
+    def run() -> None:
+        for share in SHARES:
+            null, wrong, planted = table(0.0, share, True), table(0.0, share, False), table(EFFECT, share, True)
+            found = [100 * np.mean(t["p"] <= 0.05) for t in (*null, wrong[0], *planted)]
+            holds = 100 * np.mean((planted[0]["low"] <= EFFECT) & (planted[0]["high"] >= EFFECT))
+            rows.append((share, *found, holds, 100 * np.median(1 - null[0]["se"] / null[0]["se_even"])))
+
+    benchmark.pedantic(run, rounds=1)
+    print(f"\n{sizes[0]} + {sizes[1]} people, {method}, {tests} tests: error's share of the variance, p <= 0.05 without effect weighed, even,")
+    print(f"with errors of somebody else; power for {EFFECT} SD weighed, even; intervals that hold; how much narrower, %")
+    for row in rows:
+        print("| " + " | ".join(f"{v:.1f}" for v in row) + " |")
+    error = 2.5 * np.sqrt(5 * 95 / tests)
+    assert all(max(row[1], row[3]) <= 6 + error and row[6] >= 94 - error for row in rows)
+    assert all(row[4] >= row[5] - 0.5 for row in rows if min(sizes) >= 10)

@@ -14,12 +14,13 @@ from cohort_engine.analysis.compression import find_compression
 from cohort_engine.analysis.correlate import correlate
 from cohort_engine.analysis.groups import compare
 from cohort_engine.errors import ConfigError, InputError, NotEnoughError, UnknownNameError
+from cohort_engine.quality.vocabulary import USABLE
 from cohort_engine.sections import classifier, clusters, compression, correlations, groups, norms, people, repeats, roc, sites
 from cohort_engine.sections.base import family
 from cohort_engine.sections.classifier import markers
 from cohort_engine.sections.correlations import scores
 from cohort_engine.sections.roc import pairs
-from cohort_engine.study.material import Profile
+from cohort_engine.study.material import Profile, _harmonised
 
 close = {"rtol": 1e-10, "atol": 0}
 FEATURES = [
@@ -66,6 +67,32 @@ def q_of(p, names):
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
+def test_groups_count_values_by_their_errors(material, settings) -> None:
+    rng = np.random.default_rng(6)
+    errors, usable = np.exp(rng.standard_normal(material.values.shape)), rng.uniform(0.2, 1, len(material.values))
+    sure = replace(material, errors=errors, quality=pd.DataFrame({USABLE: usable}))
+    table, even = (groups.compute(sure, settings(tests={"weigh": w}))["groups"] for w in (True, False))
+    expected = compare(material.values, material.people.group, errors=errors, trust=usable)
+    for name in ("effect", "se", "se_even", "p", "low", "high"):
+        np.testing.assert_allclose(table[name], getattr(expected, name), **close)
+        np.testing.assert_allclose(even[name], getattr(compare(material.values, material.people.group), name), **close)
+    assert (even["se"].dropna() == even["se_even"].dropna()).all()
+    assert (table["se_even"].dropna() == even["se"].dropna()).all()
+    assert "Values count by their uncertainty" in groups._gain(table)
+    assert groups._gain(even) == ""
+    ranks = groups.compute(sure, settings(tests={"method": "mann_whitney"}))["groups"]
+    np.testing.assert_allclose(ranks["p"], compare(material.values, material.people.group, method="mann_whitney").p, **close)
+
+
+def test_errors_are_on_the_scale_of_the_harmonised_values(material, settings) -> None:
+    measured = replace(material, errors=np.full(material.values.shape, 2.0))
+    done = _harmonised(measured, settings(harmonise={"site": "site"}))
+    model, site = done.models["mtr"], material.people.column("site")
+    for row in (0, 5, 20):
+        np.testing.assert_allclose(done.errors[row, :4], 2 / model.scale[model.sites.index(site[row])], **close)
+    assert (measured.errors == 2).all()
+
+
 def test_groups_by_welch(material, settings) -> None:
     table = groups.compute(material, settings())["groups"]
     for j in range(5):
