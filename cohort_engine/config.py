@@ -304,6 +304,10 @@ class CorrelateConfig(Section):
     """Whose."""
 
 
+PACKAGED_NORMS = "pam50-shape"
+"""Name of the norms that come with the package: area and diameters of the cord at C2 to C7 of PAM50."""
+
+
 class NormsConfig(Section):
     """What is healthy."""
 
@@ -490,7 +494,8 @@ def load_config(path: str | Path, *, preset: str | None = None, cluster: str | N
     data = config.data.model_copy(update={k: _beside(base, getattr(config.data, k)) for k in ("bids", "store")})
     template = config.template.model_copy(update={"path": _beside(base, config.template.path) if config.template.path else None})
     given = config.analysis
-    norms = given.norms.model_copy(update={"reference": given.norms.reference and _beside(base, given.norms.reference)})
+    reference = given.norms.reference
+    norms = given.norms.model_copy(update={"reference": _beside(base, reference) if reference and reference != PACKAGED_NORMS else reference})
     analysis = given.model_copy(update={"out": given.out and _beside(base, given.out), "norms": norms})
     return config.model_copy(update={"data": data, "template": template, "analysis": analysis})
 

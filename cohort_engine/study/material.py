@@ -20,7 +20,7 @@ from cohort_engine.config import AnalysisConfig, CompressionConfig
 from cohort_engine.errors import CohortError, ConfigError, StoreError, UnknownNameError
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.query.cells import regions_of
+from cohort_engine.query.cells import left_out_of, regions_of
 from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
@@ -266,7 +266,8 @@ def gather(cohort: str | xr.Dataset, config: AnalysisConfig) -> Material:
     chosen = ds.isel({schema.SUBJECT: people.at})
     found, problem = _find_compression(chosen, people.group == 0, config.compression)
     features, values, errors = read_features(chosen, asked, found)
-    empty = {int(i): _why_empty(chosen, int(i)) for i in np.flatnonzero(np.isnan(values).all(axis=1))}
+    metrics = tuple(dict.fromkeys(features[METRIC]))
+    empty = {int(i): _why_empty(chosen, int(i), metrics) for i in np.flatnonzero(np.isnan(values).all(axis=1))}
     if empty:
         people, values = people.without(empty), np.delete(values, list(empty), axis=0)
         chosen = ds.isel({schema.SUBJECT: people.at})
@@ -446,8 +447,10 @@ def _profiles(ds: xr.Dataset) -> dict[str, Profile]:
     return {m: Profile(ds[PROFILE_VARIABLES[m]].to_numpy().astype(float), schema.MEASURES[m][1], schema.MEASURES[m][0]) for m in present}
 
 
-def _why_empty(ds: xr.Dataset, at: int) -> str:
-    """Say why somebody has no value at all."""
+def _why_empty(ds: xr.Dataset, at: int, metrics: Iterable[str]) -> str:
+    """Say why somebody has no value of these metrics: for a rating, or for a stage that did not end."""
+    if rated := dict.fromkeys(why for m in metrics if (why := left_out_of(ds.cohort.source, m).get(at))):
+        return "; ".join(rated)
     status = f"{schema.STAGES}_{schema.STATUS}"
     if status in ds:
         codes = ds[status].isel({schema.SUBJECT: at}).to_numpy()

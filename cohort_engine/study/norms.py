@@ -16,13 +16,12 @@ import pandas as pd
 from cohort_engine import schema
 from cohort_engine.analysis.centiles import Centiles, fit_centiles, place_site, position, value_at
 from cohort_engine.analysis.covariates import BoolArray, FloatArray
+from cohort_engine.config import PACKAGED_NORMS
 from cohort_engine.errors import InputError, unknown_name
 from cohort_engine.io.table import read_column, read_table
 
 WHERE = "norms"
 FORMAT = 1
-PACKAGED = "pam50-shape"
-"""Name of the norms that come with the package: area and diameters of the cord at C2 to C7 of PAM50."""
 PATHOLOGY, SLICES, SLICES_LEVEL = "pathology", "n_slices", "n_slices_level"
 SCT_NAMES = {
     "MEAN(area)": schema.AREA, "MEAN(diameter_AP)": schema.DIAMETER_AP_ELLIPSE, "MEAN(diameter_RL)": schema.DIAMETER_RL,
@@ -76,14 +75,14 @@ def read_norms(name: str) -> Norms:
     (311, True)
     """
     try:
-        raw = (resources.files(__package__) / "data" / f"{PACKAGED}.json").read_bytes() if name == PACKAGED else Path(name).read_bytes()
+        raw = (resources.files(__package__) / "data" / f"{PACKAGED_NORMS}.json").read_bytes() if name == PACKAGED_NORMS else Path(name).read_bytes()
         found = json.loads(raw)
         if found["format"] != FORMAT:
             raise InputError(expected=f"norms of format {FORMAT}", found=str(found["format"]), where=WHERE, remedy="Make them again, or update.")
         return Norms(tuple((str(m), str(level)) for m, level in found["features"]), Centiles.of(found["curves"]), found["made_of"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            expected=f"a file of norms, or {PACKAGED}", found=str(error) or type(error).__name__, where=f"{WHERE}: {name}",
+            expected=f"a file of norms, or {PACKAGED_NORMS}", found=str(error) or type(error).__name__, where=f"{WHERE}: {name}",
             remedy="Make one with cohort-engine norms fit.",
         ) from error  # fmt: skip
 
@@ -99,7 +98,7 @@ def write_norms(norms: Norms, path: str | Path) -> None:
 
 def is_norms(reference: str) -> bool:
     """Whether a reference of the study file names norms, and no store."""
-    return reference == PACKAGED or reference.endswith(".json")
+    return reference == PACKAGED_NORMS or reference.endswith(".json")
 
 
 def read_levels(paths: Iterable[str | Path]) -> pd.DataFrame:

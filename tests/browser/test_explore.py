@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cohort_engine.config import parse_config
 from cohort_engine.query.frame import run_query
 from cohort_engine.reduce.cohort import tabulate
+from cohort_engine.report.analyse import analyse
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.store.ratings import ratings_of
 from cohort_engine.template.parametric import parametric_cord
@@ -145,7 +147,7 @@ def test_the_map_of_the_person_is_shown_in_the_template(watched: Any, address: s
 
 
 @pytest.mark.timeout(600)
-def test_a_rating_is_saved_and_honoured(watched: Any, address: str, store: str, pictures: Path) -> None:
+def test_a_rating_is_saved_and_honoured(watched: Any, address: str, store: str, pictures: Path, tmp_path: Path) -> None:
     watched.page.set_default_timeout(150_000)
     watched.page.add_init_script(DEEP)
     page = opened(watched, address, PERSON)
@@ -164,3 +166,11 @@ def test_a_rating_is_saved_and_honoured(watched: Any, address: str, store: str, 
     ill = run_query(store, "mtr tract='dorsal columns' level=C4").groupby("group")["value"].count()
     for group, n in ill.items():
         counts(page, f"{group}: {n} with a value")
+    section = {"features": ["mtr tract='dorsal columns' level=C4"], "roc": {"resamples": 20}}
+    config = parse_config({"data": {"bids": "bids", "store": store}, "analysis": {**section, "out": str(tmp_path / "analysis")}})
+    left_out = analyse(config).tables["excluded"].set_index("participant_id")["reason"]
+    assert left_out.to_dict() == {rating.subject: "rated artifact: moved: <b>much</b>"}
+    assert pd.read_csv(tmp_path / "analysis" / "csv" / "excluded.csv")["participant_id"].tolist() == [rating.subject]
+    report = (tmp_path / "analysis" / "report.html").read_text()
+    assert "moved: &lt;b&gt;much&lt;/b&gt;" in report
+    assert "moved: <b>" not in report

@@ -39,6 +39,14 @@ def test_relative_paths_are_beside_the_file_and_urls_stay(tmp_path: Path) -> Non
     assert config.data.store == "s3://bucket/study.zarr"
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [("pam50-shape", "pam50-shape"), ("healthy.zarr", "{base}/healthy.zarr"), ("s3://b/h.zarr", "s3://b/h.zarr")]
+)
+def test_packaged_norms_have_a_name_and_no_place(said: str, meant: str, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(f"data: {{bids: study, store: s}}\nanalysis: {{norms: {{reference: '{said}'}}}}\n")
+    assert load_config(tmp_path / "study.yaml").analysis.norms.reference == meant.format(base=tmp_path)
+
+
 @pytest.mark.parametrize("text", ["data: [", "- a\n- b\n", ""])
 def test_what_is_no_study_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "study.yaml").write_text(text)

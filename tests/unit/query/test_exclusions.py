@@ -73,3 +73,5 @@ def test_an_analysis_leaves_people_out_with_the_reason(tmp_path: Path) -> None:
     } <= set(found.notes)
 
     assert "left out: rated fail: moved" in [c.text for c in flow(SimpleNamespace(material=found))]  # type: ignore[arg-type]
+    only = parse_config({"data": {"bids": "", "store": url}, "analysis": {"features": ["mtr tract='white matter' level=C3"]}}).analysis
+    assert gather(url, only).people.excluded["reason"].tolist() == ["rated fail: moved", "rated artifact: ghost"], "nothing is left of the second"
