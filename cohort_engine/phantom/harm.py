@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import ndimage
 
 from cohort_engine import schema
 from cohort_engine.cord.levels import Landmarks
@@ -87,10 +88,14 @@ def _levels(case: Case, template: Template, truth: Truth) -> float:
 
 
 def _area(mask: Volume, good: Volume, landmarks: Landmarks) -> float:
-    """Error of a mask's area by the good one, mean over the worst tenth of the slices, logarithm; infinite where no slice has both."""
+    """Error of a mask's area by the good one, mean over the worst tenth of the slices, logarithm; infinite where no slice has both.
+
+    The simulated cord ends within the first and the last slice of its mask: they count for nothing.
+    """
     a, b = ((np.asarray(m.data, float) > 0.5).sum(axis=(0, 1)) for m in (mask, good))
     height = good.grid.voxel(np.asarray(landmarks.xyz, float))[:, 2]
-    both = (a > 0) & (b > 0) & (np.abs(np.arange(len(a)) - (height.max() + height.min()) / 2) <= np.ptp(height) / 2)
+    whole = ndimage.binary_erosion(b > 0)
+    both = (a > 0) & whole & (np.abs(np.arange(len(a)) - (height.max() + height.min()) / 2) <= np.ptp(height) / 2)
     if not both.any():
         return float("inf")
     off = np.sort(np.abs(np.log(a[both] / b[both])))

@@ -91,9 +91,12 @@ def segmented(case: Case, template: Template) -> Case:
     return replace(out, positions=fitted(out, template))
 
 
-def cases(template: Template, people: int, seed: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Yield what was planted, how much of it, what it does to the results, and what is found: clean scans, and every failure once in a scan."""
-    for number in range(people):
+def cases(template: Template, people: int, seed: int, say: Callable[[str], None], clean: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield what was planted, how much of it, what it does to the results, and what is found: clean scans, and every failure once in a scan.
+
+    Nothing is planted into `clean` further people.
+    """
+    for number in range(people + clean):
         base, named, truth = good_case(template, number, seed)
         rng = np.random.default_rng([seed, number, 1])
         known: dict[tuple[Any, ...], Findings] = {}
@@ -112,18 +115,21 @@ def cases(template: Template, people: int, seed: int, say: Callable[[str], None]
             scan = scanned_again(base, rng) if again else base
             yield row(CLEAN, 0.0, scan)
         yield row(CLEAN, 0.0, segmented(scan, template))
-        for name, failure in FAILURES.items():
+        for name, failure in FAILURES.items() if number < people else ():
             size = 1.0 if rng.random() < GROSS or not failure.graded else float(rng.uniform(LEAST_SIZE, 1.0))
             case = failure.plant(scan if rng.random() < 0.5 else base, rng, size)
             if case.refit:
                 case = replace(case, positions=fitted(case, template))
             yield row(name, size, case)
-        say(f"person {number + 1} of {people}")
+        say(f"person {number + 1} of {people + clean}")
 
 
-def simulate_features(template: Template, people: int, seed: int, *, say: Callable[[str], None] = print) -> pd.DataFrame:
-    """Simulate features: a row a scan with ``person``, ``planted``, ``size``, and the keys of `harm.BOUNDS` and `vocabulary.quality_specs`."""
-    return pd.DataFrame(list(cases(template, people, seed, say)))
+def simulate_features(template: Template, people: int, seed: int, *, clean: int = 0, say: Callable[[str], None] = print) -> pd.DataFrame:
+    """Simulate features: a row a scan with ``person``, ``planted``, ``size``, and the keys of `harm.BOUNDS` and `vocabulary.quality_specs`.
+
+    Failures are planted into `people`, and nothing into `clean` more.
+    """
+    return pd.DataFrame(list(cases(template, people, seed, say, clean)))
 
 
 def spoilt(table: pd.DataFrame) -> NDArray[np.bool_]:

@@ -42,6 +42,8 @@ APART = 2.0
 """A slice whose mask lies this far (mm) from that of the other image is named."""
 LOOSE = 1.0
 """A slice whose own shift between two images is this far (mm) from what its neighbours suggest is named."""
+BESIDE = 40.0
+"""Landmarks within this distance (mm) of the discs that a network named are compared with them: farther, lengths of spines differ too much."""
 HALF_WINDOW = 22.0
 """Half-width of the window around the cord in which two images are compared with their mirror images, mm."""
 
@@ -160,8 +162,9 @@ def of_map(image: NDArray[Any], mask: NDArray[Any], affine: FloatArray, position
     cord = fractions[..., 0] + fractions[..., 1] >= 0.5
     both = solid.any(axis=(0, 1)) & cord.any(axis=(0, 1))
     if both.any():
-        a, b = solid[:, :, both], cord[:, :, both]
-        out.values[vocabulary.OUTLINE] = float(2 * (a & b).sum() / (a.sum() + b.sum()))
+        a, b = (v[:, :, both].sum(axis=(0, 1)) for v in (solid & cord, solid))
+        agree = np.sort(2 * a / (b + cord[:, :, both].sum(axis=(0, 1))))
+        out.values[vocabulary.OUTLINE] = float(agree[: max(2, round(0.1 * len(agree)))].mean())
     told = explained(image, fractions, around(cord))
     share = np.where(both, told.share, np.nan)
     if np.isfinite(share).any():
@@ -323,11 +326,12 @@ def of_levels(landmarks: Landmarks, centreline: Centreline, template: Heights, n
         discs = template.landmarks.get(schema.DISC, {})
         numbers, places = named
         pairs = [(float(discs[int(n)]), float(p)) for n, p in zip(numbers, places, strict=True) if int(n) in discs and n > 1]
-        if pairs:
+        if len(pairs) >= 2:
             said, at = np.array(pairs).T
-            outer = (at >= s.min() - 20) & (at <= s.max() + 20)
-            if outer.any():
-                out.values[vocabulary.LEVEL_OPINION] = float(np.percentile(np.abs(_extended(at[outer], s, z) - said[outer]), 75))
+            vertebra = float(np.median(np.abs(np.diff(np.sort([*known.values()])))))
+            apart = np.abs(_extended(s, at, said) - z) / vertebra
+            seen = (s >= at.min() - BESIDE) & (s <= at.max() + BESIDE)
+            out.values[vocabulary.LEVEL_OPINION] = float((apart[seen] if seen.any() else apart).max())
     return out
 
 
@@ -394,7 +398,7 @@ def of_subject(
     if off is not None:
         parts.append((_pair, (on, off, mask)))
     if t2w is not None and other is not None:
-        parts += [(_t2w_mask, (t2w, other)), (_two_images, (on, mask, t2w))]
+        parts += [(_t2w_mask, (t2w, other, landmarks)), (_two_images, (on, mask, t2w))]
     if other is not None:
         parts.append((_two_masks, (mask, other)))
         if landmarks is not None:
@@ -419,8 +423,22 @@ def _mt_mask(on: Scan, mask: Scan) -> Findings:
     return found
 
 
-def _t2w_mask(t2w: Scan, mask: Scan) -> Findings:
-    return _named(of_mask(t2w.data, mask.data, mask.affine), schema.T2W)
+def _t2w_mask(t2w: Scan, mask: Scan, landmarks: Landmarks | None) -> Findings:
+    return _named(of_mask(t2w.data, _between(mask, landmarks), mask.affine), schema.T2W)
+
+
+def _between(mask: Scan, landmarks: Landmarks | None) -> NDArray[Any]:
+    """Slices of a mask that levels are made of: those from the lowest to the highest landmark; all of them where there are not two.
+
+    Above, in the brainstem, and at the ends of the field of view masks are ragged, and nothing depends on it.
+    """
+    if landmarks is None or len(landmarks.numbers) < 2:
+        return mask.data
+    height = _grid(mask.data, mask.affine).voxel(np.asarray(landmarks.xyz, float))[:, 2]
+    out = np.zeros_like(mask.data)
+    part = slice(max(0, int(np.floor(height.min()))), max(0, int(np.ceil(height.max())) + 1))
+    out[:, :, part] = mask.data[:, :, part]
+    return out if out.any() else mask.data
 
 
 def _mt_map(on: Scan, mask: Scan, positions: FloatArray, template: Template) -> Findings:

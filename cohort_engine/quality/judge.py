@@ -39,14 +39,14 @@ class Sign(NamedTuple):
 
 
 SIGNS: Mapping[str, Mapping[str, Sign]] = {
-    vocabulary.LEVELS_FAULT: {vocabulary.LEVEL_SPACING: Sign(0.3, 0.6), vocabulary.LEVEL_OPINION: Sign(4.0, 9.0)},
+    vocabulary.LEVELS_FAULT: {vocabulary.LEVEL_SPACING: Sign(0.3, 0.6), vocabulary.LEVEL_OPINION: Sign(0.3, 0.45)},
     vocabulary.MASK_FAULT: {
         f"{schema.MT}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 0.9), f"{schema.MT}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         f"{schema.T2W}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 1.2), f"{schema.T2W}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         vocabulary.OTHER_DICE: Sign(0.5, 0.2),
         f"{schema.MT}_{vocabulary.BORDER_SEEN}": Sign(0.78, 0.55), f"{schema.MT}_{vocabulary.AREA_STEP}": Sign(0.45, 0.8),
     },
-    vocabulary.SIDES_FAULT: {vocabulary.MIRROR_PLACE: Sign(0.05, 0.25), vocabulary.MIRROR_IMAGE: Sign(0.03, 0.12)},
+    vocabulary.SIDES_FAULT: {vocabulary.MIRROR_PLACE: Sign(0.02, 0.15), vocabulary.MIRROR_IMAGE: Sign(0.02, 0.1)},
     vocabulary.MOTION_FAULT: {
         vocabulary.PAIR_SHIFT: Sign(2.0, 3.0), vocabulary.PAIR_LOOSE: Sign(0.6, 1.5), f"{schema.MT}_{vocabulary.CENTRE_JUMP}": Sign(1.6, 2.6),
         vocabulary.OTHER_DISTANCE: Sign(3.0, 6.0),
@@ -56,8 +56,8 @@ SIGNS: Mapping[str, Mapping[str, Sign]] = {
         vocabulary.PAIR_NEGATIVE: Sign(0.05, 0.25), vocabulary.PAIR_CORD: Sign(24.0, 14.0), vocabulary.PAIR_FLUID: Sign(8.0, 0.0),
     },
     vocabulary.MAP_FAULT: {
-        f"{schema.MT}_{vocabulary.EXPLAINED}": Sign(0.55, 0.3), f"{schema.MT}_{vocabulary.BEND_MIN}": Sign(0.2, 0.0),
-        f"{schema.MT}_{vocabulary.BEND_MAX}": Sign(1.8, 2.6), f"{schema.MT}_{vocabulary.OUTLINE}": Sign(0.93, 0.8),
+        f"{schema.MT}_{vocabulary.EXPLAINED}": Sign(0.55, 0.3), f"{schema.MT}_{vocabulary.BEND_MIN}": Sign(0.55, 0.25),
+        f"{schema.MT}_{vocabulary.BEND_MAX}": Sign(1.4, 1.8), f"{schema.MT}_{vocabulary.OUTLINE}": Sign(0.92, 0.8),
         f"{schema.MT}_{vocabulary.WHITE_BELOW_GREY}": Sign(0.8, 0.4),
     },
 }  # fmt: skip

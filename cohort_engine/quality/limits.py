@@ -85,7 +85,7 @@ _COUNTED: Mapping[str, str] = {
     vocabulary.OTHER_DICE: "Agreement of MT and T2w masks (Dice)",
     vocabulary.OTHER_DISTANCE: "Distance of MT and T2w masks",
     vocabulary.LEVEL_SPACING: "Unevenness of the vertebrae's heights",
-    vocabulary.LEVEL_OPINION: "Distance of the discs from those of a network",
+    vocabulary.LEVEL_OPINION: "Distance of the discs from those of a network, in vertebrae",
     f"{MT}_{vocabulary.OUTLINE}": "Agreement of template and MT mask (Dice)",
     f"{MT}_{vocabulary.EXPLAINED}": "MT image explained by the tissues",
     f"{MT}_{vocabulary.WHITE_BELOW_GREY}": "Slices with white matter darker than grey",

@@ -23,7 +23,7 @@ MASK_QC: Mapping[str, tuple[str, str]] = {
 """Quality numbers of a mask against its image: ``qc/<contrast>_<key>``."""
 OUTLINE, EXPLAINED, WHITE_BELOW_GREY, BEND_MIN, BEND_MAX = "outline", "explained", "white_below_grey", "bend_min", "bend_max"
 MAP_QC: Mapping[str, tuple[str, str]] = {
-    OUTLINE: ("Dice of the mask with the template's cord, brought into the image by the stored map", "1"),
+    OUTLINE: ("Dice of the mask with the template's cord, brought into the image by the stored map, mean of the worst tenth of the slices", "1"),
     EXPLAINED: ("share of the image's variance that the template's tissues explain, median over slices", "1"),
     WHITE_BELOW_GREY: ("share of the slices in which white matter is darker than grey matter", "1"),
     BEND_MIN: ("area that the map gives a template voxel of the cord, over the median of its slice: 1st percentile", "1"),
@@ -44,7 +44,7 @@ SUBJECT_QC: Mapping[str, tuple[str, str]] = {
     PAIR_CORD: ("median MTR of the cord mask before the images are brought together", "percent"),
     PAIR_FLUID: ("the same minus the median MTR of the ring of 1 to 2.5 mm around the cord", "percent"),
     LEVEL_SPACING: ("largest logarithm of a stretch between neighbouring landmarks over the median stretch, by the template's vertebrae", "1"),
-    LEVEL_OPINION: ("distance along the cord of the landmarks from discs that a network named without knowing them, 75th percentile", "mm"),
+    LEVEL_OPINION: ("distance along the cord, in vertebrae, of the landmarks from discs that a network named without knowing them, largest", "1"),
 }
 """Quality numbers of a subject: ``qc/<key>``."""
 GAP = f"{MT}_gap"

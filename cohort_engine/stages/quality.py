@@ -141,7 +141,7 @@ def quality_stages(config: Config) -> Iterable[Stage]:
         return
     mt = schema.CONTRASTS[schema.MT]
     yield Stage(
-        name=vocabulary.QUALITY_STAGE, version="3", run=run_quality, params=quality_params(config), roles=(mt.image, mt.mask),
+        name=vocabulary.QUALITY_STAGE, version="4", run=run_quality, params=quality_params(config), roles=(mt.image, mt.mask),
         alternatives=tuple((*off, *more) for more in OTHERS for off in ((schema.MT_OFF,), ())), needs=(schema.fit_stage(mt.name), schema.MTR),
         writes=written(config), memory=QUALITY_MEMORY,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_patients.py``; ``PATIENTS=n`` takes n people of each grade,
 ``PATIENTS_RIM=mm`` another distance of the tissue's end from the masks' than in real scans, ``PATIENTS_REFINE=0`` leaves the map as the outline gives
 it, ``PATIENTS_GREY=1`` lets it follow segmented grey matter, and ``PATIENTS_OUT=name`` keeps all cells and people (``name_cells.csv``,
-``name_people.csv``); ``PATIENTS_SEED`` takes other people.
+``name_people.csv``); ``PATIENTS_SEED`` takes other people, and ``PATIENTS_OF=name,name`` sums up those of earlier runs together.
 Masks that are given are ragged, have gaps and lost fronts by grade (`phantom.compression.GRADES`). No tract reaches 30 voxels of 5 mm in one level:
 those of at least 15 are judged. The slab of MT slices ends inside a level above and below: a cell is expected to have a value where the true map
 has as much of it in the slab as a value needs.
@@ -115,7 +115,7 @@ def dice(folder: Path, name: str, url: str, row: int, person: str) -> float:
 
 def summary(cells: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     """A row for each grade and source."""
-    rows = cells.assign(size=cells.error.abs(), covers=(cells.error.abs() <= 1.96 * cells.se).where(cells.error.notna()))
+    rows = judged(cells)
     by = ["source", "grade"]
     of_cells = rows.groupby(by).agg(
         expected=("coverage_true", lambda c: int((c >= LEAST_COVERAGE).sum())), mae=("size", "mean"), bias=("error", "mean"), se=("se", "median"),
@@ -124,6 +124,24 @@ def summary(cells: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     of_cells = rows.groupby([*by, "why"]).size().unstack(fill_value=0).join(of_cells)
     numbers = ["levels mm", "plane mm", "plane mm, compressed", "dice", "usable"]
     return of_cells.join(people.groupby(by)[numbers].mean()).reindex([(s, g) for s in (GIVEN, ALONE) for g in GRADES])
+
+
+def judged(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add how large each error is, and whether its 95 % interval holds the truth."""
+    return cells.assign(size=cells.error.abs(), covers=(cells.error.abs() <= 1.96 * cells.se).where(cells.error.notna()))
+
+
+def together(cells: pd.DataFrame) -> pd.DataFrame:
+    """All grades of a source: mean errors, the share of intervals that hold, and its standard error, for the cells of a person err together."""
+    rows = judged(cells[cells.error.notna()])
+    out = []
+    for source, each in rows.groupby("source"):
+        n = each.groupby("participant_id").covers.agg(["sum", "size"]).astype(float)
+        share = n["sum"].sum() / n["size"].sum()
+        off = float(np.sqrt(((n["sum"] - share * n["size"]) ** 2).sum()) / n["size"].sum())
+        rms = float(np.sqrt(((each.error / each.se) ** 2).mean()))
+        out.append([source, len(n), len(each), each["size"].mean(), each.error.mean(), share, off, rms])
+    return pd.DataFrame(out, columns=["source", "people", "cells", "mae", "bias", "covers", "covers se", "error / se"]).set_index("source")
 
 
 @pytest.mark.timeout(3600)
@@ -140,10 +158,15 @@ def test_error_by_severity(benchmark: Any, tmp_path: Path) -> None:
         both = [compared(tmp_path, name, study.truth, study.participants) for name in (GIVEN, ALONE)]
         return pd.concat([b[0] for b in both], ignore_index=True), pd.concat([b[1] for b in both], ignore_index=True)
 
-    cells, people = benchmark.pedantic(run, rounds=1, iterations=1)
+    if earlier := os.environ.get("PATIENTS_OF"):
+        cells, people = (pd.concat([pd.read_csv(f"{n}_{what}.csv").assign(run=n) for n in earlier.split(",")]) for what in ("cells", "people"))
+        cells = cells.assign(participant_id=cells.run + " " + cells.participant_id)
+        benchmark.pedantic(summary, args=(cells, people), rounds=1, iterations=1)
+    else:
+        cells, people = benchmark.pedantic(run, rounds=1, iterations=1)
     found = summary(cells, people)
     lost = cells.loc[cells.why == LOST, ["source", "grade", *CELL, "coverage_true", "coverage", "native_voxels", "n"]]
-    print(people.round(3).to_string(), found.round(3).to_string(), sep="\n\n")
+    print(people.round(3).to_string(), found.round(3).to_string(), together(cells).round(3).to_string(), sep="\n\n")
     print(f"\n{len(lost)} cells have no value that they should have", *([lost.round(2).to_string(index=False)] if len(lost) else []), sep="\n")
     if out := os.environ.get("PATIENTS_OUT"):
         cells.to_csv(f"{out}_cells.csv", index=False)

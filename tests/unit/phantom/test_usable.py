@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cohort_engine import schema
 from cohort_engine.cord.levels import landmarks_from_labels
+from cohort_engine.io.volume import Volume
 from cohort_engine.phantom.failures import Case, lost_front, motion_between, shifted_mask, skipped_level, wrong_level
-from cohort_engine.phantom.harm import AREA_ERROR, LEVEL_ERROR, MTR_ERROR, failed, harm
+from cohort_engine.phantom.harm import AREA_ERROR, LEVEL_ERROR, MTR_ERROR, _area, failed, harm
 from cohort_engine.phantom.subject import MT_MASK, T2W_LANDMARKS, T2W_MASK, make_subject
 from cohort_engine.phantom.usable import CLEAN, fit_weights, judged, reliability, summary
 from cohort_engine.template.parametric import parametric_cord
@@ -74,3 +77,18 @@ def test_a_scorecard_is_calibrated_to_what_spoils_values() -> None:
     halves = reliability(found, (0.0, 0.5, 1.0))
     np.testing.assert_allclose(halves["said"], halves["usable"], atol=0.05)
     assert reliability(found)["scans"].sum() == 800
+
+
+def test_the_slices_in_which_the_simulated_cord_ends_count_for_nothing(good) -> None:
+    case = good[1]
+    mask = case.images[T2W_MASK]
+    there = np.flatnonzero((mask.data > 0).any(axis=(0, 1)))
+    high = case.landmarks.xyz.copy()
+    high[:, 2] += np.linspace(-200, 200, len(high))  # all slices lie between landmarks
+    errors = []
+    for k in (there[-1], there[-2]):
+        less = np.array(mask.data)
+        less[:, less.shape[1] // 2 :, k] = 0
+        less[np.nonzero(mask.data[:, :, k])[0][0], np.nonzero(mask.data[:, :, k])[1][0], k] = 1
+        errors.append(_area(Volume(less, mask.affine), mask, replace(case.landmarks, xyz=high)))
+    assert errors[0] == 0 < errors[1]

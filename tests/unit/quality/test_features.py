@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 
+from cohort_engine import schema
 from cohort_engine.cord.centreline import centreline_from_mask
 from cohort_engine.cord.levels import Landmarks
+from cohort_engine.io.volume import Volume
 from cohort_engine.quality import vocabulary
-from cohort_engine.quality.features import of_levels, of_mask, of_pair, of_two_images, of_two_masks
+from cohort_engine.quality.features import of_levels, of_map, of_mask, of_pair, of_subject, of_two_images, of_two_masks
 from cohort_engine.template.parametric import parametric_cord
 
+MT_MASK, T2W_MASK = schema.role(schema.MT, schema.MASK), schema.role(schema.T2W, schema.MASK)
 SPACING = np.array([0.9, 0.9, 5.0])
 AFFINE = np.diag([0.9, 0.9, 5.0, 1.0])
 X, Y = np.meshgrid(*(np.arange(60) * 0.9,) * 2, indexing="ij")
@@ -112,5 +115,39 @@ def test_levels_are_held_against_an_opinion_that_did_not_know_them(spine) -> Non
     template, line, numbers, xyz = spine
     named = numbers, line.project(xyz)[0]
     same, wrong = (of_levels(Landmarks("disc", numbers + by, xyz), line, template, named).values[vocabulary.LEVEL_OPINION] for by in (0, 1))
-    assert same < 0.5
-    assert wrong > 12
+    assert same < 0.05
+    assert wrong == pytest.approx(1, abs=0.2)
+
+
+def test_the_landmark_that_is_farthest_off_counts_in_vertebrae(spine) -> None:
+    template, line, numbers, xyz = spine
+    named = numbers, line.project(xyz)[0]
+    one = xyz.copy()
+    one[2, 2] += 0.5 * (xyz[1, 2] - xyz[2, 2])
+    assert of_levels(Landmarks("disc", numbers, one), line, template, named).values[vocabulary.LEVEL_OPINION] == pytest.approx(0.5, abs=0.1)
+
+
+def test_what_a_mask_lacks_above_the_highest_landmark_is_not_asked(spine) -> None:
+    template, on, cut = spine[0], pair()[0], cord()
+    cut[disc(y=4, radius=4), SLICES - 1] = 0
+    images = {schema.MT_ON: Volume(on, AFFINE), MT_MASK: Volume(cord(), AFFINE), schema.T2W: Volume(on, AFFINE), T2W_MASK: Volume(cut, AFFINE)}
+    lacks, known = [], {}
+    for highest in (SLICES - 3, SLICES - 1):
+        xyz = np.array([[*MIDDLE, 5.0], [*MIDDLE, 5.0 * highest]])
+        found = of_subject(images, np.asarray(template.packing.xyz, float), template, Landmarks("disc", np.array([6, 3]), xyz), known=known)
+        lacks.append(found.values[f"{schema.T2W}_{vocabulary.BORDER_LACKS}"])
+    assert lacks[0] < 0.3 < 1 < lacks[1]
+
+
+def test_a_map_that_is_off_in_few_slices_is_seen(spine) -> None:
+    template = spine[0]
+    where = np.flatnonzero((template.cord >= 0.5).any(axis=(0, 1)))
+    affine = np.array(template.grid.affine)
+    affine[:3, 3] = affine[:3] @ [*template.corner[:2], template.corner[2] + where[0], 1]
+    mask = (template.cord[:, :, where[0] : where[0] + 30] >= 0.5).astype(float)
+    positions = np.array(template.packing.xyz, float)
+    few = np.abs(positions[:, 2] - affine[2, 3] - 30) < 4
+    moved = positions + few[:, None] * np.array([3.0, 0, 0])
+    good, off = (of_map(mask, mask, affine, p, template).values[vocabulary.OUTLINE] for p in (positions, moved))
+    assert off < good - 0.2
+    assert good > 0.85
