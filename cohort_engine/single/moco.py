@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 from cohort_engine import schema
 from cohort_engine.errors import CordError, GeometryError, InputError
 from cohort_engine.io.gradients import Gradients
 from cohort_engine.io.volume import Volume, on_voxels_of, require_signal
 from cohort_engine.qmri.moco import MAX_SHIFT, Motion, estimate_motion
+from cohort_engine.qmri.receive import evened, receive_slope
 from cohort_engine.qmri.series import noise_left, resample_series, without_floor
 from cohort_engine.qmri.tensor import cut_off, fit
 from cohort_engine.single.undistort import checked_reverse, displaced_mask, displacement_of, region
@@ -136,6 +138,7 @@ def correct(
     variance = noise_variance(corrected[there], gradients)
     if np.isfinite(variance):
         corrected = without_floor(corrected, left, variance / float(left[:, there.any((0, 1))].mean()))
+    corrected = evened(corrected, _receive_slope(corrected, there, gradients, motion.shifts), motion.shifts)
     quality = _quality(data, corrected, gradients, motion, mask, there)
     if displacement is not None:
         quality["largest_displacement"] = float(np.abs(displacement[there]).max(initial=0))
@@ -147,13 +150,24 @@ def noise_variance(signals: FloatArray, gradients: Gradients) -> float:
 
     The median of voxels: where tissue moves or pulses, a tensor leaves more than noise.
     """
-    used = gradients.b0 | (gradients.bvals <= min((b for b, _ in gradients.shells), default=0.0) + SAME_SHELL)
+    used = _lowest(gradients)
     try:
         residual = fit(signals[:, used], gradients.bvals[used], gradients.directions[used]).channels["residual"]
     except InputError:
         return float("nan")
     known = residual[np.isfinite(residual)]
     return float(np.median(known)) ** 2 if len(known) else float("nan")
+
+
+def _lowest(gradients: Gradients) -> NDArray[np.bool_]:
+    """Volumes (t,) without weighting and of the lowest shell."""
+    return np.asarray(gradients.b0 | (gradients.bvals <= min((b for b, _ in gradients.shells), default=0.0) + SAME_SHELL))
+
+
+def _receive_slope(series: FloatArray, mask: NDArray[np.bool_], gradients: Gradients, shifts: FloatArray) -> FloatArray:
+    """`qmri.receive.receive_slope` (z, 2) by the cord without its outermost voxels, in which what else is there comes and goes."""
+    used, core = _lowest(gradients), binary_erosion(mask, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[..., None])
+    return receive_slope(series[core][:, used], np.argwhere(core)[:, 2], gradients.bvals[used], gradients.directions[used], shifts[used])
 
 
 def mean_of(data: FloatArray, use: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -185,7 +185,7 @@ def dwi_stages(config: Config) -> Iterable[Stage]:
     chosen: DwiConfig = config.stages.dwi
     reverse = (schema.DWI_REVERSE, schema.DWI_REVERSE_BVAL) if chosen.moco and chosen.distortion == "auto" else ()
     yield Stage(
-        name=MOCO_STAGE, version="5", run=run_moco, params=dwi_params(config), roles=GIVEN,
+        name=MOCO_STAGE, version="6", run=run_moco, params=dwi_params(config), roles=GIVEN,
         optional=(*((schema.DWI_JSON,) if chosen.moco else ()), *reverse), makes=schema.DWI_MOCO,
         writes=(*schema.MOTION_SPECS.values(), *moco_quality().values()), memory=MOCO_MEMORY, gpu=chosen.moco or chosen.denoise,
     )  # fmt: skip

@@ -202,6 +202,17 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
     return replace(atlas, weights=signal_weights(atlas.weights, signal, atlas.voxel % shape[2], clusters))
 
 
+def filled_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
+    """Bring the atlas into an image as `fitted_atlas` does, without voxels that its labels do not fill.
+
+    The rest of these is fluid beyond the atlas. A mixture makes the labels in it answer for all of it: an MD of 3 in a third of a voxel becomes an MD
+    of 9 of fluid, and of as much less in the tracts beside it; with a T1 of 4 s simulated tracts came out 0.22 s too short. What is scarcely above 0
+    in fluid, MTR, suffers little.
+    """
+    atlas = fitted_atlas(inputs, contrast, image)
+    return atlas if inputs.params["reduce.native"] == schema.INTERPOLATE else atlas.filled()  # SCT keeps them
+
+
 def voxels_of(inputs: StageInput, metric: schema.Metric, image: MetricImage, warped: WarpedAtlas) -> tuple[Array, dict[str, Any]]:
     """Values (voxel,) of an image where the atlas lies, and what `LevelSums.of` is to know of their errors."""
     from cohort_engine.reduce.precision import PRECISION, precision

@@ -17,7 +17,7 @@ from cohort_engine.qmri.mtsat import LONGEST_T1, SATURATION, Triplet
 from cohort_engine.single.mtr import LOW_SIGNAL, MT_MASK, Coregister
 from cohort_engine.single.mtsat import ROLES, Saturated, protocol_of, saturate
 from cohort_engine.stages.base import Stage, StageInput, StageKind, register
-from cohort_engine.stages.metric import MetricImage, metric_quality, metric_stages
+from cohort_engine.stages.metric import MetricImage, filled_atlas, metric_quality, metric_stages
 
 MTSAT = schema.METRICS.add(
     schema.Metric(schema.MTSAT, "MTsat", "magnetization transfer saturation", "percent", (-SATURATION, SATURATION), schema.MT, error=True)
@@ -74,8 +74,8 @@ def mtsat_stages(config: Config) -> Iterable[Stage]:
     for metric in (MTSAT, T1):
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(saturated_image, metric=metric.name), version="3", roles=(*ROLES, *SIDECARS, MT_MASK), params=params,
-                alternatives=((schema.MT_B1,), ()) if chosen.b1 else ((),), section="mtsat",
+                config, metric, partial(saturated_image, metric=metric.name), version="4", roles=(*ROLES, *SIDECARS, MT_MASK), params=params,
+                alternatives=((schema.MT_B1,), ()) if chosen.b1 else ((),), atlas=filled_atlas, section="mtsat",
             )  # fmt: skip
 
 

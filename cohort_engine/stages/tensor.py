@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,10 +15,7 @@ from cohort_engine.config import Config, Section
 from cohort_engine.io.volume import Volume, on_voxels_of
 from cohort_engine.stages.base import Array, Stage, StageInput, StageKind, quality_arrays, register
 from cohort_engine.stages.dwi import SERIES_MEMORY, WITH_GRADIENTS, displaced, gradients_for
-from cohort_engine.stages.metric import MetricImage, fitted_atlas, metric_quality, metric_stages
-
-if TYPE_CHECKING:
-    from cohort_engine.mapping.native import WarpedAtlas
+from cohort_engine.stages.metric import MetricImage, filled_atlas, metric_quality, metric_stages
 
 TENSOR_STAGE = f"tensor_{schema.DWI}"
 LARGEST = (0.0, math.inf)
@@ -92,16 +89,6 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
     told = np.isfinite(se).any()  # as many volumes as unknowns tell no error
     quality = metric_quality(values, cord)
     return MetricImage(frame.with_data(values), quality, se=se if told else None, shifts=displaced(inputs), mixture=mixture)
-
-
-def filled_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> WarpedAtlas:
-    """Bring the atlas into an image as `fitted_atlas` does, without voxels that its labels do not fill.
-
-    The rest of these is fluid beyond the atlas. A mixture makes the labels in it answer for all of it: an MD of 3 in a third of a voxel becomes an MD
-    of 9 of fluid, and of as much less in the tracts beside it. (What is scarcely above 0 in fluid, MTR, suffers little.)
-    """
-    atlas = fitted_atlas(inputs, contrast, image)
-    return atlas if inputs.params["reduce.native"] == schema.INTERPOLATE else atlas.filled()  # SCT keeps them
 
 
 def tensor_stages(config: Config) -> Iterable[Stage]:

@@ -43,7 +43,7 @@ def test_intervals_of_tracts_hold_the_truth(benchmark: Any) -> None:
     kinds = clusters(template)
     scan = make_subject(template, number=0, seed=SEED)
     image, positions = scan.images[schema.MT_ON], scan.truth.template_map
-    atlas = native_atlas(positions, template, image.affine, image.grid.shape)
+    atlas = native_atlas(positions, template, image.affine, image.grid.shape).filled()  # as the stages of the metrics do
     places = np.stack(np.unravel_index(atlas.voxel, image.grid.shape), axis=-1)
     moves = atlas_moves(atlas.weights, template.atlas.clusters, places, image.affine)
     tissues, numbers = tuple(template.atlas.clusters.values()), [schema.level_number(name) for name in template.levels]
@@ -84,5 +84,6 @@ def test_intervals_of_tracts_hold_the_truth(benchmark: Any) -> None:
         noise=("noise", "median"),
     )  # fmt: skip
     print(f"\n{COUNT} triplets, SNR {SNR:g}; percent, s", found.round(4).to_string(), sep="\n")
-    assert found.loc["mtsat", "held"] >= 0.9
-    assert found.loc["t1", "held"] >= 0.9
+    assert (found["held"] >= 0.9).all()
+    assert abs(found.loc["mtsat", "bias"]) <= 0.05
+    assert abs(found.loc["t1", "bias"]) <= 0.02
