@@ -2,8 +2,8 @@
 
 Run with ``pytest -s --benchmark-only -o filterwarnings=default tests/benchmarks/test_diffusion.py``; ``DIFFUSION=n`` takes n subjects (four without),
 ``DIFFUSION_STUDIES=n`` simulates n studies for the power of masking (200 without),
-``DIFFUSION_CASES=words`` takes the cases of tracts that begin with these words, ``DIFFUSION_SEED=n`` other subjects. Tracts are measured at their true
-place: what registration adds is in the benchmark of whole studies.
+``DIFFUSION_CASES=words`` takes the cases of tracts that begin with these words, ``DIFFUSION_SEED=n`` other subjects. Tracts are measured at their
+true place: what registration adds is in the benchmark of whole studies.
 """
 
 from __future__ import annotations
