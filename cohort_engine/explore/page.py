@@ -184,12 +184,11 @@ class Page:
         self._colour(picked)
         self.person.show(picked, None if person is None else person[0])
         table = one.rows(picked)
-        if [c.field for c in self.table.columns] != list(table):
-            self.table.columns = [
-                TableColumn(field=n, title=n, formatter=NumberFormatter(format="0.[000]") if v.dtype.kind == "f" else StringFormatter())
-                for n, v in table.items()
-            ]
         self.source.data = {n: v[:MOST_ROWS] for n, v in table.items()}
+        self.table.columns = [  # new ones: other values of as many people are no reason for Bokeh to draw its table again
+            TableColumn(field=n, title=n, formatter=NumberFormatter(format="0.[000]") if v.dtype.kind == "f" else StringFormatter())
+            for n, v in table.items()
+        ]
 
     def _colour(self, picked: Picked) -> None:
         """Colour the cord at the view's level as the heat map is."""

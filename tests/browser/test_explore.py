@@ -88,10 +88,11 @@ def test_a_filter_changes_counts_to_those_of_the_store(page: Any, store: str, pi
     page.screenshot(path=pictures / "filtered.png", full_page=True)
 
 
-def test_a_click_on_the_cord_and_the_keyboard_select_a_region(page: Any) -> None:
+def test_a_click_on_the_cord_and_the_keyboard_select_a_region(page: Any, store: str) -> None:
     page.locator("path.part[data-name='WM left lateral corticospinal tract']").click()
     page.wait_for_url("**left+lateral+corticospinal+tract**")
     counts(page, "tract='WM left lateral corticospinal tract'")
+    counts(page, f"{run_query(store, CELL.replace('white matter', 'WM left lateral corticospinal tract'))['value'][3]:.3f}")  # the table, too
     page.locator("path.part[data-name='WM right rubrospinal tract']").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**right+rubrospinal+tract**")
@@ -136,7 +137,8 @@ def test_the_map_of_the_person_is_shown_in_the_template(watched: Any, address: s
     viewer = page.locator("div.viewer[data-drawn], div.viewer[data-error]")
     viewer.wait_for(timeout=200_000)
     assert viewer.get_attribute("data-error") is None
-    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Save the rating").wait_for()
+    page.wait_for_timeout(1000)
     drawn = Image.open(io.BytesIO(viewer.locator("canvas").screenshot())).convert("RGB")
     drawn.save(pictures / "person_map.png")
     colours = np.asarray(drawn, int).reshape(-1, 3)
@@ -151,6 +153,8 @@ def test_a_rating_is_saved_and_honoured(watched: Any, address: str, store: str, 
     watched.page.set_default_timeout(150_000)
     watched.page.add_init_script(DEEP)
     page = opened(watched, address, PERSON)
+    before = run_query(store, "mtr tract='dorsal columns' level=C4")["value"][3]
+    counts(page, f"{before:.3f}")
     page.get_by_role("radio", name="artifact").or_(page.get_by_role("button", name="artifact")).first.press("Enter")
     page.get_by_label("Comment").fill("moved: <b>much</b>")
     page.get_by_label("Rater").fill("AB")
@@ -158,6 +162,7 @@ def test_a_rating_is_saved_and_honoured(watched: Any, address: str, store: str, 
     page.get_by_role("button", name="Save the rating").press("Enter")
     counts(page, "mtr: artifact moved: <b>much</b> AB")
     counts(page, "rated artifact: moved: <b>much</b>")
+    page.wait_for_function("value => !deep(document.body).includes(value)", arg=f"{before:.3f}")  # the table, too
     page.screenshot(path=pictures / "rated.png", full_page=True)
     [rating] = ratings_of(store)
     assert (rating.metric, rating.rating, rating.reason, rating.rater) == ("mtr", "artifact", "moved: <b>much</b>", "AB")

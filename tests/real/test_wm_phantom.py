@@ -115,7 +115,7 @@ def errors(folder: Path, atlas: NativeAtlas, noise: float) -> dict[str, tuple[fl
     return {name: (float(np.mean(rows)), float(np.mean(rows, axis=0).max())) for name, rows in found.items()}
 
 
-@pytest.mark.parametrize("noise", [5, 10])
+@pytest.mark.parametrize("noise", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_errors_with_noise_beside_the_published(phantom: Path, tmp_path: Path, noise: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Tracts of 40 within 10 %, grey matter 35, CSF 20, 200 images; published are means over images by label."""
     table = (phantom / "results_20150210_200iter" / "noise" / f"results_noise{noise}_range10_csf50_all.txt").read_text().splitlines()
