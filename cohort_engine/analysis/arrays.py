@@ -134,21 +134,6 @@ def ranks(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.where(missing, np.nan, rank), np.where(missing, np.nan, ties)
 
 
-def medians(values: FloatArray) -> FloatArray:
-    """Median of each column of (subject, test); NaN does not count, and is what a column of nothing else has. Quicker than NumPy's.
-
-    Examples
-    --------
-    >>> medians(np.array([[4.0, np.nan], [np.nan, np.nan], [1.0, np.nan], [2.0, np.nan]])).tolist()
-    [2.0, nan]
-    """
-    ordered = np.sort(values, axis=0)  # NaN last
-    n = (~np.isnan(values)).sum(axis=0)
-    columns = np.arange(values.shape[1])
-    out: FloatArray = (ordered[(n - 1).clip(0) // 2, columns] + ordered[(n // 2).clip(0, max(len(values) - 1, 0)), columns]) / 2
-    return out
-
-
 def varies(values: FloatArray) -> BoolArray:
     """Say which columns of (subject, test) hold two different values; NaN does not count.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, BoolArray, FloatArray, IntArray, basis, enough, medians, tally, two_groups, varies
+from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, BoolArray, FloatArray, IntArray, basis, enough, tally, two_groups, varies
 from cohort_engine.analysis.covariates import Coding, Covariates, as_table, as_words
 from cohort_engine.analysis.harmonise import SMALLEST, apply, learn
 from cohort_engine.analysis.roc import auc
@@ -483,7 +483,8 @@ def _choose(x: FloatArray, one: BoolArray, unit: IntArray, grid: list[float], in
 def _standardised(x: FloatArray, training: BoolArray) -> FloatArray:
     """Values (row, feature) of all rows with gaps filled by the median, then standardised, as the training rows have it."""
     known = x[training]
-    filled = np.where(np.isnan(x), np.nan_to_num(medians(known)), x)
+    nobody = np.isnan(known).all(axis=0)
+    filled = np.where(np.isnan(x), np.nanmedian(np.where(nobody, 0.0, known), axis=0), x)
     mean, sd = filled[training].mean(axis=0), filled[training].std(axis=0)
     out: FloatArray = (filled - mean) / np.where(sd > 10 * np.finfo(float).eps * np.abs(mean), sd, 1.0)
     return out

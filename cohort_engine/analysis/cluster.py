@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,7 @@ def cluster(
     with optional("scikit-learn", "analysis", where=WHERE):
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
-        from sklearn.metrics import adjusted_rand_score
+        from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_score
         from threadpoolctl import threadpool_limits
 
     table = as_table(values, where=WHERE)
@@ -142,9 +143,9 @@ def cluster(
     def fit(rows: FloatArray, number: int) -> Any:
         return KMeans(int(number), n_init=STARTS, random_state=seed).fit(rows)
 
-    def widest(rows: FloatArray) -> float:
-        apart = _distances(rows)
-        return max(_silhouette(apart, fit(rows, number).labels_) for number in candidates)
+    def silhouettes(rows: FloatArray, labels: Iterable[NDArray[Any]]) -> FloatArray:
+        apart = pairwise_distances(rows)
+        return np.array([silhouette_score(apart, one, metric="precomputed") for one in labels])
 
     with threadpool_limits(1):  # threads that wait for a busy core cost more than these small fits
         members, stability = [], []
@@ -153,9 +154,9 @@ def cluster(
             others = [fit(drawn, number).predict(z) for drawn in draws if len(np.unique(drawn, axis=0)) >= number]
             members.append(mine.labels_)
             stability.append(float(np.mean([adjusted_rand_score(mine.labels_, other) for other in others])) if others else np.nan)
-        apart = _distances(z)
-        silhouette, steady = np.array([_silhouette(apart, labels) for labels in members]), np.array(stability)
-        reached = sum(widest(rows) >= silhouette.max() for rows in single) if len(candidates) else 0
+        silhouette, steady = silhouettes(z, members), np.array(stability)
+        alike = (silhouettes(rows, (fit(rows, number).labels_ for number in candidates)) for rows in single if len(candidates))
+        reached = sum(one.max() >= silhouette.max() for one in alike)
     p_one = (1 + reached) / (1 + resamples) if len(candidates) else np.nan
     trusted = steady >= stable
     best = int(np.argmax(np.where(trusted, silhouette, -np.inf) if trusted.any() else silhouette)) if len(candidates) else -1
@@ -178,30 +179,6 @@ def cluster(
         labels, number, candidates.astype(np.int64), silhouette, steady, p_one, coordinates, pca.explained_variance_ratio_,
         pca.components_, n, len(table) - n, tuple(warnings),
     )  # fmt: skip
-
-
-def _distances(z: FloatArray) -> FloatArray:
-    """Distance of each person from each (subject, subject)."""
-    square = (z**2).sum(axis=1)
-    out: FloatArray = np.sqrt(np.maximum(square[:, None] + square - 2 * (z @ z.T), 0.0))
-    np.fill_diagonal(out, 0.0)
-    return out
-
-
-def _silhouette(apart: FloatArray, labels: NDArray[Any]) -> float:
-    """Mean silhouette width of clusters, from the distances; that of somebody who is alone in a cluster is 0.
-
-    Examples
-    --------
-    >>> round(_silhouette(_distances(np.array([[0.0], [1.0], [5.0], [6.0]])), np.array([0, 0, 1, 1])), 4)
-    0.798
-    """
-    member = (labels[:, None] == np.unique(labels)).astype(float)
-    size, total, own = member.sum(axis=0), apart @ member, member.astype(bool)
-    inside = total[own] / np.maximum((member @ size) - 1, 1)
-    near = np.where(own, np.inf, total / size).min(axis=1)
-    width = np.where(member @ size > 1, (near - inside) / np.maximum(np.maximum(inside, near), np.finfo(float).tiny), 0.0)
-    return float(width.mean())
 
 
 def profiles(values: ArrayLike, labels: ArrayLike) -> Profiles:
