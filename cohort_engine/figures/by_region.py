@@ -77,7 +77,7 @@ def effect_sizes(found: Analysis, ds: xr.Dataset) -> list[Drawn]:
         pooled = [n for n in levels if ":" in n or n == "all"]
         top = f"{drawing.signed(strongest['size'])} (q {drawing.small(strongest['q'])})"
         caption = drawing.sentences(
-            f"{what} of {people.case} against {people.control} by region and level, vertebral levels from the top down"
+            f"{what[:1].upper()}{what[1:]} of {people.case} against {people.control} by region and level, vertebral levels from the top down"
             f"{f', then levels pooled ({drawing.listed(pooled)})' if pooled else ''}"
             f"{', then each person at the level where the own cord is compressed most' if COMPRESSED in levels else ''}.",
             f"Blue is lower in {people.case}, red is higher; a dot stands where q ≤ {alpha:g} ({int(marks.to_numpy().sum())} of "

@@ -49,7 +49,7 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def _titled(axis: Axes, name: str, said: str) -> None:
-    axis.set_title(f"{textwrap.fill(name, 27)}\n{said}")
+    axis.set_title("\n".join(textwrap.fill(line, 27) for line in (name, *said.splitlines())))
 
 
 def group_values(found: Analysis, ds: xr.Dataset) -> list[Drawn]:

@@ -40,6 +40,8 @@ REPORT, METHODS, DICTIONARY, FIGURES = "report.html", "methods.md", "tables.json
 TEMPLATE = "page.html"
 HERE = "cohort_engine.report"
 LEFT_OUT = "excluded"
+MOST_NAMED = 60
+"""Scans that the page names for each reason."""
 """Table that stands on the page as it is, with names."""
 TABLE_BYTES, ALL_BYTES = 150_000, 1_500_000
 """Data of one table, and of all tables, that the page carries; the others are links to the files beside it."""
@@ -52,8 +54,6 @@ MOST_FINDINGS = 5
 PARAMETRIC = "parametric"
 LARGER = 1.3
 """How much larger than in print figures are on a screen, where there is room: letters of 7 points can be read there."""
-LONG = 25
-"""Rows of a list of people that is shown whole."""
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,13 @@ class Page:
 
     @property
     def excluded(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Who is left out: participant, session and reason."""
-        table = self.found.material.people.excluded
-        head = ["participant_id", *(["session_id"] if (table["session_id"] != "").any() else []), "reason"]
-        rows = [tuple(map(str, row)) for row in table[head].itertuples(index=False)]
-        return tuple(h.replace("_id", "") for h in head), rows
+        """Who is left out: reason, number of scans, and whose they are."""
+        rows: list[tuple[str, ...]] = []
+        for reason, part in self.found.material.people.excluded.groupby("reason", sort=False):
+            names = part[["participant_id", "session_id"]].astype(str).agg(" ".join, axis=1).str.strip().tolist()
+            more = f" and {len(names) - MOST_NAMED} more, all in csv/{LEFT_OUT}.csv" if len(names) > MOST_NAMED else ""
+            rows.append((str(reason), str(len(names)), ", ".join(names[:MOST_NAMED]) + more))
+        return ("reason", "scans", "whose"), rows
 
     @property
     def _open(self) -> list[str]:
@@ -353,7 +355,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 def render(page: Page) -> str:
     """Fill the template of the page; whatever a study brings along is text, never markup."""
-    return fill(TEMPLATE, page=page, rows=ROWS, long=LONG)
+    return fill(TEMPLATE, page=page, rows=ROWS)
 
 
 def fill(template: str, *, folder: str = HERE, **values: Any) -> str:

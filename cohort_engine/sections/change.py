@@ -110,7 +110,7 @@ def _methods(s: Study) -> str:
         f"Change was measured within people: the slope of each over time ({unit}s), pooled in a linear mixed model with a free intercept and a "
         "random slope of each person [@laird], with a robust error, and compared between groups with Satterthwaite's degrees of freedom. A person "
         f"changed more than noise where first to last session lay further from the change of the reference ({limits['reference'].iloc[0]}, up to "
-        f"{int(limits['n_reference'].max())} people) than {percent(s.config.confidence)} of one more of its people would; the minimal detectable "
+        f"{int(limits['n_reference'].max())} people) than in {percent(s.config.confidence)} of further people like these; the minimal detectable "
         "change is that limit at the median time [@jacobson, @weir]. The slopes of all groups were one family for the false discovery rate, and "
         "so were the changes of all people."
     )

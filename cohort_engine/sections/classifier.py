@@ -97,8 +97,8 @@ def _methods(s: Study) -> str:
         f"{together}. Within each training part alone, gaps were filled with the median,{inside} markers standardised, and the strength of the "
         "penalty chosen by inner folds. The area under the ROC curve is that of the scores of all held-out people [@airola], with DeLong's standard "
         f"error [@delong]; its {s.interval}, which takes the scores as given though they were learnt [@bates], was widened by what "
-        f"{s.config.classifier.permutations} permutations of the groups, each with everything learnt anew, spread beyond that error; their "
-        f"share that reached the area is p (seed {s.config.seed})."
+        f"{s.config.classifier.permutations} permutations of the groups, each with everything learnt anew, spread beyond that error; p is "
+        f"the share of permutations that reached the area (seed {s.config.seed})."
     )
 
 

@@ -106,7 +106,7 @@ def _methods(s: Study) -> str:
     k = int(choice.loc[choice["chosen"], "k"].iloc[0])
     if c.k is None:
         how = f"People were taken for one group unless shown otherwise; 2 to {c.largest} clusters were judged by their mean silhouette [@rousseeuw] "
-        how += f"among numbers that were stable, and {'none was' if k == 1 else f'{k} were'} taken"
+        how += f"among numbers that were stable, and {'no such number was' if k == 1 else f'{k} were'} accepted"
     else:
         how = f"{k} clusters were asked for; their mean silhouette [@rousseeuw] and stability were assessed"
     return (

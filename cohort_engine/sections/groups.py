@@ -222,8 +222,11 @@ TESTS = {
 def _methods(s: Study) -> str:
     tests = s.config.tests
     text = TESTS[tests.method]
-    if covariates := s.varying(tests.covariates):
-        text = text.replace("a linear model;", f"a linear model adjusted for {listed(covariates)};")
+    site = [s.config.harmonise.site] if s.config.harmonise.site and s.found.material.models else []
+    if covariates := [*s.varying(tests.covariates), *site]:
+        text = text.replace("a linear model;", f"a linear model adjusted for {listed(dict.fromkeys(covariates))};")
+    if site and tests.method != LINEAR:
+        text += " Standard errors count that the effects of site were estimated from the same values."
     if len(_weighed(s.found.tables["groups"])):
         text += (
             " Values were weighted by the inverse of their variance, which is that between people, estimated by restricted maximum likelihood "

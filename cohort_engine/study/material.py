@@ -562,7 +562,8 @@ def _harmonised(material: Material, config: AnalysisConfig) -> Material:
         return material
     where = [str(v) for v in people.column(site)]
     keep = harmonise_keeps(people, config)
-    out, errors, models = material.values.copy(), material.errors.copy(), {}
+    out, models = material.values.copy(), {}
+    errors = material.errors.copy() if material.errors.size else np.full(out.shape, np.nan)
     lost = people.lacking((site, *keep))
     there = [w if w and who not in lost else "" for who, w in zip(people.table[schema.PARTICIPANT], where, strict=True)]
     alone = {str(who): w for who, w in zip(people.table[schema.PARTICIPANT], there, strict=True) if w and there.count(w) < harmonise.SMALLEST}

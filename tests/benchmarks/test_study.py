@@ -64,7 +64,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     tabulate(url)
     finalise(url, tabulate=lambda: tabulate(url))
     found = analyse_cohort(url, parse_config({"data": {"bids": "b", "store": url}, "analysis": {"harmonise": HARMONISE, "tests": ADJUST}}))
-    assert set(found.problems) == {"repeats"}  # nobody was scanned twice
+    assert set(found.problems) == {"change", "repeats"}  # nobody was scanned twice
     with open_cohort(url) as ds:
         n = ds["mtr_wa_n"].where(ds["mtr_wa_coverage"] >= 0.75).mean("subject").compute().to_pandas()
     return Study(url, truth, found, n)

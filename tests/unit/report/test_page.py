@@ -159,7 +159,7 @@ def test_what_a_study_brings_along_is_text(whole_study: Any) -> None:
     text = render(Page(replace(found, material=material, tables=tables, problems={"roc": evil}), ds, [], {}))
     assert evil not in text
     assert Reader(text).all("img", "src") == []
-    assert Reader(text).words.count(evil) >= len(excluded)
+    assert Reader(text).words.count(evil) >= 1
 
 
 def test_problems_and_notes_are_stated_without_places(whole_study: Any, plain_figures: Any, tmp_path: Path) -> None:
