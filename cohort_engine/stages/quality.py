@@ -153,8 +153,8 @@ def quality_methods(science: Mapping[str, Any], metrics: frozenset[str]) -> str:
         return ""
     return (
         "The quality of each subject was judged by numbers that do not depend on what was fitted: the share of the image that the template's tissues "
-        "explain, the image's edges around the cord mask, the mask of the other image of the session, the heights of vertebrae, and the shifts between MT-on "
-        "and MT-off; a scorecard fitted on simulated failures gave the probability that the values are usable."
+        "explain, the image's edges around the cord mask, the mask of the other image of the session, the heights of vertebrae, and the shifts "
+        "between MT-on and MT-off; a scorecard fitted on simulated failures gave the probability that the values are usable."
     )
 
 
