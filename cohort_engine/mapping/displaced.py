@@ -28,7 +28,8 @@ LEAST = 1e-3
 
 
 def displaced_weights(
-    fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int], shifts: FloatArray
+    fitted: TemplateMap, template: Template, affine: FloatArray, shape: tuple[int, int, int], shifts: FloatArray,
+    widths: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[NDArray[np.int64], FloatArray]:  # fmt: skip
     """Weights of the atlas' labels in the voxels of an image that is the mean of displaced ones.
 
@@ -44,6 +45,8 @@ def displaced_weights(
     shifts : (t, z, 2) array
         mm along the first and second array axis: ``image(p)`` is the mean over t of ``scan_t(p + shift_t)``. NaN: no part of the slice's mean. A
         slice of which nothing is known is one at rest.
+    widths : pair of float
+        Of what was measured along either axis, in voxels of the image (`qmri.acquired`).
 
     Returns
     -------
@@ -71,7 +74,7 @@ def displaced_weights(
 
     @cache
     def along(axis: int, step: float) -> NDArray[np.float64]:
-        return resampling(int(size[axis]), SPLIT, step / STEPS)
+        return resampling(int(size[axis]), SPLIT, step / STEPS, widths[axis])
 
     for k in np.flatnonzero(np.diff(labels.indptr).reshape(cells).any(axis=(0, 1))):
         here = labels[:, k :: shape[2]].toarray().reshape(-1, *cells[:2])
@@ -85,8 +88,10 @@ def displaced_weights(
     return voxel, flat[:, voxel]
 
 
-def resampling(n: int, split: int, shift: float) -> NDArray[np.float64]:
+def resampling(n: int, split: int, shift: float, width: float = 1.0) -> NDArray[np.float64]:
     """Matrix (n, n * split) from cells to voxels: the mean over n voxels that lie `shift` voxels below their place, and the cubic spline back.
+
+    Voxels of a `width` above 1 reach over their neighbours, as those of an image do that the scanner interpolated.
 
     Examples
     --------
@@ -97,7 +102,9 @@ def resampling(n: int, split: int, shift: float) -> NDArray[np.float64]:
     [4.0, 5.0, 6.0, 7.0]
     >>> (resampling(2, 2, 0.0).round(9) + 0.0).tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    >>> (resampling(3, 2, 0.0, 2.0)[1].round(9) + 0.0).tolist()
+    [0.0, 0.25, 0.25, 0.25, 0.25, 0.0]
     """
-    edges = (np.arange(n + 1) - shift) * split
-    below = np.clip(edges[:, None] - np.arange(n * split), 0, 1)
-    return np.asarray(ndimage.shift(np.diff(below, axis=0) / split, (-shift, 0), order=3, mode="mirror"))
+    middle, cells = np.arange(n)[:, None] + 0.5 - shift, np.arange(n * split)
+    upper, lower = (np.clip((middle + side * width / 2) * split - cells, 0, 1) for side in (1, -1))
+    return np.asarray(ndimage.shift((upper - lower) / (split * width), (-shift, 0), order=3, mode="mirror"))

@@ -62,7 +62,7 @@ class WarpedAtlas:
 
 def native_atlas(
     positions: FloatArray, template: Template, affine: FloatArray, shape: tuple[int, int, int], *, how: str = schema.INTEGRAL, rim: float = RIM,
-    shifts: FloatArray | None = None,
+    shifts: FloatArray | None = None, widths: tuple[float, float] = (1.0, 1.0),
 ) -> WarpedAtlas:  # fmt: skip
     """Bring the atlas of a template into an image.
 
@@ -82,6 +82,8 @@ def native_atlas(
     shifts : (t, z, 2) array, optional
         Of an image that was put together of displaced ones (`mapping.displaced`), mm: its weights are blurred as it is. SCT's way does not know
         of it.
+    widths : pair of float
+        Of what was measured along the first two axes, in voxels of an image that the scanner interpolated (`qmri.acquired`). Nor of this.
 
     Returns
     -------
@@ -94,8 +96,9 @@ def native_atlas(
     """
     level, held = image_levels(positions, template, affine, shape)
     fitted = TemplateMap(dense_positions(positions, template), {})
-    if how == schema.INTEGRAL and shifts is not None:
-        voxel, weights = displaced_weights(with_rim(fitted, template, rim), template, affine, shape, shifts)
+    if how == schema.INTEGRAL and (shifts is not None or max(widths) > 1):
+        moved = np.zeros((1, shape[2], 2)) if shifts is None else shifts
+        voxel, weights = displaced_weights(with_rim(fitted, template, rim), template, affine, shape, moved, widths)
         return WarpedAtlas(voxel, weights, level[voxel % shape[2]], held)
     if how == schema.INTEGRAL:
         fractions = native_fractions(with_rim(fitted, template, rim), template, affine, shape, columns=atlas_columns(template))

@@ -48,6 +48,8 @@ class MetricImage:
         not known well enough to be used: its value is taken for NaN as well.
     shifts : (t, z, 2) array, optional
         Of an image that was put together of displaced ones, see `mapping.displaced`, mm.
+    widths : pair of float
+        Of what was measured along the first two axes, in voxels of an image that the scanner interpolated.
     mixture : callable of weights (label, voxel) and voxels (voxel,) to `Mixture`, optional
         How labels mix in a voxel, where that is neither by volume nor by `signal` alone.
     """
@@ -57,6 +59,7 @@ class MetricImage:
     signal: Array | None = None
     se: Array | None = None
     shifts: Array | None = None
+    widths: tuple[float, float] = (1.0, 1.0)
     mixture: Callable[[Array, Array], Mixture] | None = None
 
     @property
@@ -186,11 +189,11 @@ def fitted_atlas(inputs: StageInput, contrast: str, image: MetricImage) -> Warpe
     shape, how = image.volume.data.shape, inputs.params["reduce.native"]
     way = schema.INTEGRAL if how == schema.SIGNAL else how
     fit = inputs.load(schema.fit_spec(contrast).path)
-    place = inputs.template, shape, way, *(None if a is None else a.tobytes() for a in (fit, image.volume.affine, image.shifts))
+    place = inputs.template, shape, way, image.widths, *(None if a is None else a.tobytes() for a in (fit, image.volume.affine, image.shifts))
     last, atlas = _PLACED.get(contrast, ((), None))
     if atlas is None or last != place:
         _PLACED.clear()
-        atlas = native_atlas(fit, inputs.template, image.volume.affine, shape, how=way, shifts=image.shifts)
+        atlas = native_atlas(fit, inputs.template, image.volume.affine, shape, how=way, shifts=image.shifts, widths=image.widths)
         _PLACED[contrast] = place, atlas
     if how == schema.SIGNAL and image.mixture is not None:
         weights, excess = image.mixture(atlas.weights, atlas.voxel)

@@ -67,6 +67,7 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
     no weighting to full, but for a little. Little is left of fluid then: half a voxel of it takes two fifths of its MD. FA is no such slope, and
     nearer to the mean by volume. What either has beyond its mean is told by the tensors of the tissues (`reduce.tensors`).
     """
+    from cohort_engine.qmri.acquired import voxel_widths
     from cohort_engine.qmri.mixed import weighting
     from cohort_engine.qmri.tensor import CHANNELS
     from cohort_engine.reduce.tensors import Mixture, tensor_mixture
@@ -79,8 +80,9 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
         values, se = (np.where(reliable > 0, v, np.float32(np.nan)) for v in (values, se))
     fitted = {name: np.where(reliable > 0, tensor.data[..., CHANNELS.index(name)], np.nan) for name in (schema.AD, schema.RD, "s0")}
 
+    mean = on_voxels_of(frame, inputs.volume(schema.DWI_MEAN), what=schema.words(schema.DWI_MEAN), like=f"the {schema.words(schema.DWI)}")
+
     def mixture(weights: Array, voxel: Array) -> Mixture:
-        mean = on_voxels_of(frame, inputs.volume(schema.DWI_MEAN), what=schema.words(schema.DWI_MEAN), like=f"the {schema.words(schema.DWI)}")
         b = weighting(*(a[cord].astype(np.float64) for a in (fitted["s0"], mean.data, fitted[schema.AD], fitted[schema.RD])))
         channels = {name: image.reshape(-1)[voxel].astype(np.float64) for name, image in fitted.items()}
         clusters = tuple(inputs.template.atlas.clusters.values())
@@ -88,7 +90,8 @@ def channel_image(inputs: StageInput, *, metric: schema.Metric) -> MetricImage:
 
     told = np.isfinite(se).any()  # as many volumes as unknowns tell no error
     quality = metric_quality(values, cord)
-    return MetricImage(frame.with_data(values), quality, se=se if told else None, shifts=displaced(inputs), mixture=mixture)
+    widths = voxel_widths(mean.data)
+    return MetricImage(frame.with_data(values), quality, se=se if told else None, shifts=displaced(inputs), widths=widths, mixture=mixture)
 
 
 def tensor_stages(config: Config) -> Iterable[Stage]:
@@ -102,7 +105,7 @@ def tensor_stages(config: Config) -> Iterable[Stage]:
     for metric in METRICS.values():
         if metric.name in config.stages.metrics:
             yield from metric_stages(
-                config, metric, partial(channel_image, metric=metric), version="4", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
+                config, metric, partial(channel_image, metric=metric), version="5", roles=(schema.DWI_TENSOR, schema.DWI_MASK, schema.DWI_MEAN),
                 optional=(schema.DWI_MOCO,), atlas=filled_atlas, params={"mask_unreliable": chosen.mask_unreliable}, section="tensor",
             )  # fmt: skip
 

@@ -27,11 +27,12 @@ from cohort_engine.phantom.epi import DwiImperfection
 from cohort_engine.phantom.protocol import B800, DTI_STUDY, gradients
 from cohort_engine.phantom.tensors import B0, diffusivities
 from cohort_engine.phantom.tissue import WHITE
+from cohort_engine.qmri.acquired import voxel_widths
 from cohort_engine.qmri.tensor import CHANNELS, Method, fit
 from cohort_engine.reduce.native import atlas_moves, reduce_group
 from cohort_engine.reduce.tensors import tensor_mixture
 from cohort_engine.single.dti import tensor_image
-from cohort_engine.single.moco import Corrected, MocoSettings, correct
+from cohort_engine.single.moco import Corrected, MocoSettings, correct, mean_of
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
 
@@ -172,7 +173,9 @@ def tracts(template: Template, scan: DwiScan, found: Corrected | None, number: i
     series, positions = (scan.series, scan.truth.template_map) if found is None else (found.series, target_map(scan, found))
     shifts = None if found is None else np.where((found.motion.flags & schema.LOST)[..., None] > 0, np.nan, found.motion.shifts)
     tensor, _ = tensor_image(series, gradients_of(scan.bval, scan.bvec, scan.series), scan.truth.mask, reliable=True)
-    atlas = native_atlas(positions, template, tensor.affine, tensor.data.shape[:3], shifts=shifts).filled()  # as the stages of the metrics do
+    widths = voxel_widths(mean_of(scan.series.data, scan.bvals > 0) if found is None else found.mean.data)
+    grid = tensor.affine, tensor.data.shape[:3]
+    atlas = native_atlas(positions, template, *grid, shifts=shifts, widths=widths).filled()  # as the stages of the metrics do
     channel = dict(zip(CHANNELS, tensor.data.reshape(-1, len(CHANNELS))[atlas.voxel].T.astype(float), strict=True))
     clusters, regions = tuple(template.atlas.clusters.values()), [r.members for r in template.atlas.regions]
     slices, b = atlas.voxel % tensor.data.shape[2], scan.bvals.max() / 1000

@@ -212,7 +212,8 @@ def test_from_signals_to_fa_and_its_error(make):
     tensor = STAGES["tensor_dwi"].run(make("tensor_dwi", files))
     assert set(tensor) == {"dwi_tensor", *(s.path for s in STAGES["tensor_dwi"].writes)}
     raw = decode_series(encode_volume(tensor["dwi_tensor"]), what="tensor").data
-    found = channel_image(make("fa", {"dwi_tensor": raw, "dwi_mask": mask}, mask_unreliable=False), metric=METRICS["fa"])
+    files = {"dwi_tensor": raw, "dwi_mask": mask, "dwi_mean": noisy.mean(axis=3)}
+    found = channel_image(make("fa", files, mask_unreliable=False), metric=METRICS["fa"])
     values = found.volume.data[mask > 0]
     assert np.isnan(values).sum() == 1
     assert np.nanmedian(values) == pytest.approx(0.67, abs=0.03)
@@ -226,7 +227,7 @@ def test_unreliable_voxels_are_missing_where_that_is_asked_for(make):
     data[0, 0, 0, CHANNELS.index("reliable")] = 0
     mask = np.ones(SHAPE, np.float32)
     for asked, missing in ((True, 1), (False, 0)):
-        found = channel_image(make("fa", {"dwi_tensor": data, "dwi_mask": mask}, mask_unreliable=asked), metric=METRICS["fa"])
+        found = channel_image(make("fa", {"dwi_tensor": data, "dwi_mask": mask, "dwi_mean": mask}, mask_unreliable=asked), metric=METRICS["fa"])
         assert np.isnan(found.volume.data).sum() == missing
         assert found.quality["flagged_fraction"] == pytest.approx(missing / mask.size)
 
