@@ -18,8 +18,8 @@ REACH = 0.1
 BEGIN, END = 0.4, 0.95
 """Where an end is looked for: what is blurred by more than 2.5 was not interpolated by a scanner."""
 STEP = 0.35
-"""Power falls at an end by at least so many powers of ten more than before it: by 0.5 and more in means of simulated series that were interpolated, by
-at most 0.2 in those of simulated and real ones that were not (two of each)."""
+"""Power falls at an end by at least so many powers of ten more than before it: by 0.5 and more in means of simulated series that were interpolated,
+by at most 0.2 in those of simulated and real ones that were not (two real ones)."""
 
 
 def voxel_widths(image: FloatArray) -> tuple[float, float]:
