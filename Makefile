@@ -13,7 +13,7 @@ NUMERIC := $(addprefix tests/unit/,analysis/test_groups.py analysis/test_arrays.
 	cord/test_windows.py reduce template/test_atlas.py template/test_base.py template/test_parametric.py nn/test_infer.py mapping/test_shape.py \
 	mapping/test_straighten.py) $(addprefix cohort_engine/,analysis mapping qmri cord reduce template)
 
-.PHONY: install demo docs test test-all test-browser test-clusters test-processors lint audit bench clean
+.PHONY: install demo docs stranger test test-all test-browser test-clusters test-processors lint audit bench clean
 
 install: $(READY)
 
@@ -51,6 +51,9 @@ test-clusters: $(READY)  # builds on SLURM, which is installed first, by ssh, an
 
 test-processors: $(READY)  # with the kernels of older processors
 	$(BIN)/python .ci/processors.py haswell nehalem -- $(NUMERIC)
+
+stranger:  # the README, word for word, in a new clone and a clean shell
+	PYTHON=$(PYTHON) .ci/stranger.sh
 
 audit: $(READY)  # needs the network
 	$(PYTHON) -m venv $(VENV)/audit

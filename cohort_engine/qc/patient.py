@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from cohort_engine import schema
 from cohort_engine.analysis.norms import deviation, fit_norm
 from cohort_engine.errors import CohortError, unknown_name
 from cohort_engine.figures.drawing import scale
-from cohort_engine.query.cells import ask, levels_of, profiles
-from cohort_engine.query.choice import choose
+from cohort_engine.query.cells import Cells, ask, levels_of, profiles
+from cohort_engine.query.choice import Choice, choose
 from cohort_engine.query.question import Query
 from cohort_engine.query.reader import CohortReader
 from cohort_engine.study.people import in_time
@@ -119,10 +119,12 @@ def patient(store: str, participant: str, session: str | None = None, *, referen
     for query, label in _questions(reader):
         try:
             found = _measured(reader, healthy, query, label, own, at if len(at) >= FEWEST else at[:0], given)
-        except CohortError:  # the reference does not have it, or nobody does
+        except CohortError:  # nobody has it
             continue
         if np.isfinite(found.values[-1]).any():
             measured.append(found)
+    if measured and len(at) >= FEWEST and not any(np.isfinite(m.expected).any() for m in measured):
+        norms = f"no norms: the healthy people have no such values ({measured[0].how})"
     last = people.iloc[own[-1]]
     about = {c: _word(last[c]) for c in (schema.AGE, schema.SEX, schema.GROUP, schema.SITE) if c in people and _word(last[c])}
     sessions = tuple(str(s) for s in people[schema.SESSION].iloc[own])
@@ -195,10 +197,10 @@ def _measured(
     values = np.asarray(mine.values[schema.VALUE], float)
     nothing = np.full(values.shape[1:], np.nan)
     expected = lower = upper = centile = nothing
-    if len(at):
-        theirs = ask(healthy.select(at), query, wanted=(schema.VALUE,), choice=choice)
+    theirs = _values_of_healthy(healthy, query, mine, at, choice) if len(at) else None
+    if theirs is not None:
         covariates = {n: v for n, (_, v) in given.items()}
-        norm = fit_norm(np.asarray(theirs.values[schema.VALUE], float), covariates or None)
+        norm = fit_norm(theirs, covariates or None)
         found = deviation(norm, values[-1:], {n: v for n, (v, _) in given.items()} or None, level=LEVEL)
         known = found.n >= FEWEST
         expected, lower, upper, centile = (
@@ -210,3 +212,16 @@ def _measured(
         query.metric, label, scale(str(about.get("units", "1"))), how, mine.levels, mine.regions, values,
         expected, lower, upper, centile,
     )  # fmt: skip
+
+
+def _values_of_healthy(healthy: CohortReader, query: Query, mine: Cells, at: NDArray[np.intp], choice: Choice | None) -> NDArray[Any] | None:
+    """Values (person, level, region) of healthy people, NaN at levels that only the patient's cohort has; None: theirs lacks the rest, too."""
+    common = [name for name in mine.levels if name in levels_of(healthy)]
+    out = np.full((len(at), len(mine.levels), len(mine.regions)), np.nan)
+    try:
+        theirs = ask(healthy.select(at), replace(query, levels=tuple(common)), wanted=(schema.VALUE,), choice=choice) if common else None
+    except CohortError:
+        return None
+    if theirs is not None:
+        out[:, [mine.levels.index(name) for name in common]] = np.asarray(theirs.values[schema.VALUE], float)
+    return out

@@ -95,7 +95,7 @@ def verify(url: str, *, deep: Deep | None = None) -> list[Problem]:
         problems += _check_chunks(path, array, spec, names, ledger, layout.row_count(root))
         problems += _check_data(root, path, array, spec, ledger, rows)
     problems += _check_names(root)
-    problems += _check_tables(root, ledger, deep)
+    problems += _check_tables(root, ledger, deep, rows)
     problems += _check_by_region(root)
     if root.attrs.get(layout.TAG):
         problems += [Problem("freeze", f"{name}: {what}") for name, what in tags.check(url)]
@@ -310,11 +310,12 @@ def _check_data(
             if isinstance(block, Problem):
                 yield block
                 continue
-            yield from _check_block(path, block, start, spec, limits, rows, status)
+            yield from _check_block(path, block, start, spec, limits, rows, status, array.fill_value)
 
 
 def _check_block(
-    path: str, values: NDArray[Any], first: int, spec: VariableSpec | None, limits: tuple[float, float], rows: Rows, status: NDArray[np.int8] | None
+    path: str, values: NDArray[Any], first: int, spec: VariableSpec | None, limits: tuple[float, float], rows: Rows, status: NDArray[np.int8] | None,
+    fill: Any,
 ) -> Iterator[Problem]:  # fmt: skip
     part = slice(first, first + len(values))
     gone = rows.withdrawn[part]
@@ -334,7 +335,7 @@ def _check_block(
         yield from (Problem(path, "is not its row", first + int(at)) for at in np.flatnonzero(values != np.arange(first, first + len(values))))
         return
     else:
-        empty = "" if values.dtype.kind not in "iub" else 0
+        empty = "" if values.dtype.kind not in "iub" else fill
         held = np.any(np.asarray(values != empty).reshape(len(values), -1), axis=1)
     yield from (Problem(path, "holds data although the person withdrew", first + int(at)) for at in np.flatnonzero(held & gone))
 
@@ -392,7 +393,7 @@ def _check_by_region(root: zarr.Group) -> Iterator[Problem]:
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
-def _check_tables(root: zarr.Group, ledger: _Ledger, deep: Deep | None) -> Iterator[Problem]:
+def _check_tables(root: zarr.Group, ledger: _Ledger, deep: Deep | None, rows: Rows) -> Iterator[Problem]:
     total, block = layout.row_count(root), schema.SUBJECT_BLOCK
     for path, array in layout.arrays(root).items() if ledger.readable else ():
         if made := made_from(array):
@@ -413,6 +414,7 @@ def _check_tables(root: zarr.Group, ledger: _Ledger, deep: Deep | None) -> Itera
                 yield Problem(path, _reason(error))
                 continue
             same = np.isclose(stored, values, rtol=1e-4, atol=1e-5, equal_nan=True).reshape(len(values), -1).all(axis=1)
+            same |= rows.withdrawn[first : first + len(values)]  # what they hold is looked at elsewhere
             yield from (Problem(path, "is not what its map gives", first + int(at)) for at in np.flatnonzero(~same))
 
 

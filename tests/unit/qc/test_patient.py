@@ -53,6 +53,19 @@ def test_a_healthy_person_is_not_compared_with_themselves(store: str) -> None:
     assert patient(store, "sub-00002").norms.startswith("11 healthy people")
 
 
+def test_a_reference_of_other_levels_is_used_where_it_has_them(store: str, tmp_path: Path) -> None:
+    url = str(tmp_path / "healthy.zarr")
+    simulate_store(url, 24, parametric_cord(spacing=1.0, top="C4", bottom="C5"), seed=8, missing=0)
+    found = patient(store, "sub-00001", reference=url)
+    mtr = next(m for m in found.measured if m.name == schema.MTR)
+    assert np.isfinite(mtr.values[-1]).all()
+    known = {level: bool(np.isfinite(mtr.expected[i]).any()) for i, level in enumerate(mtr.levels)}
+    assert known == {"C3": False, "C4": True}
+    area = next(m for m in found.measured if m.name == schema.AREA)
+    assert np.isfinite(area.values).any(), "which the healthy people do not have"
+    assert not np.isfinite(area.expected).any()
+
+
 def test_a_session_ends_the_page_and_later_ones_are_not_on_it(store: str) -> None:
     assert patient(store, "1".zfill(5), "1").sessions == ("ses-1",)
     assert patient(store, "00001").sessions == ("ses-1", "ses-2")

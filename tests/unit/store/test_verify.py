@@ -262,5 +262,14 @@ def test_what_comes_back_to_a_withdrawn_row_is_reported(whole):
     ]
 
 
+def test_what_a_withdrawal_leaves_is_empty_whatever_empty_is(whole):
+    flags = zarr.open_group(whole.url).create_array("qc/flag", shape=(3,), chunks=(1,), dtype="int8", fill_value=-1, dimension_names=("subject",))
+    flags[:] = 2
+    withdraw(whole.url, 0)
+    assert np.asarray(flags[:]).tolist() == [-1, 2, 2]
+    tables = {TABLE: np.nan_to_num(np.asarray(zarr.open_group(whole.url)[TABLE][:3]))}
+    assert [p for p in said(whole, deep=lambda first: tables) if "subject 0" in p] == []
+
+
 def test_problems_are_plain_records():
     assert dataclasses.asdict(Problem("store", "m")) == {"path": "store", "message": "m", "row": None}
