@@ -41,7 +41,7 @@ class Sign(NamedTuple):
 SIGNS: Mapping[str, Mapping[str, Sign]] = {
     vocabulary.LEVELS_FAULT: {vocabulary.LEVEL_SPACING: Sign(0.3, 0.6), vocabulary.LEVEL_OPINION: Sign(0.3, 0.45)},
     vocabulary.MASK_FAULT: {
-        f"{schema.MT}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 0.9), f"{schema.MT}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
+        f"{schema.MT}_{vocabulary.BORDER_SHIFT}": Sign(0.2, 0.5), f"{schema.MT}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         f"{schema.T2W}_{vocabulary.BORDER_SHIFT}": Sign(0.4, 1.2), f"{schema.T2W}_{vocabulary.BORDER_LACKS}": Sign(0.7, 1.5),
         vocabulary.OTHER_DICE: Sign(0.5, 0.2),
         f"{schema.MT}_{vocabulary.BORDER_SEEN}": Sign(0.78, 0.55), f"{schema.MT}_{vocabulary.AREA_STEP}": Sign(0.45, 0.8),
