@@ -75,7 +75,9 @@ def test_people_held_out(people) -> None:
         rows = np.ones(len(site), bool) if where == "all" else site == where
         table = {n: np.mean([below(found[r, rows, i], person[rows]) for r in range(5)], axis=0) for i, n in enumerate(names) if n[-1] in "23"}
         n = [len(np.unique(person[rows & np.isfinite(values[:, i])])) for i, n in enumerate(names) if n in table]
-        print(f"\n{where}\n", pd.DataFrame(table, index=CENTILES).T.round(1).assign(n=n).to_string())
+        middle = {n: np.std([below(found[r, rows, i], person[rows])[2] for r in range(5)]) for i, n in enumerate(names) if n in table}
+        shown = pd.DataFrame(table, index=CENTILES).T.assign(n=n, error_at_50=50 / np.sqrt(n), split_to_split=middle)
+        print(f"\n{where}\n", shown.round(1).to_string())
         off = np.abs(np.array(list(table.values())) - CENTILES)
         error = np.sqrt(CENTILES * (100 - CENTILES) / np.array(n)[:, None])
         assert (off < np.maximum(2.0, 2 * error)).all()

@@ -9,6 +9,7 @@ import pytest
 from cohort_engine import schema
 from cohort_engine.analysis.compression import find_compression
 from cohort_engine.analysis.norms import deviation, fit_norm
+from cohort_engine.analysis.roc import auc
 from cohort_engine.query.accessor import open_cohort
 
 pytestmark = pytest.mark.real
@@ -56,7 +57,8 @@ def test_scores_of_slices_and_of_people(slices, healthy, pam50) -> None:
     long = (slices.groupby("row").size() >= 300).to_numpy()  # down to T3 and further: 22, none of them with a labelled slice
     assert (long.sum(), (long & patients).sum()) == (22, 0)
     assert slices.groupby("row")["VertLevel"].max()[long].min() == schema.level_number("T3")
-    people, lines = {}, []
+    people, lines, of_people = {}, [], {}
+    inside = (level >= 2) & (level <= 7)
     for name, reference in healthy.items():
         profile = np.full((42, len(level)), np.nan)
         profile[at] = slices[name]
@@ -65,14 +67,23 @@ def test_scores_of_slices_and_of_people(slices, healthy, pam50) -> None:
         scores[f"{name}, z against healthy"] = deviation(fit_norm(reference), profile).z[at]
         scores[f"{name}, normalised ratio"] = out.ratio[at]
         called = out.margin > 0
+        of_people[f"{name}, MSCC normalised"], of_people[f"{name}, MSCC of that slice as it is"] = -out.smallest, -out.plain
+        of_people[f"{name} over healthy mean, smallest"] = -np.nanmin(np.where(inside, out.healthy, np.nan), axis=1)
         apart = [np.abs(slices.loc[(slices["row"] == i) & (truth == 1), "slice"] - out.z[i]).min() / 2 for i in np.flatnonzero(patients)]
         lines.append(
             f"{name}: limit {out.limit:.3f} (n {out.n_limit}); {called[patients].sum()} of 13 with a labelled slice called compressed, "
-            f""
             f"{called[long].sum()} of 22 long scans, {called[~long & ~patients].sum()} of 7 other scans without one; "
-            f"AUC of people {roc_auc_score(patients, -out.smallest):.3f}; "
             f"site within 5 mm of a labelled slice in {sum(a <= 5 for a in apart)} of 13"
         )
+    ratio = np.full((42, len(level)), np.nan)
+    ratio[at] = scores["AP / RL"]
+    of_people["AP / RL, smallest"] = -np.nanmin(np.where(inside, ratio, np.nan), axis=1)
+    ends = []
+    for name, score in of_people.items():
+        found = auc(score[:, None], patients.astype(float))
+        lines.append(f"13 of 42 people by {name}: AUC {found.auc[0]:.3f} ({found.low[0]:.2f} to {found.high[0]:.2f})")
+        ends.append((float(found.low[0]), float(found.high[0])))
+    assert max(low for low, _ in ends) < min(high for _, high in ends)  # thirteen people cannot say which of them does better
     cervical = slices["VertLevel"].between(2, 7).to_numpy()
     figures = {}
     for name, score in scores.items():
