@@ -25,7 +25,7 @@ def test_reference_pages_are_current(name: str) -> None:
 
 
 # --- what people are to type --------------------------------------------------------------------------------------------
-TEXTS = {str(p.relative_to(DOCS)): p.read_text() for kind in ("how-to", "tutorials") for p in sorted((DOCS / kind).glob("*.md"))}
+TEXTS = {str(p.relative_to(DOCS.parent)): p.read_text() for p in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")))}
 STUDY = ("analysis", "compute", "data", "stages", "template")
 
 
@@ -36,9 +36,14 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 COMMANDS = [
     (page, line.removeprefix("$ "))
-    for page, text in blocks("console|")
+    for page, text in blocks("console")
     for line in text.replace("\\\n", " ").splitlines()
-    if line.removeprefix("$ ").startswith("cohort-engine ")
+    if line.startswith("$ cohort-engine ")
+]
+MENTIONED = [
+    (page, said.replace("\n", " "))
+    for page, text in TEXTS.items()
+    for said in re.findall(r"`(cohort-engine [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
 ]
 
 
@@ -53,7 +58,23 @@ def test_the_verbs_options_and_arguments_of_a_command_exist(page: str, line: str
     assert all(given.get(p.name) is not None for p in verb.params if p.required), f"{page}: {line}"
 
 
-@pytest.mark.parametrize(("page", "text"), [(page, text) for page, text in blocks("yaml") if yaml.safe_load(text).keys() <= set(STUDY)])
+def test_what_is_mentioned_in_a_sentence_exists() -> None:
+    for page, said in MENTIONED:
+        verb: Any = typer.main.get_command(app)
+        words = shlex.split(said)[1:]
+        while hasattr(verb, "commands") and words and not words[0].startswith("-"):
+            assert words[0] in verb.commands, f"{page}: {said}"
+            verb = verb.commands[words.pop(0)]
+        known = {option for p in verb.params for option in (*p.opts, *p.secondary_opts)}
+        assert {w for w in words if w.startswith("--")} <= known, f"{page}: {said}"
+
+
+PLUGGED = "brightness"
+"""Metric of a package that one page writes, and that tests/cli/test_pages.py installs."""
+PARTS = [(page, text) for page, text in blocks("yaml") if yaml.safe_load(text).keys() <= set(STUDY) and PLUGGED not in text]
+
+
+@pytest.mark.parametrize(("page", "text"), PARTS)
 def test_the_keys_of_a_study_file_exist(page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "our-slurm.yaml").write_text("cluster: slurm\n")
