@@ -104,10 +104,12 @@ def run(steps: Iterable[Step], folder: Path, environment: dict[str, str], before
     steps = list(steps)
     log = folder / ".typed"
     tell = f"typed() {{ printf '{MARK}%s {MARK}%s\\n' $1 $EPOCHREALTIME; }}\n"
-    body = "".join(f"{step.script or ':'}\ntyped $?\n" for step in steps)
+    answers = folder.resolve() / ".answers"
+    answers.write_text("y\n" * 20)  # read by each from the start: a program may read ahead
+    body = "".join(f"{{ {step.script or ':'}\n}} < {shlex.quote(str(answers))}\ntyped $?\n" for step in steps)
     script = f"{tell}{before}\ntyped 0\n{body}kill $(jobs -p) 2>/dev/null\nwait\n"
     with log.open("wb") as out:
-        subprocess.run(["bash", "-c", script], cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT, input=b"y\n" * 20, check=False)
+        subprocess.run(["bash", "-c", script], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
     parts = re.split(f"{MARK}(\\d+) {MARK}([\\d.,]+)\n", log.read_text(errors="replace"))
     times = [float(t.replace(",", ".")) for t in parts[2::3]]
     assert len(times) == len(steps) + 1, f"the shell ended after {steps[len(times) - 1].title}"

@@ -1,4 +1,5 @@
-"""For the shell that types a page: ``part STUDY.yaml JSON`` puts a part into a study file, ``plug`` lets plug-ins of the folder be found."""
+"""For the shell that types a page: ``part STUDY.yaml JSON`` puts a part into a study file, ``plug`` lets plug-ins of the folder be found, ``slice
+DISCS`` says where the disc C2/C3 lies."""
 
 from __future__ import annotations
 
@@ -17,6 +18,11 @@ def main(what: str, *words: str) -> None:
         study = Path(words[0])
         study.write_text(yaml.safe_dump(merged(yaml.safe_load(study.read_text()), json.loads(words[1]))))
         load_config(study)
+    elif what == "slice":
+        import nibabel as nib
+        import numpy as np
+
+        print(np.argwhere(np.asarray(nib.as_closest_canonical(nib.load(words[0])).dataobj) == 3)[0, 2])
     elif Path("pyproject.toml").exists():
         [(group, names)] = tomllib.loads(Path("pyproject.toml").read_text())["project"]["entry-points"].items()
         about = Path("typed-1.0.dist-info")
