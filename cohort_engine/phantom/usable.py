@@ -28,7 +28,7 @@ from cohort_engine.phantom.failures import FAILURES, Case, scanned_again
 from cohort_engine.phantom.harm import BOUNDS, failed, harm
 from cohort_engine.phantom.subject import MT_MASK, T2W_LANDMARKS, T2W_MASK, Truth, make_subject
 from cohort_engine.quality import vocabulary
-from cohort_engine.quality.features import Findings, Opinion, of_subject, opinion
+from cohort_engine.quality.features import Known, Opinion, of_subject, opinion
 from cohort_engine.quality.judge import SIGNS, badness, judge
 from cohort_engine.single.fit import fit_cord
 from cohort_engine.template.base import Template
@@ -99,14 +99,12 @@ def cases(template: Template, people: int, seed: int, say: Callable[[str], None]
     for number in range(people + clean):
         base, named, truth = good_case(template, number, seed)
         rng = np.random.default_rng([seed, number, 1])
-        known: dict[tuple[Any, ...], Findings] = {}
-        alive: list[Case] = [base]  # identities are remembered: what was judged must not be freed
+        known: Known = {}
 
         def row(
             name: str, size: float, case: Case, *, who: int = number, good: Case = base, opinion: Opinion | None = named, true: Truth = truth,
-            known: dict[tuple[Any, ...], Findings] = known, alive: list[Case] = alive,
+            known: Known = known,
         ) -> dict[str, Any]:  # fmt: skip
-            alive.append(case)
             found = of_subject(case.images, case.positions, template, case.landmarks, opinion, known=known)
             return {"person": who, "planted": name, "size": size, **harm(case, good, template, true), **found.values}
 

@@ -346,6 +346,8 @@ def _extended(at: FloatArray, s: FloatArray, z: FloatArray) -> FloatArray:
 
 Opinion = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Discs that somebody named without knowing the landmarks, and their place along the centreline of the mask, mm."""
+Known = dict[tuple[Any, ...], tuple[tuple[Any, ...], Findings]]
+"""What was found of objects, by their identities; beside it they themselves, for the identity of one that is gone is given to the next."""
 
 
 def opinion(data: NDArray[Any], affine: FloatArray, mask: NDArray[Any], template: Template, network: Network) -> Opinion | None:
@@ -368,7 +370,7 @@ def _grid(data: NDArray[Any], affine: FloatArray) -> Grid:
 
 def of_subject(
     images: Mapping[str, Scan], positions: FloatArray, template: Template, landmarks: Landmarks | None = None,
-    named: Opinion | None = None, *, known: dict[tuple[Any, ...], Findings] | None = None,
+    named: Opinion | None = None, *, known: Known | None = None,
 ) -> Findings:  # fmt: skip
     """All features of a subject that its images allow.
 
@@ -408,10 +410,11 @@ def of_subject(
         key = (part.__name__, *map(id, given))
         if key not in memory:
             try:
-                memory[key] = part(*given)
+                found = part(*given)
             except CohortError as error:
-                memory[key] = Findings(failed={part.__name__.strip("_").replace("_", " "): f"{error.expected} expected, {error.found} found"})
-        out.add(memory[key])
+                found = Findings(failed={part.__name__.strip("_").replace("_", " "): f"{error.expected} expected, {error.found} found"})
+            memory[key] = given, found
+        out.add(memory[key][1])
     return out
 
 

@@ -62,12 +62,12 @@ def test_less_of_a_failure_does_less(good, plant, key) -> None:
 
 
 def test_a_scorecard_is_calibrated_to_what_spoils_values() -> None:
-    """Scans of growing shifts, whose values are spoilt beyond 1.6 mm or so: what is said follows, the clean ones stay unflagged."""
+    """Scans of growing shifts, whose values are spoilt beyond 0.4 mm or so: what is said follows, the clean ones stay unflagged."""
     rng = np.random.default_rng(1)
-    shift = rng.uniform(0, 4, 400)
-    error = np.where(shift + rng.normal(0, 0.3, 400) > 0.8, 9.0, 1.0)
+    shift = rng.uniform(0, 2, 400)
+    error = np.where(shift + rng.normal(0, 0.15, 400) > 0.4, 9.0, 1.0)
     bad = pd.DataFrame({"planted": "shifted mask", "mt_border_shift": shift, MTR_ERROR: error, LEVEL_ERROR: 0.0, AREA_ERROR: 0.0})
-    clean = pd.DataFrame({"planted": CLEAN, "mt_border_shift": rng.uniform(0, 0.3, 400), MTR_ERROR: 1.0, LEVEL_ERROR: 0.0, AREA_ERROR: 0.0})
+    clean = pd.DataFrame({"planted": CLEAN, "mt_border_shift": rng.uniform(0, 0.15, 400), MTR_ERROR: 1.0, LEVEL_ERROR: 0.0, AREA_ERROR: 0.0})
     table = pd.concat([clean, bad], ignore_index=True)
     found = judged(table, fit_weights(table))
     told = summary(found)
