@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -301,7 +302,7 @@ def far(tmp_path: Path) -> Iterator[tuple[Cluster, str]]:
     """A cluster one of whose two workers is in a network of its own, behind a link that can be cut."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("networks can be made by root with the command ip only")
-    name = f"ce{os.getpid() % 10000}"
+    name = f"ce{uuid.uuid4().hex[:8]}"
     link, there = f"{name}a", f"{name}b"
     with ExitStack() as stack:
         try:
@@ -310,6 +311,7 @@ def far(tmp_path: Path) -> Iterator[tuple[Cluster, str]]:
             pytest.skip(f"no networks here: {error.stderr.decode().strip()}")
         stack.callback(network, "netns", "del", name)
         network("link", "add", link, "type", "veth", "peer", "name", there, "netns", name)
+        stack.callback(network, "link", "del", link)  # at once: with its network it would go some time later
         network("addr", "add", "10.213.77.1/30", "dev", link)
         network("link", "set", link, "up")
         network("-n", name, "addr", "add", "10.213.77.2/30", "dev", there)
