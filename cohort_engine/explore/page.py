@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -112,7 +113,7 @@ class Page:
 
     def _cord_chosen(self, event: Any) -> None:
         if not self._quiet and event.new and event.new != self.view.tract:
-            self.show(self.view.at(tract=event.new))
+            self._show_in_turn(self.view.at(tract=event.new))
 
     def _row_chosen(self, attribute: str, old: list[int], new: list[int]) -> None:
         """Mark the person whose line of the table was clicked."""
@@ -121,7 +122,15 @@ class Page:
 
     def _rated(self) -> None:
         """Show the values without whom the rating leaves out."""
-        self.show(self.view)
+        self._show_in_turn(self.view)
+
+    def _show_in_turn(self, view: View) -> None:
+        """Show a view when the session may be changed: Panel tells of a click without waiting for that where a text field was left just before."""
+        session = pn.state.curdoc
+        if session is None or session.session_context is None:
+            self.show(view)
+        else:
+            session.add_next_tick_callback(partial(self.show, view))
 
     # --- what is shown ---
     def show(self, view: View) -> None:
