@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,6 @@ from cohort_engine.store.ratings import ratings_of
 from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import simulate_store
 
-pytest.importorskip("panel", reason="panel is not installed")
 CELL = "mtr tract='white matter' level=C4"
 
 
@@ -36,18 +31,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     tabulate(url)
     finalise(url)
     return url
-
-
-@pytest.fixture(scope="module")
-def address(store: str) -> Iterator[str]:
-    """Where the command says that its page is."""
-    command = [sys.executable, "-m", "cohort_engine.cli", "explore", store, "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        assert process.returncode == 0
 
 
 def opened(watched: Any, address: str, search: str = "") -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,6 @@ def written(store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "report": folder / "analysis" / "report.html", "quality": pages.index, "quality of one": pages.index.parent / "subjects" / "000005.html",
         "person": page,
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def address(store: str) -> Iterator[str]:
-    pytest.importorskip("panel", reason="panel is not installed")
-    command = [sys.executable, "-m", "cohort_engine.cli", "explore", store, "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
 
 
 def unharmed(page: Any) -> None:

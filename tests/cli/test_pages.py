@@ -6,7 +6,6 @@ bucket, a browser or PAM50 meets a stand-in of this machine; what is run elsewhe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -28,21 +27,9 @@ import yaml
 from cohort_engine.phantom.dwi_files import DwiPlan
 from cohort_engine.phantom.study import simulate
 from cohort_engine.template import load_template
+from docs import run_pages as pages
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(place: Path) -> Any:
-    """A module that is no part of a package."""
-    spec = importlib.util.spec_from_file_location(place.stem, place)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[place.stem] = importlib.util.module_from_spec(spec)  # its dataclasses look for it there
-    spec.loader.exec_module(sys.modules[place.stem])
-    return sys.modules[place.stem]
-
-
-pages = load(ROOT / "docs" / "run_pages.py")
 TEXTS = {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))}
 STRANGER = "a new clone: make stranger"
 ELSEWHERE = {

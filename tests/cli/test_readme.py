@@ -11,20 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from docs.run_pages import blocks, section
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 TUTORIALS = ("mtr-study.md", "python.md")
-Block = tuple[str, str]
-
-
-def blocks(text: str) -> list[Block]:
-    """Language and text of every block of commands or Python."""
-    return re.findall(r"```(console|python)\n(.*?)```", text, flags=re.DOTALL)
-
-
-def section(title: str) -> str:
-    start = README.index(f"## {title}")
-    return README[start : README.find("\n## ", start + 1)]
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -37,10 +28,10 @@ def run(command: list[str], folder: Path) -> str:
 def run_all(text: str, folder: Path) -> dict[str, str]:
     """Run what stands in a text, in its order; what each verb printed last."""
     printed = {}
-    for language, block in blocks(text):
+    for _, language, block in blocks(text):
         if language == "python":
             printed["python"] = run([sys.executable, "-W", "error::FutureWarning", "-c", block], folder)
-        else:
+        elif language == "console":
             for line in block.splitlines():
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 printed[words[1]] = run(words, folder)
@@ -51,7 +42,7 @@ def run_all(text: str, folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_study_of_your_own(tmp_path: Path) -> None:
-    printed = run_all(section("A study of your own"), tmp_path)
+    printed = run_all(section(README, "A study of your own"), tmp_path)
     assert "4 subjects" in printed["simulate"]
     assert "4 people were analysed" in printed["analyse"]
     assert (tmp_path / "study_analysis" / "report.html").stat().st_size > 50_000
@@ -80,7 +71,7 @@ OTHERS = ("dask", "docker", "helm", "kubectl", "pip", "source", "uv")
 
 
 def test_every_command_exists() -> None:
-    lines = [line.removeprefix("$ ") for language, text in blocks(README) if language == "console" for line in text.splitlines()]
+    lines = [line.removeprefix("$ ") for _, language, text in blocks(README) if language == "console" for line in text.splitlines()]
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[0] in OTHERS or "=" in words[0]:

@@ -17,7 +17,7 @@ GONE = OSError("Timed out trying to connect to tcp://10.0.0.1:8786 after 120 s")
 
 class Joined(DaskPool):
     def _join(self, *of: object) -> Any:
-        raise NotImplementedError
+        return None  # joined already
 
 
 def raising(error: Exception) -> Any:
