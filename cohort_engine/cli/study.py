@@ -71,6 +71,7 @@ def simulate(
     labels: Annotated[bool, typer.Option(help="Write cord masks and disc labels as well.")] = True,
     dwi: Annotated[Literal["b800", "dti-study"] | None, typer.Option(help="Simulate diffusion series, too.")] = None,
     distortion: Annotated[float, typer.Option(min=0, max=15, help="Of them, mm; with an image of the opposite phase encoding.")] = 0.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Write a simulated study with its truth as a BIDS folder, and a study file beside it."""
     from cohort_engine.phantom.dwi_files import DwiPlan
@@ -79,7 +80,9 @@ def simulate(
 
     loaded = load_template(template, path=template_path)
     plan = None if dwi is None else DwiPlan.named(dwi, distortion=distortion)
-    run(out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path, labels=labels, dwi=plan)
+    run(
+        out, template=loaded, patients=patients, controls=controls, seed=seed, template_path=template_path, labels=labels, dwi=plan, workers=workers
+    )  # fmt: skip
     say(f"{patients + controls} subjects in {out}")
 
 

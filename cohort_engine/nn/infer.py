@@ -123,7 +123,7 @@ def _run(module: nn.Module, slices: Tensor, border: list[int], scale: Callable[[
 
     parameter = next(module.parameters())
     if parameter.device.type == "cuda":
-        slices = slices.pin_memory().to(parameter.device, non_blocking=True)
+        slices = slices.contiguous().pin_memory().to(parameter.device, non_blocking=True)  # not a view of fewer values, which cannot be pinned
     x = torch.nn.functional.pad(scale(slices), border)
     out: Tensor = module(x.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
     return out

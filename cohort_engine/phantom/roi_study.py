@@ -6,8 +6,7 @@ real ones are. Raters draw on the true anatomy of each slice where motion correc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -36,6 +35,7 @@ from cohort_engine.rois.cores import cores, depth, parts_of, sizes
 from cohort_engine.rois.slices import RoiSlices, joined
 from cohort_engine.single.dti import tensor_image
 from cohort_engine.single.moco import correct, mean_of
+from cohort_engine.single.process import in_processes
 from cohort_engine.template.base import Template, cut
 from cohort_engine.template.packing import FloatArray
 
@@ -101,7 +101,7 @@ def make_roi_slices(
     """
     made = []
     neck = cut(template, "C1", "T2")
-    for patient in _mapped(partial(make_patient, neck, seed), range(first, first + patients), workers):
+    for patient in in_processes(partial(make_patient, neck, seed), range(first, first + patients), workers):
         made.append(patient.middle(size))
         if progress is not None:
             progress(len(made))
@@ -260,11 +260,3 @@ def around(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
     used = np.argwhere(inside)
     (x, y), (right, front) = np.maximum(used.min(0) - ROOM, 0), used.max(0) + 1 + ROOM
     return slice(x, right), slice(y, front)
-
-
-def _mapped(one: Callable[[int], RoiSlices], numbers: range, workers: int) -> Iterator[RoiSlices]:
-    if workers == 1:
-        yield from map(one, numbers)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(one, numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from cohort_engine import schema
 from cohort_engine.errors import InputError
 from cohort_engine.io.volume import Volume, read_volume, write_volume
 from cohort_engine.phantom.compression import draw_patient
-from cohort_engine.phantom.diffusion import DwiScan, make_dwi, reoriented
+from cohort_engine.phantom.diffusion import make_dwi, reoriented
 from cohort_engine.phantom.dwi_files import DWI_COLUMNS, DwiPlan, dwi_cells, write_dwi
 from cohort_engine.phantom.protocol import site_dwi
 from cohort_engine.phantom.subject import CLINICAL, CONTROL, MT_MASK, PATIENT, T2W_LANDMARKS, T2W_MASK, Imperfection, Subject, make_subject
+from cohort_engine.single.process import in_processes
 from cohort_engine.template.base import Template
 
 BIDS_VERSION = "1.9.0"
@@ -78,7 +79,7 @@ def simulate(
     out: str | Path, *, template: Template, patients: int = 8, controls: int = 4, sites: int = 2, seed: int = 0,
     imperfection: Imperfection = Imperfection(),  # noqa: B008 (frozen)
     template_path: str | Path | None = None, labels: bool = True, settings: Mapping[str, Any] | None = None, grades: Sequence[str] = (),
-    dwi: DwiPlan | None = None,
+    dwi: DwiPlan | None = None, workers: int = 1,
 ) -> Simulation:  # fmt: skip
     """Write a simulated study.
 
@@ -105,6 +106,8 @@ def simulate(
         flattened evenly by a severity that is drawn. Good masks are then part of the truth.
     dwi : DwiPlan, optional
         Simulate diffusion series, too. The other scans of a subject stay what they are without.
+    workers : int
+        Processes. The bytes do not depend on it.
 
     Returns
     -------
@@ -113,7 +116,7 @@ def simulate(
     Raises
     ------
     InputError
-        `out` is not empty.
+        `out` is not empty, or nobody is to be simulated.
 
     Notes
     -----
@@ -123,23 +126,15 @@ def simulate(
     order on disk. Files of diffusion: `dwi_files.write_dwi`.
     """
     root = Path(out)
+    if patients + controls < 1:
+        raise InputError(expected="at least one subject", found="0 patients and 0 controls", where="simulation", remedy="Ask for some of either.")
     if root.is_dir() and any(root.iterdir()):
         raise InputError(expected="an empty folder", found="a folder with files in it", where="simulation output", remedy="Choose another folder.")
-    people, cells, areas = [], [], []
-    for name, subject, scan in _subjects(template, patients, controls, sites, seed, imperfection, grades, dwi):
-        _write_subject(root, name, subject, labels=labels)
-        if scan is not None:
-            write_dwi(root, root / TRUTH, name, scan, labels=root / LABELS if labels else None)
-        truth = subject.truth
-        people.append({
-            schema.PARTICIPANT: name, **{k: subject.covariates[k] for k in DICTIONARY}, "severity": truth.anatomy.severity,
-            "site_mtr_offset": subject.protocol.mtr_offset, "shift_max": float(np.abs(truth.shifts).max()),
-            **({"grade": grades[(int(name[-3:]) - 1) % len(grades)] if subject.covariates[schema.GROUP] == PATIENT else "none"} if grades else {}),
-        })  # fmt: skip
-        known = _cells(subject) if scan is None else _cells(subject).merge(dwi_cells(scan), on=[schema.LEVEL, schema.REGION])
-        cells.append(known.assign(**{schema.PARTICIPANT: name}))
-        areas.append(_areas(subject).assign(**{schema.PARTICIPANT: name}))
-    participants, truths, areas_of_all = pd.DataFrame(people), pd.concat(cells, ignore_index=True), pd.concat(areas, ignore_index=True)
+    drawn = _Drawn(root, template, sites, seed, imperfection, tuple(grades), dwi, labels)
+    numbers = [(group, number) for group, count in ((PATIENT, patients), (CONTROL, controls)) for number in range(count)]
+    made = list(in_processes(drawn, numbers, workers))
+    participants = pd.DataFrame([row for row, _, _ in made])
+    truths, areas_of_all = (pd.concat([tables[k] for _, *tables in made], ignore_index=True) for k in (0, 1))
     folders = {root: "Simulated DCM study", root / LABELS: "Cord masks and disc labels", root / TRUTH: "Truth of the simulation"}
     if not labels:
         del folders[root / LABELS]
@@ -170,21 +165,41 @@ def give_landmark(bids: Path, name: str, disc: int = 3) -> None:
     write_volume(labels / f"{image}_label-discs_dlabel.nii.gz", Volume(np.where(discs.data == disc, disc, 0).astype(np.uint8), discs.affine))
 
 
-def _subjects(
-    template: Template, patients: int, controls: int, sites: int, seed: int, imperfection: Imperfection, grades: Sequence[str],
-    dwi: DwiPlan | None,
-) -> Iterator[tuple[str, Subject, DwiScan | None]]:  # fmt: skip
-    for group, count in ((PATIENT, patients), (CONTROL, controls)):
-        for number in range(count):
-            patient = None
-            if grades and group == PATIENT:
-                patient = draw_patient(grades[number % len(grades)], np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4, number))))
-            site, scan = number % sites, None
-            drawn: dict[str, Any] = {"group": group, "number": number, "seed": seed, "site": site, "patient": patient}
-            subject = make_subject(template, **drawn, imperfection=imperfection)
-            if dwi is not None:
-                scan = make_dwi(template, **drawn, protocol=site_dwi(site, seed, dwi.protocol), imperfection=dwi.imperfection, reverse=dwi.reverse)
-            yield f"sub-{group}{number + 1:03d}", subject, scan
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws subjects and writes them: group and number -> its row of the participants, the truth of its cells, and its areas."""
+
+    root: Path
+    template: Template
+    sites: int
+    seed: int
+    imperfection: Imperfection
+    grades: tuple[str, ...]
+    dwi: DwiPlan | None
+    labels: bool
+
+    def __call__(self, who: tuple[str, int]) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+        group, number = who
+        name, site, grade, patient = f"sub-{group}{number + 1:03d}", number % self.sites, "none", None
+        if self.grades and group == PATIENT:
+            grade = self.grades[number % len(self.grades)]
+            patient = draw_patient(grade, np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(4, number))))
+        drawn: dict[str, Any] = {"group": group, "number": number, "seed": self.seed, "site": site, "patient": patient}
+        subject = make_subject(self.template, **drawn, imperfection=self.imperfection)
+        _write_subject(self.root, name, subject, labels=self.labels)
+        known = _cells(subject)
+        if (plan := self.dwi) is not None:
+            protocol = site_dwi(site, self.seed, plan.protocol)
+            scan = make_dwi(self.template, **drawn, protocol=protocol, imperfection=plan.imperfection, reverse=plan.reverse)
+            write_dwi(self.root, self.root / TRUTH, name, scan, labels=self.root / LABELS if self.labels else None)
+            known = known.merge(dwi_cells(scan), on=[schema.LEVEL, schema.REGION])
+        truth = subject.truth
+        row = {
+            schema.PARTICIPANT: name, **{k: subject.covariates[k] for k in DICTIONARY}, "severity": truth.anatomy.severity,
+            "site_mtr_offset": subject.protocol.mtr_offset, "shift_max": float(np.abs(truth.shifts).max()),
+            **({"grade": grade} if self.grades else {}),
+        }  # fmt: skip
+        return row, known.assign(**{schema.PARTICIPANT: name}), _areas(subject).assign(**{schema.PARTICIPANT: name})
 
 
 def _write_subject(root: Path, name: str, subject: Subject, *, labels: bool) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from cohort_engine.qc.panels import PANELS, Picture, encoded, picture_file
 from cohort_engine.qc.scene import Places, Scene, places_of, template_of
 from cohort_engine.qc.subject_page import SubjectPage
 from cohort_engine.report.page import fill, without_paths
+from cohort_engine.single.process import in_processes
 from cohort_engine.store import layout
 from cohort_engine.store.ratings import ratings_of
 
@@ -184,15 +183,7 @@ def _draw(
     batches = [places[i : i + BATCH] for i in range(0, len(places), BATCH)]
     task = partial(_draw_batch, store, config, keys, folder)
     done = 0
-    if workers > 1 and len(batches) > 1:
-        with ProcessPoolExecutor(min(workers, len(batches)), mp_context=get_context("spawn")) as pool:
-            for found in pool.map(task, batches):
-                done += len(found)
-                tell(f"{done} of {len(places)} subjects drawn")
-                yield from found
-        return
-    for batch in batches:
-        found = task(batch)
+    for found in in_processes(task, batches, workers):
         done += len(found)
         tell(f"{done} of {len(places)} subjects drawn")
         yield from found

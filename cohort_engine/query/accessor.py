@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from html import escape
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +77,12 @@ def _open_array(url: str, path: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     return layout.array_at(layout.open_root(url), path)
 
 
-def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "") -> xr.Dataset:
+def open_cohort(url: str | PathLike[str], *, block: int = schema.SUBJECT_BLOCK, space: str = "") -> xr.Dataset:
     """Open a cohort store as one Dataset; nothing but names, subjects and shapes is read.
 
     Parameters
     ----------
-    url : str
+    url : str or path
         Folder or URL; with ``@TAG`` the freeze of that tag.
     block : int
         Subjects in one Dask block of maps and tables (64 PAM50 maps are 65 MB). Reading one subject reads one subject.
@@ -109,7 +110,7 @@ def open_cohort(url: str, *, block: int = schema.SUBJECT_BLOCK, space: str = "")
     UnknownNameError
         A space that does not exist.
     """
-    reader = CohortReader(url, space=space)
+    reader = CohortReader(fspath(url), space=space)
     url = reader.url
     everybody = reader.total == reader.subjects
     unshaped = _unshaped(reader.left_out)

@@ -126,7 +126,7 @@ def run_demo(
     metrics = list(DECIMALS) if dwi else [schema.MTR]
     study = simulate(
         folder / "study", template=template, patients=patients, controls=controls, seed=seed, labels=labels, dwi=DwiPlan() if dwi else None,
-        settings={**SETTINGS, "stages": {**SETTINGS["stages"], "metrics": metrics}},
+        workers=workers, settings={**SETTINGS, "stages": {**SETTINGS["stages"], "metrics": metrics}},
     )  # fmt: skip
     config = load_config(study.study_file)
     report, asking = build_simulated(config, study.bids, workers=workers, events=events)

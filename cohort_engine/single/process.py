@@ -11,12 +11,18 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 from cohort_engine.errors import ResourceError
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 SEED = "ANTS_RANDOM_SEED"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -68,6 +74,24 @@ class Workplace:
         os.environ.update(self.environment)
         zarr.config.set({"async.concurrency": REQUESTS})
         sweep(tempfile.gettempdir())
+
+
+def in_processes(one: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """Call a function for each item, in processes of their own where there are several workers; results come in the order of the items.
+
+    Processes are started anew, not forked: threads of zarr would hang in a copy. So `one` must be something that a process can import.
+
+    Examples
+    --------
+    >>> list(in_processes(len, ["a", "bc"], 1))
+    [1, 2]
+    """
+    given = list(items)
+    if min(workers, len(given)) < 2:
+        yield from map(one, given)
+        return
+    with ProcessPoolExecutor(min(workers, len(given)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(one, given)
 
 
 @contextmanager

@@ -30,8 +30,8 @@ def hashes(root):
     return {p.relative_to(root): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_the_same_seed_gives_the_same_bytes(study, cord, tmp_path):
-    again = simulate(tmp_path / "study", template=cord, patients=2, controls=1, sites=2, seed=4)
+def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(study, cord, tmp_path):
+    again = simulate(tmp_path / "study", template=cord, patients=2, controls=1, sites=2, seed=4, workers=2)
     assert hashes(again.bids) == hashes(study.bids)
 
 
@@ -79,6 +79,11 @@ def test_only_patients_are_ill(study):
 def test_nothing_is_overwritten(study, cord):
     with pytest.raises(InputError, match="empty folder"):
         simulate(study.bids, template=cord, patients=1, controls=0)
+
+
+def test_somebody_is_simulated(cord, tmp_path):
+    with pytest.raises(InputError, match="at least one subject"):
+        simulate(tmp_path / "study", template=cord, patients=0, controls=0)
 
 
 def test_the_study_file_says_where_the_template_lies(cord, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_a_newer_format_is_refused(make_cohort: MakeCohort) -> None:
 
 def test_a_place_without_a_cohort(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="a cohort store"):
-        open_cohort(str(tmp_path / "nothing.zarr"))
+        open_cohort(tmp_path / "nothing.zarr")
 
 
 def test_people_who_withdrew_are_gone_and_the_others_keep_their_row(make_cohort: MakeCohort) -> None:
