@@ -108,7 +108,8 @@ def pooled_errors(folder: Path, seed: int) -> pd.DataFrame:
             voxels = np.where(np.isnan(raw), 0, voxels)
             size = voxels.sum(axis=0)
             true = np.divide(np.nansum(raw * voxels, axis=0), size, out=np.full(len(size), np.nan), where=size > 0)
-            single = one_level(LevelSums(**{f.name: getattr(sums, f.name)[row] for f in fields(LevelSums)}).at(np.array(some)))
+            own_sums = {f.name: None if (all_of := getattr(sums, f.name)) is None else all_of[row] for f in fields(LevelSums)}
+            single = one_level(LevelSums(**own_sums).at(np.array(some)))
             fitted = combine(single, members, clusters, prior=True)
             found = {
                 w: (t["value"].to_numpy()[row, 0], t["se"].to_numpy()[row, 0] if "se" in t else np.full(len(names), np.nan)) for w, t in ways.items()
