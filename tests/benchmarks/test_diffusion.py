@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import ttest_ind
+from scipy.stats import norm, ttest_ind
 
 from cohort_engine import schema
 from cohort_engine.io.gradients import gradients_of
@@ -200,19 +200,24 @@ def tracts(template: Template, scan: DwiScan, found: Corrected | None, number: i
 
 
 def tract_summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """Errors of tracts by metric, MD in percent of the truth; how many 95 % intervals hold it."""
-    cells = cells.assign(error=cells.value - cells.truth)
-    cells["error"] *= np.where(cells.metric == "md", 100 / cells.truth, 1.0)
+    """Errors of tracts by metric, MD in percent of the truth; how many 95 % intervals hold it.
+
+    `beyond` counts the errors larger than `LIMITS`; `by chance`, how many there would be by the standard errors alone, had nothing else gone wrong.
+    """
+    unit, limit = np.where(cells.metric == "md", 100 / cells.truth, 1.0), cells.metric.map(LIMITS)
+    cells = cells.assign(error=(cells.value - cells.truth) * unit)
+    cells = cells.assign(beyond=cells.error.abs() > limit, chance=2 * norm.sf(limit / (cells.se * unit)))
     cells["held"] = (cells.value - cells.truth).abs() <= 1.96 * cells.se
     cells["cells"] = np.where(cells.level.str.contains(":"), "tract", "level x tract")
     cells.loc[cells.region == "white matter", "cells"] = "white matter, " + cells.level.str.contains(":").map({True: "whole", False: "level"})
     of = cells[cells.n >= np.where(cells.level.str.contains(":"), LARGE, LEAST_VOXELS)].groupby(["metric", "cells"])
     return of.agg(
         count=("error", "size"), mae=("error", lambda e: e.abs().mean()), bias=("error", "mean"), largest=("error", lambda e: e.abs().max()),
-        se=("se", "median"), held=("held", "mean"),
+        se=("se", "median"), held=("held", "mean"), beyond=("beyond", "sum"), **{"by chance": ("chance", "sum")},
     )  # fmt: skip
 
 
+LIMITS = {"fa": 0.02, "md": 3.0}
 MAIN = "moved, corrected"
 CASES = {
     "still, tissue ends with the labels": (FIFTEEN, replace(QUIET, drift=0, jitter=0, rim=0.0)),
