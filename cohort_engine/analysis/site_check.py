@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cohort_engine.analysis.arrays import BoolArray, FloatArray, IntArray, percentiles
+from cohort_engine.analysis.arrays import BoolArray, FloatArray, IntArray
 from cohort_engine.analysis.covariates import Coding, Covariates, as_table, as_words
 from cohort_engine.analysis.harmonise import SMALLEST, apply, learn
 from cohort_engine.errors import CohortError, InputError, NotEnoughError
@@ -118,9 +118,11 @@ def tell_site(
     drawn = people.site[order]
     each = [drawn] if not harmonise else list(drawn[:, None])
     chance = np.concatenate([_accuracy(people, sites, number, rng) for sites in each])
-    low, high = percentiles(chance[:, None], confidence)
+    # of n + 1 exchangeable accuracies the observed one lies between these two with the probability that is promised, or a higher one
+    beyond = max(int((1 - confidence) / 2 * (permutations + 1) + 1e-9), 1)
+    low, high = np.sort(chance)[[beyond - 1, permutations - beyond]]
     p = (1 + int((chance >= observed - 1e-12).sum())) / (1 + permutations)
-    return SiteCheck(float(observed), float(chance.mean()), float(low[0]), float(high[0]), p, number, len(people.x), left_out)
+    return SiteCheck(float(observed), float(chance.mean()), float(low), float(high), p, number, len(people.x), left_out)
 
 
 def _prepare(

@@ -23,7 +23,7 @@ from cohort_engine.quality.features import Findings
 WORST = 2.0
 """Largest badness."""
 CARD = "data/usable.json"
-NAMED = 0.25
+NAMED = 0.1
 """A kind of failure with this probability is among the reasons."""
 
 

@@ -60,7 +60,7 @@ DOUBT = "doubt"
 MUCH_DOUBT = 1.96
 """A subject of whom a value would leave its own 95 % interval without the doubtful slices is named in reports."""
 USABLE, REASONS = "usable", "reasons"
-LEAST_USABLE = 0.5
+LEAST_USABLE = 0.8
 """A subject whose values are usable with less probability is named wherever they are used."""
 LEVELS_FAULT, MASK_FAULT, SIDES_FAULT, MOTION_FAULT, CONTRAST_FAULT, MAP_FAULT = "levels", "mask", "sides", "motion", "contrast", "map"
 FAULTS: Mapping[str, str] = {

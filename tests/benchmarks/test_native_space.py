@@ -6,7 +6,6 @@ level: those of at least 15 are judged.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ FRESH = (3, 11)
 
 def one_level(sums: LevelSums) -> LevelSums:
     """All levels as if they were one: the sums of one fit to their voxels."""
-    return LevelSums(**{f.name: getattr(sums, f.name).sum(axis=0, keepdims=True) for f in fields(LevelSums)})
+    return LevelSums(**{n: None if a is None else a.sum(axis=0, keepdims=True) for n, a in vars(sums).items()})
 
 
 def pooled_errors(folder: Path, seed: int) -> pd.DataFrame:
@@ -108,8 +107,8 @@ def pooled_errors(folder: Path, seed: int) -> pd.DataFrame:
             voxels = np.where(np.isnan(raw), 0, voxels)
             size = voxels.sum(axis=0)
             true = np.divide(np.nansum(raw * voxels, axis=0), size, out=np.full(len(size), np.nan), where=size > 0)
-            own_sums = {f.name: None if (all_of := getattr(sums, f.name)) is None else all_of[row] for f in fields(LevelSums)}
-            single = one_level(LevelSums(**own_sums).at(np.array(some)))
+            own_sums = LevelSums(**{n: None if a is None else a[row] for n, a in vars(sums).items()})
+            single = one_level(own_sums.at(np.array(some)))
             fitted = combine(single, members, clusters, prior=True)
             found = {
                 w: (t["value"].to_numpy()[row, 0], t["se"].to_numpy()[row, 0] if "se" in t else np.full(len(names), np.nan)) for w, t in ways.items()
