@@ -8,7 +8,7 @@ reduced.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ CELL = (schema.VALUE, *schema.COMPANIONS, vocabulary.DOUBT)
 MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 """Measures of the cord that have a profile."""
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
+SUMS_AT_ONCE = 2048
+"""Subjects times levels whose sums are read together: some 30 MB, and twenty chunks at a time rather than one."""
 VOXEL_BLOCK = 1024
 """Subjects of whom some voxels are read at once."""
 
@@ -445,10 +447,10 @@ def _doubt(
     kernel, labels = find_estimator(estimator), len(source.naming.labels)
     members, clusters = [r.members for r in regions], tuple(source.naming.clusters.values())
     where, inner = _levels_of_sums(source, sums_path(metric), ranges)
-    for i in range(0, len(some), schema.SUBJECT_BLOCK):
-        block = some[i : i + schema.SUBJECT_BLOCK]
-        read = (source.read(path, rows[block], inner) for path in (sums_path(metric), vocabulary.doubtful_path(metric)))
-        whole, doubtful = (LevelSums.unpack(np.nan_to_num(packed), labels) for packed in read)
+
+    for at_once, (packed, less) in _read_sums(source, (sums_path(metric), vocabulary.doubtful_path(metric)), rows[some], inner):
+        block = some[at_once]
+        whole, doubtful = (LevelSums.unpack(np.nan_to_num(p), labels) for p in (packed, less))
         rest = whole.without(doubtful)
         for k, at in enumerate(where):
             touched = (doubtful.count[:, at] > 0).any(axis=1)
@@ -477,13 +479,22 @@ def _from_sums(
     wanted, inner = _levels_of_sums(source, path, ranges)
     members, clusters = [r.members for r in regions], tuple(naming.clusters.values())
     out: list[dict[str, NDArray[Any]]] = []
-    for i in range(0, max(1, len(rows)), schema.SUBJECT_BLOCK):
-        some = rows[i : i + schema.SUBJECT_BLOCK]
-        errors = source.read(beside, some, inner) if source.has(beside) else None
-        sums = LevelSums.unpack(source.read(path, some, inner), len(naming.labels), errors)
+    for _, (packed, *errors) in _read_sums(source, (path, beside) if source.has(beside) else (path,), rows, inner):
+        sums = LevelSums.unpack(packed, len(naming.labels), *errors)
         cells = [pooled_cells(sums.at(w), members, clusters, kernel, min_coverage=limit) for w in wanted]
         out.append({name: np.stack([c[name] for c in cells], axis=1) for name in cells[0]})
     return {name: np.concatenate([b[name] for b in out]) for name in out[0]}
+
+
+def _read_sums(
+    source: Source, paths: Sequence[str], rows: NDArray[np.intp], levels: slice
+) -> Iterator[tuple[slice, list[NDArray[Any]]]]:  # fmt: skip
+    """Yield a block of subjects of each of several sums at a time, with its place among `rows`; many blocks are read in one request."""
+    size = max(1, SUMS_AT_ONCE // (schema.SUBJECT_BLOCK * (levels.stop - levels.start))) * schema.SUBJECT_BLOCK
+    for first in range(0, max(1, len(rows)), size):
+        read = [source.read(path, rows[first : first + size], levels) for path in paths]
+        for start in range(0, max(1, len(read[0])), schema.SUBJECT_BLOCK):
+            yield slice(first + start, first + start + schema.SUBJECT_BLOCK), [r[start : start + schema.SUBJECT_BLOCK] for r in read]
 
 
 def _levels_of_sums(source: Source, path: str, ranges: Sequence[LevelRange]) -> tuple[list[NDArray[np.intp]], slice]:
