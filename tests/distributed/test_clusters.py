@@ -195,6 +195,13 @@ def test_a_resource_that_no_worker_offers_is_refused_and_not_waited_for(local: P
 
 
 @pytest.mark.distributed
+def test_workers_keep_no_profile_of_what_they_do(local: Pool) -> None:
+    """What the profiler of dask keeps made a worker grow by 50 KiB a subject, for twenty minutes."""
+    found = local.client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks))
+    assert found
+    assert not [name for names in found.values() for name in names if "profile" in name]
+
+
 def test_no_more_workers_than_subjects() -> None:
     pool = make_pool(compute(cluster="local", workers=3))
     try:
