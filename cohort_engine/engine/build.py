@@ -167,7 +167,7 @@ def retry(config: Config, *, events: Events | None = None, stages: Sequence[Stag
         return _Build(config, stages, events or Steps(), log or configure(config.data.store), again=True).run()
 
 
-GATHER_AFTER = 64
+GATHER_AFTER = 512
 """Subjects that have ended before their records are gathered, while a build goes on: what a killed one leaves to be read singly stays few."""
 
 

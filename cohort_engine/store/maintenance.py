@@ -36,6 +36,10 @@ from cohort_engine.store.records import (
 from cohort_engine.store.state import States, judge, mixture, science_of
 
 _LISTED = 20
+NUMBERS = "biuf"
+"""Kinds of dtype of which a chunk that changes as a whole need not be read first."""
+TOGETHER = 4 * ENTRY_BLOCK
+"""Subjects whose records are folded together: an array is opened once for all of them."""
 
 
 # --- gather -----------------------------------------------------------------------------------------------------------
@@ -66,16 +70,16 @@ def gather(url: str, written: Collection[tuple[int, str]] | None = None) -> int:
         total = layout.row_count(root)
         places = [p for p in (list_ledger(url)[0] if written is None else sorted(written)) if p[0] < total]
         folded = 0
-        for block, listed in groupby(places, key=lambda p: p[0] // ENTRY_BLOCK):
-            waiting = list(listed)
-            records = [r for r in read_records(url, waiting) if isinstance(r, Record)]
+        for _, listed in groupby(places, key=lambda p: p[0] // TOGETHER):
+            records = sorted((r for r in read_records(url, list(listed)) if isinstance(r, Record)), key=lambda r: r.entry.subject)
             held.check()
             if not records:
                 continue
             _fold(root, records)
-            first = block * ENTRY_BLOCK
-            entries = {(e.subject, e.stage): e for e in (*read_block(url, first), *(r.entry for r in records))}
-            write_block(url, first, entries.values())
+            for block, own in groupby(records, key=lambda r: r.entry.subject // ENTRY_BLOCK):
+                first = block * ENTRY_BLOCK
+                entries = {(e.subject, e.stage): e for e in (*read_block(url, first), *(r.entry for r in own))}
+                write_block(url, first, entries.values())
             delete_records(url, [(r.entry.subject, r.entry.stage) for r in records])
             folded += len(records)
         if written is None:
@@ -141,9 +145,10 @@ def _update(root: zarr.Group, path: str, changes: Mapping[Any, Any]) -> None:
             return int(at[0] if isinstance(at, tuple) else at) // size
 
         for first, group in groupby(sorted(changes), key=chunk):
-            part = slice(first * size, min((first + 1) * size, array.shape[0]))
-            values = np.array(array[part])
-            for at in group:
+            part, places = slice(first * size, min((first + 1) * size, array.shape[0])), list(group)
+            every = len(places) == part.stop - part.start and not isinstance(places[0], tuple) and array.dtype.kind in NUMBERS
+            values = np.empty((len(places), *array.shape[1:]), array.dtype) if every else np.array(array[part])
+            for at in places:
                 values[(at[0] - part.start, *at[1:]) if isinstance(at, tuple) else at - part.start] = changes[at]
             layout.whole(array)[part] = values
 

@@ -22,7 +22,7 @@ from cohort_engine.single.process import Workplace
 
 LOOK_SECONDS = 0.5
 """How often limits of time are looked at."""
-COLLECT_SECONDS = 0.1
+COLLECT_SECONDS = 0.2
 """How long it is waited for others when a call has ended: what ended meanwhile is fetched in one request, and what follows is sent in one."""
 CPU = "cpu"
 """Resource of workers without a GPU, where there are others."""
