@@ -14,10 +14,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import scipy
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
@@ -214,7 +214,7 @@ def atlas_of(ds: xr.Dataset) -> Atlas:
     if digest not in _ATLASES:
         indptr, indices, weight, labels = (ds[name].to_numpy() for name in ATLAS_VARIABLES.values())
         unions, clusters = ({n: tuple(m) for n, m in json.loads(ds.attrs[k]).items()} for k in (layout.UNIONS, layout.CLUSTERS))
-        weights = sparse.csr_array((weight, indices, indptr.astype(np.int32)), shape=(len(labels), ds.sizes[schema.VOXEL]))
+        weights = scipy.sparse.csr_array((weight, indices, indptr.astype(np.int32)), shape=(len(labels), ds.sizes[schema.VOXEL]))
         atlas = Atlas(tuple(map(str, labels)), unions, clusters, weights)
         if digest is None:
             return atlas

@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.errors import AlignmentError
@@ -55,8 +55,8 @@ class Tile:
 
     level: int
     voxels: slice | NDArray[np.intp]
-    weights: sparse.csc_array
-    squares: sparse.csc_array
+    weights: scipy.sparse.csc_array
+    squares: scipy.sparse.csc_array
     total: FloatArray
 
 
@@ -102,7 +102,7 @@ class Operator:
     n_voxels: int
     shape: tuple[int, int]
     tiles: tuple[Tile, ...]
-    cells: sparse.csr_array
+    cells: scipy.sparse.csr_array
     atlas: Atlas
     voxel_level: NDArray[np.integer[Any]]
     _derived: dict[Callable[[Operator], Any], Any] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Operator:
             )  # fmt: skip
         numbers = sorted({n for r in levels for n in r.numbers})
         labels = sorted({m for r in regions for m in r.members})
-        weights = sparse.csc_array(atlas.weights[labels].astype(np.float64))
+        weights = scipy.sparse.csc_array(atlas.weights[labels].astype(np.float64))
         weights.sum_duplicates()
         weights.eliminate_zeros()
         used = np.diff(weights.indptr) > 0
@@ -140,7 +140,7 @@ class Operator:
         tiles = tuple(tile for position, voxels in enumerate(per_level) for tile in _tiles(position, voxels, weights))
         pool_levels = membership([r.numbers for r in levels], numbers)
         pool_labels = membership([r.members for r in regions], labels)
-        cells = sparse.csr_array(sparse.kron(pool_levels, pool_labels, format="csr"))
+        cells = scipy.sparse.csr_array(scipy.sparse.kron(pool_levels, pool_labels, format="csr"))
         return cls(tuple(levels), tuple(regions), n_voxels, (len(numbers), len(labels)), tiles, cells, atlas, voxel_level)
 
     def once(self, make: Callable[[Operator], Derived]) -> Derived:
@@ -152,25 +152,25 @@ class Operator:
     @cached_property
     def binary(self) -> Operator:
         """The same cells, a voxel counting wholly where at least half of it belongs to the region, else not at all."""
-        halves = sparse.csr_array((self._region_weights >= HALF).astype(np.float32))
+        halves = scipy.sparse.csr_array((self._region_weights >= HALF).astype(np.float32))
         names = tuple(r.name for r in self.regions)
         return Operator.build(Atlas(names, {}, {}, halves), self.voxel_level, self.levels, [Region(n, (i,)) for i, n in enumerate(names)])
 
     @cached_property
     def squared(self) -> Operator:
         """The same cells, of the squares of the weights."""
-        squares = sparse.csr_array(self._region_weights.astype(np.float64) ** 2)
+        squares = scipy.sparse.csr_array(self._region_weights.astype(np.float64) ** 2)
         names = tuple(r.name for r in self.regions)
         return Operator.build(Atlas(names, {}, {}, squares), self.voxel_level, self.levels, [Region(n, (i,)) for i, n in enumerate(names)])
 
     def cell(self, level: int, region: int) -> tuple[NDArray[np.intp], FloatArray]:
         """Voxels that belong to a cell, and their weights (float64)."""
-        row = sparse.csr_array(self._region_weights[[region]])
+        row = scipy.sparse.csr_array(self._region_weights[[region]])
         inside = np.isin(self.voxel_level[row.indices], self.levels[level].numbers)
         return row.indices[inside].astype(np.intp), row.data[inside].astype(np.float64)
 
     @cached_property
-    def _region_weights(self) -> sparse.csr_array:
+    def _region_weights(self) -> scipy.sparse.csr_array:
         return self.atlas.region_weights(self.regions)
 
     @cached_property
@@ -269,21 +269,21 @@ class Operator:
         return np.asarray(cells.T.reshape(len(values), len(self.levels), len(self.regions)))
 
 
-def _tiles(level: int, voxels: NDArray[np.intp], weights: sparse.csc_array) -> Iterator[Tile]:
+def _tiles(level: int, voxels: NDArray[np.intp], weights: scipy.sparse.csc_array) -> Iterator[Tile]:
     """Cut the voxels of a level into tiles; a run of voxels becomes a slice, which numpy reads without a copy."""
     for a, b in pairwise([*range(0, len(voxels), TILE_VOXELS), len(voxels)]):
         some = voxels[a:b]
         run = some[-1] - some[0] + 1 == len(some)
-        columns = sparse.csc_array(weights[:, some])
-        squares = sparse.csc_array(sparse.vstack([columns, sparse.csc_array(np.ones((1, len(some))))], format="csc"))
+        columns = scipy.sparse.csc_array(weights[:, some])
+        squares = scipy.sparse.csc_array(scipy.sparse.vstack([columns, scipy.sparse.csc_array(np.ones((1, len(some))))], format="csc"))
         yield Tile(level, slice(int(some[0]), int(some[-1]) + 1) if run else some, columns, squares, columns @ np.ones(len(some)))
 
 
-def membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> sparse.csr_array:
+def membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> scipy.sparse.csr_array:
     """(group, item) matrix of ones."""
     rows = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     columns = np.searchsorted(items, [m for g in groups for m in g])
-    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(groups), len(items)))
+    return scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(groups), len(items)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,8 +348,8 @@ def weighted_average(
 
     Examples
     --------
-    >>> from scipy import sparse
-    >>> atlas = Atlas(("tract",), {}, {}, sparse.csr_array(np.array([[1.0, 0.5, 0.5]], np.float32)))
+    >>> import scipy
+    >>> atlas = Atlas(("tract",), {}, {}, scipy.sparse.csr_array(np.array([[1.0, 0.5, 0.5]], np.float32)))
     >>> op = Operator.build(atlas, np.array([2, 2, 2]), [LevelRange.parse("C2")], atlas.regions)
     >>> out = weighted_average(op, np.array([[40.0, 20.0, np.nan], [40.0, np.nan, np.nan], [0.0, 0.0, 0.0]], np.float32), min_coverage=0.6)
     >>> out["value"].ravel().tolist(), out["coverage"].ravel().tolist()

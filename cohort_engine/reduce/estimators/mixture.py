@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.reduce import linear
@@ -98,7 +98,7 @@ class Mixture:
 
     regions: Members
     clusters: Members
-    levels: sparse.csr_array
+    levels: scipy.sparse.csr_array
     labels: Operator
     pairs: Operator
     rows: NDArray[np.intp]
@@ -109,14 +109,14 @@ class Mixture:
     def of(cls, operator: Operator) -> Mixture:
         """Take the atlas, levels and regions of a tract operator."""
         atlas = operator.atlas
-        weights = sparse.csr_array(atlas.weights.astype(np.float64))
+        weights = scipy.sparse.csr_array(atlas.weights.astype(np.float64))
         here = np.isin(operator.voxel_level, [n for r in operator.levels for n in r.numbers])
-        weights = sparse.csr_array(weights @ sparse.diags_array(here.astype(np.float64)))
+        weights = scipy.sparse.csr_array(weights @ scipy.sparse.diags_array(here.astype(np.float64)))
         weights.eliminate_zeros()
         products = [(k, j, weights[[k]].multiply(weights[[j]])) for k in range(len(atlas.labels)) for j in range(k, len(atlas.labels))]
-        kept = [(k, j, sparse.csr_array(p)) for k, j, p in products if p.nnz or k == j]
+        kept = [(k, j, scipy.sparse.csr_array(p)) for k, j, p in products if p.nnz or k == j]
         labels = operator if operator.shape[1] == len(atlas.labels) else _operator(weights, operator)
-        pairs = _operator(sparse.vstack([p for *_, p in kept], format="csr"), operator)
+        pairs = _operator(scipy.sparse.vstack([p for *_, p in kept], format="csr"), operator)
         rows, columns = (np.array([pair[i] for pair in kept], np.intp) for i in (0, 1))
         numbers = sorted({n for r in operator.levels for n in r.numbers})
         levels = membership([r.numbers for r in operator.levels], numbers)
@@ -207,10 +207,10 @@ class Mixture:
         return out if errors is None else out | {schema.NOISE: np.where(keep, noise, np.nan).astype(np.float32)}
 
 
-def _operator(weights: sparse.csr_array, like: Operator) -> Operator:
+def _operator(weights: scipy.sparse.csr_array, like: Operator) -> Operator:
     """Tract operator of other rows on the same voxels and levels."""
     names = tuple(str(i) for i in range(weights.shape[0]))
-    atlas = Atlas(names, {}, {}, sparse.csr_array(weights))
+    atlas = Atlas(names, {}, {}, scipy.sparse.csr_array(weights))
     return Operator.build(atlas, like.voxel_level, like.levels, tuple(Region(n, (i,)) for i, n in enumerate(names)))
 
 
