@@ -33,7 +33,7 @@ MEASURES = tuple(m for m in schema.MEASURES if m not in schema.SUMMED)
 """Measures of the cord that have a profile."""
 VOXEL_LEVEL = f"{schema.VOXELS}/{schema.VOXEL_LEVEL}"
 SUMS_AT_ONCE = 2048
-"""Subjects times levels whose sums are read together: some 30 MB, and twenty chunks at a time rather than one."""
+"""Subjects times levels whose sums are read together: some 30 MB, and 32 chunks of a level at a time rather than one."""
 VOXEL_BLOCK = 1024
 """Subjects of whom some voxels are read at once."""
 
@@ -447,7 +447,6 @@ def _doubt(
     kernel, labels = find_estimator(estimator), len(source.naming.labels)
     members, clusters = [r.members for r in regions], tuple(source.naming.clusters.values())
     where, inner = _levels_of_sums(source, sums_path(metric), ranges)
-
     for at_once, (packed, less) in _read_sums(source, (sums_path(metric), vocabulary.doubtful_path(metric)), rows[some], inner):
         block = some[at_once]
         whole, doubtful = (LevelSums.unpack(np.nan_to_num(p), labels) for p in (packed, less))
@@ -489,7 +488,7 @@ def _from_sums(
 def _read_sums(
     source: Source, paths: Sequence[str], rows: NDArray[np.intp], levels: slice
 ) -> Iterator[tuple[slice, list[NDArray[Any]]]]:  # fmt: skip
-    """Yield a block of subjects of each of several sums at a time, with its place among `rows`; many blocks are read in one request."""
+    """Yield a block of subjects of each of several sums at a time, with its place among `rows`; many blocks are read at once."""
     size = max(1, SUMS_AT_ONCE // (schema.SUBJECT_BLOCK * (levels.stop - levels.start))) * schema.SUBJECT_BLOCK
     for first in range(0, max(1, len(rows)), size):
         read = [source.read(path, rows[first : first + size], levels) for path in paths]

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +49,22 @@ def write_study(data: Path, root: Path, people: int) -> Path:
 def measure(data: Path, folder: Path, metrics: str = "mtr") -> dict[str, float]:
     """Processor time (s) of a further subject: by stage, without reading and writing the store, and in all."""
     import torch
+    from stopwatch import timed_stages
 
     from cohort_engine.config import parse_config
     from cohort_engine.engine.build import build
-    from cohort_engine.stages.choose import stages_of
 
     torch.set_num_threads(1)
-    taken: dict[str, list[float]] = {}
-
-    def timed(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        def inner(*arguments: Any) -> Any:
-            start = time.process_time()
-            try:
-                return run(*arguments)
-            finally:
-                taken.setdefault(name, []).append(time.process_time() - start)
-
-        return inner
-
     whole = []
     for people in (1, PEOPLE):
-        taken.clear()
         config = parse_config({
             "data": {"bids": str(write_study(data, folder / f"study-{people}", people)), "store": str(folder / f"study-{people}.zarr")},
             "template": {"name": "PAM50", "path": str(data / "PAM50")}, "compute": {"cluster": "synchronous"},
             "stages": {"metrics": metrics.split(",")},
         })  # fmt: skip
+        stages, taken = timed_stages(config, time.process_time)
         start = time.process_time()
-        report = build(config, stages=[replace(stage, run=timed(stage.name, stage.run)) for stage in stages_of(config)])
+        report = build(config, stages=stages)
         whole.append(time.process_time() - start)
         assert report.exit_code == 0, report.failures.to_string()
     return {name: sum(seconds[1:]) / (PEOPLE - 1) for name, seconds in taken.items()} | {"all": (whole[1] - whole[0]) / (PEOPLE - 1)}

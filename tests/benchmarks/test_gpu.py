@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,27 +186,17 @@ def test_regions_of_the_dti_study(encoder: str, benchmark: Any) -> None:
 
 def timed_build(study: Path, store: Path) -> dict[str, float]:
     """Build a study and give the wall time of each stage, s a subject, the first one left out: it loads what all need."""
+    from stopwatch import timed_stages
+
     from cohort_engine.config import parse_config
     from cohort_engine.engine.build import build
-    from cohort_engine.stages.choose import stages_of
-
-    taken: dict[str, list[float]] = {}
-
-    def timed(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        def inner(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return run(*arguments)
-            finally:
-                taken.setdefault(name, []).append(time.perf_counter() - start)
-
-        return inner
 
     config = parse_config({
         "data": {"bids": str(study), "store": str(store)}, "template": {"name": "parametric"}, "compute": {"cluster": "synchronous"},
         "stages": {"fit": {"engine": TORCH}},
     })  # fmt: skip
-    report = build(config, stages=[replace(stage, run=timed(stage.name, stage.run)) for stage in stages_of(config)])
+    stages, taken = timed_stages(config, time.perf_counter)
+    report = build(config, stages=stages)
     assert report.exit_code == 0, report.failures.to_string()
     return {name: sum(seconds[1:]) / (len(seconds) - 1) for name, seconds in taken.items()}
 
