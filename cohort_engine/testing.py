@@ -29,11 +29,13 @@ from cohort_engine.phantom.subject import CLINICAL, CONTROL, PATIENT, PERFECT, I
 from cohort_engine.phantom.tissue import AGE_SLOPE
 from cohort_engine.provenance import digest
 from cohort_engine.qmri.morphometry import group_slices
-from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.reduce.maps import weighted_average
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.single.morphometry import store_arrays
 from cohort_engine.stages.base import Stage
 from cohort_engine.stages.choose import stages_of
-from cohort_engine.stages.declare import declare
+from cohort_engine.stages.declare import declare, metrics_of
+from cohort_engine.stages.metric import kept_sums
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.store.records import Entry
 from cohort_engine.store.writer import init_store, write_subject
@@ -260,7 +262,10 @@ class HandMadeStore:
         return cls(url, template, stages, tuple(map(int, rows)))
 
     def write(self, row: int, arrays: Mapping[str, Any]) -> None:
-        """Write a subject's arrays, each as its stage would; a stage of which there is none is not done."""
+        """Write a subject's arrays, each as its stage would, and the sums of a map with it; a stage of which there is none is not done."""
+        for metric in metrics_of(self.stages):
+            if metric.map.path in arrays and metric.error <= (metric.error_map.path in arrays):
+                arrays = kept_sums(metric, self.template, {k: np.asarray(v) for k, v in arrays.items()}) | dict(arrays)
         for stage in self.stages:
             own = {spec.path: arrays[spec.path] for spec in stage.writes if spec.path in arrays}
             if own:

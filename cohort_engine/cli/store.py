@@ -123,7 +123,7 @@ def verify(
     from cohort_engine.store.verify import verify as run
 
     url = store_of(store)
-    problems = run(url, deep=partial(table_block, url) if deep else None)
+    problems = run(url, deep=partial(table_block, url, kept=False) if deep else None)
     for problem in problems:
         say(f" {problem}", head="problem", colour="red")
     for line in _stale(store):

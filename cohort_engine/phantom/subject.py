@@ -21,7 +21,8 @@ from cohort_engine.phantom.head import Head, draw_head
 from cohort_engine.phantom.images import Texture
 from cohort_engine.phantom.tissue import MT_OFF, T2W, WHITE, Tissue, cord_area, draw_tissue, native_voxels, regional_truth
 from cohort_engine.qmri.mt import cord_floor, mtr
-from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.reduce.maps import weighted_average
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.template.base import Template
 from cohort_engine.template.levels import LevelRange
 from cohort_engine.template.packing import FloatArray, Grid

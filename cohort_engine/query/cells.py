@@ -372,34 +372,35 @@ def _from_table(
 def _from_maps(
     source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp]
 ) -> dict[str, NDArray[Any]]:
-    """Reduce maps, a block of subjects at a time: the memory is that of one block whatever the cohort's size. Where maps are cut by voxels, an
-    estimator that looks at nothing else is given those of the regions alone.
+    """Reduce maps, or the sums that were kept of them, a block of subjects at a time: the memory is that of one block whatever the cohort's size.
+    Where maps are cut by voxels, an estimator that looks at nothing else is given those of the regions alone.
     """
     from scipy import sparse
 
     from cohort_engine.reduce.estimators import estimator as find_estimator
-    from cohort_engine.reduce.operator import Maps, Operator
-    from cohort_engine.reduce.precision import NONE, errors_of
+    from cohort_engine.reduce.operator import Operator
+    from cohort_engine.reduce.precision import NONE
+    from cohort_engine.reduce.stored import StoredRows
 
     kernel, atlas, level = find_estimator(estimator), source.atlas(), source.read(VOXEL_LEVEL)
-    beside, weights = schema.error_paths(metric), own_weights(source)
-    known = all(map(source.has, beside))
+    sums, weights = sums_path(metric, schema.SPACE_TEMPLATE), own_weights(source)
     some: NDArray[np.intp] | None = None
-    size = schema.SUBJECT_BLOCK
+    inner, numbers, size = slice(0), [], schema.SUBJECT_BLOCK
     if kernel.local and weights == NONE and source.cut(f"{schema.MAPS}/{metric}"):
         some = atlas.voxels(regions, np.isin(level, sorted({n for r in ranges for n in r.numbers})))
         atlas, level, size = replace(atlas, weights=sparse.csr_array(atlas.weights[:, some])), level[some], VOXEL_BLOCK
+    elif source.has(sums):
+        inner = _levels_of_sums(source, sums, ranges)[1]
+        numbers = [schema.level_number(n) for n in [*_places(source, sums, schema.LEVEL)][inner]]
     operator = Operator.build(atlas, level, ranges, regions)
 
     def read(path: str, at: NDArray[np.intp]) -> NDArray[Any]:
+        if path.startswith(schema.TABLES):
+            return source.read(path, at, inner)
         return source.read(path, at) if some is None or not source.cut(path) else source.read_voxels(path, at, some)
 
     def block(at: NDArray[np.intp]) -> Mapping[str, NDArray[Any]]:
-        maps = read(f"{schema.MAPS}/{metric}", at)
-        if not known:
-            return kernel.of_maps(operator, Maps(maps), min_coverage=limit)
-        error, shared = (read(path, at) for path in beside)
-        return kernel.of_maps(operator, Maps(maps, errors_of(maps, error, shared, operator.atlas, weights=weights)), min_coverage=limit)
+        return StoredRows(metric, at, source.has, read, atlas, weights, numbers).reduce(kernel, operator, min_coverage=limit)
 
     blocks = [block(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)]
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}

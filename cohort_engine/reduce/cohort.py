@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -23,8 +23,10 @@ from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.places import storage_errors
 from cohort_engine.reduce.estimators import estimator as find_estimator
-from cohort_engine.reduce.operator import Maps, Operator
-from cohort_engine.reduce.precision import NONE, errors_of
+from cohort_engine.reduce.maps import Maps
+from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.precision import NONE
+from cohort_engine.reduce.stored import StoredRows
 from cohort_engine.schema import VariableSpec
 from cohort_engine.store import layout
 from cohort_engine.store.records import read_entries
@@ -116,25 +118,37 @@ def _reduce(url: str, firsts: Sequence[int], metrics: tuple[VariableSpec, ...], 
 
 
 def table_block(
-    url: str, first: int, *, metrics: Sequence[VariableSpec] | None = None, estimators: Sequence[str] | None = None, min_coverage: float | None = None
-) -> dict[str, NDArray[np.float32]]:
-    """Reduce the maps of one block of subjects: what its tables must hold, by path. Parameters as of `tabulate`."""
+    url: str, first: int, *, metrics: Sequence[VariableSpec] | None = None, estimators: Sequence[str] | None = None,
+    min_coverage: float | None = None, kept: bool = True,
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Reduce one block of subjects: what its tables must hold, by path. Parameters as of `tabulate`.
+
+    Estimators that need no more are given the sums that were kept of the maps (`schema.sums_spec`), of rows that have them; without `kept`, and
+    where voxels count by how well they are measured, all are given the maps.
+    """
     root = layout.open_root(url)
     asked = reduction_of(root)
     limit = float(asked["min_coverage"]) if min_coverage is None else min_coverage
-    rows = slice(first, min(first + schema.SUBJECT_BLOCK, layout.row_count(root)))
+    rows, weights = np.arange(first, min(first + schema.SUBJECT_BLOCK, layout.row_count(root))), str(asked.get("weights", NONE))
     operator = table_operator(url, str(root.attrs[layout.TEMPLATE_DIGEST]))
     tables: dict[str, NDArray[np.float32]] = {}
     for metric in tuple(metric_of(root, n) for n in metrics_of(root)) if metrics is None else metrics:
-        with storage_errors(metric.path):
-            maps = Maps(np.asarray(layout.array_at(root, metric.path)[rows]))
-            if schema.has_error(metric):
-                error, alike = (np.asarray(layout.array_at(root, path)[rows]) for path in schema.error_paths(metric.name))
-                maps = Maps(maps.values, errors_of(maps.values, error, alike, operator.atlas, weights=str(asked.get("weights", NONE))))
+        stored = StoredRows(
+            metric.name, rows, layout.stored_specs(root).__contains__, partial(_read, root), operator.atlas, weights,
+            operator.numbers if kept else (),
+        )  # fmt: skip
         for name in asked["estimators"] if estimators is None else estimators:
-            cells = find_estimator(name).of_maps(operator, maps, min_coverage=limit)
+            cells = stored.reduce(find_estimator(name), operator, min_coverage=limit)
             tables |= {spec.path: cells[key] for key, spec in schema.table_specs(metric, name).items()}
     return tables
+
+
+def _read(root: zarr.Group, path: str, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Read rows of a variable; those of a whole block at once."""
+    array = layout.array_at(root, path)
+    with storage_errors(path):
+        whole = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        return np.asarray(array[rows[0] : rows[-1] + 1] if whole else array.oindex[rows])
 
 
 def _reduce_block(url: str, first: int, metrics: tuple[VariableSpec, ...], estimators: tuple[str, ...], min_coverage: float) -> None:

@@ -2,12 +2,12 @@
 
 Plain arrays in, plain arrays out. The non-zero weights are visited once; each visit adds to three sums of a *part* (one level, one label):
 sum w y, sum w y^2 and sum w. Level ranges, unions and sums of tracts are then small linear combinations of parts, so that they cost nothing and
-a pooled cell is exactly the pool of its parts. `Maps` keeps the parts: estimators that need the same ones share one visit.
+a pooled cell is exactly the pool of its parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -17,9 +17,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from cohort_engine import schema
 from cohort_engine.errors import AlignmentError
-from cohort_engine.reduce.precision import Errors
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.base import Template
 from cohort_engine.template.levels import LevelRange
@@ -130,9 +128,8 @@ class Operator:
                 expected=f"a level for each of the {n_voxels} voxels of the atlas", found=f"{len(voxel_level)}", where="tract operator",
                 remedy="Take the voxel levels and the atlas from the same template or store.",
             )  # fmt: skip
-        numbers = sorted({n for r in levels for n in r.numbers})
-        labels = sorted({m for r in regions for m in r.members})
-        weights = scipy.sparse.csc_array(atlas.weights[labels].astype(np.float64))
+        numbers, labels = _occurring(r.numbers for r in levels), _occurring(r.members for r in regions)
+        weights = scipy.sparse.csc_array(atlas.weights[list(labels)].astype(np.float64))
         weights.sum_duplicates()
         weights.eliminate_zeros()
         used = np.diff(weights.indptr) > 0
@@ -142,6 +139,16 @@ class Operator:
         pool_labels = membership([r.members for r in regions], labels)
         cells = scipy.sparse.csr_array(scipy.sparse.kron(pool_levels, pool_labels, format="csr"))
         return cls(tuple(levels), tuple(regions), n_voxels, (len(numbers), len(labels)), tiles, cells, atlas, voxel_level)
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """Levels of the parts."""
+        return _occurring(r.numbers for r in self.levels)
+
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """Labels of the parts."""
+        return _occurring(r.members for r in self.regions)
 
     def once(self, make: Callable[[Operator], Derived]) -> Derived:
         """Make what an estimator derives from the operator before it sees a map, ``make(operator)``, and keep it as long as the operator."""
@@ -279,120 +286,19 @@ def _tiles(level: int, voxels: NDArray[np.intp], weights: scipy.sparse.csc_array
         yield Tile(level, slice(int(some[0]), int(some[-1]) + 1) if run else some, columns, squares, columns @ np.ones(len(some)))
 
 
-def membership(groups: Sequence[tuple[int, ...]], items: list[int]) -> scipy.sparse.csr_array:
+def _occurring(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """All that occurs in any group, in order."""
+    return tuple(sorted({item for group in groups for item in group}))
+
+
+def membership(groups: Sequence[tuple[int, ...]], items: Sequence[int]) -> scipy.sparse.csr_array:
     """(group, item) matrix of ones."""
     rows = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     columns = np.searchsorted(items, [m for g in groups for m in g])
     return scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(groups), len(items)))
 
 
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """Maps of some subjects, as estimators take them: what several need of the voxels is summed once.
-
-    Attributes
-    ----------
-    values : (subject, voxel) float
-        NaN where a subject has no value.
-    errors : Errors, optional
-        Of a metric whose voxels have standard errors.
-    """
-
-    values: FloatArray
-    errors: Errors | None = None
-    _parts: dict[Operator, Parts] = field(default_factory=dict)
-
-    def parts(self, operator: Operator) -> Parts:
-        """Return ``operator.parts(values)``, made when it is first asked for."""
-        if operator not in self._parts:
-            self._parts[operator] = operator.parts(self.values)
-        return self._parts[operator]
-
-
 @lru_cache(maxsize=2)
 def template_operator(template: Template) -> Operator:
     """Build the operator of a template's own levels and regions, once per process."""
     return Operator.build(template.atlas, template.packing.level, [LevelRange.parse(n) for n in template.levels], template.atlas.regions)
-
-
-def weighted_average(
-    operator: Operator, values: FloatArray, *, min_coverage: float = schema.LEAST_COVERAGE, errors: Errors | None = None
-) -> dict[str, NDArray[np.float32]]:  # fmt: skip
-    r"""Weighted average of each (level, region) cell: SCT's ``wa``.
-
-    Parameters
-    ----------
-    operator : Operator
-    values : (subject, voxel) float
-        A map per subject, any unit.
-    min_coverage : float
-        Smallest share of the cell's weight that must be inside the data, 0 to 1.
-    errors : Errors, optional
-        Of the maps.
-
-    Returns
-    -------
-    dict with float32 arrays (subject, level, region)
-        ``value`` and ``std`` in the unit of the map, ``n`` in soft voxels, ``coverage`` 0 to 1; with `errors` also ``noise``.
-
-    Missing
-        A NaN voxel has no weight. ``value`` and ``std`` are NaN where nothing is valid or ``coverage < min_coverage``; ``n`` and ``coverage`` are
-        always numbers, 0 where there is nothing. A zero in the map is a value.
-    Formula
-        With validity v in {0, 1}: ``n = sum w v``, ``value = sum w v y / n``, ``std = sqrt(sum w v (y - value)^2 / n)`` (the population form),
-        ``coverage = n / sum w``. With weights q of `errors`, ``q v`` stands for v in value and std, and
-        ``noise = sqrt(shared sum (w q se)^2) / sum w q``, a voxel of the image being one measurement. Sums are float64: the error of ``std`` stays
-        below 1e-7 of the values, the resolution of float32 data.
-    Reference
-        De Leener et al., SCT: Spinal Cord Toolbox, NeuroImage 145 (2017), doi:10.1016/j.neuroimage.2016.10.009; ``sct_extract_metric -method wa``.
-
-    Examples
-    --------
-    >>> import scipy
-    >>> atlas = Atlas(("tract",), {}, {}, scipy.sparse.csr_array(np.array([[1.0, 0.5, 0.5]], np.float32)))
-    >>> op = Operator.build(atlas, np.array([2, 2, 2]), [LevelRange.parse("C2")], atlas.regions)
-    >>> out = weighted_average(op, np.array([[40.0, 20.0, np.nan], [40.0, np.nan, np.nan], [0.0, 0.0, 0.0]], np.float32), min_coverage=0.6)
-    >>> out["value"].ravel().tolist(), out["coverage"].ravel().tolist()
-    ([33.33333206176758, nan, 0.0], [0.75, 0.5, 1.0])
-    """
-    return average_maps(operator, Maps(values, errors), min_coverage=min_coverage)
-
-
-def average_maps(operator: Operator, maps: Maps, *, min_coverage: float) -> dict[str, NDArray[np.float32]]:
-    """See `weighted_average`."""
-    values, errors = maps.values, maps.errors
-    sums = operator.pool(maps.parts(operator))
-    if errors is None:
-        return summarise(sums, operator.total, min_coverage=min_coverage)
-    q = np.where(np.isnan(values), np.nan, 1.0 if errors.precision is None else errors.precision)
-    counted = sums if errors.precision is None else weighted_sums(operator, values, q)
-    out = summarise(sums, operator.total, min_coverage=min_coverage, counted=counted)
-    variance = operator.squared.sums((q * errors.se) ** 2)[0] * np.asarray(errors.shared, float)[:, None, None]
-    noise = np.sqrt(np.divide(variance, counted[2] ** 2, out=np.full_like(variance, np.nan), where=counted[2] > 0))
-    return out | {schema.NOISE: np.where(np.isnan(out[schema.VALUE]), np.nan, noise).astype(np.float32)}
-
-
-def weighted_sums(operator: Operator, values: FloatArray, q: FloatArray) -> FloatArray:
-    """Sum as `Operator.sums`, but each voxel counts q (subject, voxel) times; NaN where `values` is."""
-    return operator.pool(weighted_parts(operator, values, q))
-
-
-def weighted_parts(operator: Operator, values: FloatArray, q: FloatArray) -> Parts:
-    """Sum as `Operator.parts`, but each voxel counts q (subject, voxel) times in the sums and the square; NaN where `values` is."""
-    mean, square, weight = (operator.parts(part) for part in (q * values, np.sqrt(q) * values, q))
-    return Parts(np.stack([mean.sums[0], square.sums[1], weight.sums[0]]), square.square, weight.count)
-
-
-def summarise(sums: FloatArray, total: FloatArray, *, min_coverage: float, counted: FloatArray | None = None) -> dict[str, NDArray[np.float32]]:
-    """Turn sums (3, subject, level, region) and the total weight (level, region) into the cells of `weighted_average`.
-
-    `counted` are the sums that value and std are of, where they are others: `weighted_sums`.
-    """
-    n = sums[2]
-    wy, wyy, w = sums if counted is None else counted
-    coverage = np.divide(n, total, out=np.zeros_like(n), where=total > 0).astype(np.float32)
-    keep = (n > 0) & (coverage >= np.float32(min_coverage))
-    mean = np.divide(wy, w, out=np.full_like(n, np.nan), where=keep)
-    square = np.divide(wyy, w, out=np.full_like(n, np.nan), where=keep)
-    std = np.sqrt(np.maximum(square - mean * mean, 0.0))
-    return {schema.VALUE: mean.astype(np.float32), schema.STD: std.astype(np.float32), schema.N: n.astype(np.float32), schema.COVERAGE: coverage}

@@ -19,6 +19,7 @@ from cohort_engine.schema.words import (
     MAPS,
     NOISE,
     PAIR,
+    PART,
     QC,
     REGION,
     SE,
@@ -187,12 +188,13 @@ class Quantity(Protocol):
 
 REGIONS_OF = {SPACE_TEMPLATE: REGION, SPACE_NATIVE: REGION, DRAWN: ROI}
 """Group of tables -> their dimension of regions: those of the atlas have a place in the template and in each image, those of `DRAWN` in images."""
-SUMS_OF, PAIRS_OF = {SPACE_NATIVE: SUM, DRAWN: ROI_SUM}, {SPACE_NATIVE: PAIR, DRAWN: ROI_PAIR}
+SUMS_OF = {SPACE_TEMPLATE: PART, SPACE_NATIVE: SUM, DRAWN: ROI_SUM}
+PAIRS_OF = {SPACE_TEMPLATE: PAIR, SPACE_NATIVE: PAIR, DRAWN: ROI_PAIR}
 
 
 def _maker(metric_name: str, space: str) -> str:
-    """Stage that writes the tables of a metric; none of those that are reduced for all subjects at once."""
-    return {SPACE_TEMPLATE: "", SPACE_NATIVE: native_stage(metric_name), DRAWN: ROI_STAGE}[space]
+    """Stage that sums a metric in a space."""
+    return {SPACE_TEMPLATE: metric_name, SPACE_NATIVE: native_stage(metric_name), DRAWN: ROI_STAGE}[space]
 
 
 def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEMPLATE) -> dict[str, VariableSpec]:
@@ -209,7 +211,7 @@ def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEM
     base = VariableSpec(
         f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGIONS_OF[space]),
         valid_range=m.valid_range if kernel.bounded else None, chunks={SUBJECT: SUBJECT_BLOCK} if template else {},
-        stage=_maker(m.name, space),
+        stage="" if template else _maker(m.name, space),
     )  # fmt: skip
     meaning = COMPANIONS if template else {**COMPANIONS, SE: SE_NATIVE}
     units = {N: "voxel", COVERAGE: "1"}
@@ -222,7 +224,9 @@ SUMS = "sums"
 
 
 def sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
-    """``tables/native/<metric>_sums`` (subject, level, sum): what native cells of any levels and regions follow from (`reduce.sums`)."""
+    """``tables/<space>/<metric>_sums`` (subject, level, sum): what cells of any levels and regions follow from (`reduce.sums`); those of template
+    space (subject, level, part) are kept by the stage that samples the map (`reduce.maps.Kept`).
+    """
     return VariableSpec(
         f"{TABLES}/{space}/{table_name(quantity.name, SUMS)}", f"{quantity.long_name}: sums of each level, for pooled cells",
         "1", (SUBJECT, LEVEL, SUMS_OF[space]), "float64", chunks={LEVEL: 1}, stage=_maker(quantity.name, space),
@@ -230,7 +234,7 @@ def sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
 
 
 def error_sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
-    """``tables/native/<metric>_errors`` (subject, level, pair): beside `sums_spec`, of a metric with `Metric.error`."""
+    """``tables/<space>/<metric>_errors`` (subject, level, pair): beside `sums_spec`, of a metric with `Metric.error`."""
     return VariableSpec(
         f"{TABLES}/{space}/{table_name(quantity.name, ERRORS)}", f"{quantity.long_name}: errors of each level, for pooled cells",
         "1", (SUBJECT, LEVEL, PAIRS_OF[space]), "float64", chunks={LEVEL: 1}, stage=_maker(quantity.name, space),

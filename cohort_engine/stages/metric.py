@@ -28,7 +28,7 @@ SAMPLE_MEMORY = 250.0
 """Two images and their moved copy, MiB."""
 NATIVE_MEMORY = 600.0
 """Shares of the template's voxels in the image's, and the reduction's operator, MiB."""
-NATIVE_VERSION = "7"
+MAP_VERSION, NATIVE_VERSION = "1", "7"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +99,13 @@ def metric_stages(
     """
     reduce = config.stages.reduce
     own = Stage(
-        name=metric.name, version=version, run=partial(run_metric, metric=metric, image=image), params=dict(params or {}), roles=roles,
-        alternatives=alternatives, optional=optional, needs=(schema.fit_stage(metric.contrast),), memory=memory, section=section or metric.name,
-        writes=(metric.map, *((metric.error_map,) if metric.error else ()), *_quality(metric).values()),
+        name=metric.name, version=f"{version}.{MAP_VERSION}", run=partial(run_metric, metric=metric, image=image), params=dict(params or {}),
+        roles=roles, alternatives=alternatives, optional=optional, needs=(schema.fit_stage(metric.contrast),), memory=memory,
+        section=section or metric.name,
+        writes=(
+            metric.map, *((metric.error_map,) if metric.error else ()), schema.sums_spec(metric, schema.SPACE_TEMPLATE),
+            *((schema.error_sums_spec(metric, schema.SPACE_TEMPLATE),) if metric.error else ()), *_quality(metric).values(),
+        ),
     )  # fmt: skip
     own = own if timeout is None else replace(own, timeout=timeout)
     yield own
@@ -142,7 +146,7 @@ _LAST: dict[str, MetricImage] = {}
 
 
 def run_metric(inputs: StageInput, *, metric: schema.Metric, image: ImageOf) -> dict[str, Array]:
-    """Sample a metric at the template map of its contrast: ``maps/<metric>`` (voxel,) and its quality numbers."""
+    """Sample a metric at the template map of its contrast: ``maps/<metric>`` (voxel,), its sums of each level, and its quality numbers."""
     from cohort_engine.mapping.template_map import sample
 
     found = image(inputs)
@@ -150,13 +154,24 @@ def run_metric(inputs: StageInput, *, metric: schema.Metric, image: ImageOf) -> 
     if inputs.key:
         _LAST[inputs.key] = found
     affine, places = found.volume.affine, inputs.load(schema.fit_spec(metric.contrast).path)
-    values = sample(found.known, affine, places)
-    out, quality = {metric.map.path: values.astype(np.float32)}, dict(found.quality)
+    values = sample(found.known, affine, places).astype(np.float32)
+    out, quality = {metric.map.path: values}, dict(found.quality)
     if metric.error:
-        error = sample(error_image(found), affine, places)
-        out[metric.error_map.path] = error.astype(np.float32)
+        out[metric.error_map.path] = sample(error_image(found), affine, places).astype(np.float32)
         quality[schema.SHARED] = shared(affine, inputs.template)
-    return out | quality_arrays(_quality(metric), quality)
+    return out | kept_sums(metric, inputs.template, out) | quality_arrays(_quality(metric), quality)
+
+
+def kept_sums(metric: schema.Metric, template: Template, maps: Mapping[str, Array]) -> dict[str, Array]:
+    """Sum a map level by level: what is kept beside it, by path: (level, part), and (level, pair) of a metric whose voxels have standard errors."""
+    from cohort_engine.reduce.maps import Kept, Maps
+    from cohort_engine.reduce.operator import template_operator
+    from cohort_engine.reduce.precision import Errors
+
+    errors = Errors(maps[metric.error_map.path][None], np.full(1, np.nan)) if metric.error else None
+    kept = Kept.of(template_operator(template), Maps(maps[metric.map.path][None], errors))
+    out = {schema.sums_spec(metric, schema.SPACE_TEMPLATE).path: kept.pack()[0]}
+    return out if kept.errors is None else out | {schema.error_sums_spec(metric, schema.SPACE_TEMPLATE).path: kept.errors[0]}
 
 
 def error_image(image: MetricImage) -> Array:
@@ -257,8 +272,9 @@ def run_native(inputs: StageInput, *, metric: schema.Metric, image: ImageOf, atl
 
     The quality number is the median difference from template space, where the map that the metric's stage has sampled is reduced likewise.
     """
+    from cohort_engine.reduce.maps import Maps
     from cohort_engine.reduce.native import atlas_moves, level_tables
-    from cohort_engine.reduce.operator import Maps, template_operator
+    from cohort_engine.reduce.operator import template_operator
     from cohort_engine.reduce.sums import LevelSums
 
     template, estimators, least = inputs.template, inputs.params["reduce.estimators"], inputs.params["reduce.min_coverage"]

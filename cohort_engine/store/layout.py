@@ -140,11 +140,10 @@ def sizes_of(template: Template) -> dict[str, int]:
         schema.VOXEL: len(template.packing), schema.AXIS: 3, schema.HOMOGENEOUS: 4, schema.LEVEL: len(template.levels),
         schema.REGION: len(template.atlas.regions), schema.ROI: len(schema.ROIS), schema.Z: len(template.z), schema.PLANE: 2,
     }  # fmt: skip
-    for sums, pairs, labels in (
-        (schema.SUM, schema.PAIR, len(template.atlas.labels)),
-        (schema.ROI_SUM, schema.ROI_PAIR, len(schema.ROIS)),
-    ):
-        out |= {sums: 7 * labels + 2 + labels * (labels + 1), pairs: labels * (labels + 1) // 2}  # `reduce.sums.LevelSums.pack`
+    labels = len(template.atlas.labels)
+    out[schema.PART] = 3 * labels + 2 + labels * (labels + 1) // 2  # `reduce.maps.Kept.pack`
+    for sums, pairs, n in ((schema.SUM, schema.PAIR, labels), (schema.ROI_SUM, schema.ROI_PAIR, len(schema.ROIS))):
+        out |= {sums: 7 * n + 2 + n * (n + 1), pairs: n * (n + 1) // 2}  # `reduce.sums.LevelSums.pack`
     return out
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cohort_engine.reduce.estimators import estimator
-from cohort_engine.reduce.operator import Maps, Operator
+from cohort_engine.reduce.maps import Maps
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.schema import SUBJECT_BLOCK
 from cohort_engine.template import load_template
 from cohort_engine.template.levels import LevelRange

@@ -52,7 +52,7 @@ def study(make: Callable[..., Material], sizes: tuple[int, int], sites: bool, se
     values[rng.random(values.shape) < 1 / 30] = np.nan
     raw = values + (np.array([0.0, 2.0, -1.0])[np.arange(n) % 3][:, None] if sites else 0.0)
     columns = {"age": rng.uniform(30, 70, n), "mjoa": np.rint(14 + 2 * rng.standard_normal(n)), "grip": rng.normal(40, 5, n)}
-    m = make(raw, group, FEATURES, **columns, **({"site": site} if sites else {}))
+    m = make(raw.copy(), group, FEATURES, **columns, **({"site": site} if sites else {}))
     again[:, -1] = np.nan  # the place of the compression may move
     both = np.stack([np.where(np.isnan(again), np.nan, values), again], axis=1).reshape(2 * n, -1)
     times = np.stack([np.zeros(n), rng.uniform(0.5, 3, n)], axis=1).ravel()

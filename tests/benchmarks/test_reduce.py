@@ -17,9 +17,10 @@ import pytest
 from cohort_engine.config import parse_config
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import table_operator, tabulate
-from cohort_engine.reduce.operator import weighted_average
+from cohort_engine.reduce.maps import weighted_average
 from cohort_engine.schema import SUBJECT_BLOCK
 from cohort_engine.store import layout
+from cohort_engine.store.maintenance import gather
 from cohort_engine.store.tables import MADE_FROM
 from cohort_engine.template import load_template
 from cohort_engine.template.base import Template
@@ -59,6 +60,7 @@ def store(pam50: Template, tmp_path_factory: pytest.TempPathFactory) -> Callable
             noise = rng.normal(0, 4, (8, len(pam50.packing)))
             for i in range(n):
                 filled.write(i, {"maps/mtr": (mean + np.roll(noise[i % 8], 997 * i)).astype(np.float32)})
+            gather(url)
         return made[n]
 
     return make

@@ -14,8 +14,9 @@ import pytest
 
 from cohort_engine.mapping.native import native_atlas
 from cohort_engine.reduce.estimators import estimator
+from cohort_engine.reduce.maps import Maps
 from cohort_engine.reduce.native import level_tables
-from cohort_engine.reduce.operator import Maps, Operator
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.reduce.precision import errors_of, precision
 from cohort_engine.reduce.sums import LevelSums
 from cohort_engine.schema import level_number

@@ -10,8 +10,10 @@ from scipy import sparse
 from cohort_engine.reduce import operator as kernel
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.linear import Moments, fit
+from cohort_engine.reduce.maps import Kept, Maps, weighted_average
 from cohort_engine.reduce.native import reduce_group
-from cohort_engine.reduce.operator import Maps, Operator, weighted_average
+from cohort_engine.reduce.operator import Operator
+from cohort_engine.reduce.precision import Errors
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.levels import LevelRange
 
@@ -151,3 +153,25 @@ def test_binary_median_and_maximum_equal_those_of_one_image(cohort: tuple) -> No
                 members = [g.members for g in regions]
                 cells = reduce_group(y[some].astype(np.float64), weights[:, some].astype(np.float64), members, [], estimator=name)
                 np.testing.assert_allclose(out[s, i], cells.value, rtol=1e-5, atol=1e-5)
+
+
+@given(cohorts(), st.sampled_from(["wa", "ml", "map"]), st.booleans())
+@settings(deadline=None)
+def test_sums_that_were_kept_say_what_maps_say(
+    cohort: tuple[np.ndarray, np.ndarray, np.ndarray, list[LevelRange], list[Region]], name: str, measured: bool
+) -> None:
+    """Bit for bit; but for the noise, of which the sums are added in another order."""
+    weights, level, values, ranges, regions = cohort
+    levels = [LevelRange.parse(n) for n in ("C1", "C2", "C3", "C4")]
+    every = build(weights, level, levels, [Region(f"label {i}", (i,)) for i in range(len(weights))])
+    errors = Errors(np.where(np.isnan(values), np.nan, 0.5 + np.abs(values) / 20), np.arange(1.0, 1 + len(values))) if measured else None
+    kept = Kept.of(every, Maps(values, errors))
+    again = Kept.unpack(kept.pack(), every.numbers, len(weights), kept.errors, kept.shared)
+    op = build(weights, level, ranges, regions)
+    expected, found = (estimator(name).of_maps(op, maps, min_coverage=0.3) for maps in (Maps(values, errors), again))
+    assert expected.keys() == found.keys()
+    for key, cells in expected.items():
+        if key == "noise":
+            np.testing.assert_allclose(found[key], cells, rtol=1e-6)
+        else:
+            assert found[key].tobytes() == cells.tobytes(), key

@@ -7,7 +7,8 @@ import numpy as np
 from cohort_engine import schema
 from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result, absent, average, deviation
 from cohort_engine.reduce.linear import FloatArray, Members, indicator
-from cohort_engine.reduce.operator import HALF, Maps, Operator, average_maps
+from cohort_engine.reduce.maps import Maps, Summed, average_maps
+from cohort_engine.reduce.operator import HALF, Operator
 from cohort_engine.reduce.precision import noise_of
 from cohort_engine.reduce.sums import LevelSums
 
@@ -23,7 +24,7 @@ class WeightedAverage(Estimator):
     def describe(self) -> str:
         return "Weighted average: each voxel counts by the fraction of it that the atlas gives to the region."
 
-    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
+    def of_maps(self, operator: Operator, maps: Summed, *, min_coverage: float) -> Cells:
         return average_maps(operator, maps, min_coverage=min_coverage)
 
     def of_group(self, group: Group) -> Result:

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from cohort_engine import schema
 from cohort_engine.reduce.linear import FloatArray, Members
+from cohort_engine.reduce.maps import Maps, average_maps
 from cohort_engine.reduce.moved import Moves
-from cohort_engine.reduce.operator import HALF, Maps, Operator, average_maps
+from cohort_engine.reduce.operator import HALF, Operator
 from cohort_engine.reduce.sums import LevelSums
 
 Cells = dict[str, NDArray[np.float32]]
@@ -106,8 +107,8 @@ class Estimator(ABC):
     linear : bool
         Whether a value is a sum of voxels times coefficients that do not depend on them: it then has a ``noise`` where voxels have standard errors.
     summed : bool
-        Whether what a store keeps of each level of an image (`reduce.sums`) is enough for it: its native cells of any levels and regions can then be
-        asked for.
+        Whether what a store keeps of each level is enough for it: of an image (`reduce.sums`), so that its native cells of any levels and regions can
+        be asked for, and of a map (`maps.Summed`), so that `of_maps` looks at no voxels.
     local : bool
         Whether its values of a region in template space depend on the voxels of that region alone.
     """

@@ -19,10 +19,10 @@ from cohort_engine import schema
 from cohort_engine.reduce import linear
 from cohort_engine.reduce.estimators.base import Cells, Estimator, Group, Result
 from cohort_engine.reduce.linear import FloatArray, Members, Moments
-from cohort_engine.reduce.operator import Maps, Operator, membership, summarise, weighted_parts
+from cohort_engine.reduce.maps import Pairs, Summed, labels_within, operator_of, summarise
+from cohort_engine.reduce.operator import Operator, membership
 from cohort_engine.reduce.precision import noise_of
 from cohort_engine.reduce.sums import LevelSums, combine
-from cohort_engine.template.atlas import Atlas, Region
 
 
 class MixtureEstimator(Estimator):
@@ -40,7 +40,7 @@ class MixtureEstimator(Estimator):
     prior: ClassVar[bool]
     """Whether each label is pulled towards its tissue."""
 
-    def of_maps(self, operator: Operator, maps: Maps, *, min_coverage: float) -> Cells:
+    def of_maps(self, operator: Operator, maps: Summed, *, min_coverage: float) -> Cells:
         return operator.once(Mixture.of).estimate(maps, prior=self.prior, min_coverage=min_coverage)
 
     def of_group(self, group: Group) -> Result:
@@ -90,49 +90,29 @@ class Mixture:
         Which levels of the operator make a range.
     labels : Operator
         Its parts are of all labels of the atlas.
-    pairs : Operator
-        Its regions are the products of labels that occur.
-    rows, columns : (pair,) int arrays
-        Which labels a pair multiplies.
+    pairs : Pairs
+        Products of these labels.
     """
 
     regions: Members
     clusters: Members
     levels: scipy.sparse.csr_array
     labels: Operator
-    pairs: Operator
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    pairs: Pairs
     _solved: dict[tuple[int, bool], linear.Solution] = field(default_factory=dict)
 
     @classmethod
     def of(cls, operator: Operator) -> Mixture:
         """Take the atlas, levels and regions of a tract operator."""
         atlas = operator.atlas
-        weights = scipy.sparse.csr_array(atlas.weights.astype(np.float64))
-        here = np.isin(operator.voxel_level, [n for r in operator.levels for n in r.numbers])
-        weights = scipy.sparse.csr_array(weights @ scipy.sparse.diags_array(here.astype(np.float64)))
-        weights.eliminate_zeros()
-        products = [(k, j, weights[[k]].multiply(weights[[j]])) for k in range(len(atlas.labels)) for j in range(k, len(atlas.labels))]
-        kept = [(k, j, scipy.sparse.csr_array(p)) for k, j, p in products if p.nnz or k == j]
-        labels = operator if operator.shape[1] == len(atlas.labels) else _operator(weights, operator)
-        pairs = _operator(scipy.sparse.vstack([p for *_, p in kept], format="csr"), operator)
-        rows, columns = (np.array([pair[i] for pair in kept], np.intp) for i in (0, 1))
-        numbers = sorted({n for r in operator.levels for n in r.numbers})
-        levels = membership([r.numbers for r in operator.levels], numbers)
-        return cls([r.members for r in operator.regions], tuple(atlas.clusters.values()), levels, labels, pairs, rows, columns)
+        labels = operator if operator.shape[1] == len(atlas.labels) else operator_of(labels_within(operator), operator)
+        levels = membership([r.numbers for r in operator.levels], operator.numbers)
+        return cls([r.members for r in operator.regions], tuple(atlas.clusters.values()), levels, labels, operator.once(Pairs.of))
 
     @cached_property
     def gram(self) -> FloatArray:
         """Products of labels over all voxels: (level range, label, label)."""
-        return self._square(self.pairs.total)
-
-    def _square(self, pairs: FloatArray) -> FloatArray:
-        n_labels = len(self.labels.atlas.labels)
-        out = np.zeros((*pairs.shape[:-1], n_labels, n_labels))
-        out[..., self.rows, self.columns] = pairs
-        out[..., self.columns, self.rows] = pairs
-        return out
+        return self.pairs.square(self.pairs.operator.total)
 
     def _ranges(self, parts: FloatArray) -> FloatArray:
         """Put levels (level, ...) together to level ranges (level range, ...)."""
@@ -148,13 +128,13 @@ class Mixture:
             self._solved[level, prior] = linear.solve(self.gram[level], self.regions, self.clusters, prior=prior)
         return self._solved[level, prior]
 
-    def estimate(self, maps: Maps, *, prior: bool, min_coverage: float) -> Cells:
+    def estimate(self, maps: Summed, *, prior: bool, min_coverage: float) -> Cells:
         """Estimate each region of each subject.
 
         Parameters
         ----------
-        maps : Maps
-            With weights among their errors, the fit is that of weighted least squares.
+        maps : Maps or Kept
+            Where voxels do not all count the same, the fit is that of weighted least squares.
         prior : bool
             ``map`` rather than ``ml``.
         min_coverage : float
@@ -169,49 +149,37 @@ class Mixture:
         Formula
             `linear.fit` and `linear.standard_error`, a voxel's variance being that of all residuals of the level.
         """
-        values, errors = maps.values, maps.errors
         parts, total = maps.parts(self.labels), self._ranges(self.labels.part_total)
         join = linear.indicator(self.regions, self.gram.shape[-1])
-        q = None if errors is None or errors.precision is None else np.where(np.isnan(values), np.nan, errors.precision)
-        weighed = parts if q is None else weighted_parts(self.labels, values, q)
+        weighed = maps.counted(self.labels)
         sums = self._by_subject(parts.sums)
-        counted = sums if q is None else self._by_subject(weighed.sums)
+        counted = sums if maps.alike else self._by_subject(weighed.sums)
         out = summarise(sums @ join, total @ join, min_coverage=min_coverage, counted=counted @ join)
         value, error, noise = np.full((3, *out[schema.VALUE].shape), np.nan)
         count, square = (self._ranges(a).T for a in (parts.count, weighed.square))
-        complete = (count == self._ranges(self.labels.count)) & (q is None)
+        complete = (count == self._ranges(self.labels.count)) & maps.alike
         holes = np.flatnonzero(((count > 0) & ~complete).any(axis=1))
-        squares: FloatArray = np.empty((0, len(total), len(self.rows)))
-        if len(holes):
-            squares = np.asarray(self.pairs.valid_weight(values[holes]) if q is None else self.pairs.sums(q[holes])[0])
-        if errors is not None:
-            scatter = self.pairs.sums(np.where(np.isnan(values), np.nan, (1.0 if q is None else q) * errors.se) ** 2)[0]
+        squares = maps.products(self.pairs, holes) if len(holes) else np.empty((0, len(total), len(self.pairs.rows)))
+        scatter = None if maps.shared is None else maps.scatter(self.pairs)
         for level in range(len(total)):
             whole = np.flatnonzero(complete[:, level] & (count[:, level] > 0))
             part = np.flatnonzero(~complete[holes, level] & (count[holes, level] > 0))
             some: list[tuple[NDArray[np.intp], FloatArray, FloatArray, linear.Solution | None]] = []
             some += [(whole, total[level], self.gram[level], self._solution(level, prior))] if len(whole) else []
-            some += [(holes[part], counted[2, holes[part], level], self._square(squares[part, level]), None)] if len(part) else []
+            some += [(holes[part], counted[2, holes[part], level], self.pairs.square(squares[part, level]), None)] if len(part) else []
             for who, w, gram, solution in some:
                 wy, wyy, _ = counted[:, who, level]
                 moments = Moments(w, wy, wyy, gram, square[who, level], count[who, level])
                 fitted = linear.fit(moments, self.regions, self.clusters, prior=prior, solution=solution)
                 value[who, level] = fitted.value
                 error[who, level] = linear.standard_error(moments, fitted, self.regions, fitted.noise[..., None])
-                if errors is not None:
-                    shared = self._square(scatter[who, level]) * np.asarray(errors.shared, float)[who, None, None]
+                if scatter is not None and maps.shared is not None:
+                    shared = self.pairs.square(scatter[who, level]) * maps.shared[who, None, None]
                     noise[who, level] = noise_of(fitted.coefficients, shared)
         keep = np.isfinite(out[schema.VALUE])
         out[schema.VALUE] = np.where(keep, value, np.nan).astype(np.float32)
         out[schema.SE] = np.where(keep, error, np.nan).astype(np.float32)
-        return out if errors is None else out | {schema.NOISE: np.where(keep, noise, np.nan).astype(np.float32)}
-
-
-def _operator(weights: scipy.sparse.csr_array, like: Operator) -> Operator:
-    """Tract operator of other rows on the same voxels and levels."""
-    names = tuple(str(i) for i in range(weights.shape[0]))
-    atlas = Atlas(names, {}, {}, scipy.sparse.csr_array(weights))
-    return Operator.build(atlas, like.voxel_level, like.levels, tuple(Region(n, (i,)) for i, n in enumerate(names)))
+        return out if scatter is None else out | {schema.NOISE: np.where(keep, noise, np.nan).astype(np.float32)}
 
 
 schema.ESTIMATORS.add(MaximumLikelihood())

@@ -16,7 +16,8 @@ from cohort_engine.config import parse_config
 from cohort_engine.errors import AlignmentError, StoreError, UnknownNameError
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import tabulate, tract_table
-from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.reduce.maps import weighted_average
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.store import layout
 from cohort_engine.store.maintenance import finalise
 from cohort_engine.store.tables import MADE_FROM

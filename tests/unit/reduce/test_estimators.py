@@ -20,8 +20,9 @@ from cohort_engine.query.accessor import open_cohort
 from cohort_engine.reduce.cohort import metric_of, metrics_of, quantity_of, tabulate, tract_table
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.estimators.base import CellEstimator
+from cohort_engine.reduce.maps import Maps
 from cohort_engine.reduce.native import level_tables, reduce_group
-from cohort_engine.reduce.operator import Maps, Operator
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.single.extract import extract
 from cohort_engine.store import layout
 from cohort_engine.store.maintenance import finalise

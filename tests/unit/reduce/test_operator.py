@@ -10,7 +10,8 @@ from scipy import sparse
 
 from cohort_engine.errors import AlignmentError, UnknownNameError
 from cohort_engine.reduce.estimators import estimator
-from cohort_engine.reduce.operator import Operator, weighted_average
+from cohort_engine.reduce.maps import weighted_average
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.schema import ESTIMATORS
 from cohort_engine.template.atlas import Atlas, Region
 from cohort_engine.template.levels import LevelRange

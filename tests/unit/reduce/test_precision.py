@@ -8,8 +8,9 @@ from scipy import sparse
 
 from cohort_engine import schema
 from cohort_engine.reduce.estimators import estimator
+from cohort_engine.reduce.maps import Maps
 from cohort_engine.reduce.native import level_tables
-from cohort_engine.reduce.operator import Maps, Operator
+from cohort_engine.reduce.operator import Operator
 from cohort_engine.reduce.precision import Errors, precision
 from cohort_engine.reduce.sums import LevelSums, pooled_cells
 from cohort_engine.template.atlas import Atlas
