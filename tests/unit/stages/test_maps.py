@@ -54,7 +54,7 @@ def test_its_file_is_found_by_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path):
+def run(tmp_path: Path, make_few_voxels):
     def make(data: np.ndarray, affine: np.ndarray | None = None, **settings: object) -> dict[str, np.ndarray]:
         mask = np.zeros((6, 6, 3), np.float32)
         mask[2:4, 2:4] = 1
@@ -63,7 +63,7 @@ def run(tmp_path: Path):
         write_volume(files["mt_mask"], Volume(mask, np.eye(4)))
         stage = next(s for s in stages_of(config(t1=T1 | settings)) if s.name == "t1")
         places = np.array([[2, 2, 1], [3, 2, 1], [50, 2, 1]], np.float32)
-        return dict(stage.run(StageInput(files, {}, stage.params, None, lambda path: {"fit/mt": places}[path])))  # type: ignore[arg-type]
+        return dict(stage.run(StageInput(files, {}, stage.params, make_few_voxels(3), lambda path: {"fit/mt": places}[path])))
 
     return make
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ run_mtr = STAGES["mtr"].run
 
 
 @pytest.fixture
-def make_inputs(tmp_path: Path):
+def make_inputs(tmp_path: Path, make_few_voxels):
     """Factory: a cord of 6 x 6 voxels in the middle; template voxels at `xyz` mm."""
 
     def make(*, on: float = 60.0, off: float = 100.0, off_affine: Any = None, xyz: Any = ((12.0, 12.0, 1.0),), **params: object) -> StageInput:
@@ -37,9 +36,8 @@ def make_inputs(tmp_path: Path):
             affine = off_affine if role == "mt_off" and off_affine is not None else np.eye(4)
             write_volume(files[role], Volume(np.asarray(data, np.float32), np.asarray(affine, float)))
         positions = np.asarray(xyz, np.float32)
-        return StageInput(
-            files, {}, {"coregister": "none", "low_signal": 0.05, "fit.seed": 1} | params, SimpleNamespace(), lambda path: {"fit/mt": positions}[path]
-        )  # type: ignore[arg-type]
+        settings = {"coregister": "none", "low_signal": 0.05, "fit.seed": 1} | params
+        return StageInput(files, {}, settings, make_few_voxels(len(positions)), lambda path: {"fit/mt": positions}[path])
 
     return make
 
@@ -48,6 +46,7 @@ def test_forty_percent(make_inputs) -> None:
     found = run_mtr(make_inputs())
     assert found["maps/mtr"].dtype == np.float32
     assert found["maps/mtr"] == pytest.approx([40.0])
+    np.testing.assert_allclose(found["tables/template/mtr_sums"], [[1, 40, 1600, 1600, 1, 1]], rtol=1e-6)  # w, wy, wyy, yy, voxels, ww
     quality = {k: float(v) for k, v in found.items() if k.startswith("qc/")}
     assert quality == pytest.approx({"qc/mtr_shift_max": 0, "qc/mtr_flagged_fraction": 0, "qc/mtr_negative_fraction": 0, "qc/mtr_cord_median": 40})
 

@@ -32,7 +32,7 @@ def stages(**mtsat: object) -> dict[str, Stage]:
 
 
 @pytest.fixture
-def make(tmp_path: Path):
+def make(tmp_path: Path, make_few_voxels):
     """Factory of inputs: a cord of 6 x 6 voxels in the middle of each image, one template voxel in it."""
 
     def inputs(*, affine: Any = None, texts: dict[str, Any] | None = None, b1: Volume | None = None, **signals: float) -> StageInput:
@@ -53,8 +53,7 @@ def make(tmp_path: Path):
             write_volume(files["mt_b1"], b1)
         places = np.array([[12.0, 12.0, 1.0]], np.float32)
         params = stages()["mtsat"].params | {"coregister": "none"}
-        template: Any = SimpleNamespace(packing=SimpleNamespace(grid=SimpleNamespace(affine=np.eye(4))))
-        return StageInput(files, {}, params, template, lambda path: {"fit/mt": places}[path])
+        return StageInput(files, {}, params, make_few_voxels(1), lambda path: {"fit/mt": places}[path])
 
     return inputs
 
