@@ -14,11 +14,16 @@ TOPIC, BEGUN, ENDED = "cohort-engine", "begun", "ended"
 """Where workers tell what they do, and what they say."""
 
 
-def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
+PROFILERS = ("profile", "profile-cycle")
+"""What dask's statistical profiler does over and over. It keeps what it saw for twenty minutes, which made workers grow by 50 KiB a subject."""
+
+
+def worker_plugin(workplace: Workplace, *, own: bool = False, profiled: bool = False) -> Any:
     """Return a dask worker plugin that applies `workplace` in every worker, restarted ones too, and tells when a task begins, and
     when one ends otherwise than well.
 
-    `own` workers were started by this build: Ctrl-C in its terminal reaches them as well, and is left to the build, which closes them.
+    `own` workers were started by this build: Ctrl-C in its terminal reaches them as well, and is left to the build, which closes them. Workers go on
+    being `profiled` where others look at them too.
     """
     from distributed.diagnostics.plugin import WorkerPlugin
 
@@ -29,6 +34,9 @@ def worker_plugin(workplace: Workplace, *, own: bool = False) -> Any:
         def setup(self, worker: Any) -> None:
             self.worker = worker
             workplace.apply()
+            for name in () if profiled else PROFILERS:
+                if name in worker.periodic_callbacks:
+                    worker.periodic_callbacks.pop(name).stop()
             if own:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 

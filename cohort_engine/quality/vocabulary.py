@@ -103,6 +103,18 @@ def doubtful_path(metric: str) -> str:
     return f"{schema.TABLES}/{schema.SPACE_NATIVE}/{schema.table_name(metric, DOUBTFUL)}"
 
 
+def doubt_path(metric: str, estimator: str) -> str:
+    """Path of how much the values of a metric depend on its doubtful slices."""
+    return f"{schema.TABLES}/{schema.SPACE_NATIVE}/{schema.table_name(metric, estimator, DOUBT)}"
+
+
+def doubt_spec(quantity: schema.Quantity, estimator: str) -> VariableSpec:
+    """``tables/native/<metric>_<estimator>_doubt`` (subject, level, region): what doubtful slices change; 0 where none is, NaN with nothing left."""
+    name = f"{quantity.long_name}, {estimator}: change without the doubtful slices of the level"
+    value = schema.table_specs(quantity, estimator, schema.SPACE_NATIVE)[schema.VALUE]
+    return replace(value, path=doubt_path(quantity.name, estimator), long_name=name, valid_range=None, stage=QUALITY_STAGE)
+
+
 def doubtful_spec(quantity: schema.Quantity) -> VariableSpec:
     """``tables/native/<metric>_doubtful`` (subject, level, sum): what doubtful slices add to the sums of their levels; NaN in levels without."""
     name = f"{quantity.long_name}: sums of the doubtful slices of each level"

@@ -435,12 +435,31 @@ def _doubt(
     source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], values: NDArray[Any],
     rows: NDArray[np.intp],
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Change of native values (subject, level, region) without the doubtful slices: 0 where none is in these levels, NaN where nothing is left."""
+    """Change of native values (subject, level, region) without the doubtful slices: 0 where none is in these levels, NaN where nothing is left.
+
+    Of levels and regions that the tables have it stands there; of others it follows from the sums of levels.
+    """
+    path = vocabulary.doubt_path(metric, estimator)
+    judged = source.made(vocabulary.QUALITY_STAGE)[rows]
+    out = np.where(np.isfinite(values) & judged[:, None, None], np.float32(0), np.float32(np.nan))
+    held = [i for i, r in enumerate(ranges) if _in_table(source, path, [r], regions) is not None]
+    if places := _in_table(source, path, [ranges[i] for i in held], regions):
+        out[:, held] += source.read(path, rows)[:, places[0][:, None], places[1]]
+    rest = [i for i in range(len(ranges)) if i not in held]
+    if rest:
+        out[:, rest] += _doubt_of_sums(source, metric, estimator, [ranges[i] for i in rest], regions, rows, judged)
+    return out
+
+
+def _doubt_of_sums(
+    source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], rows: NDArray[np.intp],
+    judged: NDArray[np.bool_],
+) -> NDArray[np.float32]:  # fmt: skip
+    """Change of native values (subject, level, region) by the sums of levels and those of their doubtful slices, of subjects who were judged."""
     from cohort_engine.reduce.estimators import estimator as find_estimator
     from cohort_engine.reduce.sums import LevelSums
 
-    judged = source.made(vocabulary.QUALITY_STAGE)[rows]
-    out = np.where(np.isfinite(values) & judged[:, None, None], np.float32(0), np.float32(np.nan))
+    out = np.zeros((len(rows), len(ranges), len(regions)), np.float32)
     count = np.asarray(source.read(f"{schema.QC}/{vocabulary.DOUBTFUL_SLICES}", rows), float)
     some = np.flatnonzero(judged & (np.nan_to_num(count) > 0))
     if not len(some):

@@ -74,6 +74,19 @@ def dependence(whole: LevelSums, doubtful: LevelSums, naming: Naming) -> Depende
     return Dependence(rows, found.value, found.se, rest, n)
 
 
+def changes(whole: LevelSums, doubtful: LevelSums, naming: Naming, estimator: str) -> FloatArray:
+    """Change of each value (level, region) without the doubtful slices of its level: 0 in levels without, NaN where nothing is left.
+
+    Parameters as of `dependence`; `estimator` is one that is `summed`.
+    """
+    members, clusters, kernel = [r.members for r in naming.regions], tuple(naming.clusters.values()), find_estimator(estimator)
+    out = np.zeros((len(whole.count), len(members)))
+    rows = np.flatnonzero(doubtful.count > 0)
+    each, less = whole.at(rows[:, None]), doubtful.at(rows[:, None])
+    out[rows] = kernel.of_sums(each.without(less), members, clusters).value - kernel.of_sums(each, members, clusters).value
+    return out
+
+
 def told(found: Dependence, doubtful: Mapping[int, Sequence[str]], slices: Mapping[int, Sequence[int]], naming: Naming, levels: Sequence[str]) -> str:
     """Tell which slices of which levels are doubtful, why, and how much their values depend on them.
 

@@ -73,22 +73,27 @@ def run_quality(
     reasons, words = (specs.pop(key) for key in (vocabulary.REASONS, vocabulary.DOUBTFUL))
     out: dict[str, Array] = {reasons.path: np.array(told(found, verdict), dtype=object), words.path: np.array("", dtype=object)}
     if inputs.params["native"]:
-        change, said, sums = _dependence(inputs, doubtful, image, atlas)
+        change, said, tables = _dependence(inputs, doubtful, image, atlas)
         values[vocabulary.LARGEST_DOUBT] = change
-        out |= {words.path: np.array(said, dtype=object), vocabulary.doubtful_spec(MTR).path: sums}
+        out |= {words.path: np.array(said, dtype=object)} | tables
     return out | quality_arrays(specs, values)
 
 
-def _dependence(inputs: StageInput, doubtful: Mapping[int, Sequence[str]], image: ImageOf, atlas: AtlasOf | None) -> tuple[float, str, Array]:
-    """Largest change without the doubtful slices, what is said of them, and their sums (level, sum), NaN in levels without.
+def _dependence(
+    inputs: StageInput, doubtful: Mapping[int, Sequence[str]], image: ImageOf, atlas: AtlasOf | None
+) -> tuple[float, str, dict[str, Array]]:
+    """Largest change without the doubtful slices, what is said of them, and `native_specs`: their sums (level, sum), NaN in levels without, and what
+    each value changes without them.
 
     Where there is no native MTR to depend on them, its own stage has said why.
     """
-    from cohort_engine.reduce.dependence import dependence, told
+    from cohort_engine.reduce.dependence import changes, dependence, told
 
     naming, levels = inputs.template.atlas, inputs.template.levels
     labels = len(naming.labels)
-    nothing = np.full((len(levels), 7 * labels + 2 + labels * (labels + 1)), np.nan)
+    sums, *doubts = native_specs(inputs.params["reduce.estimators"])
+    unchanged = np.full((len(levels), len(naming.regions)), np.nan if doubtful else 0.0, np.float32)
+    nothing = {sums.path: np.full((len(levels), 7 * labels + 2 + labels * (labels + 1)), np.nan), **{spec.path: unchanged for spec in doubts}}
     if not doubtful or atlas is None:
         return float("nan") if doubtful else 0.0, "", nothing
     try:
@@ -99,8 +104,12 @@ def _dependence(inputs: StageInput, doubtful: Mapping[int, Sequence[str]], image
         return float("nan"), "", nothing
     found = dependence(whole, some, naming)
     slices = {int(row): [k for k in doubtful if level[k] == schema.level_number(levels[row])] for row in found.level}
-    nothing[found.level] = some.pack()[found.level]
-    return found.largest, told(found, doubtful, slices, naming, levels), nothing
+    nothing[sums.path][found.level] = some.pack()[found.level]
+    changed = {
+        spec.path: changes(whole, some, naming, name).astype(np.float32)
+        for spec, name in zip(doubts, summed(inputs.params["reduce.estimators"]), strict=True)
+    }
+    return found.largest, told(found, doubtful, slices, naming, levels), nothing | changed
 
 
 def _opinion(inputs: StageInput, t2w: schema.Contrast) -> Opinion | None:
@@ -125,14 +134,25 @@ def quality_params(config: Config) -> dict[str, Any]:
     opinion = config.stages.quality.opinion
     network = {"weights": content(DISCS)} if opinion else {}
     native = schema.SPACE_NATIVE in config.stages.reduce.spaces
-    values = {"reduce.native": config.stages.reduce.native, **mtr_params(config)} if native else {}
+    reduce = config.stages.reduce
+    values = {"reduce.native": reduce.native, "reduce.estimators": list(reduce.estimators), **mtr_params(config)} if native else {}
     return {"opinion": opinion, "fit.landmarks": config.stages.fit.landmarks, "card": card()["weights"], "native": native, **values, **network}
 
 
 def written(config: Config) -> tuple[schema.VariableSpec, ...]:
-    """All that it fills: of doubtful slices the sums too, where there are native values."""
-    native = schema.SPACE_NATIVE in config.stages.reduce.spaces
-    return (*vocabulary.quality_specs().values(), *((vocabulary.doubtful_spec(MTR),) if native else ()))
+    """All that it fills: what the values owe to doubtful slices too, where there are native values."""
+    reduce = config.stages.reduce
+    return (*vocabulary.quality_specs().values(), *(native_specs(reduce.estimators) if schema.SPACE_NATIVE in reduce.spaces else ()))
+
+
+def native_specs(estimators: Sequence[str]) -> tuple[schema.VariableSpec, ...]:
+    """List the sums of the doubtful slices, and what they change of the values of those `estimators` that need no more."""
+    return (vocabulary.doubtful_spec(MTR), *(vocabulary.doubt_spec(MTR, name) for name in summed(estimators)))
+
+
+def summed(estimators: Sequence[str]) -> list[str]:
+    """Those that need no more than sums."""
+    return [name for name in estimators if schema.ESTIMATORS.find(name, where="estimator").summed]
 
 
 def quality_stages(config: Config) -> Iterable[Stage]:
@@ -141,7 +161,7 @@ def quality_stages(config: Config) -> Iterable[Stage]:
         return
     mt = schema.CONTRASTS[schema.MT]
     yield Stage(
-        name=vocabulary.QUALITY_STAGE, version="4", run=run_quality, params=quality_params(config), roles=(mt.image, mt.mask),
+        name=vocabulary.QUALITY_STAGE, version="5", run=run_quality, params=quality_params(config), roles=(mt.image, mt.mask),
         alternatives=tuple((*off, *more) for more in OTHERS for off in ((schema.MT_OFF,), ())), needs=(schema.fit_stage(mt.name), schema.MTR),
         writes=written(config), memory=QUALITY_MEMORY,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from cohort_engine.config import Config, parse_config
 from cohort_engine.engine.build import build, plan
 from cohort_engine.engine.events import Events
 from cohort_engine.io.volume import Volume
+from cohort_engine.quality import vocabulary
 from cohort_engine.stages.base import Stage, StageInput
 from cohort_engine.stages.choose import stages_of
 from cohort_engine.store import layout
@@ -30,6 +31,8 @@ from cohort_engine.template.base import Template
 IMAGES = ("_T2w", "_flip-1_mt-on_MTS", "_flip-1_mt-off_MTS")
 MASK = (128, 128, 24)
 """Voxels of a mask that a stage makes."""
+DOUBTED = 4
+"""One subject in so many has a doubtful slice, in one level."""
 EVERY = 100
 """Subjects between two looks at the memory."""
 
@@ -70,15 +73,21 @@ def patterns(template: Template) -> tuple[NDArray[np.float32], NDArray[np.float3
 
 
 def make(inputs: StageInput, *, stage: Stage, seconds: float) -> dict[str, Any]:
-    """Arrays as the stage makes them: smooth maps, maps with noise that no codec can shrink, numbers, tables; and a mask."""
+    """Arrays as the stage makes them: smooth maps, maps with noise that no codec can shrink, numbers, tables; a mask; and doubtful slices of some."""
     time.sleep(seconds)
     template, rng = inputs.template, np.random.default_rng(int(inputs.key[:8], 16))
     sizes = layout.sizes_of(template) | schema.GROWN
     smooth, noise = patterns(template)
+    doubted, level = rng.integers(DOUBTED) == 0, rng.integers(len(template.levels))
     out: dict[str, Any] = {}
     for spec in stage.writes:
         shape = tuple(sizes[d] for d in spec.dims[1:])
-        if spec.dims[1:] == (schema.VOXEL, schema.AXIS):
+        if spec.path == f"{schema.QC}/{vocabulary.DOUBTFUL_SLICES}":
+            out[spec.path] = np.float32(doubted)
+        elif spec.name.endswith((vocabulary.DOUBT, vocabulary.DOUBTFUL)) and shape:
+            out[spec.path] = np.full(shape, 0 if spec.name.endswith(vocabulary.DOUBT) else np.nan, spec.dtype)
+            out[spec.path][level if doubted else slice(0)] = rng.normal(0, 4, shape[1:])
+        elif spec.dims[1:] == (schema.VOXEL, schema.AXIS):
             out[spec.path] = smooth + np.float32(rng.normal())
         elif spec.dims[1:] == (schema.VOXEL,):
             out[spec.path] = np.roll(noise, rng.integers(len(noise)))

@@ -19,6 +19,8 @@ CONNECT_SECONDS = 10.0
 class AddressPool(DaskPool):
     """A scheduler that runs at ``compute.address``."""
 
+    shared = True
+
     def __init__(self, compute: ComputeConfig) -> None:
         super().__init__(compute)
         if compute.address is None:

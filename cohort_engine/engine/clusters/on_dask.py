@@ -95,6 +95,8 @@ class DaskPool(ABC):
 
     own = False
     """The workers were started by this process, on this machine."""
+    shared = False
+    """Others use the workers too: they are left as they are."""
 
     def __init__(self, compute: ComputeConfig) -> None:
         self.compute = compute
@@ -125,7 +127,7 @@ class DaskPool(ABC):
                 events.on_dashboard(page)
         self.plain = {CPU: 1.0} if any(CPU in (o.resources or {}) for o in self.offers()) else {}
         self.client.subscribe_topic(TOPIC, self._hear)
-        self.client.register_plugin(worker_plugin(workplace, own=self.own))
+        self.client.register_plugin(worker_plugin(workplace, own=self.own, profiled=self.shared))
 
     def submit(
         self, function: Callable[..., Any], *args: Any, key: str, resources: Mapping[str, float], retries: int, timeout: float | None = None
@@ -310,13 +312,9 @@ def settings(compute: ComputeConfig) -> dict[str, Any]:
     """Give what a scheduler in this process is to do otherwise than dask has it.
 
     Every task on a dying worker is suspected, also the innocent ones queued there: the runner tries suspects again alone. And each part looks every
-    20 ms whether it is held up, which is most of what an idle driver does (26 of 41 ms a second measured with two workers). The statistical profiler
-    keeps what it saw for twenty minutes, which made workers grow by 50 KiB a subject.
+    20 ms whether it is held up, which is most of what an idle driver does (26 of 41 ms a second measured with two workers).
     """
-    return {
-        "distributed.scheduler.allowed-failures": compute.retries, "distributed.admin.tick.interval": "1s",
-        "distributed.worker.profile.enabled": False,
-    }  # fmt: skip
+    return {"distributed.scheduler.allowed-failures": compute.retries, "distributed.admin.tick.interval": "1s"}
 
 
 def _leave() -> None:

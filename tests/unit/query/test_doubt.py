@@ -10,6 +10,7 @@ from cohort_engine import open_cohort, schema
 from cohort_engine.config import AnalysisConfig, parse_config
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.frame import run_query
+from cohort_engine.reduce.dependence import changes
 from cohort_engine.reduce.estimators import estimator
 from cohort_engine.reduce.sums import LevelSums, pooled_cells
 from cohort_engine.stages.mtr import MTR
@@ -30,6 +31,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = parse_config({"data": data, "template": {"name": "parametric"}})
     people = pd.DataFrame({"participant_id": [f"sub-{n}" for n in range(4)], "group": ["HC", "HC", "DCM", "DCM"]})
     store = HandMadeStore.lay_out(config, template, people, names=("mtr", "mtr_native", "quality"))
+    written = {s.path for stage in store.stages for s in stage.writes}
+    assert vocabulary.doubt_path("mtr", "map") in written
     atlas, levels = template.atlas, [schema.level_number(n) for n in template.levels]
     weights = np.tile(np.eye(len(atlas.labels)), 6)
     slices = np.repeat(np.arange(6), len(atlas.labels))
@@ -47,6 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
             some = LevelSums.of(values, weights, np.where(np.isin(slices, which), level, 0), *image)
             packed = some.pack()
             packed[some.count == 0] = np.nan
+            arrays |= {s.path: changes(whole, some, atlas, e) for e in ("map", "wa") if (s := vocabulary.doubt_spec(MTR, e)).path in written}
             arrays |= numbers | {specs[vocabulary.REASONS].path: np.array("", object), vocabulary.doubtful_spec(MTR).path: packed}
             arrays |= {
                 specs[vocabulary.DOUBTFUL_SLICES].path: np.float32(len(which)),
@@ -63,6 +67,17 @@ def test_an_answer_says_how_it_would_change(url: str, level: str, change: float,
     """C4 is 42, and 40 without; pooled with C5 46, and 45; where all of C4 is doubtful, C5 alone is left."""
     found = run_query(url, f"mtr tract='white matter' level={level}")
     np.testing.assert_allclose(found["doubt"], [change, 0, np.nan, left], atol=0.1)
+
+
+def test_a_table_says_what_the_sums_say(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of single levels it is kept, so that a question reads no sums; without it the sums say the same."""
+    ask = [f"mtr tract='{region}' level=C4,C5" for region in ("white matter", "gray matter", "WM left fasciculus gracilis")]
+    with monkeypatch.context() as patch:
+        patch.setattr("cohort_engine.query.cells._read_sums", lambda *given: pytest.fail("sums are read"))
+        kept = [run_query(url, q)["doubt"].to_numpy() for q in ask]
+    monkeypatch.setattr(vocabulary, "doubt_path", lambda metric, estimator: "tables/native/none")
+    for q, expected in zip(ask, kept, strict=True):
+        np.testing.assert_allclose(run_query(url, q)["doubt"], expected, atol=1e-5)
 
 
 def test_it_is_that_of_the_estimator(url: str) -> None:
