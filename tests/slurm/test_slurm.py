@@ -136,9 +136,12 @@ def test_work_with_and_without_a_gpu_runs_in_jobs_of_their_own_on_one_scheduler(
             pool.submit(sleep, i, key=f"plain-{i}", resources={}, retries=2)
             pool.submit(sleep, i, key=f"net-{i}", resources={schema.GPU: 1.0}, retries=2)
         found = {future.key: pool.outcome(future)[0] for future in pool.completed()}
+        kept = pool.client.run(lambda dask_worker: [name for name in dask_worker.periodic_callbacks if "profile" in name])  # type: ignore[attr-defined]
     finally:
         pool.close()
     assert found == {f"{kind}-{i}": where for kind, where in (("plain", "all"), ("net", "gpu")) for i in range(4)}
+    assert kept
+    assert not any(kept.values()), "what dask's profiler keeps would make workers grow"
 
 
 def test_jobs_that_reach_their_wall_time_hand_over_and_nothing_is_done_again(tmp_path: Path) -> None:

@@ -53,12 +53,11 @@ class LocalPool(DaskPool):
         # Dask's own words about lost workers and raised errors are kept off the screen: the report has them, with a remedy.
         security = security_of(self.compute)
         encrypted = {"security": security, "protocol": SCHEME} if security else {}
-        chosen = settings(self.compute)
-        with dask.config.set(chosen):
+        with dask.config.set(settings(self.compute)):
             self.cluster = LocalCluster(
                 n_workers=max(1, min(self.compute.workers, at_most or self.compute.workers)), threads_per_worker=1, worker_class=_nanny(),
                 memory_limit=self.compute.memory, dashboard_address=self.compute.dashboard if find_spec("bokeh") else None,
-                silence_logs=logging.CRITICAL, config=chosen, **encrypted,
+                silence_logs=logging.CRITICAL, **encrypted,
             )  # fmt: skip
         try:
             client = Client(self.cluster, timeout=START_SECONDS, security=security)

@@ -57,7 +57,9 @@ def test_counts(tmp_path: Path) -> None:
     tables = (4 + 5) * len(TEMPLATE.levels) * len(TEMPLATE.atlas.regions)  # wa, and map with its standard error
     per_stage = 1 + 4 + 4 + 16 + 16  # status, seconds, memory; key and recipe
     names = 8 + 3 * 16  # row; participant and session beside the data, and why somebody left
-    per_subject = 4 * (3 * voxels + voxels + 15 + 4 + tables) + 2 * per_stage + names
+    labels = len(TEMPLATE.atlas.labels)
+    sums = (3 * labels + 2 + labels * (labels + 1) // 2) * len(TEMPLATE.levels)
+    per_subject = 4 * (3 * voxels + voxels + 15 + 4 + tables) + 8 * sums + 2 * per_stage + names
     assert plan.bytes_out == 3 * per_subject
     plan.validate()
 

@@ -4,12 +4,13 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import zarr
 
-from cohort_engine.engine.plugins import TemplateRef, worker_template
+from cohort_engine.engine.plugins import TemplateRef, worker_plugin, worker_template
 from cohort_engine.errors import ResourceError, TemplateError
 from cohort_engine.single.process import REQUESTS, Workplace, task_folder
 
@@ -36,6 +37,15 @@ def test_a_seed_that_comes_too_late_is_refused(clean_environment: pytest.MonkeyP
     Workplace(seed=7).apply()
     with pytest.raises(ResourceError, match="seed 8, found seed 7"):
         Workplace(seed=8).apply()
+
+
+@pytest.mark.parametrize("profiled", [False, True])
+def test_dasks_profiler_goes_on_only_where_others_look_at_the_workers_too(clean_environment: pytest.MonkeyPatch, profiled: bool) -> None:
+    calls = {name: Mock() for name in ("heartbeat", "profile", "profile-cycle")}
+    worker = SimpleNamespace(periodic_callbacks=dict(calls))
+    worker_plugin(Workplace(seed=1), profiled=profiled).setup(worker)
+    assert set(worker.periodic_callbacks) == (set(calls) if profiled else {"heartbeat"})
+    assert [call.stop.called for call in calls.values()] == [False, not profiled, not profiled]
 
 
 def test_the_temp_folder_goes_when_the_task_fails() -> None:
