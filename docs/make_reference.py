@@ -84,7 +84,7 @@ def store_page() -> str:
         "| `finalised` | when all was gathered and closed; empty while a build is at work |", "",
         "Shown for the contrast `mt`, the metric `mtr`, the estimators `wa` and `map`, with morphometry (`stages.shape.source`), and with the",
         "quality numbers of warps (`qc/mt_inverse_residual`, `qc/mt_label_dice`) that only `data.source: sct` has;",
-        "A metric with standard errors (`fa`, `md` ...) also has `maps/<metric>_se`, `qc/<metric>_shared`, `tables/native/<metric>_errors` and, of",
+        "A metric with standard errors (`fa`, `md` ...) also has `maps/<metric>_se`, `qc/<metric>_shared`, `tables/<space>/<metric>_errors` and, of",
         "each linear estimator, `tables/<space>/<metric>_<estimator>_noise`; with diffusion there are `motion/*` and quality numbers of its stages.",
         "`motion/*` is ragged: `volume` and `slice` are as long as the longest series that was gathered, and what is behind the end of a shorter one",
         "is NaN (in flags -1); a record has its own length.",

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from cohort_engine.config import ComputeConfig
@@ -23,7 +22,7 @@ from cohort_engine.single.process import Workplace
 LOOK_SECONDS = 0.5
 """How often limits of time are looked at."""
 COLLECT_SECONDS = 0.2
-"""How long it is waited for others when a call has ended: what ended meanwhile is fetched in one request, and what follows is sent in one."""
+"""How often it is looked which calls have ended: their results are fetched in one request, and what follows is sent in one."""
 CPU = "cpu"
 """Resource of workers without a GPU, where there are others."""
 RESTART_SECONDS = 30.0
@@ -76,7 +75,12 @@ class Asked:
     @property
     def ready(self) -> bool:
         """Nothing but a worker is lacking."""
-        return not any(isinstance(a, Asked) and (a.future is None or a.future.status == "pending") for a in self.args)
+        return all(a.ended for a in self.args if isinstance(a, Asked))
+
+    @property
+    def ended(self) -> bool:
+        """It was sent, and has ended, however."""
+        return self.future is not None and self.future.status != "pending"
 
 
 class ByKey(dict[str, Any]):
@@ -101,7 +105,6 @@ class DaskPool(ABC):
     def __init__(self, compute: ComputeConfig) -> None:
         self.compute = compute
         self.client: Any = None
-        self.ended: SimpleQueue[str] = SimpleQueue()
         self.asked: dict[str, Asked] = {}
         self.unsent: list[Asked] = []
         self.values: dict[str, Any] = {}
@@ -257,18 +260,11 @@ class DaskPool(ABC):
             )  # fmt: skip
         for call, future in zip(calls, futures, strict=True):
             call.future = future
-            future.add_done_callback(lambda f: self.ended.put(f.key))
 
     def _take(self) -> list[Asked]:
-        """Return calls that have ended: wait for one, and then a little for others."""
-        try:
-            keys = [self.ended.get(timeout=LOOK_SECONDS)]
-        except Empty:
-            return []
+        """Return calls that have ended after a while: to be woken by each would cost the driver more than to look at all."""
         time.sleep(COLLECT_SECONDS)
-        while not self.ended.empty():
-            keys.append(self.ended.get())
-        return [self.asked[k] for k in dict.fromkeys(keys) if k in self.asked]
+        return [call for call in self.asked.values() if call.ended]
 
     def _fetch(self, calls: Sequence[Asked]) -> None:
         """Fetch the results of calls at once; what cannot be fetched is left to `outcome`."""

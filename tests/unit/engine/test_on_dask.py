@@ -34,7 +34,6 @@ def ended(**client: Any) -> Joined:
     call = pool.submit(len, "", key="a", resources={}, retries=0)
     call.future = SimpleNamespace(key="a", status="finished", result=raising(GONE))
     pool.unsent.clear()
-    pool.ended.put("a")
     return pool
 
 
