@@ -297,7 +297,8 @@ def spoil(store: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "arguments"),
     [
-        ("maps/mtr", ["query", "mtr level=C3:C4"]),
+        ("maps/mtr", ["query", "mtr level=C3:C4 estimator=bin"]),
+        ("tables/template/mtr_sums", ["query", "mtr level=C3:C4"]),
         ("tables/template/mtr_wa", ["query", C3]),
         ("subjects/participant_id", ["query", C3]),
         ("subjects/participant_id", ["status"]),

@@ -1,7 +1,7 @@
 """What breaks while a cohort is built, one thing at a time: a worker, the scheduler, the build, the network, memory, a stage that hangs, a
 second build. Afterwards every array is that of a build that nothing happened to, and what was done again is counted.
 
-``pytest -s tests/faults`` prints the table.
+``pytest -s tests/faults`` prints the table; ``SUBJECTS=600`` is a larger cohort.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from cohort_engine.store.verify import verify
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]  # a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 TOYS = Path(__file__).parents[1] / "distributed"
-SUBJECTS, SLEEP, UNLUCKY = 12, 0.15, 5
+SUBJECTS = int(os.environ.get("SUBJECTS", "12"))
+SLEEP, UNLUCKY = min(0.15, 20 / SUBJECTS), 5
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{TOYS}", "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s"}
 """Of schedulers and workers: a network that is gone is noticed after eleven seconds, the fewest that dask takes."""
 
@@ -207,12 +208,12 @@ def test_a_stage_hangs(tmp_path: Path) -> None:
 # --- storage ------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 256 MiB."""
+    """A disk of its own, of 256 MiB, or 4 a subject."""
     place = tmp_path / "disk"
     place.mkdir()
     if not (hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount")):
         pytest.skip("only root mounts a disk")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", place], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={max(256, 4 * SUBJECTS)}m", "tmpfs", place], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount a disk")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
