@@ -200,7 +200,8 @@ def table(
     """Cells of a metric.
 
     Rows that the store's tables hold are taken from there. In template space, where a cell is pooled, summed, or below the tables' coverage limit,
-    where the store is not finalised, or where a table was made from other maps or settings, they are reduced from the maps with the same operator.
+    where the store is not finalised, or where a table was made from other maps or settings, they are reduced with the same operator from the maps, or
+    from the sums that were kept of them (`reduce.maps`).
     In native space they then follow from the sums of levels (`reduce.sums`).
 
     Parameters
@@ -317,7 +318,7 @@ def _of_atlas(
         parts.append((rows, _from_table(source, path, at, rows, wanted, limit if limit > own else None)))
     if not (held.all() and parts):
         rows = np.flatnonzero(~held)
-        parts.append((rows, _from_maps(source, metric, estimator, ranges, chosen, limit, rows)))
+        parts.append((rows, _from_template(source, metric, estimator, ranges, chosen, limit, rows)))
     return _joined(parts, shape), np.empty(0, np.intp)
 
 
@@ -369,7 +370,7 @@ def _from_table(
     return out
 
 
-def _from_maps(
+def _from_template(
     source: Source, metric: str, estimator: str, ranges: Sequence[LevelRange], regions: Sequence[Region], limit: float, rows: NDArray[np.intp]
 ) -> dict[str, NDArray[Any]]:
     """Reduce maps, or the sums that were kept of them, a block of subjects at a time: the memory is that of one block whatever the cohort's size.
