@@ -229,7 +229,7 @@ def status(store: Store) -> None:
     if len(found.notes):
         show(found.notes, "Notes")
     if found.doubtful:
-        show({"who": list(found.doubtful), "usable": list(found.doubtful.values())}, f"{len(found.doubtful)} are probably not usable")
+        show({"who": list(found.doubtful), "usable": list(found.doubtful.values())}, f"{len(found.doubtful)} may not be usable")
     if found.left:
         show({"who": list(found.left), "why": list(found.left.values())}, f"{len(found.left)} left the study, and are in no answer")
     if found.withdrawn:

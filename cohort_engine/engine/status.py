@@ -56,7 +56,7 @@ class Status:
     told : tuple of Entry
         Stages whose inputs left something open.
     doubtful : mapping of name to str
-        Whose values are probably not usable, with the probability and the reasons: for the screen.
+        Whose values may not be usable, with the probability and the reasons: for the screen.
     """
 
     url: str
@@ -152,7 +152,7 @@ def status(store: str | Config, *, stages: Sequence[Stage] | None = None) -> Sta
 
 
 def _doubtful(url: str, root: Any, states: States, names: Mapping[int, str]) -> dict[str, str]:
-    """Whose values are probably not usable, by name, and why."""
+    """Whose values may not be usable, by name, and why."""
     usable, reasons = f"{schema.QC}/{vocabulary.USABLE}", f"{schema.QC}/{vocabulary.REASONS}"
     if usable not in layout.stored_specs(root) or vocabulary.QUALITY_STAGE not in states.stages:
         return {}

@@ -194,7 +194,7 @@ def look(url: str) -> Group:
 
 
 def _against(values: Mapping[str, float], reasons: str) -> tuple[Flag, ...]:
-    """Say what numbers have against a subject: the likely failures where it is probably not usable, and limits that are always kept."""
+    """Say what numbers have against a subject: the likely failures where it may not be usable, and limits that are always kept."""
     out: list[Flag] = []
     if values.get(vocabulary.USABLE, 1.0) < vocabulary.LEAST_USABLE:
         p = {kind: values.get(vocabulary.fault(kind), 0.0) for kind in vocabulary.FAULTS}

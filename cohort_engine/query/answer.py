@@ -135,7 +135,7 @@ def dependent(cohort: Cohort, cells: Cells) -> str:
 
 
 def doubtful(cohort: Cohort) -> str:
-    """Say whose values are probably not usable; nothing where nobody's are, or where nobody was judged."""
+    """Say whose values may not be usable; nothing where nobody's are, or where nobody was judged."""
     path = f"{schema.QC}/{vocabulary.USABLE}"
     if not cohort.has(path) or not cohort.subjects:
         return ""
@@ -145,7 +145,7 @@ def doubtful(cohort: Cohort) -> str:
         return ""
     listed = f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
     return (
-        f'{len(rows)} of {cohort.subjects} subjects are probably not usable, and are in the answer: rows {listed} ("cohort-engine status" says why)'
+        f'{len(rows)} of {cohort.subjects} subjects may not be usable, and are in the answer: rows {listed} ("cohort-engine status" says why)'
     )
 
 

@@ -444,7 +444,7 @@ def _doubt(
     judged = source.made(vocabulary.QUALITY_STAGE)[rows]
     out = np.where(np.isfinite(values) & judged[:, None, None], np.float32(0), np.float32(np.nan))
     held = [i for i, r in enumerate(ranges) if _in_table(source, path, [r], regions) is not None]
-    if places := _in_table(source, path, [ranges[i] for i in held], regions):
+    if held and (places := _in_table(source, path, [ranges[i] for i in held], regions)):
         out[:, held] += source.read(path, rows)[:, places[0][:, None], places[1]]
     rest = [i for i in range(len(ranges)) if i not in held]
     if rest:

@@ -135,7 +135,7 @@ def table_block(
     for metric in tuple(metric_of(root, n) for n in metrics_of(root)) if metrics is None else metrics:
         stored = StoredRows(
             metric.name, rows, layout.stored_specs(root).__contains__, partial(_read, root), operator.atlas, weights,
-            operator.numbers if kept else (),
+            [n for r in operator.levels for n in r.numbers] if kept else (),
         )  # fmt: skip
         for name in asked["estimators"] if estimators is None else estimators:
             cells = stored.reduce(find_estimator(name), operator, min_coverage=limit)

@@ -530,13 +530,13 @@ def _rated(ds: xr.Dataset, people: People) -> list[str]:
 
 
 def _doubtful(ds: xr.Dataset, people: People) -> list[str]:
-    """Name those whose values are probably not usable, and why: they are analysed unless ``analysis.quality`` leaves them out."""
+    """Name those whose values may not be usable, and why: they are analysed unless ``analysis.quality`` leaves them out."""
     if vocabulary.USABLE not in ds:
         return []
     usable, reasons = ds[vocabulary.USABLE].to_numpy().astype(float), ds[vocabulary.REASONS].to_numpy()
     low = np.flatnonzero(usable < vocabulary.LEAST_USABLE)
     names = people.table[[schema.PARTICIPANT, schema.SESSION]].astype(str).agg(" ".join, axis=1).str.strip().to_numpy()
-    out = [f"{names[i]} is probably not usable (probability {usable[i]:.2f}), and is analysed: {reasons[i]}" for i in low]
+    out = [f"{names[i]} may not be usable (usable with a probability of {usable[i]:.2f}), and is analysed: {reasons[i]}" for i in low]
     if vocabulary.LARGEST_DOUBT in ds:
         doubt, said = ds[vocabulary.LARGEST_DOUBT].to_numpy().astype(float), ds[vocabulary.DOUBTFUL].to_numpy()
         out += [f"{names[i]} has native MTR that depends on doubtful slices: {said[i]}" for i in np.flatnonzero(doubt > vocabulary.MUCH_DOUBT)]

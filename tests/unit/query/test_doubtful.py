@@ -1,4 +1,4 @@
-"""Subjects whose values are probably not usable are named wherever the values are used, and count all the same."""
+"""Subjects whose values may not be usable are named wherever the values are used, and count all the same."""
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ def test_status_names_them_with_the_reasons(url: str) -> None:
 def test_an_answer_says_that_they_are_in_it(url: str) -> None:
     found = run_query(url, "mtr tract='white matter' level=C4")
     assert len(found) == 6
-    said = '1 of 6 subjects are probably not usable, and are in the answer: rows 3 ("cohort-engine status" says why)'
+    said = '1 of 6 subjects may not be usable, and are in the answer: rows 3 ("cohort-engine status" says why)'
     assert said in found.attrs["notes"]
     assert said not in run_query(url, "mtr tract='white matter' level=C4 group=HC").attrs["notes"]
 
@@ -55,7 +55,7 @@ def test_an_analysis_names_them_and_leaves_them_out_when_asked(url: str) -> None
     asked = AnalysisConfig(features=("mtr tract='white matter' level=C4",))
     told = gather(url, asked)
     assert len(told.people.table) == 6
-    assert any(n.startswith("sub-3 is probably not usable (probability 0.04)") and WHY in n for n in told.notes)
+    assert any(n.startswith("sub-3 may not be usable (usable with a probability of 0.04)") and WHY in n for n in told.notes)
     without = gather(url, asked.model_copy(update={"quality": {"usable": (0.5, None)}}))
     assert list(without.people.excluded["reason"]) == ["usable is 0.04, allowed at least 0.5"]
-    assert not any("probably not usable" in n for n in without.notes)
+    assert not any("may not be usable" in n for n in without.notes)
