@@ -144,9 +144,7 @@ def doubtful(cohort: Cohort) -> str:
     if not rows:
         return ""
     listed = f"{', '.join(rows[:LISTED])}{' ...' if len(rows) > LISTED else ''}"
-    return (
-        f'{len(rows)} of {cohort.subjects} subjects may not be usable, and are in the answer: rows {listed} ("cohort-engine status" says why)'
-    )
+    return f'{len(rows)} of {cohort.subjects} subjects may not be usable, and are in the answer: rows {listed} ("cohort-engine status" says why)'
 
 
 def chosen(cohort: Cohort, only: Sequence[tuple[str, str]]) -> NDArray[np.intp]:

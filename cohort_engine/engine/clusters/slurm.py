@@ -183,17 +183,24 @@ class Keeper:
 
     async def run(self) -> None:
         """Look again and again while the cluster runs, in its event loop."""
-        while self.cluster.status.name == "running":
+        while self.open:
             with suppress(RuntimeError, OSError):  # SLURM's controller is busy or restarts: the next look tries again
                 await self.look()
             await asyncio.sleep(LOOK_SECONDS)
 
+    @property
+    def open(self) -> bool:
+        """Whether the cluster runs: once it is being closed, a job that is asked for would be left behind."""
+        return bool(self.cluster.status.name == "running")
+
     async def look(self) -> None:
-        """Submit jobs that are lacking, and end those without work."""
+        """Submit jobs that are lacking, and end those without work. The cluster may be closed wherever this waits."""
         cluster = self.cluster
         there = {w["name"]: address for address, w in cluster.scheduler_info["workers"].items()}
         await self._forget(there)
         for group in self.groups:
+            if not self.open:
+                return
             mine = [n for n in cluster.worker_spec if n.startswith(f"{group.name}-")]
             more = max(group.least, min(group.most, group.work())) - len(mine)
             group.idle = group.idle + 1 if more < 0 else 0
@@ -204,7 +211,7 @@ class Keeper:
                 ending = sorted((n for n in mine if there.get(n) not in busy), key=there.__contains__)[:-more]  # those in the queue first
                 await cluster.scheduler_comm.retire_workers(names=ending, remove=True, close_workers=True)
                 for name in ending:
-                    del cluster.worker_spec[name]
+                    cluster.worker_spec.pop(name, None)
         await cluster._correct_state()
 
     async def _forget(self, there: Mapping[str, str]) -> None:

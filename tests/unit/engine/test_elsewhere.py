@@ -104,6 +104,7 @@ class Cluster:
         self.scheduler_info: dict[str, Any] = {"workers": {}}
         self.queue: list[str] = []
         self.submitted = 0
+        self.status = SimpleNamespace(name="running")
         self.job_cls = self.scheduler_comm = self
 
     async def _call(self, command: list[str]) -> str:
@@ -151,6 +152,24 @@ def test_as_many_jobs_as_there_is_work_for_and_one_that_is_cancelled_is_replaced
     assert look(2) == ["cpu-0", "cpu-4", "cpu-5", "gpu-3"]  # work may come
     assert look(2) == ["cpu-0"]
     assert cluster.queue == [cluster.workers["cpu-0"].job_id]
+
+
+def test_no_job_is_asked_for_while_a_cluster_is_being_closed() -> None:
+    """It was submitted after all others had been cancelled, and stayed in the queue after the build."""
+
+    class Closing(Cluster):
+        async def _call(self, command: list[str]) -> str:
+            self.worker_spec.clear()  # as dask closes: while the keeper waits for SLURM's answer
+            self.status.name = "closing"
+            await self._correct_state()
+            return ""
+
+    cluster = Closing()
+    keeper = Keeper(cluster, [Group("cpu", {}, 1, 3, lambda: 2)], set)
+    asyncio.run(keeper.look())
+    assert len(cluster.queue) == 2
+    asyncio.run(keeper.look())
+    assert (cluster.queue, cluster.worker_spec) == ([], {})
 
 
 def test_a_worker_whose_life_ends_finishes_its_task_and_nothing_runs_twice(tmp_path: Path) -> None:
