@@ -12,6 +12,7 @@ from cohort_engine import schema
 from cohort_engine.cord.centreline import runs
 from cohort_engine.quality import vocabulary
 from cohort_engine.reduce.estimators import estimator as find_estimator
+from cohort_engine.reduce.estimators.base import Result
 from cohort_engine.reduce.linear import FloatArray
 from cohort_engine.reduce.sums import LevelSums
 from cohort_engine.template.atlas import Naming
@@ -64,14 +65,10 @@ def dependence(whole: LevelSums, doubtful: LevelSums, naming: Naming) -> Depende
     naming : Naming
         Of the atlas.
     """
-    rows = np.flatnonzero(doubtful.count > 0)
-    members, clusters = [r.members for r in naming.regions], tuple(naming.clusters.values())
-    kernel = find_estimator(schema.MAP)
-    each = whole.at(rows[:, None])
-    found = kernel.of_sums(each, members, clusters)
-    rest = kernel.of_sums(each.without(doubtful.at(rows[:, None])), members, clusters).value
+    rows, found, rest = _with_and_without(whole, doubtful, naming, schema.MAP)
+    members = [r.members for r in naming.regions]
     n = np.stack([whole.w[rows][:, list(m)].sum(axis=1) for m in members], axis=1) if len(rows) else np.zeros((0, len(members)))
-    return Dependence(rows, found.value, found.se, rest, n)
+    return Dependence(rows, found.value, found.se, rest.value, n)
 
 
 def changes(whole: LevelSums, doubtful: LevelSums, naming: Naming, estimator: str) -> FloatArray:
@@ -79,12 +76,18 @@ def changes(whole: LevelSums, doubtful: LevelSums, naming: Naming, estimator: st
 
     Parameters as of `dependence`; `estimator` is one that is `summed`.
     """
-    members, clusters, kernel = [r.members for r in naming.regions], tuple(naming.clusters.values()), find_estimator(estimator)
-    out = np.zeros((len(whole.count), len(members)))
-    rows = np.flatnonzero(doubtful.count > 0)
-    each, less = whole.at(rows[:, None]), doubtful.at(rows[:, None])
-    out[rows] = kernel.of_sums(each.without(less), members, clusters).value - kernel.of_sums(each, members, clusters).value
+    rows, found, rest = _with_and_without(whole, doubtful, naming, estimator)
+    out = np.zeros((len(whole.count), len(naming.regions)))
+    out[rows] = rest.value - found.value
     return out
+
+
+def _with_and_without(whole: LevelSums, doubtful: LevelSums, naming: Naming, estimator: str) -> tuple[NDArray[np.intp], Result, Result]:
+    """Rows of the level axis that have doubtful slices, and what an estimator says of each level's regions with these and without."""
+    rows, kernel = np.flatnonzero(doubtful.count > 0), find_estimator(estimator)
+    members, clusters = [r.members for r in naming.regions], tuple(naming.clusters.values())
+    each, less = whole.at(rows[:, None]), doubtful.at(rows[:, None])
+    return rows, kernel.of_sums(each, members, clusters), kernel.of_sums(each.without(less), members, clusters)
 
 
 def told(found: Dependence, doubtful: Mapping[int, Sequence[str]], slices: Mapping[int, Sequence[int]], naming: Naming, levels: Sequence[str]) -> str:

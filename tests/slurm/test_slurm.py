@@ -136,7 +136,7 @@ def test_work_with_and_without_a_gpu_runs_in_jobs_of_their_own_on_one_scheduler(
             pool.submit(sleep, i, key=f"plain-{i}", resources={}, retries=2)
             pool.submit(sleep, i, key=f"net-{i}", resources={schema.GPU: 1.0}, retries=2)
         found = {future.key: pool.outcome(future)[0] for future in pool.completed()}
-        kept = pool.client.run(lambda dask_worker: [name for name in dask_worker.periodic_callbacks if "profile" in name])  # type: ignore[attr-defined]
+        kept = pool.client.run(lambda dask_worker: [name for name in dask_worker.periodic_callbacks if "profile" in name])
     finally:
         pool.close()
     assert found == {f"{kind}-{i}": where for kind, where in (("plain", "all"), ("net", "gpu")) for i in range(4)}

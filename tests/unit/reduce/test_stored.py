@@ -21,7 +21,6 @@ from cohort_engine.template.parametric import parametric_cord
 from cohort_engine.testing import HandMadeStore
 
 TEMPLATE = parametric_cord(spacing=2, top="C2", bottom="C5")
-NOT_KEPT = {"tables/template/fa_sums": np.nan, "tables/template/fa_errors": np.nan}
 PEOPLE = 5
 
 
