@@ -100,12 +100,12 @@ def quality_specs() -> dict[str, VariableSpec]:
 
 def doubtful_path(metric: str) -> str:
     """Path of the sums of a metric's doubtful slices."""
-    return f"{schema.TABLES}/{schema.SPACE_NATIVE}/{schema.table_name(metric, DOUBTFUL)}"
+    return schema.table_path(metric, DOUBTFUL, schema.SPACE_NATIVE)
 
 
 def doubt_path(metric: str, estimator: str) -> str:
     """Path of how much the values of a metric depend on its doubtful slices."""
-    return f"{schema.TABLES}/{schema.SPACE_NATIVE}/{schema.table_name(metric, estimator, DOUBT)}"
+    return schema.table_path(metric, estimator, schema.SPACE_NATIVE, DOUBT)
 
 
 def doubt_spec(quantity: schema.Quantity, estimator: str) -> VariableSpec:

@@ -20,7 +20,7 @@ from cohort_engine import schema
 from cohort_engine.errors import StoreError, unknown_name
 from cohort_engine.io.exclusions import ALL
 from cohort_engine.quality import vocabulary
-from cohort_engine.query.choice import Choice, choose, is_summed, sums_path, table_path
+from cohort_engine.query.choice import Choice, choose, is_summed
 from cohort_engine.query.question import WHERE, Query
 from cohort_engine.template.atlas import Atlas, Naming, Region
 from cohort_engine.template.levels import LevelRange
@@ -169,7 +169,7 @@ def as_list(names: Names, separator: str | None = None) -> list[str]:
 
 def regions_of(source: Source, metric: str) -> tuple[Region, ...]:
     """Regions that a metric has values of: all of the atlas, and those that are drawn where there are tables of them."""
-    drawn = source.space != schema.SPACE_TEMPLATE and source.has(sums_path(metric, schema.DRAWN))
+    drawn = source.space != schema.SPACE_TEMPLATE and source.has(schema.sums_path(metric, schema.DRAWN))
     return tuple(r for r in source.naming.regions if drawn or source.naming.in_masks(r) is None)
 
 
@@ -256,7 +256,7 @@ def table(
         labelled = [r for r, mask in zip(chosen, drawn, strict=True) if mask is None]
         parts.append(_of_atlas(source, metric, here, ranges, labelled, limit, wanted))
     if masks:
-        there = schema.SPACE_TEMPLATE not in (space, source.space) and source.has(sums_path(metric, schema.DRAWN))
+        there = schema.SPACE_TEMPLATE not in (space, source.space) and source.has(schema.sums_path(metric, schema.DRAWN))
         parts.append(_of_masks(source, metric, here.estimator, ranges, masks, limit, wanted, there=there))
     order = np.argsort([i for kind in (False, True) for i, mask in enumerate(drawn) if (mask is not None) == kind], kind="stable")
     stale = np.unique(np.concatenate([stale for _, stale in parts]))
@@ -309,7 +309,7 @@ def _of_atlas(
         held = source.made(schema.native_stage(metric))
         found = _native(source, metric, estimator, ranges, chosen, limit, np.flatnonzero(held), wanted)
         return _joined([(np.flatnonzero(held), found)], shape), np.flatnonzero(~held)
-    path = partial(table_path, metric, estimator, space)
+    path = partial(schema.table_path, metric, estimator, space)
     at = None if limit < own else _in_table(source, path(), ranges, chosen)
     held = np.zeros(source.subjects, bool) if at is None else source.current(metric, estimator, space)
     parts: list[tuple[NDArray[np.intp], Mapping[str, NDArray[Any]]]] = []
@@ -384,7 +384,7 @@ def _from_template(
     from cohort_engine.reduce.stored import StoredRows
 
     kernel, atlas, level = find_estimator(estimator), source.atlas(), source.read(VOXEL_LEVEL)
-    sums, weights = sums_path(metric, schema.SPACE_TEMPLATE), own_weights(source)
+    sums, weights = schema.sums_path(metric, schema.SPACE_TEMPLATE), own_weights(source)
     some: NDArray[np.intp] | None = None
     inner, numbers, size = slice(0), [], schema.SUBJECT_BLOCK
     if kernel.local and weights == NONE and source.cut(f"{schema.MAPS}/{metric}"):
@@ -412,7 +412,7 @@ def _native(
     wanted: Sequence[str], *, space: str = schema.SPACE_NATIVE,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Native cells of these rows: of the levels that the table holds from there, of others from the sums of levels."""
-    path, own = partial(table_path, metric, estimator, space), own_limit(source)
+    path, own = partial(schema.table_path, metric, estimator, space), own_limit(source)
     held = [limit >= own and _in_table(source, path(), [r], regions) is not None for r in ranges]
     parts = []
     for there in (True, False):
@@ -467,8 +467,8 @@ def _doubt_of_sums(
         return out
     kernel, labels = find_estimator(estimator), len(source.naming.labels)
     members, clusters = [r.members for r in regions], tuple(source.naming.clusters.values())
-    where, inner = _levels_of_sums(source, sums_path(metric), ranges)
-    for at_once, (packed, less) in _read_sums(source, (sums_path(metric), vocabulary.doubtful_path(metric)), rows[some], inner):
+    where, inner = _levels_of_sums(source, schema.sums_path(metric), ranges)
+    for at_once, (packed, less) in _read_sums(source, (schema.sums_path(metric), vocabulary.doubtful_path(metric)), rows[some], inner):
         block = some[at_once]
         whole, doubtful = (LevelSums.unpack(np.nan_to_num(p), labels) for p in (packed, less))
         rest = whole.without(doubtful)
@@ -487,9 +487,9 @@ def _from_sums(
     from cohort_engine.reduce.estimators import estimator as find_estimator
     from cohort_engine.reduce.sums import LevelSums, pooled_cells
 
-    path, kernel, naming = sums_path(metric, space), find_estimator(estimator), source.naming
+    path, kernel, naming = schema.sums_path(metric, space), find_estimator(estimator), source.naming
     naming = naming.masks if space == schema.DRAWN else naming
-    beside = table_path(metric, schema.ERRORS, space)
+    beside = schema.table_path(metric, schema.ERRORS, space)
     if not kernel.summed or not source.has(path):
         needs = "sums of levels, which this store lacks" if kernel.summed else "the voxels of the image"
         raise StoreError(

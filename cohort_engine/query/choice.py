@@ -129,9 +129,9 @@ def _candidates(source: Source, metric: str, estimator: str, space: str) -> Iter
     if estimator:
         yield from ((s, estimator) for s in ((space,) if space else schema.SPACES[::-1] if is_summed(estimator) else (TEMPLATE,)))
         return
-    sums = source.has(sums_path(metric))
+    sums = source.has(schema.sums_path(metric))
     for where, name in LEAST_BIASED if space != NATIVE else ((NATIVE, e) for e in (schema.MAP, schema.ML, schema.WA)):
-        known = (where == NATIVE and (sums or not space)) or name == schema.WA or source.has(table_path(metric, name, where))
+        known = (where == NATIVE and (sums or not space)) or name == schema.WA or source.has(schema.table_path(metric, name, where))
         if space in ("", where) and known:
             yield where, name
 
@@ -148,20 +148,10 @@ def is_summed(estimator: str) -> bool:
 def _lacking(source: Source, metric: str) -> str:
     """Why native values cannot be the default; empty where they can."""
     native = schema.native_stage(metric)
-    if not source.has(sums_path(metric)):
-        built = any(source.has(table_path(metric, e, NATIVE)) for e in SUMMED)
+    if not source.has(schema.sums_path(metric)):
+        built = any(source.has(schema.table_path(metric, e, NATIVE)) for e in SUMMED)
         return "the store was built before the sums of levels were kept, build again" if built else "the store has no native values"
     some, all_ = int(source.made(native).sum()), int(source.made(metric).sum())
     if some and some >= ENOUGH * all_:
         return ""
     return f"{some} of {all_} people have native values"
-
-
-def table_path(metric: str, estimator: str, space: str, companion: str | None = None) -> str:
-    """Path of a table in the store."""
-    return f"{schema.TABLES}/{space}/{schema.table_name(metric, estimator, companion)}"
-
-
-def sums_path(metric: str, space: str = NATIVE) -> str:
-    """Path of the sums of a metric's levels."""
-    return table_path(metric, schema.SUMS, space)

@@ -52,7 +52,7 @@ class StoredRows:
     @cached_property
     def kept(self) -> Kept | None:
         """What was kept of all rows, NaN where it was not; None where voxels are needed whoever the row is."""
-        sums, errors = (f"{schema.TABLES}/{schema.SPACE_TEMPLATE}/{schema.table_name(self.metric, of)}" for of in (schema.SUMS, schema.ERRORS))
+        sums, errors = (schema.table_path(self.metric, of, schema.SPACE_TEMPLATE) for of in (schema.SUMS, schema.ERRORS))
         if not self.numbers or not self.has(sums) or (self._measured and not (self.weights == NONE and self.has(errors))):
             return None
         beside = (self.read(errors, self.rows), self.read(schema.error_paths(self.metric)[1], self.rows)) if self._measured else ()

@@ -173,6 +173,16 @@ def table_name(metric_name: str, estimator: str, companion: str | None = None) -
     return "_".join(filter(None, (metric_name, estimator, companion)))
 
 
+def table_path(metric_name: str, estimator: str, space: str, companion: str | None = None) -> str:
+    """``tables/<space>/<metric>_<estimator>`` and its companions."""
+    return f"{TABLES}/{space}/{table_name(metric_name, estimator, companion)}"
+
+
+def sums_path(metric_name: str, space: str = SPACE_NATIVE) -> str:
+    """Path of the sums of a metric's levels."""
+    return table_path(metric_name, SUMS, space)
+
+
 class Quantity(Protocol):
     """What tables need to know of what they hold: a `Metric`, or the spec of ``maps/<metric>`` that a store keeps."""
 
@@ -209,7 +219,7 @@ def table_specs(quantity: Quantity | str, estimator: str, space: str = SPACE_TEM
     kernel = ESTIMATORS.find(estimator, where="estimator")
     template = space == SPACE_TEMPLATE
     base = VariableSpec(
-        f"{TABLES}/{space}/{table_name(m.name, estimator)}", f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGIONS_OF[space]),
+        table_path(m.name, estimator, space), f"{m.long_name}, {estimator}", m.units, (SUBJECT, LEVEL, REGIONS_OF[space]),
         valid_range=m.valid_range if kernel.bounded else None, chunks={SUBJECT: SUBJECT_BLOCK} if template else {},
         stage="" if template else _maker(m.name, space),
     )  # fmt: skip
@@ -228,7 +238,7 @@ def sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
     space (subject, level, part) are kept by the stage that samples the map (`reduce.maps.Kept`).
     """
     return VariableSpec(
-        f"{TABLES}/{space}/{table_name(quantity.name, SUMS)}", f"{quantity.long_name}: sums of each level, for pooled cells",
+        sums_path(quantity.name, space), f"{quantity.long_name}: sums of each level, for pooled cells",
         "1", (SUBJECT, LEVEL, SUMS_OF[space]), "float64", chunks={LEVEL: 1}, stage=_maker(quantity.name, space),
     )  # fmt: skip
 
@@ -236,7 +246,7 @@ def sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
 def error_sums_spec(quantity: Quantity, space: str = SPACE_NATIVE) -> VariableSpec:
     """``tables/<space>/<metric>_errors`` (subject, level, pair): beside `sums_spec`, of a metric with `Metric.error`."""
     return VariableSpec(
-        f"{TABLES}/{space}/{table_name(quantity.name, ERRORS)}", f"{quantity.long_name}: errors of each level, for pooled cells",
+        table_path(quantity.name, ERRORS, space), f"{quantity.long_name}: errors of each level, for pooled cells",
         "1", (SUBJECT, LEVEL, PAIRS_OF[space]), "float64", chunks={LEVEL: 1}, stage=_maker(quantity.name, space),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from cohort_engine.errors import CohortError, ConfigError, StoreError, UnknownNa
 from cohort_engine.quality import vocabulary
 from cohort_engine.query.accessor import open_cohort
 from cohort_engine.query.cells import left_out_of, regions_of
-from cohort_engine.query.choice import LEAST_BIASED, Choice, choose, sums_path
+from cohort_engine.query.choice import LEAST_BIASED, Choice, choose
 from cohort_engine.query.question import Query, as_query
 from cohort_engine.query.reader import PROFILE_VARIABLES
 from cohort_engine.reduce.cohort import atlas_of
@@ -317,7 +317,7 @@ def default_questions(ds: xr.Dataset, config: AnalysisConfig) -> list[Query]:
 def _remote(ds: xr.Dataset, config: AnalysisConfig) -> list[str]:
     """Remote level, where the values can be pooled over levels: an older store has native ones of single levels alone."""
     source = ds.cohort.source
-    alone = (config.space or source.space) == schema.SPACE_NATIVE and not all(source.has(sums_path(m)) for m in source.metrics)
+    alone = (config.space or source.space) == schema.SPACE_NATIVE and not all(source.has(schema.sums_path(m)) for m in source.metrics)
     return config.compression.remote.split(":")[:1] if alone else [config.compression.remote]
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cohort_engine import schema
 from cohort_engine.config import AnalysisConfig
 from cohort_engine.errors import StoreError, UnknownNameError
 from cohort_engine.query.accessor import open_cohort
-from cohort_engine.query.choice import Choice, choose, sums_path
+from cohort_engine.query.choice import Choice, choose
 from cohort_engine.query.frame import run_query
 from cohort_engine.query.reader import CohortReader
 from cohort_engine.store import layout
@@ -126,7 +127,7 @@ def test_an_open_store_answers_from_what_waits(native: Callable[..., Any]) -> No
 def test_sums_go_the_whole_way_of_a_store(native: Callable[..., Any], tmp_path: Path) -> None:
     """Checked, compared, frozen with all levels of many people in one object, and erased."""
     url, freeze = native().url, str(tmp_path / "freeze.zarr")
-    path = sums_path("mtr")
+    path = schema.sums_path("mtr")
     assert [p for p in verify(url) if p.path == path] == []
     compact(url, freeze)
     array = layout.open_root(freeze)[path]
